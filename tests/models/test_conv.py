@@ -1,0 +1,103 @@
+"""The convolutional model: its shapes, its layers, what it refuses."""
+
+import pytest
+import torch
+from torch import nn
+
+from vae.errors import UserError
+from vae.models import ConvConfig, build_model
+from vae.models.layers import UpsampleConv
+
+
+def config(channels=(8, 16), latent_dim=5):
+    return ConvConfig(name="conv", latent_dim=latent_dim, channels=list(channels))
+
+
+@pytest.mark.parametrize(
+    ("image_size", "channels", "latent_dim"),
+    [
+        (8, (4,), 1),
+        (8, (4, 8, 8), 3),  # down to a single pixel
+        (16, (4, 4), 2),
+        (48, (4, 8, 8, 8), 7),  # no power of two: 48 = 3 * 2^4
+        (64, (32, 64, 128, 256), 128),
+        (64, (4, 4, 4, 4, 4), 16),
+        (128, (4, 8, 8, 8, 8), 10),
+        (256, (4, 4, 4, 4, 4, 4), 4),
+    ],
+)
+def test_every_size_and_depth(image_size, channels, latent_dim):
+    model = build_model(config(channels, latent_dim), image_size)
+    images = torch.rand(2, 3, image_size, image_size)
+    logits, posterior = model(images, torch.randn(2, latent_dim))
+    assert logits.shape == images.shape
+    assert posterior.mean.shape == posterior.logvar.shape == (2, latent_dim)
+    decoded = model.decode(posterior.mode)
+    assert decoded.min() >= 0
+    assert decoded.max() <= 1
+    assert model.reconstruct(images).shape == images.shape
+
+
+@pytest.mark.parametrize(("image_size", "depth"), [(64, 7), (48, 5), (50, 2), (9, 1)])
+def test_sizes_that_do_not_halve_are_refused(image_size, depth):
+    with pytest.raises(UserError, match=rf"data\.image_size: got {image_size}.*multiple of"):
+        build_model(config([4] * depth), image_size)
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("model.latent_dim", {"latent_dim": 0}),
+        ("model.channels", {"channels": ()}),
+        ("model.channels", {"channels": (8, 0)}),
+    ],
+)
+def test_ranges(key, values):
+    with pytest.raises(UserError, match=key):
+        config(**values)
+
+
+def test_upsample_conv_is_an_upsampling_and_a_convolution():
+    torch.manual_seed(0)
+    layer = UpsampleConv(3, 5).double()
+    plain = nn.Conv2d(3, 5, 3, padding=1).double()
+    plain.load_state_dict(layer.state_dict())  # the same parameters under the same names
+    reference = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), plain)
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    weight = torch.randn(2, 5, 12, 10, dtype=torch.float64)
+    (layer(x) * weight).sum().backward()
+    (reference(y) * weight).sum().backward()
+    torch.testing.assert_close(layer(x), reference(y))
+    torch.testing.assert_close(x.grad, y.grad)
+    torch.testing.assert_close(layer.weight.grad, plain.weight.grad)
+    torch.testing.assert_close(layer.bias.grad, plain.bias.grad)
+
+
+def test_the_decoder_mirrors_the_encoder():
+    """As many doublings as halvings, and nothing but convolutions makes the size."""
+    model = build_model(config((8, 16, 32)), 64)
+    halvings = [m for m in model.encoder.modules() if isinstance(m, nn.Conv2d)]
+    doublings = [m for m in model.decoder.modules() if isinstance(m, UpsampleConv)]
+    assert [m.stride for m in halvings] == [(2, 2)] * 3
+    assert [m.out_channels for m in halvings] == [8, 16, 32]
+    assert [m.out_channels for m in doublings] == [16, 8, 3]
+
+
+def test_a_second_model_of_a_config_is_the_same():
+    settings = config((8, 16))
+    torch.manual_seed(0)
+    first = build_model(settings, 16)
+    torch.manual_seed(0)
+    second = build_model(settings, 16)
+    assert settings.channels == [8, 16]
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_gradients_reach_every_parameter():
+    model = build_model(config(), 16)
+    logits, posterior = model(torch.rand(4, 3, 16, 16), torch.randn(4, 5))
+    (logits.square().mean() + posterior.kl().mean()).backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []

@@ -1,0 +1,70 @@
+"""The posterior against torch.distributions."""
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from vae.models import Posterior
+from vae.models.posterior import LOGVAR_RANGE
+
+
+@pytest.fixture
+def posterior():
+    generator = torch.Generator().manual_seed(1)
+    mean = torch.randn(5, 7, generator=generator) * 2
+    logvar = torch.randn(5, 7, generator=generator)
+    return Posterior(mean, logvar)
+
+
+def test_kl_is_that_of_torch_distributions(posterior):
+    reference = kl_divergence(
+        Normal(posterior.mean, (posterior.logvar / 2).exp()),
+        Normal(torch.tensor(0.0), torch.tensor(1.0)),
+    )
+    torch.testing.assert_close(posterior.kl(), reference)
+
+
+def test_kl_is_zero_at_the_prior_and_positive_elsewhere():
+    at_prior = Posterior(torch.zeros(1, 3), torch.zeros(1, 3))
+    assert at_prior.kl().abs().max() == 0
+    nearby = Posterior(torch.full((1, 3), 0.1), torch.tensor([[-0.1, 0.0, 0.1]]))
+    assert (nearby.kl() > 0).all()
+
+
+def test_samples_have_the_posteriors_moments(posterior):
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([posterior.sample(generator) for _ in range(4000)])
+    torch.testing.assert_close(draws.mean(0), posterior.mean, atol=0.15, rtol=0.05)
+    torch.testing.assert_close(draws.std(0), posterior.std, atol=0.05, rtol=0.06)
+
+
+def test_same_generator_same_sample_and_the_mode_needs_none(posterior):
+    first = posterior.sample(torch.Generator().manual_seed(3))
+    again = posterior.sample(torch.Generator().manual_seed(3))
+    other = posterior.sample(torch.Generator().manual_seed(4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(posterior.mode, posterior.mean)
+
+
+def test_gradients_through_the_reparametrisation():
+    """d/dmean and d/dlogvar of f(mean + exp(logvar/2) e), written out by hand."""
+    mean = torch.tensor([[0.3, -1.0]], requires_grad=True)
+    logvar = torch.tensor([[0.2, -0.7]], requires_grad=True)
+    noise = torch.tensor([[1.5, -0.4]])
+    z = Posterior(mean, logvar).at(noise)
+    z.pow(3).sum().backward()
+    slope = 3 * z.detach() ** 2
+    torch.testing.assert_close(mean.grad, slope)
+    torch.testing.assert_close(logvar.grad, slope * noise * 0.5 * (logvar.detach() / 2).exp())
+
+
+def test_absurd_logvars_stay_finite():
+    posterior = Posterior(torch.zeros(1, 2), torch.tensor([[1e9, -1e9]]))
+    assert posterior.logvar.tolist() == [[LOGVAR_RANGE[1], LOGVAR_RANGE[0]]]
+    assert posterior.kl().isfinite().all()
+
+
+def test_bfloat16_networks_get_a_float32_posterior():
+    posterior = Posterior(torch.zeros(1, 2).bfloat16(), torch.zeros(1, 2).bfloat16())
+    assert posterior.kl().dtype == torch.float32

@@ -1,0 +1,86 @@
+"""Figures: the right pixels in the right place."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vae import figures
+from vae.gallery import draw_figures, interpolate, traverse
+from vae.metrics import Evaluation
+from vae.models import ConvConfig, build_model
+
+
+def shades(*values):
+    return torch.stack([torch.full((3, 96, 96), v) for v in values])
+
+
+def test_reconstructions_lie_under_their_originals(tmp_path):
+    originals = shades(0.1, 0.2, 0.3, 0.4)
+    path = figures.reconstructions(originals, originals + 0.5, tmp_path / "r.png", columns=2)
+    picture = np.asarray(Image.open(path))
+    margin = picture.shape[1] - 2 * 98 - 2
+    assert margin > 0
+    centres = picture[50::98, margin + 50 :: 98, 0] / 255
+    expected = [[0.1, 0.2], [0.6, 0.7], [0.3, 0.4], [0.8, 0.9]]
+    np.testing.assert_allclose(centres, expected, atol=0.003)
+
+
+def test_small_images_are_enlarged_and_values_clamped(tmp_path):
+    images = torch.stack([torch.full((3, 32, 32), v) for v in (-1.0, 2.0)])
+    picture = np.asarray(Image.open(figures.samples(images, tmp_path / "s.png")))
+    assert picture.shape == (100, 198, 3)
+    assert picture[50, 50].tolist() == [0, 0, 0]
+    assert picture[50, 150].tolist() == [255, 255, 255]
+
+
+def test_a_picture_is_replaced_whole(tmp_path):
+    for _ in range(2):
+        figures.samples(shades(0.5), tmp_path / "s.png")
+    assert [p.name for p in tmp_path.iterdir()] == ["s.png"]
+
+
+def test_interpolation_is_a_straight_line():
+    strip = interpolate(torch.tensor([0.0, 2.0]), torch.tensor([1.0, -2.0]), steps=5)
+    torch.testing.assert_close(strip[:, 0], torch.tensor([0, 0.25, 0.5, 0.75, 1]))
+    torch.testing.assert_close(strip[:, 1], torch.tensor([2.0, 1, 0, -1, -2]))
+
+
+def evaluation(latents):
+    return Evaluation(
+        {},
+        torch.arange(float(latents)).double(),
+        torch.ones(latents).double(),
+        torch.full((latents,), 2.0).double(),
+    )
+
+
+def test_traversal_moves_one_latent_over_its_range():
+    strip = traverse(torch.tensor([5.0, 6.0, 7.0]), 1, evaluation(3), steps=3)
+    torch.testing.assert_close(strip[:, 1], torch.tensor([-5.0, 1, 7]))
+    assert strip[:, 0].tolist() == [5, 5, 5]
+    assert strip[:, 2].tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize(("faces", "latents"), [(2, 1), (3, 3), (16, 20)])
+def test_the_standard_figures_at_any_size(tmp_path, faces, latents):
+    model = build_model(ConvConfig(name="conv", latent_dim=latents, channels=[4]), 16).train()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    paths = draw_figures(model, torch.rand(faces, 3, 16, 16), evaluation(latents), tmp_path)
+    assert set(paths) == {
+        "figures/reconstructions", "figures/samples", "figures/interpolation", "figures/traversal"
+    }  # fmt: skip
+    for path in paths.values():
+        assert Image.open(path).width > 100
+    assert model.training
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def test_most_active_latents_come_first(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        figures, "traversal", lambda strips, labels, path: seen.update(labels=labels)
+    )
+    model = build_model(ConvConfig(name="conv", latent_dim=20, channels=[4]), 16)
+    draw_figures(model, torch.rand(2, 3, 16, 16), evaluation(20), tmp_path)
+    assert seen["labels"] == [f"z{i}: {i}.0 nats" for i in range(19, 11, -1)]

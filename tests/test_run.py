@@ -1,0 +1,184 @@
+"""Whole runs: the folder, the metrics, resuming, sweeping by hand."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.cli import ROOT, TINY, call_train, run_train
+from vae.checkpoint import load_checkpoint
+from vae.metrics import METRICS
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder):
+    return load_checkpoint(folder / "checkpoints" / "last.pt")["model"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One tiny run of two epochs, four steps each, as a process."""
+    cwd = tmp_path_factory.mktemp("run")
+    done = run_train([*TINY, "hydra.run.dir=run", "trainer.log_every=2"], cwd)
+    assert done.returncode == 0, done.stderr
+    return cwd / "run"
+
+
+def test_the_run_folder_is_that_of_the_design(finished):
+    present = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
+    figures = ("reconstructions", "samples", "interpolation", "traversal")
+    assert present == {
+        ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml",
+        "train.log", "metrics.jsonl", "summary.json",
+        "checkpoints/last.pt", "checkpoints/best.pt",
+        *(f"figures/{name}.png" for name in figures),
+    }  # fmt: skip
+    for name in figures:
+        assert Image.open(finished / "figures" / f"{name}.png").width > 100
+
+
+def test_rows_and_summary(finished):
+    train = [row for row in rows(finished) if "train/loss" in row]
+    val = [row for row in rows(finished) if "val/bpd" in row]
+    assert [row["step"] for row in train] == [2, 4, 6, 8]
+    assert [row["step"] for row in val] == [4, 8]
+    assert [row["epoch"] for row in val] == [1, 2]
+    assert set(val[0]) >= METRICS
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["final"] == {key: val[-1][key] for key in METRICS}
+    assert summary["objective"] == val[-1]["val/bpd"]
+    assert summary["best"]["val/bpd"] == min(row["val/bpd"] for row in val)
+    assert summary["beta_elbo"] == pytest.approx(1e-4 * 768 / 4)
+
+
+def test_checkpoints_hold_what_resuming_needs(finished):
+    last = load_checkpoint(finished / "checkpoints" / "last.pt")
+    assert last["step"] == 8
+    assert last["seed"] == 0
+    assert last["config"]["model"]["latent_dim"] == 4
+    assert {"model", "optimizer", "best", "final", "run_id"} <= set(last)
+
+
+def test_the_same_command_makes_the_same_weights(finished, monkeypatch, capsys):
+    cwd = finished.parent
+    arguments = [*TINY, "hydra.run.dir=again", "trainer.log_every=3"]
+    assert call_train(arguments, cwd, monkeypatch, capsys)[0] == 0
+    assert same(weights(finished), weights(cwd / "again"))
+    arguments = [*TINY, "hydra.run.dir=other", "seed=1"]
+    assert call_train(arguments, cwd, monkeypatch, capsys)[0] == 0
+    assert not same(weights(finished), weights(cwd / "other"))
+
+
+def test_a_longer_run_by_resuming_equals_one_in_one_go(finished, monkeypatch, capsys):
+    cwd = finished.parent
+    long = "trainer.epochs=4"
+    assert call_train([*TINY, "hydra.run.dir=whole", long], cwd, monkeypatch, capsys)[0] == 0
+    assert call_train([*TINY, "hydra.run.dir=parts"], cwd, monkeypatch, capsys)[0] == 0
+    arguments = ["resume=parts", long]
+    assert call_train(arguments, cwd, monkeypatch, capsys)[0] == 0
+    assert same(weights(cwd / "whole"), weights(cwd / "parts"))
+
+    def measured(folder):
+        timeless = [{k: v for k, v in r.items() if "perf/" not in k} for r in rows(folder)]
+        return timeless
+
+    assert measured(cwd / "whole") == measured(cwd / "parts")
+    overrides = (cwd / "parts" / ".hydra" / "overrides.yaml").read_text()
+    assert "model.latent_dim=4" in overrides
+
+
+def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch, capsys):
+    """kill -9 in the third epoch or later, then resume: the weights of one that was not killed."""
+    longer = [*TINY, "trainer.epochs=400", "trainer.max_steps=400", "trainer.figures_every=1000"]
+    assert call_train([*longer, "hydra.run.dir=whole"], tmp_path, monkeypatch, capsys)[0] == 0
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *longer, "hydra.run.dir=cut"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("val/bpd") < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert load_checkpoint(tmp_path / "cut/checkpoints/last.pt")["step"] < 400
+    assert call_train(["resume=cut"], tmp_path, monkeypatch, capsys)[0] == 0
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    steps = [row["step"] for row in rows(tmp_path / "cut") if "val/bpd" in row]
+    assert steps == list(range(4, 401, 4))
+    assert json.loads((tmp_path / "cut/summary.json").read_text())["status"] == "finished"
+
+
+def test_resuming_another_model_is_refused(finished, monkeypatch, capsys):
+    arguments = [f"resume={finished}", "model.latent_dim=5"]
+    before = (finished / "checkpoints" / "last.pt").read_bytes()
+    code, _, err = call_train(arguments, finished.parent, monkeypatch, capsys)
+    assert code != 0
+    assert "resume: model was" in err
+    assert (finished / "checkpoints" / "last.pt").read_bytes() == before
+
+
+def test_sweeping_by_hand(tmp_path, monkeypatch, capsys):
+    """Three betas: three folders, and each run's weights are those of the run alone."""
+    arguments = ["-m", *TINY, "loss.beta=1e-5,1e-4,1e-1", "sweep.name=s"]
+    code, _, err = call_train(arguments, tmp_path, monkeypatch, capsys)
+    assert code == 0, err
+    sweep = tmp_path / "multirun" / "s"
+    folders = sorted(p.name for p in sweep.iterdir() if p.is_dir())
+    assert folders == ["loss.beta=0.0001", "loss.beta=0.1", "loss.beta=1e-05"]
+    alone = [*TINY, "loss.beta=1e-1", "hydra.run.dir=alone"]
+    assert run_train(alone, tmp_path).returncode == 0
+    assert same(weights(sweep / "loss.beta=0.1"), weights(tmp_path / "alone"))
+    assert not same(weights(sweep / "loss.beta=1e-05"), weights(tmp_path / "alone"))
+    for folder in folders:
+        log = (sweep / folder / "train.log").read_text()
+        assert log.count("epoch 1:") == 1  # no handler of another job writes here
+
+
+def test_threads_and_random_state_do_not_leak(tmp_path, monkeypatch, capsys):
+    threads = torch.get_num_threads()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    hook = sys.excepthook
+    assert call_train([*TINY, "hydra.run.dir=a"], tmp_path, monkeypatch, capsys)[0] == 0
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.get_num_threads() == threads
+    monkeypatch.undo()
+    assert sys.excepthook is hook
+
+
+def test_an_interrupt_saves_and_says_how_to_go_on(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *TINY, "trainer.epochs=null",
+         "trainer.max_steps=1000000", "trainer.figures_every=100000", "hydra.run.dir=run"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not metrics.exists() or metrics.read_text().count("val/bpd") < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "Traceback" not in out + err
+    assert "resume=" in out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt")["step"] == summary["step"]

@@ -1,0 +1,255 @@
+"""The training loop: what a step does, where it stops, what it reports."""
+
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from vae.data.loader import TrainingBatches
+from vae.devices import autocast, cpu_threads, pick_device
+from vae.errors import UserError
+from vae.losses import LossConfig, loss_terms
+from vae.models import ConvConfig, build_model
+from vae.optimizers import OptimizerConfig, build_optimizer
+from vae.training import NotFiniteError, Trainer, TrainerConfig, step_noise
+
+CPU = torch.device("cpu")
+LOSS = LossConfig(name="bce", beta=1e-2, kl_reduction="latents")
+
+
+def trainer_config(**changes):
+    settings = {
+        "epochs": 2,
+        "max_steps": None,
+        "precision": "fp32",
+        "compile": False,
+        "device": "cpu",
+        "num_threads": None,
+        "grad_clip": None,
+        "log_every": 2,
+        "figures_every": 1,
+    }
+    return TrainerConfig(**{**settings, **changes})
+
+
+def make(lr=1e-3, seed=0, step=0, on_epoch=lambda trainer: None, precision="fp32", **changes):
+    torch.manual_seed(0)
+    model = build_model(ConvConfig(name="conv", latent_dim=4, channels=[4, 8]), 16)
+    optimizer = build_optimizer(
+        OptimizerConfig("adam", lr, [0.9, 0.999], 1e-8, 0.0), model.parameters()
+    )
+    images = np.random.default_rng(0).integers(0, 256, (26, 16, 16, 3), dtype=np.uint8)
+    rows = []
+    trainer = Trainer(
+        model,
+        optimizer,
+        TrainingBatches(images, 8, seed, True, CPU),
+        LOSS,
+        trainer_config(**changes),
+        seed=seed,
+        autocast=autocast(precision, CPU),
+        step=step,
+        on_row=rows.append,
+        on_epoch=on_epoch,
+    )
+    return trainer, rows
+
+
+def weights(trainer):
+    return {name: t.clone() for name, t in trainer.model.state_dict().items()}
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_step_is_the_loss_backpropagated_and_adam():
+    """The same steps by hand, with torch's own Adam and a plain loop."""
+    trainer, rows = make(epochs=2, log_every=1)
+    trainer.fit()
+    other, _ = make()
+    model = other.model.train()
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3)
+    losses = []
+    for step in range(6):
+        images = list(other.batches.epoch(step // 3))[step % 3]
+        logits, posterior = model(images, step_noise(0, step, (8, 4)))
+        loss = loss_terms(LOSS, logits, images, posterior).loss
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(loss.item())
+    assert [row["train/loss"] for row in rows] == pytest.approx(losses, rel=1e-5)
+    for a, b in zip(trainer.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_average_the_interval_and_carry_every_key():
+    single, _ = make(log_every=1)
+    ones = []
+    single.on_row = ones.append
+    single.fit()
+    trainer, rows = make(log_every=2)
+    trainer.fit()
+    assert [row["step"] for row in rows] == [2, 3, 4, 6]  # an epoch of 3 ends its interval
+    assert rows[0]["train/loss"] == pytest.approx(np.mean([r["train/loss"] for r in ones[:2]]))
+    assert rows[2]["epoch"] == pytest.approx(4 / 3)
+    assert rows[2]["images"] == 32
+    assert set(rows[0]) == {
+        "step", "epoch", "images", "train/loss", "train/distortion", "train/rate", "train/beta",
+        "train/grad_norm", "perf/images_per_second", "perf/data_fraction",
+    }  # fmt: skip
+    assert all(0 < row["perf/data_fraction"] < 1 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("limits", "steps"),
+    [
+        ({"epochs": 3, "max_steps": None}, 9),
+        ({"epochs": 3, "max_steps": 4}, 4),
+        ({"epochs": None, "max_steps": 5}, 5),
+        ({"epochs": 1, "max_steps": 50}, 3),
+    ],
+)
+def test_where_it_stops(limits, steps):
+    ends = []
+    trainer, rows = make(on_epoch=lambda t: ends.append(t.step), **limits)
+    trainer.fit()
+    assert trainer.step == steps == rows[-1]["step"] == ends[-1]
+    assert ends == [*range(3, steps, 3), steps]
+
+
+def test_seed_decides_the_run():
+    a, b, c = make(seed=1)[0], make(seed=1)[0], make(seed=2)[0]
+    for trainer in (a, b, c):
+        torch.manual_seed(trainer.step + id(trainer) % 1000)  # torch's own stream must not matter
+        trainer.fit()
+    assert same(weights(a), weights(b))
+    assert not same(weights(a), weights(c))
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4])
+def test_going_on_equals_never_having_stopped(cut):
+    """Stop after `cut` steps, in an epoch or at its end, and go on with the state alone."""
+    whole, _ = make()
+    whole.fit()
+    first, _ = make(max_steps=cut)
+    first.fit()
+    second, _ = make(step=first.step)
+    second.model.load_state_dict(first.model.state_dict())
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.fit()
+    assert same(weights(whole), weights(second))
+
+
+def test_clipping_bounds_the_step_and_reports_the_norm_before():
+    free, free_rows = make(log_every=1)
+    clipped, rows = make(log_every=1, grad_clip=1e-9)
+    before = weights(clipped)
+    free.fit()
+    clipped.fit()
+    assert rows[0]["train/grad_norm"] == pytest.approx(free_rows[0]["train/grad_norm"])
+    assert rows[0]["train/grad_norm"] > 1e-6
+
+    def moved(trainer):
+        after = weights(trainer)
+        return sum((after[n] - before[n]).abs().sum() for n, _ in trainer.model.named_parameters())
+
+    assert moved(clipped) < 0.5 * moved(free)  # Adam's eps weighs against so small a gradient
+
+
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_a_loss_that_is_not_finite_says_where(log_every):
+    trainer, rows = make(log_every=log_every, max_steps=6)
+    update = trainer._update
+
+    def poisoned(images):
+        return update(images * float("nan") if trainer.step == 4 else images)
+
+    trainer._update = poisoned
+    with pytest.raises(NotFiniteError, match=r"step 4 \(epoch 1, batch 1\): loss = nan"):
+        trainer.fit()
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_between_two_steps(number):
+    before = signal.getsignal(number)
+    trainer, rows = make(epochs=50)
+    update = trainer._update
+
+    def signalled(images):
+        if trainer.step == 4:
+            os.kill(os.getpid(), number)
+        return update(images)
+
+    trainer._update = signalled
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    assert trainer.step == 5 == rows[-1]["step"]
+    assert signal.getsignal(number) is before
+
+
+def test_bfloat16_trains_close_to_float32():
+    exact, exact_rows = make()
+    coarse, coarse_rows = make(precision="bf16")
+    exact.fit()
+    coarse.fit()
+    assert coarse_rows[-1]["train/loss"] == pytest.approx(exact_rows[-1]["train/loss"], rel=0.02)
+    assert coarse_rows[-1]["train/loss"] != exact_rows[-1]["train/loss"]
+    assert all(p.dtype == torch.float32 for p in coarse.model.parameters())
+
+
+def test_training_lowers_the_loss():
+    trainer, rows = make(lr=1e-2, epochs=40, log_every=3)
+    trainer.batches.images[:] = trainer.batches.images[:, :1, :1]  # flat colours: can be learnt
+    trainer.fit()
+    assert rows[-1]["train/loss"] < 0.9 * rows[0]["train/loss"]
+
+
+def test_noise_is_a_function_of_seed_and_step():
+    assert torch.equal(step_noise(1, 2, (3, 4)), step_noise(1, 2, (3, 4)))
+    assert not torch.equal(step_noise(1, 2, (3, 4)), step_noise(2, 1, (3, 4)))
+    many = torch.cat([step_noise(0, step, (64, 64)) for step in range(100)])
+    assert abs(many.mean()) < 0.01
+    assert abs(many.std() - 1) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", 0),
+        ("max_steps", 0),
+        ("num_threads", 0),
+        ("grad_clip", 0),
+        ("log_every", 0),
+        ("figures_every", 0),
+        ("precision", "fp8"),
+        ("device", "tpu"),
+    ],
+)
+def test_ranges(key, value):
+    with pytest.raises(UserError, match=rf"trainer\.{key}: got"):
+        trainer_config(**{key: value})
+    with pytest.raises(UserError, match=r"trainer\.epochs"):
+        trainer_config(epochs=None, max_steps=None)
+
+
+def test_devices():
+    assert pick_device("cpu") == CPU
+    assert pick_device("auto").type in ("cpu", "cuda", "mps")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match=r"trainer\.device: got 'cuda', but this machine has"):
+            pick_device("cuda")
+
+
+def test_threads_are_given_back():
+    before = torch.get_num_threads()
+    with cpu_threads(1):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+    with cpu_threads(None):
+        assert torch.get_num_threads() == before

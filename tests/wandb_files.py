@@ -1,0 +1,137 @@
+"""Reads the log that wandb writes of an offline run, so that tests can see what it holds.
+
+The file (`wandb/*/run-*.wandb`) is a sequence of protobuf records in the framing
+of a LevelDB log: blocks of 32 KiB, and in each block chunks of a 7-byte header
+(checksum, length, type) and a payload. A record is one whole chunk or is split
+over several. https://github.com/google/leveldb/blob/main/doc/log_format.md
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+BLOCK = 32768
+HEADER = struct.Struct("<IHB")
+WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+@dataclass
+class OfflineRun:
+    """One run as wandb wrote it down; `exit_code` is None until the run has ended."""
+
+    folder: Path
+    id: str = ""
+    project: str = ""
+    name: str = ""
+    group: str = ""
+    job_type: str = ""
+    tags: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)  # as logged
+    summary: dict[str, Any] = field(default_factory=dict)
+    step_metrics: dict[str, str] = field(default_factory=dict)  # metric or glob -> its x axis
+    artifacts: list[tuple[str, str]] = field(default_factory=list)  # name, type
+    exit_code: int | None = None
+
+    @property
+    def metric_rows(self) -> list[dict[str, Any]]:
+        """The rows of numbers, without those of pictures and without wandb's own keys."""
+        numbers = (row for row in self.rows if not any(isinstance(v, dict) for v in row.values()))
+        return [{k: v for k, v in row.items() if not k.startswith("_")} for row in numbers]
+
+    @property
+    def pictures(self) -> dict[str, Path]:
+        """The image files in the run's folder, by the key under which they were logged."""
+        return {
+            key: self.folder / "files" / value["path"]
+            for row in self.rows
+            for key, value in row.items()
+            if isinstance(value, dict) and value.get("_type") == "image-file"
+        }
+
+
+def read_runs(folder: Path, timeout: float = 10.0) -> list[OfflineRun]:
+    """The offline runs under `folder`/wandb; waits until each has its exit record.
+
+    wandb's service completes the file a few milliseconds after `finish()` returns.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        paths = sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+        runs = [_read(path) for path in paths]
+        if time.monotonic() > deadline or all(run.exit_code is not None for run in runs):
+            return runs
+        time.sleep(0.02)
+
+
+def read_run(folder: Path) -> OfflineRun:
+    """The only run under `folder`/wandb."""
+    (run,) = read_runs(folder)
+    return run
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    position, record = 7, b""  # behind the file's own header
+    while position + HEADER.size <= len(data):
+        room = BLOCK - position % BLOCK
+        if room < HEADER.size:  # too little for a header: padding
+            position += room
+            continue
+        _, length, kind = HEADER.unpack_from(data, position)
+        position += HEADER.size
+        chunk = data[position : position + length]
+        position += length
+        if kind not in (WHOLE, FIRST, MIDDLE, LAST) or len(chunk) < length:
+            return
+        record = chunk if kind in (WHOLE, FIRST) else record + chunk
+        if kind in (WHOLE, LAST):
+            yield record
+
+
+def _read(path: Path) -> OfflineRun:
+    from wandb.proto import wandb_internal_pb2
+
+    new_record: Any = vars(wandb_internal_pb2)["Record"]
+    run = OfflineRun(path.parent)
+    for data in _records(path.read_bytes()):
+        record = new_record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run.id, run.project = record.run.run_id, record.run.project
+            run.name, run.group = record.run.display_name, record.run.run_group
+            run.job_type = record.run.job_type
+            run.tags = list(record.run.tags)
+            _merge(run.config, record.run.config.update)
+        elif kind == "config":
+            _merge(run.config, record.config.update)
+        elif kind == "history":
+            run.rows.append({})
+            _merge(run.rows[-1], record.history.item)
+        elif kind == "summary":
+            _merge(run.summary, record.summary.update)
+        elif kind == "metric":
+            name = record.metric.name or record.metric.glob_name
+            run.step_metrics[name] = record.metric.step_metric
+        elif kind == "artifact":
+            run.artifacts.append((record.artifact.name, record.artifact.type))
+        elif kind == "exit":
+            run.exit_code = record.exit.exit_code
+    run.config.pop("_wandb", None)
+    return run
+
+
+def _merge(into: dict[str, Any], items: Any) -> None:
+    """Put items into nested dictionaries: an item's key is one name, or the path to it."""
+    for item in items:
+        *path, name = item.nested_key or [item.key]
+        place = into
+        for part in path:
+            place = place.setdefault(part, {})
+        place[name] = json.loads(item.value_json)

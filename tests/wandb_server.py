@@ -1,0 +1,149 @@
+"""A stand-in for the W&B server, on 127.0.0.1: as much of it as one online run needs.
+
+    with WandbServer() as server:
+        ...  # with WANDB_BASE_URL=server.url and WANDB_API_KEY=server.key
+    server.runs["<run id>"].history
+
+wandb sends three kinds of requests: GraphQL queries, the rows of a run
+(`file_stream`, in chunks, each with its offset) and files (PUT to an address
+that a query asked for).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class OnlineRun:
+    """What has arrived of one run."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)  # groupName, jobType, displayName, tags
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    exit_code: int | None = None
+
+
+class WandbServer:
+    """Listens while the context is open. With `refuse` every query gets that HTTP status."""
+
+    key = "0123456789" * 4
+    entity = "tester"
+
+    def __init__(self) -> None:
+        self.runs: dict[str, OnlineRun] = {}
+        self.refuse: int | None = None
+        self.unknown: list[str] = []  # what was asked for and is not played here
+        self._lock = threading.Lock()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http.daemon_threads = True
+        self._http.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client left
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def __enter__(self) -> WandbServer:
+        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                with server._lock:
+                    status, reply = server._reply(self.command, self.path, body)
+                data = json.dumps(reply).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(data)
+
+            do_GET = do_HEAD = do_POST = do_PUT = answer  # noqa: N815
+
+        return Handler
+
+    def _reply(self, method: str, address: str, body: bytes) -> tuple[int, Any]:
+        path = unquote(urlsplit(address).path)
+        parts = path.strip("/").split("/")
+        if path == "/graphql":
+            if self.refuse:
+                return self.refuse, {"errors": [{"message": "refused"}]}
+            return 200, {"data": self._query(json.loads(body))}
+        if parts[0] == "files" and parts[-1] == "file_stream":
+            self._rows(self._run(parts[-2]), json.loads(body))
+            return 200, {}
+        if parts[0] == "storage" and method == "PUT":
+            self._run(parts[1]).files["/".join(parts[2:])] = body
+            return 200, {}
+        if not path.startswith("/sdk/otel") and path != "/":  # telemetry; a knock at the door
+            self.unknown.append(f"{method} {path}")
+            return 404, {}
+        return 200, {}
+
+    def _run(self, run_id: str) -> OnlineRun:
+        return self.runs.setdefault(run_id, OnlineRun())
+
+    def _rows(self, run: OnlineRun, message: dict[str, Any]) -> None:
+        for name, chunk in (message.get("files") or {}).items():
+            lines, start = chunk["content"], chunk["offset"]
+            if name == "wandb-history.jsonl":
+                run.history[start : start + len(lines)] = map(json.loads, lines)
+            elif name == "wandb-summary.json":
+                run.summary = json.loads(lines[-1])
+        if message.get("complete"):
+            run.exit_code = message.get("exitcode")
+
+    def _query(self, request: dict[str, Any]) -> dict[str, Any]:
+        name, given = request.get("operationName"), request.get("variables") or {}
+        if name == "Viewer":
+            none: dict[str, Any] = {"edges": []}
+            account = {"id": "1", "entity": self.entity, "username": self.entity, "flags": "{}"}
+            return {"viewer": {**account, "teams": none, "apiKeys": none}}
+        if name == "ServerFeaturesQuery":
+            return {"serverInfo": {"features": []}}
+        if name == "RunResumeStatus":
+            return {"model": None}
+        if name == "UpsertBucket":
+            run_id = given.get("name") or given["id"]
+            run = self._run(run_id)
+            config = json.loads(given.get("config") or "{}")
+            run.config.update({key: entry["value"] for key, entry in config.items()})
+            run.about.update({key: value for key, value in given.items() if value is not None})
+            project = {"id": "2", "name": "faces", "entity": {"id": "3", "name": self.entity}}
+            bucket = {"id": run_id, "name": run_id, "displayName": run_id, "project": project}
+            return {"upsertBucket": {"inserted": True, "bucket": bucket}}
+        if name == "CreateRunFiles":
+            run_id = given["run"]
+            files = [
+                {"name": file, "uploadUrl": f"{self.url}/storage/{run_id}/{file}"}
+                for file in given["files"]
+            ]
+            return {"createRunFiles": {"runID": run_id, "uploadHeaders": [], "files": files}}
+        if name == "OrganizationCoreWeaveOrganizationID":  # is this a machine of W&B's owner?
+            return {"entity": None}
+        self.unknown.append(f"query {name}")
+        return {}

@@ -1,0 +1,1 @@
+"""MiniFaceApp: β-VAEs on faces. Usable from a notebook without Hydra."""

@@ -1,0 +1,59 @@
+"""Checkpoints: written whole or not at all, and safe to open."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vae.errors import UserError
+
+FORMAT = 1  # of the checkpoint's contents; a file of another format is refused
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Call `write(temporary path)`, flush the file to disk, and give it its name.
+
+    Whoever looks at `path` sees the old file or the new one, never a part.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors and plain values to `path`, atomically."""
+    write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` wrote, on the CPU. Opening a stranger's file runs no code.
+
+    Raises:
+        UserError: there is no such file, or it is damaged or no checkpoint of ours.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such checkpoint.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: this is no checkpoint, or a damaged one ({type(error).__name__})."
+        ) from error
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise UserError(
+            f"{path}: this checkpoint is of format {found}; this version reads format {FORMAT}."
+        )
+    assert isinstance(state, dict)
+    return state

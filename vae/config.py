@@ -1,0 +1,138 @@
+"""The whole configuration: typed, checked, and composed by Hydra from `conf/`.
+
+YAML holds the values; the dataclasses beside the code that they configure hold the
+types and the ranges. Hydra refuses an unknown key or a wrong type while it composes;
+`to_config` runs the range checks and hands the rest of the code plain dataclasses.
+Hydra and OmegaConf's containers are known here, in `train.py` and in `vae/sweeps.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from vae.data.celeba import CelebAConfig
+from vae.data.folder import FolderConfig
+from vae.data.source import DataConfig
+from vae.data.synthetic import SyntheticConfig
+from vae.errors import UserError, require
+from vae.losses import LossConfig
+from vae.metrics import METRICS
+from vae.models.conv import ConvConfig
+from vae.models.vae import ModelConfig
+from vae.optimizers import OptimizerConfig
+from vae.tracking import WandbConfig
+from vae.training import TrainerConfig
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@dataclass
+class SweepConfig:
+    """What a sweep is called."""
+
+    name: str = MISSING  # names its folder under multirun/ and its W&B group
+
+
+@dataclass
+class RunConfig:
+    """All of a run (`conf/train.yaml`)."""
+
+    seed: int = MISSING  # of the weights, the shuffling and the noise; int >= 0
+    objective: Any = MISSING  # what train.py returns to a sweeper: a metric, or a list of them
+    resume: str | None = MISSING  # a run folder to go on in
+    model: ModelConfig = MISSING
+    data: DataConfig = MISSING
+    optimizer: OptimizerConfig = MISSING
+    loss: LossConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    wandb: WandbConfig = MISSING
+    sweep: SweepConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "seed", self.seed, "an int from 0 to 2**32 - 1")
+        for key in self.objectives:
+            require(
+                key in METRICS and key != "val/loss",
+                "objective",
+                key,
+                f"one of {', '.join(sorted(METRICS - {'val/loss'}))}, or a list of them "
+                "(not the trained loss: it contains beta, so the smallest beta would win)",
+            )
+        self.model.check_image_size(self.data.image_size)
+
+    @property
+    def objectives(self) -> list[Any]:
+        """The objective as a list of metric keys."""
+        return list(self.objective) if isinstance(self.objective, list) else [self.objective]
+
+
+def register_schemas() -> None:
+    """Tell Hydra the types of `conf/`: each YAML names its schema in its defaults.
+
+    The schemas lie in a group of their own, so that `model=` offers models alone.
+    """
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(group="schema", name="run", node=RunConfig)
+    store.store(group="schema/model", name="conv", node=ConvConfig)
+    store.store(group="schema/data", name="synthetic", node=SyntheticConfig)
+    store.store(group="schema/data", name="folder", node=FolderConfig)
+    store.store(group="schema/data", name="celeba", node=CelebAConfig)
+
+
+def compose(overrides: list[str]) -> RunConfig:
+    """The configuration that `python train.py OVERRIDES` would run with."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+
+    register_schemas()
+    try:
+        with initialize_config_dir(str(CONF)):
+            return to_config(hydra_compose("train", overrides))
+    except HydraException as error:
+        cause = f"\n{error.__cause__}" if error.__cause__ else ""
+        raise UserError(f"{error}{cause}") from error
+
+
+def to_config(composed: DictConfig) -> RunConfig:
+    """Plain dataclasses from what Hydra composed, with every range checked.
+
+    Raises:
+        UserError: names the key, what it got and what it takes.
+    """
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise UserError(f"{missing[0]}: needs a value, for example {missing[0]}=...")
+    _refuse_unknown_keys(composed)
+    try:
+        config = OmegaConf.to_object(composed)
+    except MissingMandatoryValue as error:
+        raise UserError(str(error)) from error
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def to_dict(composed: DictConfig) -> dict[str, Any]:
+    """The same configuration as a nested dict of plain values: for W&B and checkpoints."""
+    plain = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return dict(plain)  # type: ignore[arg-type]
+
+
+def _refuse_unknown_keys(node: DictConfig, path: str = "") -> None:
+    """`+model.latent_dmi=3` gets past Hydra, which takes the + for intent."""
+    kind = OmegaConf.get_type(node)
+    known = getattr(kind, "__dataclass_fields__", {})
+    for key in node:
+        name = f"{path}{key}"
+        if known and key not in known:
+            raise UserError(f"{name}: there is no such key; known are {', '.join(sorted(known))}.")
+        if isinstance(node._get_node(key), DictConfig):
+            _refuse_unknown_keys(node[key], f"{name}.")

@@ -1,0 +1,179 @@
+"""Any folder tree of images as a source: `python train.py data=folder data.path=FOLDER`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import MISSING
+
+from vae.data.images import is_image_name, limit_splits, load_square
+from vae.data.source import SPLITS, DataConfig, Labels
+from vae.errors import UserError
+
+READER_VERSION = 1  # part of the fingerprint: raise it when the same files give other pixels
+
+
+@dataclass
+class FolderConfig(DataConfig):
+    """`data=folder`: every image below a folder."""
+
+    path: str = MISSING  # the folder; its subfolders are read too
+
+
+class FolderSource:
+    """An `ImageSource` of every image below `data.path`, at its largest centre square.
+
+    Files are ordered by their path relative to the folder. What begins with a dot and
+    __MACOSX are left out. A file's split follows from its relative path alone, 80 / 10 /
+    10 %, so adding files moves none of the others; `num_images` likewise picks by a hash
+    of the path.
+
+    Raises:
+        UserError: data.path is no folder, holds no images, or too few for three splits.
+    """
+
+    name = "folder"
+
+    def __init__(self, config: FolderConfig) -> None:
+        self.root = _existing_folder(config.path)
+        self.image_size = config.image_size
+        files = list(_walk(self.root))
+        images = [path for path in files if is_image_name(path)]
+        if not images:
+            raise UserError(
+                f"data.path: {self.root} holds no images ({_inventory(files)}). Give the folder "
+                "that holds your pictures: jpg, png, webp, bmp, gif, pgm, ppm, pbm or tiff."
+            )
+        self.files = _select(_by_split(images, self.root), config.num_images)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The size, and one digest of every file's relative path, bytes and time of change.
+
+        The folder's own place is no part of it: moving the folder keeps the cache.
+        """
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            for path in self.files[split]:
+                stat = os.stat(os.path.join(self.root, path))
+                digest.update(os.fsencode(path))
+                digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        return {
+            "reader": READER_VERSION,
+            "image_size": self.image_size,
+            "files": digest.hexdigest(),
+        }
+
+    def sizes(self) -> dict[str, int]:
+        """Images per split, keys `SPLITS`."""
+        return {split: len(self.files[split]) for split in SPLITS}
+
+    def read(self, split: str, start: int, stop: int) -> np.ndarray:
+        """Images [start, stop) of a split: (n, size, size, 3) uint8. UserError names a bad file."""
+        files = self.files[split][start:stop]
+        return np.stack([load_square(self.root / path, self.image_size) for path in files])
+
+    def attributes(self, split: str) -> Labels | None:
+        """None: nothing is known about the pictures."""
+        return None
+
+    def factors(self, split: str) -> Labels | None:
+        """None: nothing is known about the pictures."""
+        return None
+
+
+def split_of(path: str) -> str:
+    """The split of a file by its path relative to the folder: 80 / 10 / 10 %."""
+    place = _hashes(path)[0] / 2**64
+    return "train" if place < 0.8 else "val" if place < 0.9 else "test"
+
+
+def _hashes(path: str) -> tuple[int, int]:
+    """Two independent 64-bit hashes of a path: one for its split, one for `num_images`."""
+    digest = hashlib.sha256(os.fsencode(path)).digest()
+    return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")
+
+
+def _existing_folder(path: str | None) -> Path:
+    if not path or path == MISSING:
+        raise UserError("data.path: not given. Give the folder of images: data.path=FOLDER.")
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise UserError(
+            f"data.path: there is no {root} (looked in {Path.cwd()}). "
+            "Give the folder of images: data.path=FOLDER."
+        )
+    if not root.is_dir():
+        raise UserError(f"data.path: {root} is a file. Give the folder that holds the images.")
+    return root
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Posix paths, relative to `root`, of all files below it that are not hidden.
+
+    Linked folders are followed, each folder once, so that a loop of links ends.
+    """
+    seen = set()
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            real = os.path.realpath(root / folder)
+            if real in seen:
+                continue
+            seen.add(real)
+            entries = [
+                (entry.name, entry.is_dir(), entry.is_file())
+                for entry in os.scandir(real)
+                if not entry.name.startswith(".") and entry.name != "__MACOSX"
+            ]
+        except OSError as error:
+            raise UserError(
+                f"data.path: {root / folder} cannot be read: {error.strerror}."
+            ) from error
+        for name, is_folder, is_file in sorted(entries):
+            if is_folder:
+                waiting.append(f"{folder}{name}/")
+            elif is_file:
+                yield f"{folder}{name}"
+
+
+def _inventory(files: list[str]) -> str:
+    """'12 files: 8 .txt, 4 without a suffix'."""
+    if not files:
+        return "0 files"
+    suffixes = Counter(Path(path).suffix.lower() or "without a suffix" for path in files)
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
+    return f"{len(files)} files: {kinds}"
+
+
+def _by_split(images: list[str], root: Path) -> dict[str, list[str]]:
+    files: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for path in images:
+        files[split_of(path)].append(path)
+    empty = [split for split in SPLITS if not files[split]]
+    if empty:
+        raise UserError(
+            f"data.path: {root} holds {len(images)} image{'s' * (len(images) > 1)}, too few for "
+            f"train, val and test (80, 10 and 10 % by file name): {' and '.join(empty)} would be "
+            "empty. Add images."
+        )
+    return files
+
+
+def _select(files: dict[str, list[str]], limit: int | None) -> dict[str, list[str]]:
+    """The files of each split in order, `limit` in all, chosen by hash."""
+    if limit is None:
+        return {split: sorted(paths) for split, paths in files.items()}
+    counts = limit_splits({split: len(paths) for split, paths in files.items()}, limit)
+    chosen = {
+        split: sorted(paths, key=lambda path: _hashes(path)[1])[: counts[split]]
+        for split, paths in files.items()
+    }
+    return {split: sorted(paths) for split, paths in chosen.items()}

@@ -1,0 +1,23 @@
+"""Errors that are meant for the person at the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: its text is all that they are shown.
+
+    The text names the key or the file, says what was found, and what to do.
+    `train.py` and the `vae` command print it without a traceback and exit with
+    a code other than 0.
+    """
+
+
+def require(holds: bool, key: str, got: Any, takes: str) -> None:
+    """Raise a UserError that names the configuration key unless `holds`.
+
+    >>> require(lr > 0, "optimizer.lr", lr, "a number > 0")
+    """
+    if not holds:
+        raise UserError(f"{key}: got {got!r}, but it takes {takes}.")

@@ -1,0 +1,64 @@
+"""Optimisers: torch's own, from a configuration."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from omegaconf import MISSING
+
+from vae.errors import UserError, require
+
+
+@dataclass
+class OptimizerConfig:
+    """Settings of Adam and its kin (`conf/optimizer/*.yaml` holds the values)."""
+
+    name: str = MISSING  # adam or adamw; set by the YAML, not by hand
+    lr: float = MISSING  # learning rate; a number > 0
+    betas: list[float] = field(default_factory=list)  # decay of the two moments; in [0, 1)
+    eps: float = MISSING  # added to the root of the second moment; a number > 0
+    weight_decay: float = MISSING  # a number >= 0
+
+    def __post_init__(self) -> None:
+        require(0 < self.lr < float("inf"), "optimizer.lr", self.lr, "a number > 0")
+        fits = len(self.betas) == 2 and all(0 <= decay < 1 for decay in self.betas)
+        require(fits, "optimizer.betas", self.betas, "two numbers in [0, 1)")
+        require(self.eps > 0, "optimizer.eps", self.eps, "a number > 0")
+        decay = self.weight_decay
+        require(0 <= decay < float("inf"), "optimizer.weight_decay", decay, "a number >= 0")
+
+
+def eager(kind: Any) -> Any:
+    """The same optimiser without its hooks for being compiled itself.
+
+    torch wraps an optimiser's methods so that the first call of any imports the
+    compiler: two seconds at the start of every run, for a use that this project has
+    none of (it compiles the model, never the optimiser).
+    """
+    methods = ("add_param_group", "state_dict", "load_state_dict", "zero_grad")
+    unwrapped = {name: inspect.unwrap(getattr(kind, name)) for name in methods}
+    step = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), {**unwrapped, "step": step})
+
+
+def build_optimizer(
+    config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter]
+) -> torch.optim.Optimizer:
+    """Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019) over the parameters."""
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    if config.name not in kinds:
+        raise UserError(f"optimizer.name: there is no optimiser {config.name!r}.")
+    first, second = config.betas
+    optimizer: torch.optim.Optimizer = eager(kinds[config.name])(
+        parameters,
+        lr=config.lr,
+        betas=(first, second),
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,  # one kernel for all parameters, on CPUs and GPUs alike
+    )
+    return optimizer

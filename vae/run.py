@@ -1,0 +1,224 @@
+"""One run, from a configuration to a finished folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vae.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from vae.config import RunConfig
+from vae.data import Packed, open_data
+from vae.data.loader import TrainingBatches, evaluation_batches, to_float
+from vae.devices import autocast, cpu_threads, pick_device
+from vae.errors import UserError
+from vae.gallery import draw_figures
+from vae.losses import beta_elbo
+from vae.metrics import EVALUATION_BATCH, evaluate
+from vae.models import VAE, build_model
+from vae.optimizers import build_optimizer
+from vae.tracking import Tracker, check, truncate_metrics
+from vae.training import NotFiniteError, Trainer
+
+log = logging.getLogger(__name__)
+
+FACES_SHOWN = 16  # validation faces in the figures
+BEST_BY = "val/bpd"  # which epoch is kept as best.pt: the smallest
+
+
+def run(config: RunConfig, settings: Mapping[str, Any], folder: Path) -> dict[str, float]:
+    """Train the model that a configuration describes, in a folder of its own.
+
+    Args:
+        config: checked.
+        settings: the same configuration as a plain nested dict, for the records.
+        folder: the run folder; empty but for Hydra's files, unless `config.resume`.
+
+    Returns:
+        The validation metrics at the end of the run, by key.
+
+    Raises:
+        UserError: something that the user can mend; before training nothing but
+            the packed cache has been created then.
+    """
+    check(config.wandb)
+    device = pick_device(config.trainer.device)
+    state = _resumed_state(config, settings, folder)
+    with cpu_threads(config.trainer.num_threads):
+        return _Run(config, settings, folder, open_data(config.data), device, state).train()
+
+
+def _resumed_state(
+    config: RunConfig, settings: Mapping[str, Any], folder: Path
+) -> dict[str, Any] | None:
+    """The checkpoint to go on from, or None for a new run in a folder that holds none."""
+    last = folder / "checkpoints" / "last.pt"
+    if config.resume is None:
+        if (folder / "metrics.jsonl").exists():
+            raise UserError(
+                f"{folder} holds a run already. Go on with it by resume={folder}, "
+                "or choose another folder by hydra.run.dir=FOLDER."
+            )
+        return None
+    if not last.exists():  # it was cut before its first checkpoint: start over
+        return None
+    state = load_checkpoint(last)
+    for key in ("seed", "model", "data", "optimizer", "loss"):
+        before, now = state["config"].get(key), settings.get(key)
+        if before != now and key in ("seed", "model"):  # another run, not this one longer
+            raise UserError(f"resume: {key} was {before} in {folder}, and is {now} now.")
+        if before != now:
+            log.warning("resume: %s was %s and is %s now", key, before, now)
+    return state
+
+
+class _Run:
+    """The parts of a run, and what happens at its epochs' ends."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        settings: Mapping[str, Any],
+        folder: Path,
+        data: Packed,
+        device: torch.device,
+        state: dict[str, Any] | None,
+    ) -> None:
+        self.config = config
+        self.settings = settings
+        self.folder = folder
+        self.device = device
+        self.validation = data.images["val"]
+        self.autocast = autocast(config.trainer.precision, device)
+        self.model = _seeded_model(config).to(device)
+        self.optimizer = build_optimizer(config.optimizer, self.model.parameters())
+        self.best: dict[str, float] = {}
+        self.final: dict[str, float] = {}
+        self.began = time.time()
+        self.run_id: str | None = None
+        step = 0
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.best, self.final, self.run_id = state["best"], state["final"], state["run_id"]
+            step = state["step"]
+            log.info("going on at step %d", step)
+        if config.resume is not None:  # rows after the checkpoint will be written again
+            truncate_metrics(folder / "metrics.jsonl", step)
+        self.trainer = Trainer(
+            self.model,
+            self.optimizer,
+            TrainingBatches(
+                data.images["train"], config.data.batch_size, config.seed, config.data.flip, device
+            ),
+            config.loss,
+            config.trainer,
+            seed=config.seed,
+            autocast=self.autocast,
+            step=step,
+            on_row=lambda row: self.tracker.log(row),
+            on_epoch=lambda _: self._end_epoch(),
+        )
+
+    def train(self) -> dict[str, float]:
+        """To the end; whatever happens, the folder and W&B say how it ended."""
+        weight = beta_elbo(self.config.loss, self.config.data.image_size, self.model.latent_dim)
+        parameters = sum(p.numel() for p in self.model.parameters())
+        record = {**self.settings, "beta_elbo": weight, "parameters": parameters}
+        log.info(
+            "%s: %d parameters, beta_elbo %.4g, %d steps on %s",
+            *(self.folder, parameters, weight, self.trainer.total_steps, self.device),
+        )
+        status = "failed"
+        with Tracker(self.folder, self.config.wandb, record, run_id=self.run_id) as self.tracker:
+            self.run_id = self.tracker.run_id
+            try:
+                self.trainer.fit()
+                status = "finished"
+            except KeyboardInterrupt:
+                status = "interrupted"
+                self._save("last")
+                log.warning("interrupted: go on by  python train.py resume=%s", self.folder)
+                raise
+            except NotFiniteError as error:
+                raise self._with_last_good(error) from error
+            finally:
+                summary = self._summary(status, weight)
+                write_atomically(self.folder / "summary.json", _json_writer(summary))
+                self.tracker.summarise({"status": status, "beta_elbo": weight, "best": self.best})
+            self.tracker.log_model(self.folder / "checkpoints" / "best.pt")
+        return self.final
+
+    def _end_epoch(self) -> None:
+        """Measure, draw, save."""
+        trainer = self.trainer
+        batches = evaluation_batches(self.validation, EVALUATION_BATCH, self.device)
+        evaluation = evaluate(self.model, batches, self.config.loss, self.autocast)
+        self.final = {f"val/{name}": value for name, value in evaluation.metrics.items()}
+        self.tracker.log({**trainer.position, **self.final})
+        log.info(
+            "epoch %.3g: bpd %.3f, psnr %.2f dB, rate %.1f nats, %d active latents",
+            trainer.epoch,
+            *(self.final[f"val/{name}"] for name in ("bpd", "psnr", "rate", "active_units")),
+        )
+        done = trainer.step >= trainer.total_steps
+        if done or round(trainer.epoch) % self.config.trainer.figures_every == 0:
+            faces = to_float(self.validation[:FACES_SHOWN].copy(), self.device)
+            paths = draw_figures(self.model, faces, evaluation, self.folder / "figures")
+            self.tracker.log_pictures(trainer.step, paths)
+        if not self.best or self.final[BEST_BY] < self.best[BEST_BY]:
+            self.best = {"step": trainer.step, **self.final}
+            self._save("best")
+        self._save("last")
+
+    def _save(self, name: str) -> None:
+        """checkpoints/NAME.pt: all that resuming needs, and nothing that runs."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.trainer.step,
+            "epoch": self.trainer.epoch,
+            "seed": self.config.seed,
+            "config": dict(self.settings),
+            "best": self.best,
+            "final": self.final,
+            "run_id": self.run_id,
+        }
+        save_checkpoint(self.folder / "checkpoints" / f"{name}.pt", state)
+
+    def _with_last_good(self, error: NotFiniteError) -> NotFiniteError:
+        """The same error, saying which checkpoint is left."""
+        last = self.folder / "checkpoints" / "last.pt"
+        left = f"The last good checkpoint is {last}." if last.exists() else "No checkpoint is left."
+        return NotFiniteError(f"{error} {left}")
+
+    def _summary(self, status: str, weight: float) -> dict[str, Any]:
+        objectives = [self.final.get(key) for key in self.config.objectives]
+        return {
+            "status": status,
+            "step": self.trainer.step,
+            "total_steps": self.trainer.total_steps,
+            "seconds": round(time.time() - self.began, 1),
+            "beta_elbo": weight,
+            "objective": objectives if isinstance(self.config.objective, list) else objectives[0],
+            "final": self.final,
+            "best": self.best,
+            "wandb_run_id": self.run_id,
+        }
+
+
+def _seeded_model(config: RunConfig) -> VAE:
+    """The model with weights that depend on the seed alone; torch's own stream stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return build_model(config.model, config.data.image_size)
+
+
+def _json_writer(content: Mapping[str, Any]) -> Any:
+    text = json.dumps(content, indent=2) + "\n"
+    return lambda path: path.write_text(text, encoding="utf-8")

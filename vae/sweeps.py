@@ -1,0 +1,88 @@
+"""What Hydra is asked to do around a sweep, and how a sweep's runs are named."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+LONGEST_NAME = 120  # characters of a folder's name; file systems stop at 255 bytes
+
+
+def safe_name(text: str) -> str:
+    """`text` as the name of a folder on any file system, still different for different texts.
+
+    >>> safe_name("loss.beta=1e-05,model.latent_dim=64")
+    'loss.beta=1e-05,model.latent_dim=64'
+    """
+    safe = re.sub(r"[^\w.,=+-]", "_", text)
+    if safe == text and len(safe) <= LONGEST_NAME:
+        return safe
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{safe[:LONGEST_NAME]}-{digest}"
+
+
+def run_name(overrides: list[str], fixed: list[str]) -> str:
+    """A run's name: its overrides, sorted, less the keys that all runs share.
+
+    Args:
+        overrides: as on the command line, `["loss.beta=1e-05", "data.path=/a/b"]`.
+        fixed: keys to leave out, `["data.path"]`.
+    """
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    differing = [o.input_line or "" for o in parsed if o.key_or_group not in fixed]
+    return safe_name(",".join(sorted(differing))) or "run"
+
+
+def register_resolvers() -> None:
+    """`${run_name:}`: the name of a sweep's run, for `hydra.sweep.subdir`."""
+
+    def resolve(*, _root_: DictConfig) -> str:
+        fixed = _root_.hydra.job.config.override_dirname.exclude_keys
+        return run_name(list(_root_.hydra.overrides.task), list(fixed))
+
+    OmegaConf.register_resolver("run_name", resolve, replace=True)
+
+
+class NameRuns(Callback):
+    """Leaves out of the runs' names the overrides that are the same for all of a sweep.
+
+    `-m loss.beta=1e-5,1e-4 data.path=/a/b` makes `loss.beta=1e-05` and `loss.beta=0.0001`,
+    with no trace of the path.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        fixed = [o.key_or_group for o in parsed if not o.is_sweep_override()]
+        with read_write(config), open_dict(config):
+            config.hydra.job.config.override_dirname.exclude_keys = fixed
+
+
+def expand_resume(arguments: list[str]) -> list[str]:
+    """Command-line arguments in which `resume=FOLDER` brings that run's own overrides along.
+
+    So `python train.py resume=FOLDER trainer.epochs=20` goes on with what the run was
+    started with, in its folder, but for what is given anew.
+
+    Raises:
+        UserError: there is no run in that folder.
+    """
+    from pathlib import Path
+
+    from vae.errors import UserError
+
+    given = [a.partition("=")[2] for a in arguments if a.startswith("resume=")]
+    if not given or given[-1] in ("", "null"):
+        return arguments
+    folder = Path(given[-1].strip("'\""))
+    saved = folder / ".hydra" / "overrides.yaml"
+    if not saved.is_file():
+        raise UserError(f"resume: {folder} is no run folder: it has no .hydra/overrides.yaml.")
+    overrides = [str(override) for override in OmegaConf.load(saved)]
+    earlier = [o for o in overrides if not o.startswith("resume=")]
+    quoted = str(folder.resolve()).replace("\\", "\\\\").replace("'", "\\'")
+    return [*earlier, *arguments, f"hydra.run.dir='{quoted}'"]

@@ -1,0 +1,331 @@
+"""One run's record: `metrics.jsonl` on this disk and, beside it, a run on Weights & Biases.
+
+The local file is the record; W&B is the shop window. Nothing that W&B does or
+fails to do stops a training run: it is warned about once, and training goes on.
+wandb is imported only when a run on it starts, so that this module is light and
+`wandb.mode=disabled` works without it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import netrc
+import os
+import shlex
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from omegaconf import MISSING
+
+from vae.errors import UserError, require
+
+if TYPE_CHECKING:
+    import wandb
+
+logger = logging.getLogger(__name__)
+
+MODES = ("auto", "online", "offline", "disabled")
+
+# What W&B's summary (the columns of its table) keeps of a metric. One named here
+# has two columns there, `val/bpd.min` (the best) and `val/bpd.last` (as it ended);
+# W&B writes no plain `val/bpd` then. Any other metric has one plain column, its last.
+LOWER_IS_BETTER = ("val/bpd", "val/loss", "val/mse", "val/distortion")
+HIGHER_IS_BETTER = ("val/psnr", "val/ssim")
+
+# Seconds. The answer to a first knock at the server's door; the start of a run
+# (wandb adds 10 of its own); the upload of what is left at a run's end.
+REACH_TIMEOUT = 5.0
+INIT_TIMEOUT = 20.0
+FINISH_TIMEOUT = 120.0
+
+
+@dataclass
+class WandbConfig:
+    """Where a run is reported to, and under what names. `conf/wandb/` holds the values."""
+
+    mode: str = MISSING  # auto (online where there is an API key), online, offline or disabled
+    project: str = MISSING
+    entity: str | None = MISSING  # a user or a team; null: the account's default
+    group: str | None = MISSING  # null: the sweep's name in a sweep
+    name: str | None = MISSING  # null: what differs from the defaults
+    tags: list[str] = MISSING
+    log_model: bool = MISSING  # upload checkpoints/best.pt as an artifact at the end
+
+    def __post_init__(self) -> None:
+        require(self.mode in MODES, "wandb.mode", self.mode, f"one of {', '.join(MODES)}")
+        # W&B refuses these itself, but only once the run has begun.
+        usable = 0 < len(self.project) <= 128 and not set(self.project) & set("/\\#?%:")
+        takes = "a name of at most 128 characters, none of them / \\ # ? % :"
+        require(usable, "wandb.project", self.project, takes)
+        fit = all(0 < len(tag) <= 64 for tag in self.tags)
+        require(fit, "wandb.tags", self.tags, "tags of 1 to 64 characters each")
+
+
+def check(settings: WandbConfig) -> None:
+    """Raise a UserError where the run could not be reported as asked. Creates and calls nothing."""
+    _resolve_mode(settings)
+
+
+def truncate_metrics(path: Path, step: int) -> None:
+    """Drop the rows of `metrics.jsonl` that come after `step`: a resumed run logs them again.
+
+    A line that a killed run left torn goes too. The file is replaced whole or
+    not at all; a missing file is left missing.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict) and row.get("step", math.inf) <= step:
+            kept.append(line + "\n")
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class Tracker:
+    """The record of one run, as a context manager; several may follow one another in a process.
+
+    `folder` is the run's folder: `metrics.jsonl` in it is appended to, and W&B writes to its
+    `wandb/`. `config` is the resolved configuration, nested. `run_id` resumes that W&B run.
+    On leaving, the W&B run ends, as failed if an exception passes through. Entering raises a
+    UserError, and creates nothing, where `check` would.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: WandbConfig,
+        config: Mapping[str, Any],
+        *,
+        run_id: str | None = None,
+        job_type: str = "train",
+    ) -> None:
+        self.folder, self.settings, self.config = Path(folder), settings, config
+        self.job_type = job_type
+        # W&B's id, for the checkpoint. None where there is no W&B run; but one that was
+        # given stays while W&B is disabled, so that a later resume finds that run again.
+        self.run_id = run_id
+        self._run: wandb.Run | None = None
+        self._file: IO[str] | None = None
+        self._warned: set[str] = set()
+
+    def __enter__(self) -> Tracker:
+        mode = _resolve_mode(self.settings)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
+        if mode != "disabled":
+            with self._survive("could not be started"):
+                if mode == "offline" or not self._start_online():
+                    self._start("offline")
+                    logger.info("W&B is offline; to upload this run: %s", self._sync_command())
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._run is not None:
+            ended_well = error is None or (isinstance(error, SystemExit) and not error.code)
+            with self._survive("did not take everything"):
+                self._run.finish(exit_code=0 if ended_well else 1)
+        self._run = self._file = None
+
+    def log(self, row: Mapping[str, float]) -> None:
+        """Record one row: `step`, `epoch`, `images`, metrics. In the file, nan and inf are null."""
+        if self._file is None:
+            raise RuntimeError("Tracker.log() works inside its `with` block only.")
+        self._file.write(json.dumps({key: _plain(value) for key, value in row.items()}) + "\n")
+        self._file.flush()
+        if self._run is not None:
+            with self._survive("did not take a row"):
+                # Not with W&B's own step=, which drops what comes out of order: the x axis
+                # is the `step` in the row.
+                self._run.log(dict(row))
+
+    def log_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
+        """Show image files (`figures/samples` → path) on W&B, as they are at `step`."""
+        if self._run is not None:
+            with self._survive("did not take a picture"):
+                import wandb
+
+                images = {key: wandb.Image(str(path)) for key, path in pictures.items()}
+                self._run.log({"step": step, **images})
+
+    def summarise(self, values: Mapping[str, Any]) -> None:
+        """Put values into the run's summary on W&B, the columns of its table.
+
+        Under the key of a metric, a value would replace what W&B keeps of it (see
+        LOWER_IS_BETTER).
+        """
+        if self._run is not None:
+            with self._survive("did not take the summary"):
+                self._run.summary.update(dict(values))
+
+    def log_model(self, path: Path) -> None:
+        """Upload a checkpoint as an artifact, where `wandb.log_model` asks for it."""
+        if self._run is not None and self.settings.log_model:
+            with self._survive("did not take the model"):
+                self._run.log_artifact(str(path), name=f"model-{self._run.id}", type="model")
+
+    def _start_online(self) -> bool:
+        """Start online and return True; warn and return False where the server cannot be used."""
+        import wandb
+
+        known = wandb.setup().settings
+        # wandb itself would knock at a closed door for INIT_TIMEOUT, in every run of a sweep.
+        # (Through a proxy out of wandb's own settings only wandb can knock.)
+        proxied = known.http_proxy or known.https_proxy
+        trouble = None if proxied else _unreachable(known.base_url)
+        if trouble is None:
+            try:
+                self._start("online")
+                logger.info("W&B run: %s", self._run.url if self._run else None)
+                return True
+            except Exception as error:
+                trouble = _text(error)
+                self.run_id = None  # for this process, the id of a failed start is in use
+        logger.warning("W&B at %s cannot be used: %s", known.base_url, trouble)
+        return False
+
+    def _start(self, mode: Literal["online", "offline"]) -> None:
+        with _process_unchanged():
+            import wandb
+
+            self._run = run = wandb.init(
+                project=self.settings.project,
+                entity=self.settings.entity,
+                group=self.settings.group,
+                name=self.settings.name,
+                tags=list(self.settings.tags),
+                job_type=self.job_type,
+                config=dict(self.config),
+                mode=mode,
+                dir=self.folder,
+                id=self.run_id,
+                resume="allow" if self.run_id else None,
+                reinit="create_new",  # a run of its own, whatever else this process has open
+                settings=wandb.Settings(
+                    silent=True,  # the lines that matter are logged here; wandb's warnings remain
+                    console="off",  # train.log has it, and tqdm stays as it is
+                    disable_code=True,
+                    disable_git=True,
+                    init_timeout=INIT_TIMEOUT,
+                    finish_timeout=FINISH_TIMEOUT,
+                    finish_timeout_raises=True,
+                ),
+            )
+        self.run_id = run.id
+        run.define_metric("step")
+        run.define_metric("*", step_metric="step")
+        for key in LOWER_IS_BETTER + HIGHER_IS_BETTER:
+            best = "min" if key in LOWER_IS_BETTER else "max"
+            run.define_metric(key, step_metric="step", summary=f"{best},last")
+
+    def _sync_command(self) -> str:
+        return f"wandb sync {shlex.quote(str(Path(self._run.dir).parent))}" if self._run else "-"
+
+    @contextmanager
+    def _survive(self, what: str) -> Iterator[None]:
+        """Go on after whatever W&B raises, with one warning of each kind."""
+        try:
+            yield
+        except Exception as error:
+            if what not in self._warned:
+                self._warned.add(what)
+                text = "W&B %s (%s). Training goes on; to upload the run later: %s"
+                logger.warning(text, what, _text(error), self._sync_command())
+
+
+def _resolve_mode(settings: WandbConfig) -> Literal["online", "offline", "disabled"]:
+    """The mode that `wandb.mode` comes to on this machine, without a call to the network."""
+    if settings.mode in ("disabled", "offline"):
+        return "disabled" if settings.mode == "disabled" else "offline"
+    with _process_unchanged():
+        import wandb
+
+        try:
+            known = wandb.setup().settings  # out of WANDB_* and of the file of `wandb offline`
+        except Exception as error:
+            text = f"W&B refuses its own settings (WANDB_* in the environment): {_text(error)}"
+            raise UserError(text) from error
+    if settings.mode == "auto" and known.mode in ("disabled", "offline", "dryrun"):
+        return "disabled" if known.mode == "disabled" else "offline"
+    if known.identity_token_file or known.api_key or _netrc_has(known.base_url):
+        return "online"
+    if settings.mode == "online":
+        raise UserError(
+            f"wandb.mode: got 'online', but there is no API key for {known.base_url}. "
+            "Run `wandb login` (or set WANDB_API_KEY), or take wandb.mode=offline."
+        )
+    return "offline"
+
+
+def _netrc_has(url: str) -> bool:
+    """Whether the file that `wandb login` writes knows the server at `url`."""
+    for path in (os.environ.get("NETRC") or "~/.netrc", "~/_netrc"):
+        with suppress(OSError, netrc.NetrcParseError):
+            found = netrc.netrc(Path(path).expanduser()).authenticators(urlsplit(url).netloc)
+            return bool(found and found[2])
+    return False
+
+
+def _unreachable(url: str) -> str | None:
+    """Why nothing at all answers at `url`; None where something does, be it an error."""
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        with urllib.request.urlopen(request, timeout=REACH_TIMEOUT):
+            return None
+    except urllib.error.HTTPError:
+        return None
+    except OSError as error:  # URLError and TimeoutError among them
+        reason = getattr(error, "reason", error)
+        # wandb may trust a certificate that Python does not.
+        return None if isinstance(reason, ssl.SSLError) else str(reason)
+
+
+@contextmanager
+def _process_unchanged() -> Iterator[None]:
+    """Undo what wandb does to the process when it starts, which it leaves behind for ever.
+
+    It replaces sys.exit and sys.excepthook, and names its service to child
+    processes in WANDB_SERVICE, by which other runs would come to depend on it.
+    """
+    hook, leave = sys.excepthook, sys.exit
+    variables = set(os.environ)
+    try:
+        yield
+    finally:
+        sys.excepthook, sys.exit = hook, leave
+        for key in set(os.environ) - variables:
+            if key.startswith("WANDB_"):
+                del os.environ[key]
+
+
+def _text(error: Exception) -> str:
+    """What an error of wandb's says, on one line and without the API key."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    key = os.environ.get("WANDB_API_KEY")
+    return text.replace(key, "…") if key else text
+
+
+def _plain(value: float) -> float | None:
+    """A number as JSON has it: Python's own, and null for inf and nan, which JSON lacks."""
+    number = value if isinstance(value, int) else float(value)
+    return number if math.isfinite(number) else None
