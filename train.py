@@ -11,9 +11,9 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
-from vae.config import register_schemas, to_config, to_dict
+from vae.config import CONF, register_schemas, to_config, to_dict
 from vae.errors import UserError
 from vae.folders import forget_run_folder
 from vae.run import run
@@ -23,26 +23,29 @@ register_schemas()
 register_resolvers()
 
 
-@hydra.main(config_path="conf", config_name="train", execution_whitelist=["vae.sweeps.NameRuns"])
-def main(composed: DictConfig) -> "float | list[float] | None":
+@hydra.main(str(CONF), "train", execution_whitelist=["vae.sweeps.NameRuns"])
+def job(composed: DictConfig) -> "float | list[float] | None":
     """One Hydra job: one run, in Hydra's folder. Returns the objective to a sweeper."""
-    job = HydraConfig.get()
-    folder = Path(job.runtime.output_dir)
+    folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        with open_dict(composed):  # what only Hydra knows: the sweep, and what differs in it
-            shared = job.job.config.override_dirname.exclude_keys
-            composed.wandb.name = composed.wandb.name or run_name(job.overrides.task, shared)
-            if job.mode == RunMode.MULTIRUN:
-                composed.wandb.group = composed.wandb.group or composed.sweep.name
+        name_in_wandb(composed)
         config = to_config(composed)
         metrics = run(config, to_dict(composed), folder)
     except UserError:
         forget_run_folder(folder)
         raise
-    finally:
-        sys.excepthook = print_error
     values = [metrics[key] for key in config.objectives]
     return values if isinstance(config.objective, list) else values[0]
+
+
+def name_in_wandb(composed: DictConfig) -> None:
+    """Fill in what only Hydra knows: what differs in this run, and the sweep that it is of."""
+    hydra_config = HydraConfig.get()
+    shared = hydra_config.job.config.override_dirname.exclude_keys
+    wandb = composed.wandb
+    wandb.name = wandb.name or run_name(hydra_config.overrides.task, shared)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        wandb.group = wandb.group or composed.sweep.name
 
 
 def print_error(kind, error, traceback) -> None:
@@ -55,7 +58,12 @@ def print_error(kind, error, traceback) -> None:
         sys.__excepthook__(kind, error, traceback)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     sys.excepthook = print_error
     sys.argv[1:] = expand_resume(sys.argv[1:])
+    job()
+
+
+if __name__ == "__main__":
     main()

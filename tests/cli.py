@@ -39,7 +39,7 @@ def call_train(arguments, cwd, monkeypatch, capsys):
 
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    monkeypatch.setattr(sys, "excepthook", train.print_error)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     capsys.readouterr()
@@ -48,6 +48,9 @@ def call_train(arguments, cwd, monkeypatch, capsys):
         train.main()
     except SystemExit as stop:
         code = stop.code or 0
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        code = 1
     finally:
         root.handlers, root.level = handlers, level
     captured = capsys.readouterr()

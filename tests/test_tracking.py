@@ -24,7 +24,7 @@ from PIL import Image
 
 from tests.wandb_files import read_run, read_runs
 from tests.wandb_server import WandbServer
-from vae import tracking
+from vae import tracking, wandb_mode
 from vae.errors import UserError
 from vae.tracking import Tracker, WandbConfig, check, truncate_metrics
 
@@ -336,7 +336,7 @@ def test_a_key_for_another_server_is_none(tmp_path: Path) -> None:
 def test_a_server_out_of_reach_costs_no_time_and_no_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, door: str
 ) -> None:
-    monkeypatch.setattr(tracking, "REACH_TIMEOUT", 0.3)
+    monkeypatch.setattr(wandb_mode, "REACH_TIMEOUT", 0.3)
     monkeypatch.setenv("WANDB_API_KEY", WandbServer.key)
     with socket.create_server(("127.0.0.1", 0)) as listening:  # but nobody accepts
         url = "http://127.0.0.1:{}".format(listening.getsockname()[1] if door == "silent" else 9)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
 
 from vae.data.celeba import CelebAConfig
 from vae.data.folder import FolderConfig
@@ -111,10 +110,7 @@ def to_config(composed: DictConfig) -> RunConfig:
     if missing:
         raise UserError(f"{missing[0]}: needs a value, for example {missing[0]}=...")
     _refuse_unknown_keys(composed)
-    try:
-        config = OmegaConf.to_object(composed)
-    except MissingMandatoryValue as error:
-        raise UserError(str(error)) from error
+    config = OmegaConf.to_object(composed)
     assert isinstance(config, RunConfig)
     return config
 
@@ -123,7 +119,7 @@ def to_dict(composed: DictConfig) -> dict[str, Any]:
     """The same configuration as a nested dict of plain values: for W&B and checkpoints."""
     plain = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     assert isinstance(plain, dict)
-    return dict(plain)  # type: ignore[arg-type]
+    return dict(plain)
 
 
 def _refuse_unknown_keys(node: DictConfig, path: str = "") -> None:
@@ -131,7 +127,7 @@ def _refuse_unknown_keys(node: DictConfig, path: str = "") -> None:
     kind = OmegaConf.get_type(node)
     known = getattr(kind, "__dataclass_fields__", {})
     for key in node:
-        name = f"{path}{key}"
+        name = path + str(key)
         if known and key not in known:
             raise UserError(f"{name}: there is no such key; known are {', '.join(sorted(known))}.")
         if isinstance(node._get_node(key), DictConfig):

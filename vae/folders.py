@@ -11,13 +11,16 @@ def forget_run_folder(folder: Path) -> None:
 
     A mistyped value must not leave an empty run behind. A folder with metrics in it is
     left alone, and so is whatever else lies there: only Hydra's own files go, then the
-    folder and its parents (the date's, the sweep's) as long as they are empty.
+    folder and its parents below the current one, as long as they are empty.
     """
     if (folder / "metrics.jsonl").exists():
         return
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
     (folder / "train.log").unlink(missing_ok=True)
-    for empty in (folder, folder.parent):
+    here = Path.cwd()
+    for empty in (folder, *folder.parents):
+        if empty != folder and here not in empty.parents:
+            return
         try:
             empty.rmdir()
         except OSError:  # not empty

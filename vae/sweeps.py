@@ -8,9 +8,10 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 
 LONGEST_NAME = 120  # characters of a folder's name; file systems stop at 255 bytes
+NOT_NAMED = ("wandb.", "sweep.", "resume")  # overrides that do not change what a run does
 
 
 def safe_name(text: str) -> str:
@@ -30,12 +31,17 @@ def run_name(overrides: list[str], fixed: list[str]) -> str:
     """A run's name: its overrides, sorted, less the keys that all runs share.
 
     Args:
-        overrides: as on the command line, `["loss.beta=1e-05", "data.path=/a/b"]`.
+        overrides: as on the command line, `["loss.beta=1e-05", "data.path=/a/b"]`;
+            those of NOT_NAMED are left out, too.
         fixed: keys to leave out, `["data.path"]`.
     """
     parsed = OverridesParser.create().parse_overrides(overrides)
-    differing = [o.input_line or "" for o in parsed if o.key_or_group not in fixed]
-    return safe_name(",".join(sorted(differing))) or "run"
+    differing = [
+        o.input_line or ""
+        for o in parsed
+        if o.key_or_group not in fixed and not o.key_or_group.startswith(NOT_NAMED)
+    ]
+    return safe_name(",".join(sorted(differing))) or "defaults"
 
 
 def register_resolvers() -> None:
@@ -57,9 +63,11 @@ class NameRuns(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        fixed = [o.key_or_group for o in parsed if not o.is_sweep_override()]
-        with read_write(config), open_dict(config):
-            config.hydra.job.config.override_dirname.exclude_keys = fixed
+        fixed = [str(o.key_or_group) for o in parsed if not o.is_sweep_override()]
+        with read_write(config.hydra):
+            # each job's config is composed anew, from these overrides and its own
+            exclude = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
+            config.hydra.overrides.hydra.append(exclude)
 
 
 def expand_resume(arguments: list[str]) -> list[str]:

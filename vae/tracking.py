@@ -11,30 +11,23 @@ from __future__ import annotations
 import json
 import logging
 import math
-import netrc
 import os
 import shlex
-import ssl
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
-from vae.errors import UserError, require
+from vae.errors import require
+from vae.wandb_mode import MODES, error_text, process_unchanged, resolve_mode, unreachable
 
 if TYPE_CHECKING:
     import wandb
 
 logger = logging.getLogger(__name__)
-
-MODES = ("auto", "online", "offline", "disabled")
 
 # What W&B's summary (the columns of its table) keeps of a metric. One named here
 # has two columns there, `val/bpd.min` (the best) and `val/bpd.last` (as it ended);
@@ -42,9 +35,7 @@ MODES = ("auto", "online", "offline", "disabled")
 LOWER_IS_BETTER = ("val/bpd", "val/loss", "val/mse", "val/distortion")
 HIGHER_IS_BETTER = ("val/psnr", "val/ssim")
 
-# Seconds. The answer to a first knock at the server's door; the start of a run
-# (wandb adds 10 of its own); the upload of what is left at a run's end.
-REACH_TIMEOUT = 5.0
+# Seconds. The start of a run (wandb adds 10 of its own); the upload of what is left at its end.
 INIT_TIMEOUT = 20.0
 FINISH_TIMEOUT = 120.0
 
@@ -73,7 +64,7 @@ class WandbConfig:
 
 def check(settings: WandbConfig) -> None:
     """Raise a UserError where the run could not be reported as asked. Creates and calls nothing."""
-    _resolve_mode(settings)
+    resolve_mode(settings.mode)
 
 
 def truncate_metrics(path: Path, step: int) -> None:
@@ -128,7 +119,7 @@ class Tracker:
         self._warned: set[str] = set()
 
     def __enter__(self) -> Tracker:
-        mode = _resolve_mode(self.settings)
+        mode = resolve_mode(self.settings.mode)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
         if mode != "disabled":
@@ -192,20 +183,20 @@ class Tracker:
         # wandb itself would knock at a closed door for INIT_TIMEOUT, in every run of a sweep.
         # (Through a proxy out of wandb's own settings only wandb can knock.)
         proxied = known.http_proxy or known.https_proxy
-        trouble = None if proxied else _unreachable(known.base_url)
+        trouble = None if proxied else unreachable(known.base_url)
         if trouble is None:
             try:
                 self._start("online")
                 logger.info("W&B run: %s", self._run.url if self._run else None)
                 return True
             except Exception as error:
-                trouble = _text(error)
+                trouble = error_text(error)
                 self.run_id = None  # for this process, the id of a failed start is in use
         logger.warning("W&B at %s cannot be used: %s", known.base_url, trouble)
         return False
 
     def _start(self, mode: Literal["online", "offline"]) -> None:
-        with _process_unchanged():
+        with process_unchanged():
             import wandb
 
             self._run = run = wandb.init(
@@ -250,79 +241,7 @@ class Tracker:
             if what not in self._warned:
                 self._warned.add(what)
                 text = "W&B %s (%s). Training goes on; to upload the run later: %s"
-                logger.warning(text, what, _text(error), self._sync_command())
-
-
-def _resolve_mode(settings: WandbConfig) -> Literal["online", "offline", "disabled"]:
-    """The mode that `wandb.mode` comes to on this machine, without a call to the network."""
-    if settings.mode in ("disabled", "offline"):
-        return "disabled" if settings.mode == "disabled" else "offline"
-    with _process_unchanged():
-        import wandb
-
-        try:
-            known = wandb.setup().settings  # out of WANDB_* and of the file of `wandb offline`
-        except Exception as error:
-            text = f"W&B refuses its own settings (WANDB_* in the environment): {_text(error)}"
-            raise UserError(text) from error
-    if settings.mode == "auto" and known.mode in ("disabled", "offline", "dryrun"):
-        return "disabled" if known.mode == "disabled" else "offline"
-    if known.identity_token_file or known.api_key or _netrc_has(known.base_url):
-        return "online"
-    if settings.mode == "online":
-        raise UserError(
-            f"wandb.mode: got 'online', but there is no API key for {known.base_url}. "
-            "Run `wandb login` (or set WANDB_API_KEY), or take wandb.mode=offline."
-        )
-    return "offline"
-
-
-def _netrc_has(url: str) -> bool:
-    """Whether the file that `wandb login` writes knows the server at `url`."""
-    for path in (os.environ.get("NETRC") or "~/.netrc", "~/_netrc"):
-        with suppress(OSError, netrc.NetrcParseError):
-            found = netrc.netrc(Path(path).expanduser()).authenticators(urlsplit(url).netloc)
-            return bool(found and found[2])
-    return False
-
-
-def _unreachable(url: str) -> str | None:
-    """Why nothing at all answers at `url`; None where something does, be it an error."""
-    try:
-        request = urllib.request.Request(url, method="HEAD")
-        with urllib.request.urlopen(request, timeout=REACH_TIMEOUT):
-            return None
-    except urllib.error.HTTPError:
-        return None
-    except OSError as error:  # URLError and TimeoutError among them
-        reason = getattr(error, "reason", error)
-        # wandb may trust a certificate that Python does not.
-        return None if isinstance(reason, ssl.SSLError) else str(reason)
-
-
-@contextmanager
-def _process_unchanged() -> Iterator[None]:
-    """Undo what wandb does to the process when it starts, which it leaves behind for ever.
-
-    It replaces sys.exit and sys.excepthook, and names its service to child
-    processes in WANDB_SERVICE, by which other runs would come to depend on it.
-    """
-    hook, leave = sys.excepthook, sys.exit
-    variables = set(os.environ)
-    try:
-        yield
-    finally:
-        sys.excepthook, sys.exit = hook, leave
-        for key in set(os.environ) - variables:
-            if key.startswith("WANDB_"):
-                del os.environ[key]
-
-
-def _text(error: Exception) -> str:
-    """What an error of wandb's says, on one line and without the API key."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    key = os.environ.get("WANDB_API_KEY")
-    return text.replace(key, "…") if key else text
+                logger.warning(text, what, error_text(error), self._sync_command())
 
 
 def _plain(value: float) -> float | None:

@@ -202,9 +202,20 @@ def _read_table(file: Path, width: int, header_lines: int) -> np.ndarray:
         )
     except ValueError as error:
         raise UserError(
-            f"{file}: a line is not a file name and {width} small integers: {error} "
-            f"(rows count from 0, after {header_lines} header lines). {_again(file)}"
+            f"{file}: {_odd_line(file, width, header_lines)} is not a file name and {width} "
+            f"value{'s' * (width > 1)}. {_again(file)}"
         ) from error
+
+
+def _odd_line(file: Path, width: int, header_lines: int) -> str:
+    """The first line that `_read_table` cannot read: its number and how it begins."""
+    with open(file, encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            words = line.split()
+            right = len(words) == 1 + width and {"-1", "0", "1", "2"}.issuperset(words[1:])
+            if number > header_lines and words and not right:
+                return f"line {number} ({line[:40].strip()!r})"
+    return "a line"
 
 
 def _refuse_html(file: Path) -> None:

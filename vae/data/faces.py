@@ -2,7 +2,8 @@
 
 These are drawings, not photographs. A face is a row of numbers, one a factor of
 `FACTORS`; `draw` makes the pictures and `attributes` says which of CelebA's
-attributes such a face has. `vae.data.face_parts` holds the drawing itself.
+attributes such a face has. `vae.data.face_parts` holds the drawing itself, with
+`face_features` and `face_canvas`.
 """
 
 from __future__ import annotations

@@ -148,6 +148,6 @@ def _what_is_wrong(file: BinaryIO, error: Exception) -> str:
     for beginning, kind in _OTHER_BEGINNINGS.items():
         if start.lstrip().startswith(beginning):
             return f"not an image, but {kind}."
-    text = all(byte >= 32 or byte in b"\t\r\n" for byte in start)
+    text = all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start)
     kind = "text" if text else "no format that Pillow knows"
     return f"not an image, but {kind}: it begins with {start[:24]!r}."

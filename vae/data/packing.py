@@ -18,7 +18,7 @@ import numpy as np
 from vae.data.source import DataConfig, ImageSource
 
 CHUNK = 64  # images a job: 12 MB in memory at 256 px
-POOL_PAYS_FROM = 3.0  # seconds of work: starting workers takes one or two
+POOL_PAYS_FROM = 5.0  # seconds of work: starting workers takes one to three
 
 
 class Job(NamedTuple):

@@ -20,8 +20,8 @@ from vae.data.faces import (
 from vae.data.source import SPLITS, DataConfig, Labels
 from vae.errors import require
 
-# Part of every cache's address. Raise it by one whenever `faces` or `face_parts`
-# change what is drawn, sampled or labelled: old caches would be served otherwise.
+# Part of every cache's address. Raise it by one whenever `faces` or a `face_*`
+# module changes what is drawn, sampled or labelled: old caches would be served otherwise.
 DRAWING_VERSION = 1
 
 
