@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest_plugins = ["tests.data_sets"]
+
 
 @pytest.fixture(autouse=True)
 def no_outside_world(monkeypatch, tmp_path):

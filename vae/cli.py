@@ -46,10 +46,10 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _pack(options: argparse.Namespace) -> None:
     from vae.config import compose
-    from vae.data import open_data
+    from vae.data import open_or_pack, open_source
 
     config = compose([f"data={options.data}", *options.overrides])
-    packed = open_data(config.data)
+    packed = open_or_pack(open_source(config.data), config.data)
     counts = {split: len(images) for split, images in packed.images.items()}
     if options.json:
         print(json.dumps({"cache": str(packed.folder), "images": counts}))

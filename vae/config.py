@@ -29,6 +29,14 @@ from vae.training import TrainerConfig
 
 CONF = Path(__file__).parents[1] / "conf"
 
+# The choices that have settings of their own; the other groups have one type for all.
+SCHEMAS = (
+    ("model", "conv", ConvConfig),
+    ("data", "synthetic", SyntheticConfig),
+    ("data", "folder", FolderConfig),
+    ("data", "celeba", CelebAConfig),
+)
+
 
 @dataclass
 class SweepConfig:
@@ -78,11 +86,9 @@ def register_schemas() -> None:
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    store.store(group="schema", name="run", node=RunConfig)
-    store.store(group="schema/model", name="conv", node=ConvConfig)
-    store.store(group="schema/data", name="synthetic", node=SyntheticConfig)
-    store.store(group="schema/data", name="folder", node=FolderConfig)
-    store.store(group="schema/data", name="celeba", node=CelebAConfig)
+    store.store(group="schema", name="run", node=RunConfig, replace=True)
+    for group, name, schema in SCHEMAS:
+        store.store(group=f"schema/{group}", name=name, node=schema, replace=True)
 
 
 def compose(overrides: list[str]) -> RunConfig:

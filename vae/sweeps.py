@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
+
+from vae.errors import UserError
 
 LONGEST_NAME = 120  # characters of a folder's name; file systems stop at 255 bytes
 NOT_NAMED = ("wandb.", "sweep.", "resume")  # overrides that do not change what a run does
@@ -79,10 +82,6 @@ def expand_resume(arguments: list[str]) -> list[str]:
     Raises:
         UserError: there is no run in that folder.
     """
-    from pathlib import Path
-
-    from vae.errors import UserError
-
     given = [a.partition("=")[2] for a in arguments if a.startswith("resume=")]
     if not given or given[-1] in ("", "null"):
         return arguments

@@ -229,17 +229,26 @@ def test_a_damaged_cache_is_reported_and_made_again(
     assert packed.attributes("val") is not None
 
 
-def start_packing(root: Path, calls: Path, num_workers: int) -> subprocess.Popen[bytes]:
-    """Another process that packs slowly."""
-    code = (
+ROOT = Path(__file__).parents[2]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def packing_code(root: Path, calls: Path, num_workers: int) -> str:
+    """A program that packs slowly."""
+    return (
         "from pathlib import Path\n"
         "from tests.data import test_cache as t\n"
         "t.packing.POOL_PAYS_FROM = -1\n"
         f"source = t.Tiny(Path({str(calls)!r}), seconds=0.3)\n"
         f"t.open_or_pack(source, t.config(Path({str(root)!r}), num_workers={num_workers}))\n"
     )
+
+
+def start_packing(root: Path, calls: Path, num_workers: int) -> subprocess.Popen[bytes]:
+    """Another process that packs slowly."""
+    code = packing_code(root, calls, num_workers)
     return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL
+        [sys.executable, "-c", code], cwd=ROOT, env=ENV, stderr=subprocess.DEVNULL
     )
 
 
@@ -286,3 +295,15 @@ def test_two_processes_at_once_pack_once(tmp_path, calls, caplog):
     assert "another process is packing it; waiting" in caplog.text
     assert {line.split()[2] for line in calls.read_text().splitlines()} == {str(packer.pid)}
     assert (packed.images["test"] == read_all(Tiny(calls))["test"]).all()
+
+
+def test_a_script_without_a_main_guard_ends_with_the_reason(tmp_path, calls):
+    script = tmp_path / "script.py"
+    script.write_text(packing_code(tmp_path, calls, num_workers=2))
+    result = subprocess.run(
+        [sys.executable, script], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=60
+    )
+
+    assert result.returncode != 0
+    assert "must do so under `if __name__ == '__main__':`" in result.stderr.splitlines()[-1]
+    assert caches(tmp_path) == partials(tmp_path) == []

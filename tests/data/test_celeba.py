@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.conftest import NAMES, attribute_values
+from tests.data_sets import NAMES, attribute_values
 from vae.data.celeba import ATTRIBUTES, IMAGES, PARTITION, CelebAConfig, CelebASource
 from vae.data.images import load_square
 from vae.errors import UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.conftest import save_noise
+from tests.data_sets import save_noise
 from vae.data.folder import FolderConfig, FolderSource, split_of
 from vae.data.images import load_square
 from vae.data.source import SPLITS

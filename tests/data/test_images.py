@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.conftest import save_noise
+from tests.data_sets import save_noise
 from vae.data.images import is_image_name, limit_splits, load_square
 from vae.errors import UserError
 

@@ -17,6 +17,7 @@ __all__ = [
     "Packed",
     "SyntheticConfig",
     "open_data",
+    "open_or_pack",
     "open_source",
 ]
 

@@ -16,6 +16,7 @@ import errno
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
 import secrets
 import shutil
@@ -35,6 +36,7 @@ from vae.data.source import SPLITS, DataConfig, ImageSource, Labels
 from vae.errors import UserError
 
 FORMAT = 1
+UNGUARDED = "A script that packs must do so under `if __name__ == '__main__':`."
 
 log = logging.getLogger(__name__)
 
@@ -126,13 +128,16 @@ def _naming_the_root(root: str) -> Iterator[None]:
     except BrokenProcessPool as error:
         raise UserError(
             "data.num_workers: a packing process died, perhaps for want of memory: try "
-            "data.num_workers=1. (A script that packs needs an `if __name__ == '__main__':`.)"
+            f"data.num_workers=1. {UNGUARDED}"
         ) from error
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a cache that is to be made."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # A worker importing a script that packs as it is imported: it would wait for its parent.
+        raise UserError(UNGUARDED)
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:

@@ -1,0 +1,75 @@
+"""Every shipped configuration composes, and says what its dataclass expects."""
+
+from dataclasses import fields, is_dataclass
+
+import pytest
+import yaml
+
+from vae.config import CONF, RunConfig, compose
+from vae.errors import UserError
+
+GROUPS = ("model", "data", "optimizer", "loss", "trainer", "wandb", "experiment")
+CHOICES = [
+    (group, path.stem)
+    for group in GROUPS
+    for path in sorted((CONF / group).glob("*.yaml"))
+    if path.stem != "common"  # what the sources share, no choice of its own
+]
+
+
+def extra(group, choice):
+    return ["data.path=pictures"] if (group, choice) == ("data", "folder") else []
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_choice_composes(group, choice):
+    config = compose([f"{group}={choice}", *extra(group, choice)])
+    assert isinstance(config, RunConfig)
+    if group in ("model", "data", "optimizer", "loss"):
+        assert getattr(config, group).name == choice
+
+
+def test_the_defaults_are_the_missions():
+    config = compose([])
+    assert (config.model.name, config.loss.name, config.optimizer.name) == ("conv", "bce", "adam")
+    assert config.loss.beta == 1e-4
+    assert config.loss.kl_reduction == "latents"
+    assert config.data.name == "synthetic"
+    assert config.objective == "val/bpd"
+
+
+@pytest.mark.parametrize("data", ["synthetic", "folder", "celeba"])
+def test_debug_goes_with_any_data(data):
+    config = compose(["experiment=debug", f"data={data}", *extra("data", data)])
+    assert config.data.name == data
+    assert config.data.num_images == 320
+
+
+def test_plain_dataclasses_come_out():
+    def check(value):
+        assert not type(value).__module__.startswith("omegaconf")
+        if is_dataclass(value):
+            for field in fields(value):
+                check(getattr(value, field.name))
+
+    check(compose([]))
+
+
+def test_several_objectives():
+    assert compose(["objective=[val/rate,val/mse]"]).objectives == ["val/rate", "val/mse"]
+
+
+def test_mistakes_outside_of_train_py_are_user_errors():
+    with pytest.raises(UserError, match="latent_dmi"):
+        compose(["model.latent_dmi=3"])
+    with pytest.raises(UserError, match=r"loss\.beta: got -1"):
+        compose(["loss.beta=-1"])
+    with pytest.raises(UserError, match=r"data\.path: needs a value"):
+        compose(["data=folder"])
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_file_says_what_it_is(path):
+    text = path.read_text()
+    assert text.startswith("#") or path.parent.name in ("trainer", "wandb")
+    assert isinstance(yaml.safe_load(text), dict)

@@ -1,0 +1,94 @@
+"""Every command in the README does what it says: run with small settings beside its own."""
+
+import json
+import re
+import shlex
+
+import pytest
+
+from tests.cli import ROOT, TINY, call_train
+from vae.cli import main as vae
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+# What sets the project up, which a test inside of it cannot: .ci/run does, in a fresh
+# environment, on every change.
+SET_UP = {
+    "pip install -e .",
+    'pip install -e ".[dev]"',
+    "python -m pytest",
+    "uv run train.py",
+    "uv run --extra dev pytest",
+    "wandb login",
+}
+
+
+def commands():
+    """Each command of the README, from its code blocks and from within its sentences."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    inline = re.findall(r"`((?:python|pip|uv|vae|wandb) [^`…]*)`", README)
+    lines = [line for block in blocks for line in block.splitlines()] + inline
+    return list(dict.fromkeys(part.strip() for line in lines for part in line.split("&&")))
+
+
+def small(arguments):
+    """Settings under which the command takes a second, as far as it does not set them itself."""
+    base = [o for o in TINY if not o.startswith("experiment")]
+    base += ["trainer.max_steps=4", "data.batch_size=4"]
+    keys = {argument.partition("=")[0] for argument in arguments}
+    return [o for o in base if o.partition("=")[0] not in keys]
+
+
+@pytest.fixture
+def settled(tmp_path, pictures, celeba, monkeypatch, capsys):
+    """A folder in which the README's placeholders exist: pictures, CelebA, a finished run."""
+    arguments = [*small([]), "hydra.run.dir=outputs/DATE/TIME"]
+    assert call_train(arguments, tmp_path, monkeypatch, capsys)[0] == 0
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c not in SET_UP])
+def test_the_command_works(command, settled, pictures, monkeypatch, capsys):
+    program, *arguments = shlex.split(command.replace("FOLDER", "pictures"))
+    if program == "vae":
+        monkeypatch.chdir(settled)
+        assert vae([*arguments, "data.image_size=16", "data.num_workers=1"]) == 0
+        return
+    assert (program, arguments.pop(0)) == ("python", "train.py")
+    if "--help" in arguments:
+        code, out, _ = call_train(arguments, settled, monkeypatch, capsys)
+        assert code == 0
+        assert "loss.beta=1e-3" in out
+        assert "latent_dim: 128" in out
+        return
+    extra = [] if any(a.startswith("resume=") for a in arguments) else small(arguments)
+    code, _, err = call_train([*arguments, *extra], settled, monkeypatch, capsys)
+    assert code == 0, err
+    runs = [p for p in settled.rglob("summary.json") if p.parent.name != "TIME"]
+    runs = runs or list(settled.rglob("summary.json"))  # resume= makes no new one
+    assert len(runs) == (3 if "-m" in arguments else 1)
+    assert all(json.loads(p.read_text())["status"] == "finished" for p in runs)
+
+
+def test_the_set_up_is_what_ci_does():
+    assert set(commands()) >= SET_UP
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert '-e ".[dev]"' in ci
+    assert "python -m pytest" in ci
+
+
+def test_every_link_leads_somewhere():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_key_of_the_table_exists():
+    from vae.config import compose
+
+    keys = set(re.findall(r"`((?:model|data|loss|optimizer|trainer|wandb)\.[a-z_]+)`", README))
+    assert len(keys) > 10
+    config = compose(["data=folder", "data.path=x"]), compose([])
+    for key in keys:
+        group, name = key.split(".")
+        assert any(hasattr(getattr(c, group), name) for c in config), key

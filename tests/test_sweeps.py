@@ -1,0 +1,39 @@
+"""Names of runs, and resume= on the command line."""
+
+import pytest
+
+from vae.errors import UserError
+from vae.sweeps import LONGEST_NAME, expand_resume, run_name, safe_name
+
+
+def test_a_run_is_named_by_what_differs():
+    overrides = ["model.latent_dim=64", "loss.beta=1e-05", "data.path=/a/b", "wandb.mode=offline"]
+    assert run_name(overrides, ["data.path"]) == "loss.beta=1e-05,model.latent_dim=64"
+    assert run_name([], []) == "defaults"
+    assert run_name(["data.path=/a/b"], ["data.path"]) == "defaults"
+
+
+@pytest.mark.parametrize("text", ["a/b", "../x", "a b", "x:y", "a" * 300, "model.channels=[32,64]"])
+def test_names_are_safe_for_any_file_system(text, tmp_path):
+    name = safe_name(text)
+    assert len(name.encode()) <= LONGEST_NAME + 9
+    assert not set(name) & set('/\\:*?"<>| []')
+    (tmp_path / name).mkdir()
+
+
+def test_different_texts_have_different_names():
+    texts = ["a/b", "a:b", "a_b", "c" * 300, "c" * 301, "p=[1,2]", "p=(1,2)"]
+    assert len({safe_name(text) for text in texts}) == len(texts)
+
+
+def test_resume_brings_the_runs_overrides(tmp_path):
+    run = tmp_path / "it's a run"
+    (run / ".hydra").mkdir(parents=True)
+    (run / ".hydra" / "overrides.yaml").write_text("- loss.beta=0.1\n- resume=elsewhere\n")
+    given = [f"resume={run}", "trainer.epochs=9"]
+    escaped = str(run).replace("'", "\\'")
+    assert expand_resume(given) == ["loss.beta=0.1", *given, f"hydra.run.dir='{escaped}'"]
+    assert expand_resume(["loss.beta=1"]) == ["loss.beta=1"]
+    assert expand_resume(["resume=null"]) == ["resume=null"]
+    with pytest.raises(UserError, match="no run folder"):
+        expand_resume([f"resume={tmp_path}"])
