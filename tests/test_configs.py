@@ -9,12 +9,7 @@ from vae.config import CONF, RunConfig, compose
 from vae.errors import UserError
 
 GROUPS = ("model", "data", "optimizer", "loss", "trainer", "wandb", "experiment")
-CHOICES = [
-    (group, path.stem)
-    for group in GROUPS
-    for path in sorted((CONF / group).glob("*.yaml"))
-    if path.stem != "common"  # what the sources share, no choice of its own
-]
+CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
 
 def extra(group, choice):
@@ -73,3 +68,10 @@ def test_every_file_says_what_it_is(path):
     text = path.read_text()
     assert text.startswith("#") or path.parent.name in ("trainer", "wandb")
     assert isinstance(yaml.safe_load(text), dict)
+
+
+def test_help_names_every_choice():
+    shown = (CONF / "train.yaml").read_text().partition("Groups (choose")[2].partition("Values")[0]
+    lines = {line.split()[0]: line.split() for line in shown.splitlines() if line.strip()}
+    for group, choice in CHOICES:
+        assert choice in lines[group]
