@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from vae.config import CONF, register_schemas, to_config, to_dict
 from vae.errors import UserError
-from vae.folders import forget_run_folder
+from vae.folders import FolderTakenError, forget_run_folder
 from vae.run import run
 from vae.sweeps import expand_resume, register_resolvers, run_name
 
@@ -31,6 +31,8 @@ def job(composed: DictConfig) -> "float | list[float] | None":
         name_in_wandb(composed)
         config = to_config(composed)
         metrics = run(config, to_dict(composed), folder)
+    except FolderTakenError:
+        raise
     except UserError:
         forget_run_folder(folder)
         raise

@@ -7,11 +7,18 @@ import pytest
 import torch
 
 from vae.errors import UserError
-from vae.optimizers import OptimizerConfig, build_optimizer
+from vae.optimizers import OptimizerConfig, build_optimizer, learning_rate
 
 
 def config(name="adam", **changes):
-    settings = {"lr": 0.01, "betas": [0.8, 0.95], "eps": 1e-6, "weight_decay": 0.1, **changes}
+    settings = {
+        "lr": 0.01,
+        "betas": [0.8, 0.95],
+        "eps": 1e-6,
+        "weight_decay": 0.1,
+        "schedule": "constant",
+        **changes,
+    }
     return OptimizerConfig(name=name, **settings)
 
 
@@ -42,7 +49,7 @@ def test_the_compiler_stays_out():
 import sys, torch
 from vae.optimizers import OptimizerConfig, build_optimizer
 p = torch.nn.Parameter(torch.ones(3))
-o = build_optimizer(OptimizerConfig("adam", 1e-3, [0.9, 0.999], 1e-8, 0.0), [p])
+o = build_optimizer(OptimizerConfig("adam", 1e-3, [0.9, 0.999], 1e-8, 0.0, "constant"), [p])
 o.zero_grad(); p.sum().backward(); o.step(); o.load_state_dict(o.state_dict())
 assert p[0] < 1
 assert "torch._dynamo" not in sys.modules
@@ -60,6 +67,7 @@ assert "torch._dynamo" not in sys.modules
         ("betas", [0.9, 1.0]),
         ("eps", 0),
         ("weight_decay", -1),
+        ("schedule", "linear"),
     ],
 )
 def test_ranges(key, value):
@@ -70,3 +78,16 @@ def test_ranges(key, value):
 def test_unknown_names():
     with pytest.raises(UserError, match="no optimiser 'sgd'"):
         build_optimizer(config("sgd"), [torch.nn.Parameter(torch.zeros(1))])
+
+
+def test_schedules_against_torchs():
+    """Cosine is CosineAnnealingLR down to 0 over the run."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    sgd = torch.optim.SGD([parameter], lr=0.01)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=20)
+    for step in range(20):
+        expected = reference.get_last_lr()[0]
+        assert learning_rate(config(schedule="cosine"), step, 20) == pytest.approx(expected)
+        assert learning_rate(config(schedule="constant"), step, 20) == 0.01
+        sgd.step()
+        reference.step()

@@ -35,11 +35,19 @@ def trainer_config(**changes):
     return TrainerConfig(**{**settings, **changes})
 
 
-def make(lr=1e-3, seed=0, step=0, on_epoch=lambda trainer: None, precision="fp32", **changes):
+def make(
+    lr=1e-3,
+    seed=0,
+    step=0,
+    on_epoch=lambda trainer: None,
+    precision="fp32",
+    schedule=None,
+    **changes,
+):
     torch.manual_seed(0)
     model = build_model(ConvConfig(name="conv", latent_dim=4, channels=[4, 8]), 16)
     optimizer = build_optimizer(
-        OptimizerConfig("adam", lr, [0.9, 0.999], 1e-8, 0.0), model.parameters()
+        OptimizerConfig("adam", lr, [0.9, 0.999], 1e-8, 0.0, "constant"), model.parameters()
     )
     images = np.random.default_rng(0).integers(0, 256, (26, 16, 16, 3), dtype=np.uint8)
     rows = []
@@ -49,6 +57,7 @@ def make(lr=1e-3, seed=0, step=0, on_epoch=lambda trainer: None, precision="fp32
         TrainingBatches(images, 8, seed, True, CPU),
         LOSS,
         trainer_config(**changes),
+        learning_rate=schedule or (lambda step, total: lr),
         seed=seed,
         autocast=autocast(precision, CPU),
         step=step,
@@ -100,7 +109,7 @@ def test_rows_average_the_interval_and_carry_every_key():
     assert rows[2]["images"] == 32
     assert set(rows[0]) == {
         "step", "epoch", "images", "train/loss", "train/distortion", "train/rate", "train/beta",
-        "train/grad_norm", "perf/images_per_second", "perf/data_fraction",
+        "train/lr", "train/grad_norm", "perf/images_per_second", "perf/data_fraction",
     }  # fmt: skip
     assert all(0 < row["perf/data_fraction"] < 1 for row in rows)
 
@@ -253,3 +262,20 @@ def test_threads_are_given_back():
     assert torch.get_num_threads() == before
     with cpu_threads(None):
         assert torch.get_num_threads() == before
+
+
+def test_the_learning_rate_is_asked_for_at_every_step():
+    asked = []
+
+    def schedule(step, total):
+        asked.append((step, total))
+        return 1e-3 * (total - step)
+
+    trainer, rows = make(epochs=2, log_every=1, schedule=schedule)
+    trainer.fit()
+    assert asked == [(step, 6) for step in range(6)]
+    assert [row["train/lr"] for row in rows] == [1e-3 * (6 - step) for step in range(6)]
+    still, _ = make(epochs=2, schedule=lambda step, total: 0.0)
+    before = [p.clone() for p in still.model.parameters()]
+    still.fit()
+    assert all(torch.equal(a, b) for a, b in zip(before, still.model.parameters(), strict=True))

@@ -1,9 +1,31 @@
-"""The run folder's end, when a run never began."""
+"""The run folder's beginning, and its end when the run never began."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+
+from vae.errors import UserError
+
+
+class FolderTakenError(UserError):
+    """The run folder is another run's."""
+
+
+def claim_run_folder(folder: Path) -> None:
+    """Make `folder` this run's: of two that want it, one gets it.
+
+    Raises:
+        FolderTakenError: it holds a run already, or one that has just begun.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "checkpoints").mkdir()
+    except FileExistsError:
+        raise FolderTakenError(
+            f"{folder} holds a run already. Go on with it by resume={folder}, "
+            "or choose another folder by hydra.run.dir=FOLDER."
+        ) from None
 
 
 def forget_run_folder(folder: Path) -> None:
@@ -18,8 +40,10 @@ def forget_run_folder(folder: Path) -> None:
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
     (folder / "train.log").unlink(missing_ok=True)
     here = Path.cwd()
-    for empty in (folder, *folder.parents):
-        if empty != folder and here not in empty.parents:
+    for empty in (folder / "checkpoints", folder, *folder.parents):
+        if not empty.exists():
+            continue
+        if folder not in (empty, empty.parent) and here not in empty.parents:
             return
         try:
             empty.rmdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from omegaconf import MISSING
 
 from vae.errors import UserError, require
+
+SCHEDULES = ("constant", "cosine")
 
 
 @dataclass
@@ -22,6 +25,7 @@ class OptimizerConfig:
     betas: list[float] = field(default_factory=list)  # decay of the two moments; in [0, 1)
     eps: float = MISSING  # added to the root of the second moment; a number > 0
     weight_decay: float = MISSING  # a number >= 0
+    schedule: str = MISSING  # of the learning rate over the run: constant or cosine
 
     def __post_init__(self) -> None:
         require(0 < self.lr < float("inf"), "optimizer.lr", self.lr, "a number > 0")
@@ -30,6 +34,19 @@ class OptimizerConfig:
         require(self.eps > 0, "optimizer.eps", self.eps, "a number > 0")
         decay = self.weight_decay
         require(0 <= decay < float("inf"), "optimizer.weight_decay", decay, "a number >= 0")
+        known = self.schedule in SCHEDULES
+        require(known, "optimizer.schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
+
+
+def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
+    """The learning rate of update number `step` (from 0) of a run of `total_steps`.
+
+    cosine: from `lr` down to 0 along half a cosine (Loshchilov & Hutter 2017, without
+    restarts). A pure function of the step, so that a resumed run needs no state for it.
+    """
+    if config.schedule == "constant":
+        return config.lr
+    return config.lr * 0.5 * (1 + math.cos(math.pi * step / total_steps))
 
 
 def eager(kind: Any) -> Any:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,12 @@ from vae.data import Packed, open_data
 from vae.data.loader import TrainingBatches, evaluation_batches, to_float
 from vae.devices import autocast, cpu_threads, pick_device
 from vae.errors import UserError
+from vae.folders import claim_run_folder
 from vae.gallery import draw_figures
 from vae.losses import beta_elbo
 from vae.metrics import EVALUATION_BATCH, evaluate
 from vae.models import VAE, build_model
-from vae.optimizers import build_optimizer
+from vae.optimizers import build_optimizer, learning_rate
 from vae.tracking import Tracker, check, truncate_metrics
 from vae.training import NotFiniteError, Trainer
 
@@ -59,11 +63,7 @@ def _resumed_state(
     """The checkpoint to go on from, or None for a new run in a folder that holds none."""
     last = folder / "checkpoints" / "last.pt"
     if config.resume is None:
-        if (folder / "metrics.jsonl").exists():
-            raise UserError(
-                f"{folder} holds a run already. Go on with it by resume={folder}, "
-                "or choose another folder by hydra.run.dir=FOLDER."
-            )
+        claim_run_folder(folder)
         return None
     if not last.exists():  # it was cut before its first checkpoint: start over
         return None
@@ -101,11 +101,14 @@ class _Run:
         self.final: dict[str, float] = {}
         self.began = time.time()
         self.run_id: str | None = None
+        self.reporting = config.wandb
         step = 0
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.best, self.final, self.run_id = state["best"], state["final"], state["run_id"]
+            before = state["config"]["wandb"]  # the same run there, in the same group
+            self.reporting = replace(config.wandb, name=before["name"], group=before["group"])
             step = state["step"]
             log.info("going on at step %d", step)
         if config.resume is not None:  # rows after the checkpoint will be written again
@@ -118,6 +121,7 @@ class _Run:
             ),
             config.loss,
             config.trainer,
+            learning_rate=partial(learning_rate, config.optimizer),
             seed=config.seed,
             autocast=self.autocast,
             step=step,
@@ -135,7 +139,7 @@ class _Run:
             *(self.folder, parameters, weight, self.trainer.total_steps, self.device),
         )
         status = "failed"
-        with Tracker(self.folder, self.config.wandb, record, run_id=self.run_id) as self.tracker:
+        with Tracker(self.folder, self.reporting, record, run_id=self.run_id) as self.tracker:
             self.run_id = self.tracker.run_id
             try:
                 self.trainer.fit()
@@ -160,6 +164,8 @@ class _Run:
         batches = evaluation_batches(self.validation, EVALUATION_BATCH, self.device)
         evaluation = evaluate(self.model, batches, self.config.loss, self.autocast)
         self.final = {f"val/{name}": value for name, value in evaluation.metrics.items()}
+        if not all(map(math.isfinite, self.final.values())):  # keep the checkpoint before it
+            raise NotFiniteError(f"validation at step {trainer.step} is not finite: {self.final}.")
         self.tracker.log({**trainer.position, **self.final})
         log.info(
             "epoch %.3g: bpd %.3f, psnr %.2f dB, rate %.1f nats, %d active latents",

@@ -71,6 +71,7 @@ class Trainer:
         batches: the training split.
         loss: what is minimised.
         config: how long and how precisely.
+        learning_rate: of (step, total steps).
         seed: of the noise.
         autocast: the precision that the model runs in.
         step: updates done already (a resumed run's), else 0.
@@ -86,6 +87,7 @@ class Trainer:
         loss: LossConfig,
         config: TrainerConfig,
         *,
+        learning_rate: Callable[[int, int], float],
         seed: int,
         autocast: torch.autocast,
         step: int = 0,
@@ -97,6 +99,7 @@ class Trainer:
         self.batches = batches
         self.loss = loss
         self.config = config
+        self.learning_rate = learning_rate
         self.seed = seed
         self.autocast = autocast
         self.step = step
@@ -168,6 +171,8 @@ class Trainer:
 
     def _update(self, images: Tensor) -> tuple[LossTerms, Tensor]:
         """One step of the optimiser: the loss terms and the gradient's norm before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step, self.total_steps)
         noise = step_noise(self.seed, self.step, (len(images), self.model.latent_dim))
         with self.autocast:
             logits, posterior = self.forward(images, noise.to(images.device, non_blocking=True))
@@ -203,6 +208,7 @@ class Trainer:
                 "train/distortion": distortion,
                 "train/rate": rate,
                 "train/beta": self.loss.beta,
+                "train/lr": self.optimizer.param_groups[0]["lr"],
                 "train/grad_norm": norm,
                 "perf/images_per_second": speed,
                 "perf/data_fraction": interval.data_seconds / seconds,
