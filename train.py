@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 from vae.config import CONF, register_schemas, to_config, to_dict
 from vae.errors import UserError
 from vae.folders import FolderTakenError, forget_run_folder
-from vae.run import run
-from vae.sweeps import expand_resume, register_resolvers, run_name
+from vae.run import prepare
+from vae.sweeps import expand_resume, register_resolvers, remember_overrides, run_name
 
 register_schemas()
 register_resolvers()
@@ -30,7 +30,9 @@ def job(composed: DictConfig) -> "float | list[float] | None":
     try:
         name_in_wandb(composed)
         config = to_config(composed)
-        metrics = run(config, to_dict(composed), folder)
+        run = prepare(config, to_dict(composed), folder)
+        remember_overrides(folder)
+        metrics = run.train()
     except FolderTakenError:
         raise
     except UserError:

@@ -66,7 +66,7 @@ def test_killed_while_writing_leaves_the_old_checkpoint(tmp_path):
     script = f"""
         import os, signal
         from pathlib import Path
-        from vae.checkpoint import write_atomically
+        from vae.files import write_atomically
 
         def half(temporary):
             temporary.write_bytes(b"half a checkpoint")

@@ -26,6 +26,15 @@ def test_reconstructions_lie_under_their_originals(tmp_path):
     np.testing.assert_allclose(centres, expected, atol=0.003)
 
 
+def test_a_grid_is_torchvisions():
+    from torchvision.utils import make_grid
+
+    images = torch.rand(7, 3, 96, 96)  # the last row is not full
+    expected = make_grid(torch.cat([images, torch.ones(1, 3, 96, 96)]), nrow=4, pad_value=1.0)
+    expected = (expected * 255).round().byte().permute(1, 2, 0).numpy()
+    assert np.array_equal(np.asarray(figures.grid(images, 4)), expected)
+
+
 def test_small_images_are_enlarged_and_values_clamped(tmp_path):
     images = torch.stack([torch.full((3, 32, 32), v) for v in (-1.0, 2.0)])
     picture = np.asarray(Image.open(figures.samples(images, tmp_path / "s.png")))
@@ -62,7 +71,7 @@ def test_traversal_moves_one_latent_over_its_range():
     assert strip[:, 2].tolist() == [7, 7, 7]
 
 
-@pytest.mark.parametrize(("faces", "latents"), [(2, 1), (3, 3), (16, 20)])
+@pytest.mark.parametrize(("faces", "latents"), [(1, 2), (2, 1), (3, 3), (16, 20)])
 def test_the_standard_figures_at_any_size(tmp_path, faces, latents):
     model = build_model(ConvConfig(name="conv", latent_dim=latents, channels=[4]), 16).train()
     before = {n: t.clone() for n, t in model.state_dict().items()}

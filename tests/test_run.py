@@ -41,7 +41,7 @@ def test_the_run_folder_is_that_of_the_design(finished):
     present = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
     figures = ("reconstructions", "samples", "interpolation", "traversal")
     assert present == {
-        ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml",
+        ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", ".hydra/accepted.yaml",
         "train.log", "metrics.jsonl", "summary.json",
         "checkpoints/last.pt", "checkpoints/best.pt",
         *(f"figures/{name}.png" for name in figures),
@@ -130,8 +130,47 @@ def test_resuming_another_model_is_refused(finished, monkeypatch, capsys):
     before = (finished / "checkpoints" / "last.pt").read_bytes()
     code, _, err = call_train(arguments, finished.parent, monkeypatch, capsys)
     assert code != 0
-    assert "resume: model was" in err
+    assert "resume: model.latent_dim was 4" in err
     assert (finished / "checkpoints" / "last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("seed=7", "seed was 0"),
+        ("data.image_size=32", "data.image_size was 16"),
+        ("data.batch_size=8", "data.batch_size was 16"),
+        ("model.latent_dim=0", "model.latent_dim: got 0"),
+    ],
+)
+def test_a_refused_command_does_not_spoil_the_run(override, words, finished, monkeypatch, capsys):
+    """Resuming with a mistake is refused; resuming without it still works afterwards."""
+    code, _, err = call_train(
+        [f"resume={finished}", override], finished.parent, monkeypatch, capsys
+    )
+    assert code != 0
+    assert words in err
+    assert "Traceback" not in err
+    code, _, err = call_train([f"resume={finished}"], finished.parent, monkeypatch, capsys)
+    assert code == 0, err
+
+
+def test_a_resumed_run_learns_with_the_new_settings(finished, monkeypatch, capsys):
+    cwd = finished.parent
+    assert call_train([*TINY, "hydra.run.dir=decay"], cwd, monkeypatch, capsys)[0] == 0
+    new = ["resume=decay", "trainer.epochs=3", "optimizer.weight_decay=0.5"]
+    assert call_train(new, cwd, monkeypatch, capsys)[0] == 0
+    state = load_checkpoint(cwd / "decay" / "checkpoints" / "last.pt")
+    assert state["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
+    assert state["step"] == 12
+
+
+def test_the_smallest_data_set(tmp_path, monkeypatch, capsys):
+    """Ten images: eight to train on, one to validate."""
+    tiny = [o for o in TINY if not o.startswith("data.num_images")]
+    arguments = [*tiny, "data.num_images=10", "data.batch_size=4", "hydra.run.dir=run"]
+    code, _, err = call_train(arguments, tmp_path, monkeypatch, capsys)
+    assert code == 0, err
 
 
 def test_sweeping_by_hand(tmp_path, monkeypatch, capsys):
@@ -146,6 +185,9 @@ def test_sweeping_by_hand(tmp_path, monkeypatch, capsys):
     assert run_train(alone, tmp_path).returncode == 0
     assert same(weights(sweep / "loss.beta=0.1"), weights(tmp_path / "alone"))
     assert not same(weights(sweep / "loss.beta=1e-05"), weights(tmp_path / "alone"))
+    resume = [f"resume={sweep / 'loss.beta=0.1'}", "trainer.epochs=3"]
+    code, _, err = call_train(resume, tmp_path, monkeypatch, capsys)
+    assert code == 0, err
     for folder in folders:
         log = (sweep / folder / "train.log").read_text()
         assert log.count("epoch 1:") == 1  # no handler of another job writes here

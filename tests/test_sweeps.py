@@ -1,9 +1,10 @@
 """Names of runs, and resume= on the command line."""
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from vae.errors import UserError
-from vae.sweeps import LONGEST_NAME, expand_resume, run_name, safe_name
+from vae.sweeps import LONGEST_NAME, expand_resume, remember_overrides, run_name, safe_name
 
 
 def test_a_run_is_named_by_what_differs():
@@ -26,14 +27,28 @@ def test_different_texts_have_different_names():
     assert len({safe_name(text) for text in texts}) == len(texts)
 
 
-def test_resume_brings_the_runs_overrides(tmp_path):
-    run = tmp_path / "it's a run"
+def accepted(run, text="- loss.beta=0.1\n- resume=elsewhere\n"):
     (run / ".hydra").mkdir(parents=True)
-    (run / ".hydra" / "overrides.yaml").write_text("- loss.beta=0.1\n- resume=elsewhere\n")
-    given = [f"resume={run}", "trainer.epochs=9"]
-    escaped = str(run).replace("'", "\\'")
-    assert expand_resume(given) == ["loss.beta=0.1", *given, f"hydra.run.dir='{escaped}'"]
+    (run / ".hydra" / "overrides.yaml").write_text(text)
+    remember_overrides(run)
+
+
+def test_resume_brings_the_overrides_that_were_accepted(tmp_path):
+    run = tmp_path / "it's a run, loss.beta=0.1"
+    accepted(run)
+    (run / ".hydra" / "overrides.yaml").write_text("- model.latent_dim=0\n")  # refused, later
+    quoted = "'" + str(run).replace("'", "\\'") + "'"
+    assert expand_resume([f"resume={run}", "trainer.epochs=9"]) == [
+        "loss.beta=0.1", "trainer.epochs=9", f"resume={quoted}", f"hydra.run.dir={quoted}"
+    ]  # fmt: skip
+    parsed = OverridesParser.create().parse_overrides(expand_resume([f"resume={run}"]))
+    assert parsed[-1].value() == parsed[-2].value() == str(run)
+
+
+def test_resume_where_it_cannot(tmp_path):
     assert expand_resume(["loss.beta=1"]) == ["loss.beta=1"]
     assert expand_resume(["resume=null"]) == ["resume=null"]
     with pytest.raises(UserError, match="no run folder"):
         expand_resume([f"resume={tmp_path}"])
+    with pytest.raises(UserError, match="leave out -m"):
+        expand_resume(["-m", f"resume={tmp_path}"])

@@ -11,6 +11,7 @@ import torch
 from vae.data.loader import TrainingBatches
 from vae.devices import autocast, cpu_threads, pick_device
 from vae.errors import UserError
+from vae.interrupts import InterruptedRun
 from vae.losses import LossConfig, loss_terms
 from vae.models import ConvConfig, build_model
 from vae.optimizers import OptimizerConfig, build_optimizer
@@ -184,6 +185,22 @@ def test_a_loss_that_is_not_finite_says_where(log_every):
     assert all(math.isfinite(value) for row in rows for value in row.values())
 
 
+def test_a_signal_in_the_last_step_of_an_epoch_still_measures_it():
+    ends = []
+    trainer, _ = make(epochs=1, on_epoch=lambda t: ends.append(t.step))
+    update = trainer._update
+
+    def signalled(images):
+        if trainer.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(images)
+
+    trainer._update = signalled
+    with pytest.raises(InterruptedRun):
+        trainer.fit()
+    assert ends == [3]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_between_two_steps(number):
     before = signal.getsignal(number)
@@ -196,7 +213,7 @@ def test_a_signal_ends_it_between_two_steps(number):
         return update(images)
 
     trainer._update = signalled
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(InterruptedRun):
         trainer.fit()
     assert trainer.step == 5 == rows[-1]["step"]
     assert signal.getsignal(number) is before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,24 +10,9 @@ from typing import Any
 import torch
 
 from vae.errors import UserError
+from vae.files import write_atomically
 
 FORMAT = 1  # of the checkpoint's contents; a file of another format is refused
-
-
-def write_atomically(path: Path, write: Any) -> None:
-    """Call `write(temporary path)`, flush the file to disk, and give it its name.
-
-    Whoever looks at `path` sees the old file or the new one, never a part.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

@@ -64,12 +64,18 @@ class RunConfig:
         require(0 <= self.seed < 2**32, "seed", self.seed, "an int from 0 to 2**32 - 1")
         for key in self.objectives:
             require(
-                key in METRICS and key != "val/loss",
+                isinstance(key, str) and key in METRICS and key != "val/loss",
                 "objective",
                 key,
                 f"one of {', '.join(sorted(METRICS - {'val/loss'}))}, or a list of them "
                 "(not the trained loss: it contains beta, so the smallest beta would win)",
             )
+        for group, name, schema in SCHEMAS:
+            chosen = getattr(self, group)
+            if type(chosen) is schema:  # the name is a record of the choice, not the choice
+                require(
+                    chosen.name == name, f"{group}.name", chosen.name, f"{group}=CHOICE instead"
+                )
         self.model.check_image_size(self.data.image_size)
 
     @property

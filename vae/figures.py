@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from vae.checkpoint import write_atomically
+from vae.files import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+GAP = 2  # white pixels between the images of a grid
 LABEL_HEIGHT = 13  # pixels of Pillow's own font, at its default size
 BACKGROUND = (255, 255, 255)
 INK = (40, 40, 40)
@@ -22,13 +24,17 @@ INK = (40, 40, 40)
 def grid(images: Tensor, columns: int) -> Image:
     """Images (count, 3, size, size) in [0, 1] in rows of `columns`, small ones enlarged."""
     from PIL import Image
-    from torchvision.utils import make_grid
 
     scale = max(1, round(96 / images.shape[-1]))  # a face of 32 px is hard to see
     images = images.detach().float().cpu().clamp(0, 1)
     images = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    sheet = make_grid(images, nrow=columns, padding=2, pad_value=1.0)
-    return Image.fromarray((sheet * 255).round().byte().permute(1, 2, 0).numpy())
+    rows = -(-len(images) // columns)
+    tiles = F.pad(images, (GAP, 0, GAP, 0, 0, 0, 0, rows * columns - len(images)), value=1.0)
+    sheet = tiles.view(rows, columns, *tiles.shape[1:]).permute(
+        0, 3, 1, 4, 2
+    )  # rows, y, columns, x, rgb
+    sheet = F.pad(sheet.flatten(2, 3).flatten(0, 1), (0, 0, 0, GAP, 0, GAP), value=1.0)
+    return Image.fromarray((sheet * 255).round().byte().numpy())
 
 
 def label_rows(picture: Image, labels: Sequence[str]) -> Image:

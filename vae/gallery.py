@@ -22,7 +22,7 @@ def draw_figures(
     """Write the four standard figures, in the model's evaluation mode.
 
     Args:
-        faces: (count >= 2, 3, size, size) in [0, 1], from the validation split.
+        faces: (count >= 1, 3, size, size) in [0, 1], from the validation split.
         evaluation: of the same model, for the latents' ranges and order.
         folder: where the PNGs go, under names that stay the same.
 
@@ -39,8 +39,8 @@ def draw_figures(
     figures.reconstructions(faces, model.decode(means), paths["reconstructions"], COLUMNS)
     figures.samples(model.decode(prior_latents(32, means)), paths["samples"], COLUMNS)
 
-    rows = min(4, len(means) // 2)
-    strips = torch.stack([interpolate(means[2 * i], means[2 * i + 1]) for i in range(rows)])
+    ends = means.repeat(2, 1)[: 2 * max(1, min(4, len(means) // 2))]  # a lone face: to itself
+    strips = torch.stack([interpolate(*pair) for pair in ends.view(-1, 2, ends.shape[1])])
     figures.interpolation(decode_strips(model, strips), paths["interpolation"])
 
     latents = evaluation.kl_per_latent.argsort(descending=True)[:8].tolist()

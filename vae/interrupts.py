@@ -7,6 +7,10 @@ import threading
 from types import FrameType
 
 
+class InterruptedRun(KeyboardInterrupt):
+    """A signal was received, and the step that it fell into has been finished."""
+
+
 class Interrupts:
     """A context manager: `received` turns true at the first SIGINT or SIGTERM.
 

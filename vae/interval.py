@@ -46,5 +46,5 @@ class Interval:
 
     def values(self) -> np.ndarray:
         """Loss, distortion, rate and gradient norm of each step: (steps, 4) float64."""
-        values: np.ndarray = torch.stack(self.rows).double().cpu().numpy()
+        values: np.ndarray = torch.stack(self.rows).cpu().double().numpy()
         return values

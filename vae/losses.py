@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from omegaconf import MISSING
 from torch import Tensor
 
-from vae.errors import UserError, require
+from vae.errors import require
 from vae.models.posterior import Posterior
 
 KL_REDUCTIONS = ("latents", "pixels")
@@ -40,6 +40,9 @@ class LossConfig:
     kl_reduction: str = MISSING  # what the KL summed over latents is divided by: latents or pixels
 
     def __post_init__(self) -> None:
+        require(
+            self.name in DISTORTIONS, "loss.name", self.name, f"one of {', '.join(DISTORTIONS)}"
+        )
         finite = 0 <= self.beta < float("inf")  # false for a NaN, too
         require(finite, "loss.beta", self.beta, "a number >= 0")
         known = self.kl_reduction in KL_REDUCTIONS
@@ -98,8 +101,6 @@ def loss_terms(
         images: (batch, 3, size, size) in [0, 1], what was encoded.
         posterior: of the same batch.
     """
-    if config.name not in DISTORTIONS:
-        raise UserError(f"loss.name: there is no loss {config.name!r}.")
     values = images[0].numel()
     distortion = DISTORTIONS[config.name](logits, images)
     rate = posterior.kl().sum(dim=1).mean()

@@ -23,7 +23,6 @@ METRICS = frozenset(
     f"val/{name}"
     for name in ("loss", "rate", "mse", "psnr", "ssim", "distortion", "bpd", "active_units")
 )
-HIGHER_IS_BETTER = frozenset({"val/psnr", "val/ssim", "val/active_units"})
 EVALUATION_BATCH = 128  # one size for all runs, as the noise is drawn batch by batch
 NOISE_SEED = 0  # one for all runs: differences are the models', not the noise's
 ACTIVE = 0.01  # variance of the mean above which a latent is active
@@ -133,8 +132,8 @@ def evaluate(
         }
         for name, total in zip(totals, torch.stack(list(totals.values())).tolist(), strict=True):
             sums[name] += total
-        mean = posterior.mean.double().cpu()
-        kl = kl + posterior.kl().double().sum(0).cpu()
+        mean = posterior.mean.cpu().double()
+        kl = kl + posterior.kl().cpu().double().sum(0)
         means = means + mean.sum(0)
         squares = squares + mean.square().sum(0)
         count += len(images)

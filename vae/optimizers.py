@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from omegaconf import MISSING
 
-from vae.errors import UserError, require
+from vae.errors import require
 
+KINDS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 SCHEDULES = ("constant", "cosine")
 
 
@@ -28,6 +29,7 @@ class OptimizerConfig:
     schedule: str = MISSING  # of the learning rate over the run: constant or cosine
 
     def __post_init__(self) -> None:
+        require(self.name in KINDS, "optimizer.name", self.name, f"one of {', '.join(KINDS)}")
         require(0 < self.lr < float("inf"), "optimizer.lr", self.lr, "a number > 0")
         fits = len(self.betas) == 2 and all(0 <= decay < 1 for decay in self.betas)
         require(fits, "optimizer.betas", self.betas, "two numbers in [0, 1)")
@@ -66,16 +68,19 @@ def build_optimizer(
     config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter]
 ) -> torch.optim.Optimizer:
     """Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019) over the parameters."""
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    if config.name not in kinds:
-        raise UserError(f"optimizer.name: there is no optimiser {config.name!r}.")
-    first, second = config.betas
-    optimizer: torch.optim.Optimizer = eager(kinds[config.name])(
+    optimizer: torch.optim.Optimizer = eager(KINDS[config.name])(
         parameters,
-        lr=config.lr,
-        betas=(first, second),
-        eps=config.eps,
-        weight_decay=config.weight_decay,
+        **group_settings(config),
         fused=True,  # one kernel for all parameters, on CPUs and GPUs alike
     )
     return optimizer
+
+
+def group_settings(config: OptimizerConfig) -> dict[str, Any]:
+    """The settings as torch keeps them in `param_groups`."""
+    return {
+        "lr": config.lr,
+        "betas": tuple(config.betas),
+        "eps": config.eps,
+        "weight_decay": config.weight_decay,
+    }

@@ -14,29 +14,33 @@ from typing import Any
 
 import torch
 
-from vae.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from vae.checkpoint import load_checkpoint, save_checkpoint
 from vae.config import RunConfig
 from vae.data import Packed, open_data
 from vae.data.loader import TrainingBatches, evaluation_batches, to_float
 from vae.devices import autocast, cpu_threads, pick_device
 from vae.errors import UserError
+from vae.files import write_text_atomically
 from vae.folders import claim_run_folder
 from vae.gallery import draw_figures
+from vae.interrupts import InterruptedRun
 from vae.losses import beta_elbo
 from vae.metrics import EVALUATION_BATCH, evaluate
 from vae.models import VAE, build_model
-from vae.optimizers import build_optimizer, learning_rate
+from vae.optimizers import build_optimizer, group_settings, learning_rate
 from vae.tracking import Tracker, check, truncate_metrics
 from vae.training import NotFiniteError, Trainer
 
 log = logging.getLogger(__name__)
 
 FACES_SHOWN = 16  # validation faces in the figures
+# What a resumed run may change: where the data lie, and how to go on learning.
+MAY_CHANGE = ("data.root", "data.path", "data.num_workers", "optimizer.", "loss.beta")
 BEST_BY = "val/bpd"  # which epoch is kept as best.pt: the smallest
 
 
-def run(config: RunConfig, settings: Mapping[str, Any], folder: Path) -> dict[str, float]:
-    """Train the model that a configuration describes, in a folder of its own.
+def prepare(config: RunConfig, settings: Mapping[str, Any], folder: Path) -> Run:
+    """Make all that a run needs, in a folder of its own: `.train()` then trains.
 
     Args:
         config: checked.
@@ -44,17 +48,16 @@ def run(config: RunConfig, settings: Mapping[str, Any], folder: Path) -> dict[st
         folder: the run folder; empty but for Hydra's files, unless `config.resume`.
 
     Returns:
-        The validation metrics at the end of the run, by key.
+        The run, ready to train.
 
     Raises:
-        UserError: something that the user can mend; before training nothing but
-            the packed cache has been created then.
+        UserError: something that the user can mend; nothing but the packed cache
+            and an empty folder of checkpoints has been created then.
     """
     check(config.wandb)
     device = pick_device(config.trainer.device)
     state = _resumed_state(config, settings, folder)
-    with cpu_threads(config.trainer.num_threads):
-        return _Run(config, settings, folder, open_data(config.data), device, state).train()
+    return Run(config, settings, folder, open_data(config.data), device, state)
 
 
 def _resumed_state(
@@ -62,22 +65,33 @@ def _resumed_state(
 ) -> dict[str, Any] | None:
     """The checkpoint to go on from, or None for a new run in a folder that holds none."""
     last = folder / "checkpoints" / "last.pt"
+    if config.resume is not None and Path(config.resume).resolve() != folder.resolve():
+        raise UserError(f"resume: {config.resume} is to go on in its own folder, not in {folder}.")
     if config.resume is None:
         claim_run_folder(folder)
         return None
     if not last.exists():  # it was cut before its first checkpoint: start over
         return None
     state = load_checkpoint(last)
-    for key in ("seed", "model", "data", "optimizer", "loss"):
-        before, now = state["config"].get(key), settings.get(key)
-        if before != now and key in ("seed", "model"):  # another run, not this one longer
-            raise UserError(f"resume: {key} was {before} in {folder}, and is {now} now.")
-        if before != now:
+    for key, before, now in _changes(state["config"], settings):
+        if key.startswith(MAY_CHANGE):
             log.warning("resume: %s was %s and is %s now", key, before, now)
+        else:  # it would be another run, not this one longer
+            raise UserError(f"resume: {key} was {before} in {folder}, and is {now} now.")
     return state
 
 
-class _Run:
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, object, object]]:
+    """What differs between two configurations in what decides a run's course."""
+    groups = ("model", "data", "optimizer", "loss")
+    changes: list[tuple[str, object, object]] = [("seed", before["seed"], now["seed"])]
+    for group in groups:
+        for key in sorted({*before[group], *now[group]}):
+            changes.append((f"{group}.{key}", before[group].get(key), now[group].get(key)))
+    return [change for change in changes if change[1] != change[2]]
+
+
+class Run:
     """The parts of a run, and what happens at its epochs' ends."""
 
     def __init__(
@@ -99,17 +113,20 @@ class _Run:
         self.optimizer = build_optimizer(config.optimizer, self.model.parameters())
         self.best: dict[str, float] = {}
         self.final: dict[str, float] = {}
-        self.began = time.time()
+        self.seconds = 0.0  # of training before this process
+        self.began = time.monotonic()
         self.run_id: str | None = None
         self.reporting = config.wandb
         step = 0
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            for group in self.optimizer.param_groups:  # the moments are the old, these may be new
+                group.update(group_settings(config.optimizer))
             self.best, self.final, self.run_id = state["best"], state["final"], state["run_id"]
             before = state["config"]["wandb"]  # the same run there, in the same group
             self.reporting = replace(config.wandb, name=before["name"], group=before["group"])
-            step = state["step"]
+            step, self.seconds = state["step"], state["seconds"]
             log.info("going on at step %d", step)
         if config.resume is not None:  # rows after the checkpoint will be written again
             truncate_metrics(folder / "metrics.jsonl", step)
@@ -130,7 +147,15 @@ class _Run:
         )
 
     def train(self) -> dict[str, float]:
-        """To the end; whatever happens, the folder and W&B say how it ended."""
+        """To the end; whatever happens, the folder and W&B say how it ended.
+
+        Returns:
+            The validation metrics at the end of the run, by key.
+
+        Raises:
+            NotFiniteError: a loss, a gradient or a metric was infinite or NaN.
+            InterruptedRun: SIGINT or SIGTERM; the state is saved.
+        """
         weight = beta_elbo(self.config.loss, self.config.data.image_size, self.model.latent_dim)
         parameters = sum(p.numel() for p in self.model.parameters())
         record = {**self.settings, "beta_elbo": weight, "parameters": parameters}
@@ -142,9 +167,10 @@ class _Run:
         with Tracker(self.folder, self.reporting, record, run_id=self.run_id) as self.tracker:
             self.run_id = self.tracker.run_id
             try:
-                self.trainer.fit()
+                with cpu_threads(self.config.trainer.num_threads):
+                    self.trainer.fit()
                 status = "finished"
-            except KeyboardInterrupt:
+            except InterruptedRun:
                 status = "interrupted"
                 self._save("last")
                 log.warning("interrupted: go on by  python train.py resume=%s", self.folder)
@@ -152,8 +178,8 @@ class _Run:
             except NotFiniteError as error:
                 raise self._with_last_good(error) from error
             finally:
-                summary = self._summary(status, weight)
-                write_atomically(self.folder / "summary.json", _json_writer(summary))
+                summary = json.dumps(self._summary(status, weight), indent=2, allow_nan=False)
+                write_text_atomically(self.folder / "summary.json", summary + "\n")
                 self.tracker.summarise({"status": status, "beta_elbo": weight, "best": self.best})
             self.tracker.log_model(self.folder / "checkpoints" / "best.pt")
         return self.final
@@ -163,9 +189,10 @@ class _Run:
         trainer = self.trainer
         batches = evaluation_batches(self.validation, EVALUATION_BATCH, self.device)
         evaluation = evaluate(self.model, batches, self.config.loss, self.autocast)
-        self.final = {f"val/{name}": value for name, value in evaluation.metrics.items()}
-        if not all(map(math.isfinite, self.final.values())):  # keep the checkpoint before it
-            raise NotFiniteError(f"validation at step {trainer.step} is not finite: {self.final}.")
+        metrics = {f"val/{name}": value for name, value in evaluation.metrics.items()}
+        if not all(map(math.isfinite, metrics.values())):  # keep the checkpoint before it
+            raise NotFiniteError(f"validation at step {trainer.step} is not finite: {metrics}.")
+        self.final = metrics
         self.tracker.log({**trainer.position, **self.final})
         log.info(
             "epoch %.3g: bpd %.3f, psnr %.2f dB, rate %.1f nats, %d active latents",
@@ -189,6 +216,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "step": self.trainer.step,
             "epoch": self.trainer.epoch,
+            "seconds": self._elapsed(),
             "seed": self.config.seed,
             "config": dict(self.settings),
             "best": self.best,
@@ -203,13 +231,17 @@ class _Run:
         left = f"The last good checkpoint is {last}." if last.exists() else "No checkpoint is left."
         return NotFiniteError(f"{error} {left}")
 
+    def _elapsed(self) -> float:
+        """Seconds of training, in all processes of the run."""
+        return round(self.seconds + time.monotonic() - self.began, 1)
+
     def _summary(self, status: str, weight: float) -> dict[str, Any]:
         objectives = [self.final.get(key) for key in self.config.objectives]
         return {
             "status": status,
             "step": self.trainer.step,
             "total_steps": self.trainer.total_steps,
-            "seconds": round(time.time() - self.began, 1),
+            "seconds": self._elapsed(),
             "beta_elbo": weight,
             "objective": objectives if isinstance(self.config.objective, list) else objectives[0],
             "final": self.final,
@@ -223,8 +255,3 @@ def _seeded_model(config: RunConfig) -> VAE:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return build_model(config.model, config.data.image_size)
-
-
-def _json_writer(content: Mapping[str, Any]) -> Any:
-    text = json.dumps(content, indent=2) + "\n"
-    return lambda path: path.write_text(text, encoding="utf-8")

@@ -12,8 +12,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from vae.errors import UserError
+from vae.files import write_text_atomically
 
 LONGEST_NAME = 120  # characters of a folder's name; file systems stop at 255 bytes
+ACCEPTED = Path(".hydra", "accepted.yaml")  # overrides that a run has really run with
 NOT_NAMED = ("wandb.", "sweep.", "resume")  # overrides that do not change what a run does
 
 
@@ -73,6 +75,16 @@ class NameRuns(Callback):
             config.hydra.overrides.hydra.append(exclude)
 
 
+def remember_overrides(folder: Path) -> None:
+    """Keep the overrides that a run was accepted with, for resuming it.
+
+    Hydra writes `.hydra/overrides.yaml` before anybody can refuse them, so a mistaken
+    command in the same folder replaces that file, but not this one.
+    """
+    accepted = (folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")
+    write_text_atomically(folder / ACCEPTED, accepted)
+
+
 def expand_resume(arguments: list[str]) -> list[str]:
     """Command-line arguments in which `resume=FOLDER` brings that run's own overrides along.
 
@@ -80,16 +92,18 @@ def expand_resume(arguments: list[str]) -> list[str]:
     started with, in its folder, but for what is given anew.
 
     Raises:
-        UserError: there is no run in that folder.
+        UserError: there is no run in that folder, or a sweep is asked for.
     """
     given = [a.partition("=")[2] for a in arguments if a.startswith("resume=")]
     if not given or given[-1] in ("", "null"):
         return arguments
-    folder = Path(given[-1].strip("'\""))
-    saved = folder / ".hydra" / "overrides.yaml"
-    if not saved.is_file():
-        raise UserError(f"resume: {folder} is no run folder: it has no .hydra/overrides.yaml.")
-    overrides = [str(override) for override in OmegaConf.load(saved)]
+    if {"-m", "--multirun"} & set(arguments):
+        raise UserError("resume: goes on with one run; leave out -m.")
+    folder = Path(given[-1].strip("'\"")).resolve()
+    if not (folder / ACCEPTED).is_file():
+        raise UserError(f"resume: {folder} is no run folder: it has no {ACCEPTED}.")
+    overrides = [str(override) for override in OmegaConf.load(folder / ACCEPTED)]
     earlier = [o for o in overrides if not o.startswith("resume=")]
-    quoted = str(folder.resolve()).replace("\\", "\\\\").replace("'", "\\'")
-    return [*earlier, *arguments, f"hydra.run.dir='{quoted}'"]
+    others = [a for a in arguments if not a.startswith("resume=")]
+    quoted = "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return [*earlier, *others, f"resume={quoted}", f"hydra.run.dir={quoted}"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +21,15 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from omegaconf import MISSING
 
 from vae.errors import require
-from vae.wandb_mode import MODES, error_text, process_unchanged, resolve_mode, unreachable
+from vae.files import write_text_atomically
+from vae.wandb_mode import (
+    MODES,
+    error_text,
+    launch_left_out,
+    process_unchanged,
+    resolve_mode,
+    unreachable,
+)
 
 if TYPE_CHECKING:
     import wandb
@@ -83,12 +90,7 @@ def truncate_metrics(path: Path, step: int) -> None:
             continue
         if isinstance(row, dict) and row.get("step", math.inf) <= step:
             kept.append(line + "\n")
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_text_atomically(path, "".join(kept))
 
 
 class Tracker:
@@ -196,7 +198,7 @@ class Tracker:
         return False
 
     def _start(self, mode: Literal["online", "offline"]) -> None:
-        with process_unchanged():
+        with process_unchanged(), launch_left_out():
             import wandb
 
             self._run = run = wandb.init(

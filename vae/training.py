@@ -21,7 +21,7 @@ from tqdm import tqdm
 from vae.data.loader import TrainingBatches
 from vae.devices import DEVICES, PRECISIONS
 from vae.errors import UserError, require
-from vae.interrupts import Interrupts
+from vae.interrupts import InterruptedRun, Interrupts
 from vae.interval import Interval
 from vae.losses import LossConfig, LossTerms, loss_terms
 from vae.models.vae import VAE
@@ -134,14 +134,15 @@ class Trainer:
 
         Raises:
             NotFiniteError: a loss or gradient was infinite or NaN; says where.
-            KeyboardInterrupt: SIGINT or SIGTERM came; the current step was finished.
+            InterruptedRun: SIGINT or SIGTERM came; the current step was finished.
         """
         with Interrupts() as interrupts, self._progress() as bar:
             while self.step < self.total_steps:
                 self._train_epoch(bar, interrupts)
+                if self.step % len(self.batches) == 0 or self.step == self.total_steps:
+                    self.on_epoch(self)
                 if interrupts.received:
-                    raise KeyboardInterrupt(interrupts.received.name)
-                self.on_epoch(self)
+                    raise InterruptedRun(interrupts.received.name)
 
     def _progress(self) -> tqdm:  # type: ignore[type-arg]
         return tqdm(
