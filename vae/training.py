@@ -17,6 +17,7 @@ from omegaconf import MISSING
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vae.data.loader import TrainingBatches
 from vae.devices import DEVICES, PRECISIONS
@@ -136,7 +137,8 @@ class Trainer:
             NotFiniteError: a loss or gradient was infinite or NaN; says where.
             InterruptedRun: SIGINT or SIGTERM came; the current step was finished.
         """
-        with Interrupts() as interrupts, self._progress() as bar:
+        # log lines go above the bar, not into it
+        with Interrupts() as interrupts, logging_redirect_tqdm(), self._progress() as bar:
             while self.step < self.total_steps:
                 self._train_epoch(bar, interrupts)
                 if self.step % len(self.batches) == 0 or self.step == self.total_steps:
