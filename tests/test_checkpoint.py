@@ -86,3 +86,13 @@ def test_a_failed_save_leaves_no_trace(tmp_path):
         save_checkpoint(path, {"step": 2, "bad": lambda: None})
     assert load_checkpoint(path)["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_file_is_replaced_and_never_written_over(tmp_path):
+    """Whoever has the old file open keeps reading the old one: here, through a second name."""
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 1})
+    (tmp_path / "old.pt").hardlink_to(path)
+    save_checkpoint(path, {"step": 2})
+    assert load_checkpoint(path)["step"] == 2
+    assert load_checkpoint(tmp_path / "old.pt")["step"] == 1

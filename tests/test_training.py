@@ -296,3 +296,14 @@ def test_the_learning_rate_is_asked_for_at_every_step():
     before = [p.clone() for p in still.model.parameters()]
     still.fit()
     assert all(torch.equal(a, b) for a, b in zip(before, still.model.parameters(), strict=True))
+
+
+def test_a_model_left_in_evaluation_mode_is_trained_all_the_same():
+    trainer, _ = make()
+    trainer.model.eval()
+    before = weights(trainer)
+    trainer.fit()
+    after = weights(trainer)
+    statistics = [name for name in before if name.endswith("running_mean")]
+    assert statistics
+    assert not any(torch.equal(before[name], after[name]) for name in statistics)
