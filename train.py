@@ -33,10 +33,9 @@ def job(composed: DictConfig) -> "float | list[float] | None":
         run = prepare(config, to_dict(composed), folder)
         remember_overrides(folder)
         metrics = run.train()
-    except FolderTakenError:
-        raise
-    except UserError:
-        forget_run_folder(folder)
+    except UserError as error:
+        if composed.resume is None and not isinstance(error, FolderTakenError):
+            forget_run_folder(folder)  # no run's but this one's, which never began
         raise
     values = [metrics[key] for key in config.objectives]
     return values if isinstance(config.objective, list) else values[0]

@@ -225,3 +225,37 @@ def test_an_interrupt_saves_and_says_how_to_go_on(tmp_path):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "interrupted"
     assert load_checkpoint(tmp_path / "run/checkpoints/last.pt")["step"] == summary["step"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["loss=mse", "loss.kl_reduction=pixels", "loss.beta=1"],
+        ["optimizer=adamw", "optimizer.schedule=cosine", "trainer.grad_clip=1"],
+        ["trainer.precision=bf16", "data.flip=true", "data.preset=rich"],
+        ["objective=[val/rate,val/mse]", "trainer.epochs=null", "trainer.max_steps=3"],
+    ],
+    ids=" ".join,
+)
+def test_options_run_to_the_end(options, tmp_path, monkeypatch, capsys):
+    arguments = [*TINY, "hydra.run.dir=run", *options]
+    code, _, err = call_train(arguments, tmp_path, monkeypatch, capsys)
+    assert code == 0, err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    final = summary["final"]
+    assert set(final) == METRICS
+    if "objective" in options[0]:
+        assert summary["objective"] == [final["val/rate"], final["val/mse"]]
+        assert summary["step"] == 3
+
+
+def test_a_refused_resume_leaves_a_young_run_alone(tmp_path, monkeypatch, capsys):
+    """A run that was killed before its first row: a mistake in resuming it costs nothing."""
+    assert call_train([*TINY, "hydra.run.dir=run"], tmp_path, monkeypatch, capsys)[0] == 0
+    for name in ("metrics.jsonl", "summary.json", "checkpoints/last.pt", "checkpoints/best.pt"):
+        (tmp_path / "run" / name).unlink()
+    mistake = ["resume=run", "model.latent_dim=0"]
+    assert call_train(mistake, tmp_path, monkeypatch, capsys)[0] != 0
+    code, _, err = call_train(["resume=run"], tmp_path, monkeypatch, capsys)
+    assert code == 0, err
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["step"] == 8

@@ -22,15 +22,6 @@ CELEBA_NAMES = CELEBA_LIST.split()
 BY_NAME = {factor.name: factor for factor in FACTORS}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Draw as the packing workers do; more threads only wait for each other here."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def face(**changed: float) -> torch.Tensor:
     """One face with every factor at its default but for those given: (1, factors)."""
     values = {factor.name: factor.default for factor in FACTORS} | changed

@@ -74,7 +74,3 @@ class VAE(nn.Module):
         """
         posterior = self.encode(images)
         return self.decode_logits(posterior.at(noise)), posterior
-
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """Images (batch, 3, size, size) in [0, 1], decoded from the posterior's mean."""
-        return self.decode(self.encode(images).mode)
