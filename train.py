@@ -17,13 +17,13 @@ from vae.config import CONF, register_schemas, to_config, to_dict
 from vae.errors import UserError
 from vae.folders import FolderTakenError, forget_run_folder
 from vae.run import prepare
-from vae.sweeps import expand_resume, register_resolvers, remember_overrides, run_name
+from vae.overrides import expand_resume, register_resolvers, remember_overrides, run_name
 
 register_schemas()
 register_resolvers()
 
 
-@hydra.main(str(CONF), "train", execution_whitelist=["vae.sweeps.NameRuns"])
+@hydra.main(str(CONF), "train", execution_whitelist=["vae.sweeps.callbacks.NameRuns"])
 def job(composed: DictConfig) -> "float | list[float] | None":
     """One Hydra job: one run, in Hydra's folder. Returns the objective to a sweeper."""
     folder = Path(HydraConfig.get().runtime.output_dir)

@@ -1,15 +1,13 @@
-"""What Hydra is asked to do around a sweep, and how a sweep's runs are named."""
+"""Overrides, the `KEY=VALUE` of the command line: a run is named by them and resumed with them."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from vae.errors import UserError
 from vae.files import write_text_atomically
@@ -57,22 +55,6 @@ def register_resolvers() -> None:
         return run_name(list(_root_.hydra.overrides.task), list(fixed))
 
     OmegaConf.register_resolver("run_name", resolve, replace=True)
-
-
-class NameRuns(Callback):
-    """Leaves out of the runs' names the overrides that are the same for all of a sweep.
-
-    `-m loss.beta=1e-5,1e-4 data.path=/a/b` makes `loss.beta=1e-05` and `loss.beta=0.0001`,
-    with no trace of the path.
-    """
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        fixed = [str(o.key_or_group) for o in parsed if not o.is_sweep_override()]
-        with read_write(config.hydra):
-            # each job's config is composed anew, from these overrides and its own
-            exclude = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
-            config.hydra.overrides.hydra.append(exclude)
 
 
 def remember_overrides(folder: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from vae.errors import UserError
-from vae.sweeps import LONGEST_NAME, expand_resume, remember_overrides, run_name, safe_name
+from vae.overrides import LONGEST_NAME, expand_resume, remember_overrides, run_name, safe_name
 
 
 def test_a_run_is_named_by_what_differs():
