@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 from vae.config import CONF, register_schemas, to_config, to_dict
 from vae.errors import UserError
 from vae.folders import FolderTakenError, forget_run_folder
-from vae.run import prepare
 from vae.overrides import expand_resume, register_resolvers, remember_overrides, run_name
+from vae.run import prepare
 
 register_schemas()
 register_resolvers()

@@ -3,7 +3,8 @@
 YAML holds the values; the dataclasses beside the code that they configure hold the
 types and the ranges. Hydra refuses an unknown key or a wrong type while it composes;
 `to_config` runs the range checks and hands the rest of the code plain dataclasses.
-Hydra and OmegaConf's containers are known here, in `train.py`, `vae/overrides.py` and `vae/sweeps/`.
+Hydra and OmegaConf's containers are known here and in `train.py`, `vae/overrides.py`,
+`vae/sweeps/`.
 """
 
 from __future__ import annotations

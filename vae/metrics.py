@@ -23,6 +23,7 @@ METRICS = frozenset(
     f"val/{name}"
     for name in ("loss", "rate", "mse", "psnr", "ssim", "distortion", "bpd", "active_units")
 )
+MAXIMISED = ("val/psnr", "val/ssim", "val/active_units")  # by a sweep; the others are minimised
 EVALUATION_BATCH = 128  # one size for all runs, as the noise is drawn batch by batch
 NOISE_SEED = 0  # one for all runs: differences are the models', not the noise's
 ACTIVE = 0.01  # variance of the mean above which a latent is active
