@@ -11,7 +11,7 @@ import torch
 from vae.data.loader import TrainingBatches
 from vae.devices import autocast, cpu_threads, pick_device
 from vae.errors import UserError
-from vae.interrupts import InterruptedRun
+from vae.interrupts import InterruptedRun, Interrupts
 from vae.losses import LossConfig, loss_terms
 from vae.models import ConvConfig, build_model
 from vae.optimizers import OptimizerConfig, build_optimizer
@@ -79,7 +79,7 @@ def same(a, b):
 def test_a_step_is_the_loss_backpropagated_and_adam():
     """The same steps by hand, with torch's own Adam and a plain loop."""
     trainer, rows = make(epochs=2, log_every=1)
-    trainer.fit()
+    trainer.fit(Interrupts())
     other, _ = make()
     model = other.model.train()
     adam = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -101,9 +101,9 @@ def test_rows_average_the_interval_and_carry_every_key():
     single, _ = make(log_every=1)
     ones = []
     single.on_row = ones.append
-    single.fit()
+    single.fit(Interrupts())
     trainer, rows = make(log_every=2)
-    trainer.fit()
+    trainer.fit(Interrupts())
     assert [row["step"] for row in rows] == [2, 3, 4, 6]  # an epoch of 3 ends its interval
     assert rows[0]["train/loss"] == pytest.approx(np.mean([r["train/loss"] for r in ones[:2]]))
     assert rows[2]["epoch"] == pytest.approx(4 / 3)
@@ -127,7 +127,7 @@ def test_rows_average_the_interval_and_carry_every_key():
 def test_where_it_stops(limits, steps):
     ends = []
     trainer, rows = make(on_epoch=lambda t: ends.append(t.step), **limits)
-    trainer.fit()
+    trainer.fit(Interrupts())
     assert trainer.step == steps == rows[-1]["step"] == ends[-1]
     assert ends == [*range(3, steps, 3), steps]
 
@@ -136,7 +136,7 @@ def test_seed_decides_the_run():
     a, b, c = make(seed=1)[0], make(seed=1)[0], make(seed=2)[0]
     for trainer in (a, b, c):
         torch.manual_seed(trainer.step + id(trainer) % 1000)  # torch's own stream must not matter
-        trainer.fit()
+        trainer.fit(Interrupts())
     assert same(weights(a), weights(b))
     assert not same(weights(a), weights(c))
 
@@ -145,13 +145,13 @@ def test_seed_decides_the_run():
 def test_going_on_equals_never_having_stopped(cut):
     """Stop after `cut` steps, in an epoch or at its end, and go on with the state alone."""
     whole, _ = make()
-    whole.fit()
+    whole.fit(Interrupts())
     first, _ = make(max_steps=cut)
-    first.fit()
+    first.fit(Interrupts())
     second, _ = make(step=first.step)
     second.model.load_state_dict(first.model.state_dict())
     second.optimizer.load_state_dict(first.optimizer.state_dict())
-    second.fit()
+    second.fit(Interrupts())
     assert same(weights(whole), weights(second))
 
 
@@ -159,8 +159,8 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before():
     free, free_rows = make(log_every=1)
     clipped, rows = make(log_every=1, grad_clip=1e-9)
     before = weights(clipped)
-    free.fit()
-    clipped.fit()
+    free.fit(Interrupts())
+    clipped.fit(Interrupts())
     assert rows[0]["train/grad_norm"] == pytest.approx(free_rows[0]["train/grad_norm"])
     assert rows[0]["train/grad_norm"] > 1e-6
 
@@ -181,7 +181,7 @@ def test_a_loss_that_is_not_finite_says_where(log_every):
 
     trainer._update = poisoned
     with pytest.raises(NotFiniteError, match=r"step 4 \(epoch 1, batch 1\): loss = nan"):
-        trainer.fit()
+        trainer.fit(Interrupts())
     assert all(math.isfinite(value) for row in rows for value in row.values())
 
 
@@ -196,8 +196,8 @@ def test_a_signal_in_the_last_step_of_an_epoch_still_measures_it():
         return update(images)
 
     trainer._update = signalled
-    with pytest.raises(InterruptedRun):
-        trainer.fit()
+    with pytest.raises(InterruptedRun), Interrupts() as interrupts:
+        trainer.fit(interrupts)
     assert ends == [3]
 
 
@@ -213,8 +213,8 @@ def test_a_signal_ends_it_between_two_steps(number):
         return update(images)
 
     trainer._update = signalled
-    with pytest.raises(InterruptedRun):
-        trainer.fit()
+    with pytest.raises(InterruptedRun), Interrupts() as interrupts:
+        trainer.fit(interrupts)
     assert trainer.step == 5 == rows[-1]["step"]
     assert signal.getsignal(number) is before
 
@@ -222,8 +222,8 @@ def test_a_signal_ends_it_between_two_steps(number):
 def test_bfloat16_trains_close_to_float32():
     exact, exact_rows = make()
     coarse, coarse_rows = make(precision="bf16")
-    exact.fit()
-    coarse.fit()
+    exact.fit(Interrupts())
+    coarse.fit(Interrupts())
     assert coarse_rows[-1]["train/loss"] == pytest.approx(exact_rows[-1]["train/loss"], rel=0.02)
     assert coarse_rows[-1]["train/loss"] != exact_rows[-1]["train/loss"]
     assert all(p.dtype == torch.float32 for p in coarse.model.parameters())
@@ -232,7 +232,7 @@ def test_bfloat16_trains_close_to_float32():
 def test_training_lowers_the_loss():
     trainer, rows = make(lr=1e-2, epochs=40, log_every=3)
     trainer.batches.images[:] = trainer.batches.images[:, :1, :1]  # flat colours: can be learnt
-    trainer.fit()
+    trainer.fit(Interrupts())
     assert rows[-1]["train/loss"] < 0.9 * rows[0]["train/loss"]
 
 
@@ -289,12 +289,12 @@ def test_the_learning_rate_is_asked_for_at_every_step():
         return 1e-3 * (total - step)
 
     trainer, rows = make(epochs=2, log_every=1, schedule=schedule)
-    trainer.fit()
+    trainer.fit(Interrupts())
     assert asked == [(step, 6) for step in range(6)]
     assert [row["train/lr"] for row in rows] == [1e-3 * (6 - step) for step in range(6)]
     still, _ = make(epochs=2, schedule=lambda step, total: 0.0)
     before = [p.clone() for p in still.model.parameters()]
-    still.fit()
+    still.fit(Interrupts())
     assert all(torch.equal(a, b) for a, b in zip(before, still.model.parameters(), strict=True))
 
 
@@ -302,7 +302,7 @@ def test_a_model_left_in_evaluation_mode_is_trained_all_the_same():
     trainer, _ = make()
     trainer.model.eval()
     before = weights(trainer)
-    trainer.fit()
+    trainer.fit(Interrupts())
     after = weights(trainer)
     statistics = [name for name in before if name.endswith("running_mean")]
     assert statistics

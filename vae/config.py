@@ -25,6 +25,7 @@ from vae.metrics import METRICS
 from vae.models.conv import ConvConfig
 from vae.models.vae import ModelConfig
 from vae.optimizers import OptimizerConfig
+from vae.sweeps.study import SweepConfig
 from vae.tracking import WandbConfig
 from vae.training import TrainerConfig
 
@@ -37,13 +38,6 @@ SCHEMAS = (
     ("data", "folder", FolderConfig),
     ("data", "celeba", CelebAConfig),
 )
-
-
-@dataclass
-class SweepConfig:
-    """What a sweep is called."""
-
-    name: str = MISSING  # names its folder under multirun/ and its W&B group
 
 
 @dataclass
@@ -63,14 +57,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "an int from 0 to 2**32 - 1")
-        for key in self.objectives:
-            require(
-                isinstance(key, str) and key in METRICS and key != "val/loss",
-                "objective",
-                key,
-                f"one of {', '.join(sorted(METRICS - {'val/loss'}))}, or a list of them "
-                "(not the trained loss: it contains beta, so the smallest beta would win)",
-            )
+        objectives_of(self.objective)
         for group, name, schema in SCHEMAS:
             chosen = getattr(self, group)
             if type(chosen) is schema:  # the name is a record of the choice, not the choice
@@ -80,9 +67,27 @@ class RunConfig:
         self.model.check_image_size(self.data.image_size)
 
     @property
-    def objectives(self) -> list[Any]:
+    def objectives(self) -> list[str]:
         """The objective as a list of metric keys."""
-        return list(self.objective) if isinstance(self.objective, list) else [self.objective]
+        return objectives_of(self.objective)
+
+
+def objectives_of(objective: Any) -> list[str]:
+    """`objective`, a metric key or a list of them, as a list.
+
+    Raises:
+        UserError: no metric, or one that can choose nothing.
+    """
+    keys = [objective] if isinstance(objective, str) else list(objective or [None])
+    for key in keys:
+        require(
+            isinstance(key, str) and key in METRICS and key != "val/loss",
+            "objective",
+            key,
+            f"one of {', '.join(sorted(METRICS - {'val/loss'}))}, or a list of them "
+            "(not the trained loss: it contains beta, so the smallest beta would win)",
+        )
+    return keys
 
 
 def register_schemas() -> None:

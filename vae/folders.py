@@ -1,11 +1,18 @@
-"""The run folder's beginning, and its end when the run never began."""
+"""The run folder: whose it is, and its end when the run never began."""
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from vae.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class FolderTakenError(UserError):
@@ -28,6 +35,46 @@ def claim_run_folder(folder: Path) -> None:
         ) from None
 
 
+@contextmanager
+def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the run folder for the time: two processes never train in the same one.
+
+    The system lets go of the lock when the process ends, however it ends.
+
+    Raises:
+        FolderTakenError: another process holds it, and this one is not to wait for it.
+    """
+    lock = _lock(folder)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise FolderTakenError(f"{folder}: another process is training this run.") from None
+        log.info("%s: another process is training this run; waiting for it", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is training the run in `folder` now."""
+    lock = _lock(folder)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:  # somebody else's folder: it cannot be told
+        return False
+    lock.release()
+    return False
+
+
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder / ".lock")
+
+
 def forget_run_folder(folder: Path) -> None:
     """Remove what Hydra wrote into a run folder in which nothing was trained.
 
@@ -38,7 +85,8 @@ def forget_run_folder(folder: Path) -> None:
     if (folder / "metrics.jsonl").exists():
         return
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    (folder / "train.log").unlink(missing_ok=True)
+    for name in ("train.log", ".lock"):
+        (folder / name).unlink(missing_ok=True)
     here = Path.cwd()
     for empty in (folder / "checkpoints", folder, *folder.parents):
         if not empty.exists():

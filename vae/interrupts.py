@@ -15,8 +15,10 @@ class Interrupts:
     """A context manager: `received` turns true at the first SIGINT or SIGTERM.
 
     The loop looks at it after each step, so the weights are never half updated when
-    they are saved. A second signal acts at once, as it would without this. Outside the
-    main thread, where Python delivers no signals, it does nothing.
+    they are saved. A second Ctrl-C acts at once, as it would without this; a second
+    SIGTERM does not, since schedulers send several. A signal that the process ignores
+    stays ignored. Outside the main thread, where Python delivers no signals, and
+    unless it is entered, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -26,17 +28,18 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._restore()
+        for number in list(self._before):
+            self._restore(number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        self._restore()
+        self.received = self.received or signal.Signals(number)
+        self._restore(signal.SIGINT)
 
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        self._before = {}
+    def _restore(self, number: signal.Signals) -> None:
+        if number in self._before:
+            signal.signal(number, self._before.pop(number))  # type: ignore[arg-type]

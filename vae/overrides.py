@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from vae.errors import UserError
@@ -40,21 +41,29 @@ def run_name(overrides: list[str], fixed: list[str]) -> str:
     """
     parsed = OverridesParser.create().parse_overrides(overrides)
     differing = [
-        o.input_line or ""
+        _short(o)
         for o in parsed
         if o.key_or_group not in fixed and not o.key_or_group.startswith(NOT_NAMED)
     ]
     return safe_name(",".join(sorted(differing))) or "defaults"
 
 
-def register_resolvers() -> None:
-    """`${run_name:}`: the name of a sweep's run, for `hydra.sweep.subdir`."""
+def _short(override: Override) -> str:
+    """`KEY=VALUE`, a float with as many digits as tell two samples of a sweep apart."""
+    value = override.value()
+    if isinstance(value, float):
+        return f"{override.key_or_group}={value:.6g}"
+    return override.input_line or ""
 
-    def resolve(*, _root_: DictConfig) -> str:
-        fixed = _root_.hydra.job.config.override_dirname.exclude_keys
-        return run_name(list(_root_.hydra.overrides.task), list(fixed))
 
-    OmegaConf.register_resolver("run_name", resolve, replace=True)
+def _resolve_run_name(*, _root_: DictConfig) -> str:
+    fixed = _root_.hydra.job.config.override_dirname.exclude_keys
+    return run_name(list(_root_.hydra.overrides.task), list(fixed))
+
+
+# `${run_name:}`, the name of a sweep's run, for `hydra.sweep.subdir`. Registered on import: a
+# launcher's process knows of this module, through the callbacks, but not of train.py.
+OmegaConf.register_resolver("run_name", _resolve_run_name, replace=True)
 
 
 def remember_overrides(folder: Path) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,38 +13,53 @@ from typing import Any
 
 import torch
 
-from vae.checkpoint import load_checkpoint, save_checkpoint
+from vae.checkpoint import save_checkpoint
 from vae.config import RunConfig
 from vae.data import Packed, open_data
 from vae.data.loader import TrainingBatches, evaluation_batches, to_float
 from vae.devices import autocast, cpu_threads, pick_device
 from vae.errors import UserError
-from vae.files import write_text_atomically
 from vae.folders import claim_run_folder
 from vae.gallery import draw_figures
-from vae.interrupts import InterruptedRun
+from vae.interrupts import InterruptedRun, Interrupts
 from vae.losses import beta_elbo
 from vae.metrics import EVALUATION_BATCH, evaluate
 from vae.models import VAE, build_model
 from vae.optimizers import build_optimizer, group_settings, learning_rate
+from vae.resuming import saved_state
+from vae.summary import write_summary
 from vae.tracking import Tracker, check, truncate_metrics
 from vae.training import NotFiniteError, Trainer
 
 log = logging.getLogger(__name__)
 
 FACES_SHOWN = 16  # validation faces in the figures
-# What a resumed run may change: where the data lie, and how to go on learning.
-MAY_CHANGE = ("data.root", "data.path", "data.num_workers", "optimizer.", "loss.beta")
 BEST_BY = "val/bpd"  # which epoch is kept as best.pt: the smallest
 
 
-def prepare(config: RunConfig, settings: Mapping[str, Any], folder: Path) -> Run:
+KeepGoing = Callable[[int, Mapping[str, float]], bool]  # of (epochs done, validation metrics)
+
+
+class PrunedRun(Exception):  # noqa: N818 - nothing is wrong with it
+    """A run of a sweep was not worth going on with."""
+
+
+def prepare(
+    config: RunConfig,
+    settings: Mapping[str, Any],
+    folder: Path,
+    *,
+    go_on: bool = False,
+    keep_going: KeepGoing = lambda epochs, metrics: True,
+) -> Run:
     """Make all that a run needs, in a folder of its own: `.train()` then trains.
 
     Args:
         config: checked.
         settings: the same configuration as a plain nested dict, for the records.
-        folder: the run folder; empty but for Hydra's files, unless `config.resume`.
+        folder: the run folder; empty but for Hydra's files, unless it is to go on.
+        go_on: go on with the run that `folder` holds, if it does; so does `config.resume`.
+        keep_going: asked after each epoch; the run ends early where it says no.
 
     Returns:
         The run, ready to train.
@@ -56,39 +70,13 @@ def prepare(config: RunConfig, settings: Mapping[str, Any], folder: Path) -> Run
     """
     check(config.wandb)
     device = pick_device(config.trainer.device)
-    state = _resumed_state(config, settings, folder)
-    return Run(config, settings, folder, open_data(config.data), device, state)
-
-
-def _resumed_state(
-    config: RunConfig, settings: Mapping[str, Any], folder: Path
-) -> dict[str, Any] | None:
-    """The checkpoint to go on from, or None for a new run in a folder that holds none."""
-    last = folder / "checkpoints" / "last.pt"
     if config.resume is not None and Path(config.resume).resolve() != folder.resolve():
         raise UserError(f"resume: {config.resume} is to go on in its own folder, not in {folder}.")
-    if config.resume is None:
+    if config.resume is None and not go_on:
         claim_run_folder(folder)
-        return None
-    if not last.exists():  # it was cut before its first checkpoint: start over
-        return None
-    state = load_checkpoint(last)
-    for key, before, now in _changes(state["config"], settings):
-        if key.startswith(MAY_CHANGE):
-            log.warning("resume: %s was %s and is %s now", key, before, now)
-        else:  # it would be another run, not this one longer
-            raise UserError(f"resume: {key} was {before} in {folder}, and is {now} now.")
-    return state
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, object, object]]:
-    """What differs between two configurations in what decides a run's course."""
-    groups = ("model", "data", "optimizer", "loss")
-    changes: list[tuple[str, object, object]] = [("seed", before["seed"], now["seed"])]
-    for group in groups:
-        for key in sorted({*before[group], *now[group]}):
-            changes.append((f"{group}.{key}", before[group].get(key), now[group].get(key)))
-    return [change for change in changes if change[1] != change[2]]
+    state = saved_state(config, settings, folder)
+    data = open_data(config.data)
+    return Run(config, settings, folder, data, device, state, keep_going)
 
 
 class Run:
@@ -102,11 +90,13 @@ class Run:
         data: Packed,
         device: torch.device,
         state: dict[str, Any] | None,
+        keep_going: KeepGoing,
     ) -> None:
         self.config = config
         self.settings = settings
         self.folder = folder
         self.device = device
+        self.keep_going = keep_going
         self.validation = data.images["val"]
         self.autocast = autocast(config.trainer.precision, device)
         self.model = _seeded_model(config).to(device)
@@ -128,8 +118,7 @@ class Run:
             self.reporting = replace(config.wandb, name=before["name"], group=before["group"])
             step, self.seconds = state["step"], state["seconds"]
             log.info("going on at step %d", step)
-        if config.resume is not None:  # rows after the checkpoint will be written again
-            truncate_metrics(folder / "metrics.jsonl", step)
+        truncate_metrics(folder / "metrics.jsonl", step)  # later rows will be written again
         self.trainer = Trainer(
             self.model,
             self.optimizer,
@@ -150,7 +139,7 @@ class Run:
         """To the end; whatever happens, the folder and W&B say how it ended.
 
         Returns:
-            The validation metrics at the end of the run, by key.
+            The validation metrics at the end of the run, by key; also of a pruned run.
 
         Raises:
             NotFiniteError: a loss, a gradient or a metric was infinite or NaN.
@@ -163,23 +152,32 @@ class Run:
             "%s: %d parameters, beta_elbo %.4g, %d steps on %s",
             *(self.folder, parameters, weight, self.trainer.total_steps, self.device),
         )
-        status = "failed"
-        with Tracker(self.folder, self.reporting, record, run_id=self.run_id) as self.tracker:
+        status, reason = "failed", None
+        with (
+            Tracker(self.folder, self.reporting, record, run_id=self.run_id) as self.tracker,
+            Interrupts() as interrupts,  # until all is saved
+        ):
             self.run_id = self.tracker.run_id
             try:
                 with cpu_threads(self.config.trainer.num_threads):
-                    self.trainer.fit()
+                    self.trainer.fit(interrupts)
                 status = "finished"
+            except PrunedRun:
+                status = "pruned"
+                log.info("pruned at step %d: others were better by then", self.trainer.step)
             except InterruptedRun:
                 status = "interrupted"
                 self._save("last")
                 log.warning("interrupted: go on by  python train.py resume=%s", self.folder)
                 raise
             except NotFiniteError as error:
-                raise self._with_last_good(error) from error
+                reason = f"{error} {self._last_good()}"
+                raise NotFiniteError(reason) from error
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise
             finally:
-                summary = json.dumps(self._summary(status, weight), indent=2, allow_nan=False)
-                write_text_atomically(self.folder / "summary.json", summary + "\n")
+                write_summary(self.folder, self._summary(status, reason, weight))
                 self.tracker.summarise({"status": status, "beta_elbo": weight, "best": self.best})
             self.tracker.log_model(self.folder / "checkpoints" / "best.pt")
         return self.final
@@ -208,6 +206,8 @@ class Run:
             self.best = {"step": trainer.step, **self.final}
             self._save("best")
         self._save("last")
+        if not done and not self.keep_going(math.ceil(trainer.epoch), self.final):
+            raise PrunedRun
 
     def _save(self, name: str) -> None:
         """checkpoints/NAME.pt: all that resuming needs, and nothing that runs."""
@@ -225,20 +225,20 @@ class Run:
         }
         save_checkpoint(self.folder / "checkpoints" / f"{name}.pt", state)
 
-    def _with_last_good(self, error: NotFiniteError) -> NotFiniteError:
-        """The same error, saying which checkpoint is left."""
+    def _last_good(self) -> str:
         last = self.folder / "checkpoints" / "last.pt"
-        left = f"The last good checkpoint is {last}." if last.exists() else "No checkpoint is left."
-        return NotFiniteError(f"{error} {left}")
+        exists = last.exists()
+        return f"The last good checkpoint is {last}." if exists else "No checkpoint is left."
 
     def _elapsed(self) -> float:
         """Seconds of training, in all processes of the run."""
         return round(self.seconds + time.monotonic() - self.began, 1)
 
-    def _summary(self, status: str, weight: float) -> dict[str, Any]:
+    def _summary(self, status: str, error: str | None, weight: float) -> dict[str, Any]:
         objectives = [self.final.get(key) for key in self.config.objectives]
         return {
             "status": status,
+            "error": error,
             "step": self.trainer.step,
             "total_steps": self.trainer.total_steps,
             "seconds": self._elapsed(),

@@ -130,15 +130,18 @@ class Trainer:
         images = self.step * self.batches.batch_size
         return {"step": self.step, "epoch": self.epoch, "images": images}
 
-    def fit(self) -> None:
+    def fit(self, interrupts: Interrupts) -> None:
         """Train to the end.
+
+        Args:
+            interrupts: looked at after each step.
 
         Raises:
             NotFiniteError: a loss or gradient was infinite or NaN; says where.
             InterruptedRun: SIGINT or SIGTERM came; the current step was finished.
         """
         # log lines go above the bar, not into it
-        with Interrupts() as interrupts, logging_redirect_tqdm(), self._progress() as bar:
+        with logging_redirect_tqdm(), self._progress() as bar:
             while self.step < self.total_steps:
                 self._train_epoch(bar, interrupts)
                 if self.step % len(self.batches) == 0 or self.step == self.total_steps:

@@ -1,25 +1,86 @@
-"""What Hydra is asked to do around a sweep."""
+"""What Hydra is asked to do around a sweep: before its first run, after each, after its last.
+
+Hydra turns what a callback raises into a warning, so what must stop a sweep exits.
+"""
 
 from __future__ import annotations
 
+import logging
+import shlex
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from vae.config import objectives_of
+from vae.errors import UserError
+from vae.resuming import changes
+from vae.sweeps.record import read_record, write_record
+
+log = logging.getLogger(__name__)
 
 
-class NameRuns(Callback):
-    """Leaves out of the runs' names the overrides that are the same for all of a sweep.
+class PrepareSweep(Callback):
+    """Names the runs by what differs in them, and notes how the sweep was started.
 
     `-m loss.beta=1e-5,1e-4 data.path=/a/b` makes `loss.beta=1e-05` and `loss.beta=0.0001`,
     with no trace of the path.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        fixed = [str(o.key_or_group) for o in parsed if not o.is_sweep_override()]
+        before = read_record(Path(config.hydra.sweep.dir))
+        chosen = config.hydra.sweeper.params or {}
+        parameters = [f"{key}={value}" for key, value in chosen.items()]
+        parsed = OverridesParser.create().parse_overrides(
+            [*parameters, *config.hydra.overrides.task]  # the later ones count
+        )
+        values = {str(o.key_or_group): o for o in parsed}
+        # What was swept before still tells the runs apart, if only one value of it is left.
+        swept = {key for key, o in values.items() if o.is_sweep_override()}
+        swept |= set(before.get("swept", ()))
+        try:
+            record = describe(config, before, swept)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        write_record(Path(config.hydra.sweep.dir), record)
+        fixed = ",".join(key for key in values if key not in swept)
         with read_write(config.hydra):
             # each job's config is composed anew, from these overrides and its own
-            exclude = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
+            exclude = f"hydra.job.config.override_dirname.exclude_keys=[{fixed}]"
             config.hydra.overrides.hydra.append(exclude)
+
+
+def describe(config: DictConfig, before: Mapping[str, Any], swept: set[str]) -> dict[str, Any]:
+    """What sweep.json is to say of the sweep that is about to start.
+
+    Args:
+        config: composed, without the values that are swept.
+        before: what it says of an earlier start.
+        swept: the keys whose values differ between the runs.
+
+    Raises:
+        UserError: the earlier one was another sweep, or the objective cannot be one.
+    """
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    objectives = objectives_of(plain["objective"])
+    settings = {key: plain[key] for key in ("seed", "model", "data", "optimizer", "loss")}
+    for key, was, now in changes(before["settings"], settings) if before else ():
+        if not swept & {key, key.split(".")[0]}:
+            raise UserError(
+                f"sweep.name: {config.hydra.sweep.dir} is a sweep with {key}={was}, and it is "
+                f"{now} now. Take another sweep.name, or go on with the settings of before."
+            )
+    return {
+        "name": config.sweep.name,
+        "command": shlex.join(["python", *sys.argv]),
+        "started": datetime.now().isoformat(timespec="milliseconds"),
+        "objective": objectives,
+        "swept": sorted(swept),
+        "settings": settings,
+    }

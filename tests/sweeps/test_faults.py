@@ -1,0 +1,104 @@
+"""A run that fails, in whatever way, is one failed run; the sweep goes on."""
+
+import os
+import signal
+
+import optuna
+import pytest
+
+from tests.sweeps.processes import (
+    FROM_STUDY,
+    LONG,
+    finish,
+    process_of,
+    rows,
+    start,
+    summaries,
+    sweep,
+    wait_until,
+)  # fmt: skip
+
+
+def test_a_grid_with_a_run_that_diverges(tmp_path):
+    """One learning rate is absurd: that run fails with its reason, the others finish."""
+    arguments = ["optimizer.lr=1e-3,1e30,1e-4", "sweep.name=s"]
+    code, out = sweep(arguments, tmp_path)
+    assert code != 0
+    assert "Traceback" not in out
+    found = summaries(tmp_path / "multirun" / "s")
+    statuses = {name: summary["status"] for name, summary in found.items()}
+    assert statuses == {
+        "optimizer.lr=0.001": "finished",
+        "optimizer.lr=1e+30": "failed",
+        "optimizer.lr=0.0001": "finished",
+    }
+    assert "optimizer.lr" in found["optimizer.lr=1e+30"]["error"]
+    assert "= nan" in found["optimizer.lr=1e+30"]["error"]
+
+
+def test_a_study_with_runs_that_diverge_or_are_refused(tmp_path):
+    """NaN, a value out of range, and good ones: every trial is told, with its reason."""
+    arguments = [
+        "hydra/sweeper=study", "hydra/sweeper/sampler=qmc", "hydra.sweeper.n_trials=8",
+        "optimizer.lr=choice(1e-3,1e30,-1)", "loss.beta=interval(0.1,0.2)", "sweep.name=o",
+        "sweep.max_failures=null",
+    ]  # fmt: skip
+    code, out = sweep(arguments, tmp_path)
+    assert code == 0, out
+    storage = f"sqlite:///{tmp_path}/multirun/o/study.db"
+    trials = optuna.load_study(study_name="o", storage=storage).trials
+    assert len(trials) == 8
+    reasons = {1e30: "= nan", -1.0: "optimizer.lr: got -1"}
+    seen = set()
+    for trial in trials:
+        lr = float(trial.params["optimizer.lr"])
+        seen.add(lr)
+        if lr in reasons:
+            assert trial.state.name == "FAIL"
+            assert reasons[lr] in trial.user_attrs["reason"]
+        else:
+            assert trial.state.name == "COMPLETE"
+    assert len(seen) == 3
+
+
+def test_a_run_that_the_system_kills(tmp_path):
+    """SIGKILL to the process that trains, as the kernel does when memory is short."""
+    arguments = ["loss.beta=0.1,0.2,0.3", "sweep.name=s", *LONG]
+    folder = tmp_path / "multirun" / "s"
+    process = start(arguments, tmp_path)
+    run = folder / "loss.beta=0.2"
+    wait_until(lambda: sum("val/bpd" in row for row in rows(run)) >= 2)
+    os.kill(wait_until(lambda: process_of(run)), signal.SIGKILL)
+    code, out = finish(process)
+    assert code != 0
+    assert "Traceback" not in out
+    found = summaries(folder)
+    assert [found[f"loss.beta={b}"]["status"] for b in (0.1, 0.2, 0.3)] == [
+        "finished", "failed", "finished",
+    ]  # fmt: skip
+    assert "SIGKILL" in found["loss.beta=0.2"]["error"]
+    code, out = sweep(arguments, tmp_path)  # started again, it goes on from its checkpoint
+    assert code == 0
+    assert out.count("going on at step") == 1
+    assert {summary["status"] for summary in summaries(folder).values()} == {"finished"}
+
+
+@pytest.mark.parametrize("preset", [[], FROM_STUDY], ids=["grid", "study"])
+def test_too_many_failures_in_a_row_stop_it(preset, tmp_path):
+    grid = ["loss.beta=0.1,0.2,0.3,0.4"] if not preset else ["hydra.sweeper.n_trials=4"]
+    arguments = [*preset, *grid, "sweep.name=s", "sweep.max_failures=2", "optimizer.lr=1e30"]
+    code, out = sweep(arguments, tmp_path)
+    assert code != 0
+    assert "its last 2 runs failed (sweep.max_failures=2)" in out
+    assert "Traceback" not in out
+    assert len(summaries(tmp_path / "multirun" / "s")) == 2
+    code, out = sweep(arguments, tmp_path)  # a new start, new hope
+    assert out.count("failed: training stopped at step") == 2
+
+
+def test_no_trial_succeeds(tmp_path):
+    arguments = [*FROM_STUDY, "hydra.sweeper.n_trials=2", "sweep.name=s", "optimizer.lr=1e30"]
+    code, out = sweep(arguments, tmp_path)
+    assert code != 0
+    assert "no trial of s succeeded" in out
+    assert "Traceback" not in out

@@ -1,0 +1,246 @@
+"""A sweep's Optuna study: opened by whoever takes part, and counted together.
+
+Trials of a process that is gone are taken back: closed, and put in the queue again, so
+that the next ask gets the same values and the run goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from omegaconf import MISSING
+
+from vae.errors import UserError, require
+from vae.metrics import MAXIMISED
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+    from optuna.storages import RDBStorage
+    from optuna.trial import FrozenTrial
+
+Direction = Literal["minimize", "maximize"]
+PRUNERS = (None, "median", "hyperband")
+GRACE = 180.0  # seconds without a sign of life after which a process on another machine is gone
+MOST_TRIES = 3  # a trial that took its process down this often is not tried again
+
+
+@dataclass
+class SweepConfig:
+    """What a sweep is called, where its study lies, and when it gives up on runs."""
+
+    name: str = MISSING  # names its folder under multirun/, its study and its W&B group
+    storage: str | None = MISSING  # Optuna's storage URL; null: study.db in the sweep's folder
+    max_failures: int | None = MISSING  # failed runs in a row that stop the sweep; null = no limit
+    pruner: str | None = MISSING  # null, median or hyperband: ends bad trials early
+    pruner_startup: int = MISSING  # median: trials that are never pruned; int >= 0
+    pruner_warmup: int = MISSING  # epochs before which no trial is pruned; int >= 1
+    trial: int | None = MISSING  # number of the Optuna trial; filled in by the sweeper
+
+    def __post_init__(self) -> None:
+        usable = 0 < len(self.name) <= 100 and not set(self.name) & set('/\\:*?"<>|')
+        takes = 'a name of at most 100 characters, none of them / \\ : * ? " < > |'
+        require(usable, "sweep.name", self.name, takes)
+        fits = self.max_failures is None or self.max_failures >= 1
+        require(fits, "sweep.max_failures", self.max_failures, "null or an int >= 1")
+        require(self.pruner in PRUNERS, "sweep.pruner", self.pruner, "null, median or hyperband")
+        require(
+            self.pruner_startup >= 0, "sweep.pruner_startup", self.pruner_startup, "an int >= 0"
+        )
+        require(self.pruner_warmup >= 1, "sweep.pruner_warmup", self.pruner_warmup, "an int >= 1")
+
+
+def storage_url(sweep: SweepConfig, folder: Path) -> str:
+    """Where the study of the sweep in `folder` lies."""
+    return sweep.storage or f"sqlite:///{folder.resolve()}/study.db"
+
+
+def directions(objectives: list[str]) -> list[Direction]:
+    """Which way each objective is better."""
+    return ["maximize" if key in MAXIMISED else "minimize" for key in objectives]
+
+
+def open_storage(url: str) -> RDBStorage:
+    """Connect to the storage, and make its tables if they are not there.
+
+    Raises:
+        UserError: there is no such storage, or no driver for it.
+    """
+    import sqlalchemy.exc
+    from optuna.storages import RDBStorage
+
+    # Many processes write to one SQLite file: they wait for one another.
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    for attempt in range(5):
+        try:
+            return RDBStorage(url, engine_kwargs=options)
+        except ImportError as error:
+            raise UserError(
+                f"sweep.storage: {_hidden(url)} needs a driver ({error}). For PostgreSQL: "
+                "pip install 'psycopg[binary]'."
+            ) from error
+        except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
+            # two processes may be making the tables at the same time: one of them fails
+            made_twice = isinstance(
+                error, sqlalchemy.exc.IntegrityError | sqlalchemy.exc.ProgrammingError
+            ) or "already exists" in str(error)
+            if not made_twice or attempt == 4:
+                text = str(error).splitlines()[0]
+                raise UserError(f"sweep.storage: {_hidden(url)} cannot be used: {text}") from error
+            time.sleep(0.2 * (attempt + 1))
+    raise AssertionError
+
+
+def _hidden(url: str) -> str:
+    """The URL without its password."""
+    import sqlalchemy
+
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return url
+
+
+def open_study(
+    storage: RDBStorage,
+    name: str,
+    ways: list[Direction],
+    sampler: BaseSampler | None = None,
+    pruner: BasePruner | None = None,
+) -> Study:
+    """The study, made if it is not there.
+
+    The first process to come uses the sampler's seed; the others, and those of a later
+    start, draw from other streams: with the same seed, they would repeat the same points.
+
+    Raises:
+        UserError: the study is there, but has other objectives.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # what matters, the sweeper says
+    arguments: dict[str, Any] = {"study_name": name, "storage": storage}
+    arguments |= {"sampler": sampler, "pruner": pruner}
+    try:
+        return optuna.create_study(**arguments, directions=ways)
+    except optuna.exceptions.DuplicatedStudyError:
+        study = optuna.load_study(**arguments)
+    found = [way.name.lower() for way in study.directions]
+    if found != ways:
+        raise UserError(
+            f"objective: the study {name} has {len(found)} ({', '.join(found)}), and now it "
+            f"would be {len(ways)} ({', '.join(ways)}). Take another sweep.name."
+        )
+    if sampler is not None:
+        sampler.reseed_rng()
+    return study
+
+
+def build_pruner(sweep: SweepConfig, epochs: int | None) -> BasePruner | None:
+    """The pruner that `sweep.pruner` names; it counts in epochs.
+
+    Median: a trial ends whose best so far is worse than the median of the others at the
+    same epoch. Hyperband (Li et al. 2018): brackets of successive halving.
+    """
+    import optuna
+
+    if sweep.pruner == "median":
+        return optuna.pruners.MedianPruner(sweep.pruner_startup, sweep.pruner_warmup)
+    if sweep.pruner == "hyperband":
+        return optuna.pruners.HyperbandPruner(sweep.pruner_warmup, epochs or "auto")
+    return None
+
+
+def check_space(study: Study, space: Mapping[str, BaseDistribution]) -> None:
+    """Raise a UserError where earlier trials were drawn from another space."""
+    from optuna.distributions import CategoricalDistribution
+
+    for trial in study.get_trials(deepcopy=False):
+        for key, before in trial.distributions.items():
+            now = space.get(key)
+            categorical = CategoricalDistribution
+            changed = type(before) is not type(now) or (
+                isinstance(before, categorical) and before != now
+            )
+            if changed or set(trial.distributions) != set(space):
+                raise UserError(
+                    f"sweep.name: the study {study.study_name} searched "
+                    f"{_described(trial.distributions)}, and now it would search "
+                    f"{_described(space)}. Take another sweep.name."
+                )
+
+
+def _described(space: Mapping[str, BaseDistribution]) -> str:
+    return ", ".join(f"{key} in {value}" for key, value in sorted(space.items())) or "nothing"
+
+
+class Participant:
+    """One process that takes part in a study, and is known there to be alive."""
+
+    def __init__(self) -> None:
+        self.host, self.pid = socket.gethostname(), os.getpid()
+        self.token = uuid.uuid4().hex  # two sweeps may follow one another in a process
+
+    def sign(self) -> dict[str, Any]:
+        """What is noted at a trial of this process."""
+        return {"host": self.host, "pid": self.pid, "token": self.token, "seen": time.time()}
+
+    def is_abandoned(self, trial: FrozenTrial) -> bool:
+        """Whether the process that runs `trial` is gone."""
+        owner = trial.user_attrs.get("owner")
+        if owner is None:  # it was cut between two lines, or another program's
+            started = trial.datetime_start
+            return started is not None and time.time() - started.timestamp() > GRACE
+        if owner["token"] == self.token:
+            return False
+        here = owner["host"] == self.host
+        if here and (owner["pid"] == self.pid or not _is_alive(owner["pid"])):
+            return True
+        return bool(time.time() - owner["seen"] > GRACE)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of the `n_trials`: not waiting, and not closed to run again."""
+    return trial.state.name != "WAITING" and not trial.user_attrs.get("void")
+
+
+def take_back(study: Study, storage: RDBStorage, trial: FrozenTrial, keys: set[str]) -> None:
+    """Close a trial that was cut, and queue its values again."""
+    tries = trial.user_attrs.get("tries", 1)
+    complete = set(trial.params) == keys  # else it was cut before it had all its values
+    given_up = complete and tries >= MOST_TRIES
+    try:
+        storage.set_trial_user_attr(trial._trial_id, "void", not given_up)
+        close_failed(study, storage, trial.number, f"cut {tries} times" if given_up else "cut")
+    except (ValueError, RuntimeError):  # another process was quicker
+        return
+    if complete and not given_up:
+        study.enqueue_trial(trial.params, user_attrs={"tries": tries + 1})
+
+
+def close_failed(study: Study, storage: RDBStorage, number: int, reason: str) -> None:
+    """Tell the study that a trial failed, and why."""
+    from optuna.trial import TrialState
+
+    trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    storage.set_trial_user_attr(trial_id, "reason", reason)
+    study.tell(number, state=TrialState.FAIL)

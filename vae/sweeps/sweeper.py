@@ -1,0 +1,70 @@
+"""Hydra's Optuna sweeper, with a study that survives.
+
+The plugin's own sweeper asks for `n_trials` more at every start, lets the trials of a killed
+process run for ever, cannot tell that a trial was pruned, and ends in a traceback where none
+succeeds. This one is the plugin's in all but the loop (vae/sweeps/search.py): same samplers,
+same search space, same launchers.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
+from omegaconf import OmegaConf
+
+from vae.config import objectives_of
+from vae.errors import UserError
+
+if TYPE_CHECKING:
+    from vae.sweeps.search import Search
+
+
+class StudySweeper(OptunaSweeper):
+    """`hydra/sweeper=study`: n_trials is the total, over all starts and processes."""
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run trials until the study has its n_trials."""
+        try:
+            self.search(arguments).run()
+        except UserError as error:  # outside of a job, Hydra would print a traceback
+            sys.exit(f"error: {error}")
+
+    def search(self, arguments: list[str]) -> Search:
+        """The search that Hydra has configured.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
+
+        from vae.sweeps.search import Search  # imports Optuna, which a plain run does not need
+        from vae.sweeps.study import SweepConfig
+
+        plugin = self.sweeper
+        config, launcher = plugin.config, plugin.launcher
+        assert config is not None
+        assert launcher is not None
+        parameters = [f"{key!s}={value}" for key, value in (plugin.params or {}).items()]
+        space, fixed, deleted = create_params_from_overrides([*parameters, *arguments])
+        space = {key: values for key, values in space.items() if key not in fixed}
+        if not space:
+            raise UserError("hydra.sweeper.params: nothing to search: every key has one value.")
+        sweep = OmegaConf.to_object(config.sweep)
+        assert isinstance(sweep, SweepConfig)
+        folder = Path(config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        return Search(
+            sweep,
+            folder,
+            objectives=objectives_of(config.objective),
+            space=space,
+            shared=[*(f"{key}={value}" for key, value in fixed.items()), *deleted],
+            sampler=plugin.sampler,
+            epochs=config.trainer.epochs,
+            total=plugin.n_trials,
+            at_once=plugin.n_jobs,
+            launch=launcher.launch,
+        )
