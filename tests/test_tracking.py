@@ -24,7 +24,7 @@ from PIL import Image
 
 from tests.wandb_files import read_run, read_runs
 from tests.wandb_server import WandbServer
-from vae import tracking, wandb_mode
+from vae import wandb_mode, wandb_run
 from vae.errors import UserError
 from vae.tracking import Tracker, WandbConfig, check, truncate_metrics
 
@@ -102,7 +102,7 @@ def metric_rows(folder: Path) -> list[dict[str, Any]]:
 
 def said(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
     """What the tracker itself logged (pytest also catches what wandb writes to its own file)."""
-    records = [record for record in caplog.records if record.name == tracking.__name__]
+    records = [record for record in caplog.records if record.name == wandb_run.__name__]
     return [record.getMessage() for record in records if record.levelno >= level]
 
 
@@ -362,7 +362,7 @@ def test_a_server_that_refuses_makes_the_run_offline(
     capfd: pytest.CaptureFixture[str],
     status: int,
 ) -> None:
-    monkeypatch.setattr(tracking, "INIT_TIMEOUT", 1.0)
+    monkeypatch.setattr(wandb_run, "INIT_TIMEOUT", 1.0)
     server.refuse = status
     with caplog.at_level(logging.INFO), Tracker(tmp_path, AUTO, CONFIG, run_id="taken") as tracker:
         tracker.log(ROWS[0])
@@ -381,7 +381,7 @@ def test_a_connection_lost_on_the_way_does_not_hold_the_run_up(
     server: WandbServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(tracking, "FINISH_TIMEOUT", 1.0)
+    monkeypatch.setattr(wandb_run, "FINISH_TIMEOUT", 1.0)
     with Tracker(tmp_path, AUTO, CONFIG) as tracker:
         server.stop()
         begin = time.monotonic()
@@ -410,7 +410,7 @@ def test_whatever_wandb_raises_is_said_once_and_passes(
             tracker.log_pictures(30, {"figures/samples": tmp_path / "missing.png"})
         monkeypatch.setattr(wandb.Run, "finish", fail)
     assert len(warnings(caplog)) == 3  # a row, a picture, the end
-    assert all("Training goes on" in warning for warning in warnings(caplog))
+    assert all("All else goes on" in warning for warning in warnings(caplog))
     assert metric_rows(tmp_path) == ROWS
     monkeypatch.undo()
 

@@ -48,11 +48,19 @@ class OfflineRun:
     @property
     def pictures(self) -> dict[str, Path]:
         """The image files in the run's folder, by the key under which they were logged."""
+        return self._files("image-file")
+
+    @property
+    def tables(self) -> dict[str, Path]:
+        """The tables, as JSON files with `columns` and `data`."""
+        return self._files("table-file")
+
+    def _files(self, kind: str) -> dict[str, Path]:
         return {
             key: self.folder / "files" / value["path"]
             for row in self.rows
             for key, value in row.items()
-            if isinstance(value, dict) and value.get("_type") == "image-file"
+            if isinstance(value, dict) and value.get("_type") == kind
         }
 
 

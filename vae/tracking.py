@@ -1,40 +1,22 @@
 """One run's record: `metrics.jsonl` on this disk and, beside it, a run on Weights & Biases.
 
-The local file is the record; W&B is the shop window. Nothing that W&B does or
-fails to do stops a training run: it is warned about once, and training goes on.
-wandb is imported only when a run on it starts, so that this module is light and
-`wandb.mode=disabled` works without it.
+The local file is the record; W&B is the shop window, and stops no training run
+(vae/wandb_run.py).
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import math
-import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, Any
 
-from omegaconf import MISSING
-
-from vae.errors import require
 from vae.files import write_text_atomically
-from vae.wandb_mode import (
-    MODES,
-    error_text,
-    launch_left_out,
-    process_unchanged,
-    resolve_mode,
-    unreachable,
-)
+from vae.wandb_mode import resolve_mode
+from vae.wandb_run import WandbConfig, WandbRun
 
-if TYPE_CHECKING:
-    import wandb
-
-logger = logging.getLogger(__name__)
+__all__ = ["Tracker", "WandbConfig", "check", "summary_key", "truncate_metrics"]
 
 # What W&B's summary (the columns of its table) keeps of a metric. One named here
 # has two columns there, `val/bpd.min` (the best) and `val/bpd.last` (as it ended);
@@ -42,36 +24,19 @@ logger = logging.getLogger(__name__)
 LOWER_IS_BETTER = ("val/bpd", "val/loss", "val/mse", "val/distortion")
 HIGHER_IS_BETTER = ("val/psnr", "val/ssim")
 
-# Seconds. The start of a run (wandb adds 10 of its own); the upload of what is left at its end.
-INIT_TIMEOUT = 20.0
-FINISH_TIMEOUT = 120.0
-
-
-@dataclass
-class WandbConfig:
-    """Where a run is reported to, and under what names. `conf/wandb/` holds the values."""
-
-    mode: str = MISSING  # auto (online where there is an API key), online, offline or disabled
-    project: str = MISSING
-    entity: str | None = MISSING  # a user or a team; null: the account's default
-    group: str | None = MISSING  # null: the sweep's name in a sweep
-    name: str | None = MISSING  # null: what differs from the defaults
-    tags: list[str] = MISSING
-    log_model: bool = MISSING  # upload checkpoints/best.pt as an artifact at the end
-
-    def __post_init__(self) -> None:
-        require(self.mode in MODES, "wandb.mode", self.mode, f"one of {', '.join(MODES)}")
-        # W&B refuses these itself, but only once the run has begun.
-        usable = 0 < len(self.project) <= 128 and not set(self.project) & set("/\\#?%:")
-        takes = "a name of at most 128 characters, none of them / \\ # ? % :"
-        require(usable, "wandb.project", self.project, takes)
-        fit = all(0 < len(tag) <= 64 for tag in self.tags)
-        require(fit, "wandb.tags", self.tags, "tags of 1 to 64 characters each")
-
 
 def check(settings: WandbConfig) -> None:
     """Raise a UserError where the run could not be reported as asked. Creates and calls nothing."""
     resolve_mode(settings.mode)
+
+
+def summary_key(metric: str) -> str:
+    """Under what key W&B's summary has a metric as it ended.
+
+    >>> summary_key("val/bpd"), summary_key("val/rate")
+    ('val/bpd.last', 'val/rate')
+    """
+    return f"{metric}.last" if metric in LOWER_IS_BETTER + HIGHER_IS_BETTER else metric
 
 
 def truncate_metrics(path: Path, step: int) -> None:
@@ -93,52 +58,29 @@ def truncate_metrics(path: Path, step: int) -> None:
     write_text_atomically(path, "".join(kept))
 
 
-class Tracker:
+class Tracker(WandbRun):
     """The record of one run, as a context manager; several may follow one another in a process.
 
-    `folder` is the run's folder: `metrics.jsonl` in it is appended to, and W&B writes to its
-    `wandb/`. `config` is the resolved configuration, nested. `run_id` resumes that W&B run.
-    On leaving, the W&B run ends, as failed if an exception passes through. Entering raises a
-    UserError, and creates nothing, where `check` would.
+    `folder` is the run's folder: `metrics.jsonl` in it is appended to. The rest is as in
+    WandbRun. Entering raises a UserError, and creates nothing, where `check` would.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: WandbConfig,
-        config: Mapping[str, Any],
-        *,
-        run_id: str | None = None,
-        job_type: str = "train",
-    ) -> None:
-        self.folder, self.settings, self.config = Path(folder), settings, config
-        self.job_type = job_type
-        # W&B's id, for the checkpoint. None where there is no W&B run; but one that was
-        # given stays while W&B is disabled, so that a later resume finds that run again.
-        self.run_id = run_id
-        self._run: wandb.Run | None = None
-        self._file: IO[str] | None = None
-        self._warned: set[str] = set()
+    _file: IO[str] | None = None
 
     def __enter__(self) -> Tracker:
-        mode = resolve_mode(self.settings.mode)
+        check(self.settings)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
-        if mode != "disabled":
-            with self._survive("could not be started"):
-                if mode == "offline" or not self._start_online():
-                    self._start("offline")
-                    logger.info("W&B is offline; to upload this run: %s", self._sync_command())
+        super().__enter__()
+        with self._survive("could not be told of the metrics"):
+            self._define_metrics()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._file is not None:
             self._file.close()
-        if self._run is not None:
-            ended_well = error is None or (isinstance(error, SystemExit) and not error.code)
-            with self._survive("did not take everything"):
-                self._run.finish(exit_code=0 if ended_well else 1)
-        self._run = self._file = None
+        self._file = None
+        super().__exit__(kind, error, traceback)
 
     def log(self, row: Mapping[str, float]) -> None:
         """Record one row: `step`, `epoch`, `images`, metrics. In the file, nan and inf are null."""
@@ -146,20 +88,11 @@ class Tracker:
             raise RuntimeError("Tracker.log() works inside its `with` block only.")
         self._file.write(json.dumps({key: _plain(value) for key, value in row.items()}) + "\n")
         self._file.flush()
-        if self._run is not None:
-            with self._survive("did not take a row"):
-                # Not with W&B's own step=, which drops what comes out of order: the x axis
-                # is the `step` in the row.
-                self._run.log(dict(row))
+        self.report(row)
 
     def log_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
         """Show image files (`figures/samples` → path) on W&B, as they are at `step`."""
-        if self._run is not None:
-            with self._survive("did not take a picture"):
-                import wandb
-
-                images = {key: wandb.Image(str(path)) for key, path in pictures.items()}
-                self._run.log({"step": step, **images})
+        self.report({"step": step}, pictures)
 
     def summarise(self, values: Mapping[str, Any]) -> None:
         """Put values into the run's summary on W&B, the columns of its table.
@@ -177,73 +110,14 @@ class Tracker:
             with self._survive("did not take the model"):
                 self._run.log_artifact(str(path), name=f"model-{self._run.id}", type="model")
 
-    def _start_online(self) -> bool:
-        """Start online and return True; warn and return False where the server cannot be used."""
-        import wandb
-
-        known = wandb.setup().settings
-        # wandb itself would knock at a closed door for INIT_TIMEOUT, in every run of a sweep.
-        # (Through a proxy out of wandb's own settings only wandb can knock.)
-        proxied = known.http_proxy or known.https_proxy
-        trouble = None if proxied else unreachable(known.base_url)
-        if trouble is None:
-            try:
-                self._start("online")
-                logger.info("W&B run: %s", self._run.url if self._run else None)
-                return True
-            except Exception as error:
-                trouble = error_text(error)
-                self.run_id = None  # for this process, the id of a failed start is in use
-        logger.warning("W&B at %s cannot be used: %s", known.base_url, trouble)
-        return False
-
-    def _start(self, mode: Literal["online", "offline"]) -> None:
-        with process_unchanged(), launch_left_out():
-            import wandb
-
-            self._run = run = wandb.init(
-                project=self.settings.project,
-                entity=self.settings.entity,
-                group=self.settings.group,
-                name=self.settings.name,
-                tags=list(self.settings.tags),
-                job_type=self.job_type,
-                config=dict(self.config),
-                mode=mode,
-                dir=self.folder,
-                id=self.run_id,
-                resume="allow" if self.run_id else None,
-                reinit="create_new",  # a run of its own, whatever else this process has open
-                settings=wandb.Settings(
-                    silent=True,  # the lines that matter are logged here; wandb's warnings remain
-                    console="off",  # train.log has it, and tqdm stays as it is
-                    disable_code=True,
-                    disable_git=True,
-                    init_timeout=INIT_TIMEOUT,
-                    finish_timeout=FINISH_TIMEOUT,
-                    finish_timeout_raises=True,
-                ),
-            )
-        self.run_id = run.id
-        run.define_metric("step")
-        run.define_metric("*", step_metric="step")
-        for key in LOWER_IS_BETTER + HIGHER_IS_BETTER:
-            best = "min" if key in LOWER_IS_BETTER else "max"
-            run.define_metric(key, step_metric="step", summary=f"{best},last")
-
-    def _sync_command(self) -> str:
-        return f"wandb sync {shlex.quote(str(Path(self._run.dir).parent))}" if self._run else "-"
-
-    @contextmanager
-    def _survive(self, what: str) -> Iterator[None]:
-        """Go on after whatever W&B raises, with one warning of each kind."""
-        try:
-            yield
-        except Exception as error:
-            if what not in self._warned:
-                self._warned.add(what)
-                text = "W&B %s (%s). Training goes on; to upload the run later: %s"
-                logger.warning(text, what, error_text(error), self._sync_command())
+    def _define_metrics(self) -> None:
+        """`step` is the x axis of all, and the summary keeps the best of what has one."""
+        if self._run is not None:
+            self._run.define_metric("step")
+            self._run.define_metric("*", step_metric="step")
+            for key in LOWER_IS_BETTER + HIGHER_IS_BETTER:
+                best = "min" if key in LOWER_IS_BETTER else "max"
+                self._run.define_metric(key, step_metric="step", summary=f"{best},last")
 
 
 def _plain(value: float) -> float | None:

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vae.errors import UserError
+from vae.files import write_atomically
+from vae.metrics import MAXIMISED
+from vae.overrides import NOT_NAMED
+from vae.sweeps.runs import SweepRun, number, read_run
 
-@dataclass(frozen=True)
-class SweepRun:
-    """One run of a sweep, as its folder tells."""
-
-    folder: Path
-    status: str  # finished, pruned, failed, interrupted, running or cut (its process is gone)
-    error: str | None  # why it failed
-    trial: int | None  # number of the Optuna trial
-    overrides: dict[str, str]  # what the run was started with, `loss.beta` -> `1e-05`
-    config: dict[str, Any]  # composed, nested
-    metrics: dict[str, float]  # val/* as they last stood
-    beta_elbo: float | None
-    step: int
-    total_steps: int | None
-    seconds: float | None
-
-    @property
-    def name(self) -> str:
-        """What differs from the other runs: the folder's name."""
-        return self.folder.name
+FIRST = ("loss.beta", "model.latent_dim")  # what runs are ordered by, before all else
+SYMBOLS = {"loss.beta": "β", "model.latent_dim": "z"}
+NOT_SWEPT = (*NOT_NAMED, "hydra")  # overrides that do not change what a run does
+COLUMNS = tuple(
+    f"val/{name}"
+    for name in ("bpd", "rate", "distortion", "mse", "psnr", "ssim", "active_units", "loss")
+)
 
 
 @dataclass(frozen=True)
@@ -37,5 +34,157 @@ class Comparison:
     name: str
     command: str | None  # that started it (last)
     objectives: list[str]
+    started: float | None = None  # Unix time
     swept: list[str] = field(default_factory=list)  # keys whose values differ between runs
     runs: list[SweepRun] = field(default_factory=list)
+
+    @property
+    def ranked(self) -> list[SweepRun]:
+        """The finished runs, the best by the first objective first."""
+        measured = [
+            run
+            for run in self.runs
+            if run.status == "finished" and all(key in run.metrics for key in self.objectives)
+        ]
+        return sorted(measured, key=lambda run: self._costs(run)[0])
+
+    @property
+    def best(self) -> SweepRun | None:
+        """The best run, where there is one objective and a run that finished."""
+        return self.ranked[0] if len(self.objectives) == 1 and self.ranked else None
+
+    @property
+    def front(self) -> list[SweepRun]:
+        """The finished runs that no other beats, best by the first objective first."""
+        ranked = self.ranked
+        return [ranked[i] for i in pareto_front([self._costs(run) for run in ranked])]
+
+    def label(self, run: SweepRun) -> str:
+        """What sets a run apart, briefly: `β 1e-04, z 64`."""
+        endings = Counter(key.rpartition(".")[2] for key in self.swept)
+        parts = []
+        for key in self.swept:
+            ending = key.rpartition(".")[2]
+            symbol = SYMBOLS.get(key, ending if endings[ending] == 1 else key)
+            parts.append(f"{symbol} {brief(run.value(key))}")
+        return ", ".join(parts) or run.name
+
+    def _costs(self, run: SweepRun) -> list[float]:
+        return [-run.metrics[k] if k in MAXIMISED else run.metrics[k] for k in self.objectives]
+
+
+def pareto_front(costs: Sequence[Sequence[float]]) -> list[int]:
+    """Indices of the points that no other beats: nowhere worse, and better somewhere.
+
+    Args:
+        costs: one point each, all of them to be minimised; negate what is maximised.
+    """
+
+    def beats(one: Sequence[float], other: Sequence[float]) -> bool:
+        pairs = list(zip(one, other, strict=True))
+        return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+    return [i for i, cost in enumerate(costs) if not any(beats(other, cost) for other in costs)]
+
+
+def brief(value: Any) -> str:
+    """A value as people write it, with few digits: 1e-04 and not 0.0001."""
+    if not isinstance(value, float):
+        return str(value)
+    if value == 0 or abs(value) >= 0.1:
+        return f"{value:.4g}"
+    digits, _, exponent = f"{value:.2e}".partition("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{exponent}"
+
+
+def read_sweep(folder: Path | str) -> Comparison:
+    """All runs below a sweep's folder, whatever state they are in.
+
+    Args:
+        folder: `multirun/<sweep>`.
+
+    Raises:
+        UserError: there is no such folder, or it is no sweep's.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder. Give a sweep's: multirun/SWEEP.")
+    if (folder / ".hydra").is_dir():
+        raise UserError(f"{folder}: this is one run. Give the folder of a sweep: multirun/SWEEP.")
+    children = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    runs = [read_run(child) for child in children if (child / ".hydra").is_dir()]
+    if not runs:
+        raise UserError(
+            f"{folder}: there are no runs in it (folders with .hydra/ in them). "
+            "Give the folder of a sweep: multirun/SWEEP."
+        )
+    swept = _swept(runs)
+    order = dict.fromkeys([*FIRST, *swept])
+    runs.sort(key=lambda run: ([rank(run.value(key)) for key in order], run.name))
+    about = _about(folder)
+    objective = about.get("objective") or runs[0].config.get("objective") or "val/bpd"
+    return Comparison(
+        folder=folder,
+        name=str(about.get("name") or folder.resolve().name),
+        command=str(about["command"]) if about.get("command") else None,
+        objectives=list(map(str, objective)) if isinstance(objective, list) else [str(objective)],
+        started=number(about.get("started")),
+        swept=swept,
+        runs=runs,
+    )
+
+
+def rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """The comparison as a table: one flat dict per run, all with the same keys in one order."""
+    keys = dict.fromkeys([*comparison.swept, *FIRST, "seed"])
+    return [
+        {
+            "run": run.name,
+            "status": run.status,
+            "trial": run.trial,
+            **{key: run.value(key) for key in keys},
+            "beta_elbo": run.beta_elbo,
+            **{key: run.metrics.get(key) for key in COLUMNS},
+            "step": run.step,
+            "seconds": run.seconds,
+            "folder": str(run.folder),
+            "error": run.error,
+        }
+        for run in comparison.runs
+    ]
+
+
+def write_csv(comparison: Comparison, path: Path) -> None:
+    """Write `rows` as CSV, atomically: UTF-8, a header, empty where there is no value."""
+    table = rows(comparison)
+
+    def write(file: Path) -> None:
+        with open(file, "w", newline="", encoding="utf-8") as opened:
+            writer = csv.DictWriter(opened, table[0].keys())
+            writer.writeheader()
+            writer.writerows(table)
+
+    write_atomically(path, write)
+
+
+def _swept(runs: list[SweepRun]) -> list[str]:
+    """The overridden keys that are not the same in all runs: beta, size, others, seed."""
+    keys = {key for run in runs for key in run.overrides if not key.startswith(NOT_SWEPT)}
+    differ = [key for key in keys if len({run.value(key) for run in runs}) > 1]
+    position = {key: place for place, key in enumerate(FIRST)}
+    return sorted(differ, key=lambda key: (position.get(key, len(FIRST)), key == "seed", key))
+
+
+def rank(value: Any) -> tuple[bool, float, str]:
+    """Sorts numbers by size, then texts, then what is not there."""
+    found = number(value)
+    return (value is None, math.inf if found is None else found, str(value))
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """sweep.json, {} if there is none that can be read."""
+    try:
+        about = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}

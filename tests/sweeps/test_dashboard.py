@@ -1,0 +1,210 @@
+"""`vae dashboard`: every key in a workspace is one that W&B has of the sweep's runs."""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import wandb
+from PIL import Image
+
+from tests.cli import TINY, run_train
+from tests.wandb_files import read_run
+from tests.wandb_server import WandbServer
+from vae.errors import UserError
+from vae.sweeps.comparison import read_sweep
+from vae.sweeps.dashboard import add_dashboard
+from vae.sweeps.wandb_summary import log_summary
+from vae.sweeps.workspace import build_workspace
+from vae.wandb_run import WandbConfig
+
+pytest.importorskip("wandb_workspaces", reason="the extra `dashboard` is not installed")
+
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")
+
+GROUP = "it's β=1"  # not easy to quote
+
+
+class ViewServer(WandbServer):
+    """Takes workspaces, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.views = []
+
+    def _query(self, request):
+        (name,) = re.findall(r"^\s*(?:query|mutation) (\w+)", request["query"])
+        if name == "GetDefaultEntity":
+            return {"viewer": {"id": "1", "entity": self.entity}}
+        if name == "UpsertView2":
+            self.views.append(request["variables"])
+            view = {"id": "6", "name": request["variables"]["name"]}
+            return {"upsertView": {"view": view, "inserted": True}}
+        return super()._query(request)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """A sweep of two runs, and its summary, offline."""
+    folder = tmp_path_factory.mktemp("sweep")
+    arguments = [o for o in TINY if not o.startswith("wandb.")] + ["wandb.mode=offline"]
+    swept = ["loss.beta=1e-5,1e-4", f'wandb.group="{GROUP}"', "hydra.sweep.dir=sweep"]
+    done = run_train(["-m", *arguments, *swept], folder, WANDB_ERROR_REPORTING="false")
+    assert done.returncode == 0, done.stderr
+    sweep = folder / "sweep"
+    for name in ("comparison", "reconstructions", "samples"):
+        Image.new("RGB", (8, 8)).save(sweep / f"{name}.png")
+    settings = WandbConfig("offline", "minifaceapp", None, GROUP, None, [], log_model=False)
+    log_summary(read_sweep(sweep), settings, sweep)
+    return sweep
+
+
+@pytest.fixture(autouse=True)
+def fresh_wandb(monkeypatch):
+    """wandb reads its environment once a process; nothing is known there but 127.0.0.1."""
+    for key in [key for key in os.environ if key.startswith("WANDB_")]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def dashboard(*arguments):
+    parser = argparse.ArgumentParser()
+    add_dashboard(parser.add_subparsers())
+    options = parser.parse_args(["dashboard", *map(str, arguments)])
+    options.run(options)
+
+
+def found_in(spec, *names):
+    """All values under these names, anywhere in a spec, one by one."""
+    if isinstance(spec, list):
+        return [value for item in spec for value in found_in(item, *names)]
+    if not isinstance(spec, dict):
+        return []
+    here = [value for name, value in spec.items() if name in names]
+    flat = [v for value in here for v in (value if isinstance(value, list) else [value])]
+    return flat + [value for item in spec.values() for value in found_in(item, *names)]
+
+
+def columns_of(run):
+    """The columns that W&B has of a run: `config:loss.value.beta`, `summary:val/bpd.last`."""
+
+    def flat(values, prefix):
+        for key, value in values.items():
+            yield prefix + key
+            if isinstance(value, dict):
+                yield from flat(value, f"{prefix}{key}.")
+
+    config = {key: {"value": value} for key, value in run.config.items()}
+    return {*flat(config, "config:"), *flat(run.summary, "summary:")}
+
+
+def test_every_key_is_one_that_the_runs_have(sweep, capsys):
+    dashboard(sweep, "--json")
+    spec = json.loads(capsys.readouterr().out)["spec"]["section"]
+    run = read_run(next(sweep.glob("loss.beta=1e-05")))
+
+    accessors = found_in(spec, "accessor", "xAxis", "yAxis", "columnOrder")
+    accessors = {a for a in accessors if ":" in a} - {"run:displayName"}
+    assert accessors >= {"config:loss.value.beta", "config:model.value.latent_dim"}
+    assert accessors >= {"config:beta_elbo.value", "summary:val/bpd.last", "summary:val/rate"}
+    assert accessors <= columns_of(run)
+    targets = found_in(spec, "targetKey")
+    assert targets == ["val/bpd.last"]
+    assert f"summary:{targets[0]}" in columns_of(run)
+
+    logged = {key for row in run.metric_rows for key in row}
+    lines = [p["config"] for p in found_in(spec, "panels") if "Line Plot" in p["viewType"]]
+    assert [line["metrics"] for line in lines] == [["val/bpd"], ["val/rate"]]
+    assert {key for line in lines for key in [line["xAxis"], *line["metrics"]]} <= logged
+
+    media = set(found_in(spec, "mediaKeys"))
+    assert media >= {"figures/reconstructions", "figures/samples", "sweep/comparison"}
+    assert media <= {*run.pictures, *read_run(sweep).pictures}
+
+
+def test_only_the_runs_of_the_group_are_shown(sweep, capsys):
+    dashboard(sweep, "--json")
+    (runs,) = found_in(json.loads(capsys.readouterr().out), "runSets")
+    (only,) = runs["filters"]["filters"]
+    assert only["key"] == {"section": "run", "name": "group"}
+    assert (only["op"], only["value"], only["disabled"]) == ("=", GROUP, False)
+    loss = next(sweep.glob("loss.beta=1e-05"))
+    assert read_run(loss).group == read_run(sweep).group == GROUP
+
+
+def test_a_run_whose_configuration_is_lost_is_no_obstacle(sweep, tmp_path, capsys):
+    dashboard(sweep, "--json")
+    copy = shutil.copytree(sweep, tmp_path / "copy", symlinks=True)
+    for run in sorted(copy.glob("loss.beta=*")):
+        config = run / ".hydra" / "config.yaml"
+        text = config.read_text()
+        config.unlink()
+        dashboard(copy, "--json")
+        config.write_text(text)
+    columns = [found_in(json.loads(s), "accessor") for s in capsys.readouterr().out.splitlines()]
+    assert len(columns) == 3
+    assert all({*lost} >= {*columns[0]} for lost in columns)
+    for config in copy.glob("*/.hydra/config.yaml"):
+        config.unlink()
+    with pytest.raises(UserError, match="--project"):
+        dashboard(copy, "--json")
+
+
+def test_beta_is_on_a_logarithmic_axis(sweep):
+    spec = build_workspace(read_sweep(sweep), "e", "p", "g")._spec
+    axes = {c["accessor"]: c.get("log") for c in found_in(spec, "columns")}
+    assert axes["config:loss.value.beta"] is True
+    assert not axes["config:model.value.latent_dim"]
+
+
+def test_it_is_saved_where_the_runs_are(sweep, monkeypatch, capsys):
+    with ViewServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", server.key)
+        dashboard(sweep)
+        dashboard(sweep, "--entity", "team", "--project", "other")
+    own, other = server.views
+    assert (own["entityName"], own["projectName"]) == (server.entity, "minifaceapp")
+    assert (other["entityName"], other["projectName"]) == ("team", "other")
+    assert own["displayName"] == "Sweep it_s β_1"
+    assert "val/bpd.last" in own["spec"]
+    view = own["name"].removeprefix("nw-").removesuffix("-v")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{server.url}/{server.entity}/minifaceapp?nw={view}"
+    assert len(said) == 2
+
+
+def test_without_a_login_it_says_what_to_do(sweep):
+    with pytest.raises(UserError, match=r"`wandb login`.*--json"):
+        dashboard(sweep)
+
+
+@pytest.mark.parametrize("trouble", ["nobody there", "refused"])
+def test_a_server_that_does_not_take_it_is_said(sweep, monkeypatch, trouble):
+    monkeypatch.setenv("WANDB_API_KEY", WandbServer.key)
+    with WandbServer() as server:  # which knows no workspaces
+        if trouble == "refused":
+            monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        with pytest.raises(UserError, match=r"did not take the workspace.*--json"):
+            dashboard(sweep, "--entity", "e")
+
+
+def test_without_the_package_it_says_what_to_do(sweep, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    with pytest.raises(UserError, match="pip install wandb-workspaces"):
+        dashboard(sweep, "--json")
+
+
+def test_the_command_costs_nothing_until_it_runs():
+    program = "import vae.sweeps.dashboard, sys; print({'torch', 'wandb'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr

@@ -1,0 +1,124 @@
+"""The runs of a sweep side by side, as W&B's own tools look for them."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from vae.sweeps.wandb_links import link_runs
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Two runs, one of them resumed: three folders of W&B's; and W&B's own link and log."""
+    sweep = tmp_path / "a sweep, β"
+    for run, folder in [
+        ("loss.beta=1e-05", "offline-run-20261122_100000-aaaa"),
+        ("loss.beta=1e-05", "offline-run-20261122_110000-aaaa"),
+        ("loss.beta=0.1", "run-20261122_100000-bbbb"),
+    ]:
+        wandb = sweep / run / "wandb"
+        (wandb / folder).mkdir(parents=True)
+        (wandb / folder / f"run-{folder[-4:]}.wandb").write_text(run)
+        (wandb / "debug.log").write_text("")
+    (wandb / "latest-run").symlink_to(folder)
+    (sweep / "multirun.yaml").write_text("")
+    return sweep
+
+
+def links(sweep):
+    """What is in the sweep's wandb folder, by name: where it leads to."""
+    return {path.name: os.readlink(path) for path in (sweep / "wandb").iterdir()}
+
+
+EXPECTED = {
+    "offline-run-20261122_100000-aaaa": "loss.beta=1e-05",
+    "offline-run-20261122_110000-aaaa": "loss.beta=1e-05",
+    "run-20261122_100000-bbbb": "loss.beta=0.1",
+}
+
+
+def test_each_run_is_linked_once(sweep, tmp_path):
+    link_runs(sweep)
+    link_runs(sweep)
+    assert links(sweep) == {name: f"../{run}/wandb/{name}" for name, run in EXPECTED.items()}
+    moved = sweep.rename(tmp_path / "moved")
+    for name, run in EXPECTED.items():
+        (log,) = (moved / "wandb" / name).glob("run-*.wandb")
+        assert log.read_text() == run
+
+
+def test_the_folder_given_may_be_relative(sweep, monkeypatch):
+    monkeypatch.chdir(sweep.parent)
+    link_runs(Path(sweep.name))
+    assert all((sweep / "wandb" / name).is_dir() for name in EXPECTED)
+
+
+def test_what_is_gone_is_linked_no_more_and_what_is_there_stays(sweep):
+    link_runs(sweep)
+    summary = sweep / "wandb" / "offline-run-20261122_120000-cccc"  # a run of the sweep itself
+    summary.mkdir()
+    shutil.rmtree(sweep / "loss.beta=0.1")
+    link_runs(sweep)
+    assert not os.path.lexists(sweep / "wandb" / "run-20261122_100000-bbbb")
+    assert summary.is_dir()
+    assert not summary.is_symlink()
+    assert len(list((sweep / "wandb").iterdir())) == 3
+
+
+def test_many_at_once(sweep, caplog):
+    for number in range(40):
+        run = sweep / str(number) / "wandb" / f"offline-run-20261122_130000-{number:04}"
+        run.mkdir(parents=True)
+    program = (
+        "import logging; from pathlib import Path; from vae.sweeps.wandb_links import link_runs\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        f"for _ in range(50): link_runs(Path({str(sweep)!r}))"
+    )
+    command = [sys.executable, "-c", program]
+    others = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+
+    def remove_break_and_link():
+        for path in (sweep / "wandb").glob("*-000*"):
+            path.unlink(missing_ok=True)
+        for number in range(20):
+            with suppress(FileExistsError):
+                (sweep / "wandb" / f"run-{number}").symlink_to("nowhere")
+        link_runs(sweep)
+
+    link_runs(sweep)
+    with caplog.at_level(logging.INFO):
+        while any(process.poll() is None for process in others):
+            threads = [threading.Thread(target=remove_break_and_link) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    assert [(process.communicate()[1], process.returncode) for process in others] == [("", 0)] * 2
+    assert caplog.records == []
+    link_runs(sweep)
+    assert len(links(sweep)) == 43
+
+
+def test_without_runs_there_is_no_folder(tmp_path):
+    link_runs(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [PermissionError("no symlinks here"), NotImplementedError("no")])
+def test_where_links_cannot_be_there_are_none(sweep, monkeypatch, caplog, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Path, "symlink_to", fail)
+    with caplog.at_level(logging.INFO):
+        link_runs(sweep)
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert str(error) in record.getMessage()

@@ -1,0 +1,271 @@
+"""What came of a sweep, in charts: rate against distortion, what each key did, what mattered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from vae.errors import UserError
+from vae.files import write_atomically
+from vae.metrics import MAXIMISED, bits_per_dim
+from vae.sweeps.comparison import FIRST, SYMBOLS, Comparison, brief, pareto_front, rank
+from vae.sweeps.importance import importances, is_wide
+from vae.sweeps.runs import SweepRun, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DOTS_PER_INCH = 110
+MARKERS = "osD^vPX*"  # as many values of one key are told apart, and no more
+DOT: dict[str, Any] = {"s": 52, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
+BEST, QUIET = "#d62728", "#999999"
+NAMES = {
+    "val/bpd": "bits per dimension",
+    "val/rate": "rate, nats an image",
+    "val/distortion": "distortion, nats an image",
+    "val/mse": "mean squared error",
+    "val/psnr": "PSNR, dB",
+    "val/ssim": "SSIM",
+    "val/active_units": "active latents",
+}
+TRADE = ("val/rate", "val/distortion")
+
+
+def draw_charts(comparison: Comparison, path: Path) -> Path:
+    """Write the charts of a sweep's finished runs as a PNG.
+
+    Raises:
+        UserError: no run has finished yet.
+    """
+    figure = charts(comparison)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DOTS_PER_INCH))
+    return path
+
+
+def charts(comparison: Comparison) -> Figure:
+    """The same as a figure of matplotlib's, for a notebook.
+
+    Rate against distortion; each objective against what was swept, where anything was; and
+    which keys mattered, where there are runs enough to say so.
+
+    Raises:
+        UserError: no run has finished yet.
+    """
+    from matplotlib.figure import Figure
+
+    runs = comparison.ranked
+    if not runs:
+        raise UserError("no run has finished, so there is nothing to draw yet.")
+    panels: list[Callable[[Axes], None]] = []
+    if any(run.metrics.keys() >= set(TRADE) for run in runs):
+        panels.append(partial(_draw_trade, comparison=comparison))
+    if comparison.swept:
+        panels += [
+            partial(_draw_effect, comparison=comparison, metric=metric)
+            for metric in comparison.objectives
+        ]
+    if not panels:
+        raise UserError(f"the finished runs have no {' and no '.join(TRADE)}: nothing to draw.")
+    shares = {metric: importances(comparison, metric) for metric in comparison.objectives}
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    bars = 1.1 + 0.3 * len(comparison.swept) * len(shares) if any(shares.values()) else 0.0
+    heights = [4.8] * lines + [bars] * (bars > 0)
+    figure = Figure(figsize=(6.8 * columns, sum(heights)), layout="constrained")
+    cells = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    for place, draw in enumerate(panels):
+        line, column = divmod(place, columns)
+        alone = place == len(panels) - 1 and column == 0
+        draw(figure.add_subplot(cells[line, :] if alone else cells[line, column]))
+    if bars:
+        _draw_importances(figure.add_subplot(cells[lines, :]), shares, len(runs))
+    return figure
+
+
+def axis_keys(comparison: Comparison) -> tuple[str | None, str | None]:
+    """The swept key for the x axis, and the one whose values get a line each.
+
+    The x axis is beta's, else the latent size's, else that of the number with most values.
+    Seeds are repetitions, and have an axis only where nothing else was swept.
+    """
+    runs = comparison.ranked
+    keys = [key for key in comparison.swept if key != "seed"] or comparison.swept
+    counts = {key: len({run.value(key) for run in runs}) for key in keys}
+    numeric = [key for key in keys if _is_numeric(runs, key) and counts[key] > 1]
+
+    def worth(key: str) -> tuple[bool, bool, int]:
+        return key == FIRST[0], key == FIRST[1], counts[key]
+
+    across = max(numeric or keys, key=worth, default=None)
+    others = [key for key in keys if key != across and 1 < counts[key] <= len(MARKERS)]
+    return across, others[0] if others else None
+
+
+def _draw_trade(axes: Axes, comparison: Comparison) -> None:
+    """Rate against distortion, the lines of equal bits per dimension, and the Pareto front."""
+    import matplotlib
+    from matplotlib.colors import LogNorm, Normalize
+
+    runs = [run for run in comparison.ranked if run.metrics.keys() >= set(TRADE)]
+    points = {run.name: (run.metrics[TRADE[0]], run.metrics[TRADE[1]]) for run in runs}
+    front = pareto_front(list(points.values()))
+    if len(front) > 1:
+        on_front = sorted(points[runs[i].name] for i in front)
+        axes.plot(*zip(*on_front, strict=True), color=QUIET, linewidth=1.2, label="Pareto front")
+    across, between = axis_keys(comparison)
+    coloured = across is not None and _is_numeric(runs, across)
+    values = [found for run in runs if (found := number(run.value(across or ""))) is not None]
+    positive = [value for value in values if value > 0] or [1.0]
+    scale = LogNorm if is_wide(positive) else Normalize
+    norm = scale(min(positive), max(positive))
+    paint = matplotlib.colormaps["viridis"].with_extremes(bad="#cccccc")  # beta=0 has no log
+    for marker, colour, label, members in _series(runs, between if coloured else across):
+        drawn = axes.scatter(
+            *zip(*(points[run.name] for run in members), strict=True),
+            c=[number(run.value(across or "")) for run in members] if coloured else colour,
+            cmap=paint if coloured else None,
+            norm=norm if coloured else None,
+            plotnonfinite=coloured,
+            marker=marker,
+            label=label,
+            **DOT,
+        )
+    if coloured and across:
+        figure = axes.get_figure()
+        assert figure is not None
+        figure.colorbar(drawn, ax=axes, label=SYMBOLS.get(across, across), pad=0.02)
+    _ring(axes, comparison, [points.get(run.name) for run in comparison.front])
+    _draw_equal_bpd(axes, {run.value("data.image_size") for run in runs})
+    axes.set_xlabel(NAMES[TRADE[0]])
+    axes.set_ylabel(NAMES[TRADE[1]])
+    axes.set_title("Rate and distortion")
+    axes.legend(loc="upper right", title=_symbol(between if coloured else across))
+
+
+def _draw_equal_bpd(axes: Axes, image_sizes: set[Any]) -> None:
+    """Lines along which bits per dimension are the same; none where images differ in size."""
+    sizes = [size for size in image_sizes if isinstance(size, int)]
+    if len(sizes) != 1:
+        return
+    xs, ys = axes.get_xlim(), axes.get_ylim()
+    # linear in both, so four corners are enough; halves between them, for the labels' sake
+    rates = [xs[0] + (xs[1] - xs[0]) * part / 32 for part in range(33)]
+    distortions = [ys[0] + (ys[1] - ys[0]) * part / 32 for part in range(33)]
+    bits = [[bits_per_dim(d, rate, 3 * sizes[0] ** 2) for rate in rates] for d in distortions]
+    lines = axes.contour(
+        rates, distortions, bits, 7, colors=QUIET, linewidths=0.7, linestyles=":", zorder=0
+    )
+    axes.clabel(lines, fmt="%g bpd", fontsize=8)
+
+
+def _draw_effect(axes: Axes, comparison: Comparison, metric: str) -> None:
+    """A metric against what was swept: all runs as points, their means as lines."""
+    runs = comparison.ranked
+    across, between = axis_keys(comparison)
+    assert across is not None
+    numeric = _is_numeric(runs, across)
+    values = sorted({run.value(across) for run in runs}, key=rank)
+    places = {v: (number(v) or 0.0) if numeric else float(i) for i, v in enumerate(values)}
+    for marker, colour, label, members in _series(runs, between):
+        xs = [places[run.value(across)] for run in members]
+        ys = [run.metrics[metric] for run in members]
+        axes.scatter(xs, ys, color=colour, marker=marker, label=label, **DOT)
+        if numeric and _is_grid(comparison):
+            means = [
+                (x, fmean(y for at, y in zip(xs, ys, strict=True) if at == x)) for x in set(xs)
+            ]
+            axes.plot(*zip(*sorted(means), strict=True), color=colour, linewidth=1.2, zorder=1)
+    mean = fmean(run.metrics[metric] for run in runs)
+    if across == "seed":
+        axes.axhline(mean, color=QUIET, linestyle="--", label=f"mean {mean:.4g}")
+    _ring(
+        axes,
+        comparison,
+        [(places[run.value(across)], run.metrics[metric]) for run in comparison.front],
+    )
+    _scale_x(axes, places, numeric)
+    better = "higher" if metric in MAXIMISED else "lower"
+    axes.set_xlabel(across if across not in SYMBOLS else f"{SYMBOLS[across]}  ({across})")
+    axes.set_ylabel(f"{NAMES.get(metric, metric)} ({better} is better)")
+    axes.set_title(f"{metric} by {_symbol(across)}")
+    axes.legend(title=_symbol(between))
+
+
+def _draw_importances(axes: Axes, shares: dict[str, dict[str, float]], runs: int) -> None:
+    """Bars: the share of each key in which runs came out well."""
+    labels = []
+    for metric, share in shares.items():
+        for key, value in share.items():
+            labels.append(key if len(shares) == 1 else f"{key} for {metric}")
+            axes.barh(len(labels), value, color=f"C{list(shares).index(metric)}", height=0.6)
+            axes.text(value + 0.005, len(labels), f"{value:.0%}", va="center", fontsize=9)
+    axes.set_yticks(range(1, len(labels) + 1), labels)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.06)
+    axes.set_xticks([])
+    axes.set_title(f"What mattered for a run's being among the best (PED-ANOVA, {runs} runs)")
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+
+
+def _series(
+    runs: list[SweepRun], key: str | None
+) -> list[tuple[str, str, str | None, list[SweepRun]]]:
+    """Marker, colour, label and runs of each value of a key; one series if they are too many."""
+    values = sorted({run.value(key) for run in runs}, key=rank) if key else []
+    if not 1 < len(values) <= len(MARKERS):
+        return [("o", "C0", None, runs)]
+    return [
+        (MARKERS[i], f"C{i}", brief(value), [run for run in runs if run.value(key or "") == value])
+        for i, value in enumerate(values)
+    ]
+
+
+def _ring(axes: Axes, comparison: Comparison, points: Sequence[tuple[float, float] | None]) -> None:
+    """Mark the best run, or those on the front of several objectives."""
+    best = comparison.best
+    label = f"best: {comparison.label(best)}" if best else "best trade-offs"
+    for index, point in enumerate(filter(None, points)):
+        axes.scatter(
+            *point,
+            s=190,
+            facecolors="none",
+            edgecolors=BEST,
+            linewidths=1.8,
+            label=None if index else label,
+        )
+
+
+def _scale_x(axes: Axes, places: dict[Any, float], numeric: bool) -> None:
+    """Logarithmic for numbers far apart, with the values themselves as ticks where few."""
+    positive = [x for x in places.values() if x > 0]
+    if numeric and positive and is_wide(positive):
+        if len(positive) == len(places):
+            axes.set_xscale("log")
+        else:
+            axes.set_xscale("symlog", linthresh=min(positive))  # a beta of 0 among them
+    if len(places) <= len(MARKERS) or not numeric:
+        labels = [brief(value) for value in places]
+        crowded = sum(map(len, labels)) > 60
+        axes.set_xticks(list(places.values()), labels, rotation=30 if crowded else 0)
+        axes.set_xticks([], minor=True)
+
+
+def _is_numeric(runs: list[SweepRun], key: str) -> bool:
+    return key != "seed" and all(number(run.value(key)) is not None for run in runs)
+
+
+def _is_grid(comparison: Comparison) -> bool:
+    """Whether the runs fill at least half of the grid of what was swept: a line has a meaning."""
+    runs = comparison.ranked
+    keys = [key for key in comparison.swept if key != "seed"]
+    cells = prod(len({run.value(key) for run in runs}) for key in keys)
+    return 2 * len({tuple(run.value(key) for key in keys) for run in runs}) >= cells
+
+
+def _symbol(key: str | None) -> str | None:
+    return SYMBOLS.get(key, key) if key else None
