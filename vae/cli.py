@@ -9,8 +9,10 @@ import argparse
 import json
 import logging
 import sys
+from pathlib import Path
 
 from vae.errors import UserError
+from vae.sweeps.dashboard import add_dashboard
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="vae", description="Data and runs of MiniFaceApp.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_pack(commands)
+    _add_compare(commands)
+    add_dashboard(commands)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -57,6 +61,38 @@ def _pack(options: argparse.Namespace) -> None:
     print(f"cache  {packed.folder}")
     for split, count in counts.items():
         print(f"{split:5}  {count:>7} images")
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="put the runs of a sweep side by side",
+        description="Put the runs of a sweep side by side: comparison.csv, comparison.png, "
+        "reconstructions.png, samples.png and report.md. A sweep does so itself when it ends; "
+        "this does it at any time, also while it runs.",
+        epilog="example: vae compare multirun/beta",
+    )
+    parser.add_argument("sweep", metavar="SWEEP", help="the sweep's folder, multirun/NAME")
+    parser.add_argument("--out", metavar="DIR", help="write there, not into the sweep's folder")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    parser.set_defaults(run=_compare)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from vae.sweeps.comparison import rows
+    from vae.sweeps.report import FILES, overview, write_report
+    from vae.sweeps.wandb_links import link_runs
+
+    comparison = write_report(options.sweep, options.out)
+    link_runs(comparison.folder)
+    out = Path(options.out or options.sweep)
+    files = [str(out / name) for name in FILES if (out / name).exists()]
+    if options.json:
+        found = {"sweep": comparison.name, "runs": rows(comparison), "files": files}
+        print(json.dumps(found))
+        return
+    print(overview(comparison))
+    print(f"\n{out / 'report.md'}")
 
 
 if __name__ == "__main__":

@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from vae.config import objectives_of
 from vae.errors import UserError
 from vae.resuming import changes
 from vae.sweeps.record import read_record, write_record
+from vae.sweeps.wandb_links import link_runs
+from vae.wandb_run import WandbConfig
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +57,30 @@ class PrepareSweep(Callback):
             # each job's config is composed anew, from these overrides and its own
             exclude = f"hydra.job.config.override_dirname.exclude_keys=[{fixed}]"
             config.hydra.overrides.hydra.append(exclude)
+
+
+class ReportOnSweep(Callback):
+    """Puts the runs side by side when the sweep ends, however it ends: on disk and on W&B."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if config.hydra.mode == RunMode.MULTIRUN:
+            link_runs(Path(config.hydra.sweep.dir))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            from vae.sweeps.report import overview, write_report
+            from vae.sweeps.wandb_summary import log_summary
+
+            comparison = write_report(folder)
+            settings = OmegaConf.to_object(config.wandb)
+            assert isinstance(settings, WandbConfig)
+            log_summary(comparison, settings, folder)
+            link_runs(folder)
+        except Exception as error:
+            log.warning("%s has no report: %s", folder, error)
+        else:
+            log.info("%s\n%s\n%s", folder, overview(comparison), folder / "report.md")
 
 
 def describe(config: DictConfig, before: Mapping[str, Any], swept: set[str]) -> dict[str, Any]:

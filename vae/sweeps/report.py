@@ -1,0 +1,165 @@
+"""What comes out of a sweep: a table, pictures, and a page that puts them together."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vae.errors import UserError
+from vae.files import write_text_atomically
+from vae.metrics import MAXIMISED
+from vae.sweeps.charts import draw_charts
+from vae.sweeps.comparison import Comparison, brief, read_sweep, write_csv
+from vae.sweeps.faces import draw_faces
+from vae.sweeps.runs import SweepRun
+
+BEST_RUNS = 5
+TABLE = ("val/bpd", "val/rate", "val/mse", "val/psnr", "val/active_units")
+PICTURES = {
+    "comparison.png": "Rate against distortion, and what each swept value did",
+    "reconstructions.png": "The same validation faces through each model, the originals on top",
+    "samples.png": "Faces decoded from random latents",
+}
+
+FILES = ("comparison.csv", *PICTURES, "report.md")
+
+
+def write_report(folder: Path | str, out: Path | str | None = None) -> Comparison:
+    """Write comparison.csv, the pictures and report.md of a sweep, at any time.
+
+    Args:
+        folder: `multirun/<sweep>`; runs may be at work in it.
+        out: where to write; None: into the sweep's folder.
+
+    Raises:
+        UserError: it is no sweep's folder.
+    """
+    comparison = read_sweep(folder)
+    out = Path(out or folder)
+    out.mkdir(parents=True, exist_ok=True)
+    write_csv(comparison, out / "comparison.csv")
+    notes: list[str] = []
+    try:
+        draw_charts(comparison, out / "comparison.png")
+    except UserError as error:
+        notes.append(f"No charts: {error}")
+    try:
+        notes += draw_faces(comparison, out)
+    except (UserError, OSError) as error:
+        notes.append(f"No faces: {error}")
+    write_text_atomically(out / "report.md", report(comparison, out, notes))
+    return comparison
+
+
+def report(comparison: Comparison, out: Path, notes: Sequence[str] = ()) -> str:
+    """The page, in Markdown; `notes` say what is not in the pictures of `out`, and why."""
+    counts = Counter(run.status for run in comparison.runs)
+    started = (comparison.started or "").replace("T", " ")[:19]
+    when = f", started {started}" if started else ""
+    parts = [
+        f"# {_cell(comparison.name)}",
+        f"{len(comparison.runs)} runs ({', '.join(f'{n} {s}' for s, n in counts.items())}){when}.",
+    ]
+    if comparison.command:
+        parts.append(_code(comparison.command))
+    parts += _best(comparison, out)
+    there = [(name, what) for name, what in PICTURES.items() if (out / name).exists()]
+    parts += [f"## {what}\n\n![{what}]({name})" for name, what in there]
+    parts += [_cell(note) for note in notes]
+    parts += ["## All runs", _table(comparison, comparison.runs, out)]
+    parts += _unfinished(comparison)
+    return "\n\n".join(parts) + "\n"
+
+
+def overview(comparison: Comparison) -> str:
+    """For the terminal: a line a run, the best (or those on the Pareto front) with a star."""
+    lines = [["", "run", "status", "beta_elbo", "rate", "psnr", "bpd"]]
+    for run in comparison.runs:
+        star = "*" if run in (comparison.best, *comparison.front) else ""
+        weight = "" if run.beta_elbo is None else f"{run.beta_elbo:.4g}"
+        figures = [
+            _figure(key, run.metrics.get(key)) for key in ("val/rate", "val/psnr", "val/bpd")
+        ]
+        lines.append([star, comparison.label(run), run.status, weight, *figures])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place < 3 else cell.rjust(width)  # numbers to the right
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def command(run: SweepRun) -> str:
+    """What runs it again, by itself."""
+    apart = ("sweep=", "sweep.", "hydra.", "hydra/", "wandb.", "resume=")
+    own = [a for a in run.arguments if not a.lstrip("+~").startswith(apart)]
+    return shlex.join(["python", "train.py", *own])
+
+
+def _best(comparison: Comparison, out: Path) -> list[str]:
+    if not comparison.ranked:
+        return []
+    ways = [f"`{k}`, {'higher' if k in MAXIMISED else 'lower'}" for k in comparison.objectives]
+    if len(comparison.objectives) > 1:
+        chosen = comparison.front
+        title = f"## The {len(chosen)} best trade-offs"
+        what = f"No other run is better in one of {' and '.join(ways)} and as good in the rest."
+    else:
+        chosen = comparison.ranked[:BEST_RUNS]
+        title = f"## The best by {ways[0]} is better"
+        what = f"The first {len(chosen)} of {len(comparison.ranked)} that finished:"
+    commands = "\n".join(command(run) for run in chosen)
+    again = f"These again, each by itself:\n\n{_code(commands)}"
+    return [title, what, _table(comparison, chosen, out), again]
+
+
+def _unfinished(comparison: Comparison) -> list[str]:
+    """Each run that did not finish, with the reason."""
+    lines = []
+    for run in comparison.runs:
+        at = f"at step {run.step}" + f" of {run.total_steps}" * bool(run.total_steps)
+        said = {
+            "failed": f"failed {at}: {run.error or 'the reason is in its train.log'}",
+            "pruned": f"pruned {at}: others were better by then",
+            "running": f"is running, {at}",
+            "interrupted": f"interrupted {at}; goes on when the sweep is started again",
+            "cut": f"was cut {at}; goes on when the sweep is started again",
+        }.get(run.status)
+        if said:
+            lines.append(f"- **{_cell(run.name)}** {_cell(said)}")
+    return ["## Runs that did not finish", "\n".join(lines)] if lines else []
+
+
+def _table(comparison: Comparison, runs: Iterable[SweepRun], out: Path) -> str:
+    heads = ["run", *comparison.swept, "beta_elbo", *TABLE, "step", "status"]
+    lines = [heads, ["---"] * len(heads)]
+    for run in runs:
+        bold = "**" if run is comparison.best else ""
+        link = f"{bold}[{_cell(run.name)}](<{os.path.relpath(run.folder, out)}>){bold}"
+        values = [run.value(key) for key in comparison.swept] + [run.beta_elbo]
+        metrics = [_figure(key, run.metrics.get(key)) for key in TABLE]
+        status = run.status + f" (trial {run.trial})" * (run.trial is not None)
+        cells = [_cell("" if value is None else brief(value)) for value in values]
+        lines.append([link, *cells, *metrics, str(run.step), status])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _figure(metric: str, value: float | None) -> str:
+    digits = {"val/bpd": ".3f", "val/rate": ".1f", "val/mse": ".5f", "val/psnr": ".2f"}
+    return "" if value is None else format(value, digits.get(metric, ".4g"))
+
+
+def _cell(text: Any) -> str:
+    """Text as Markdown shows it: on one line, its own signs without a meaning."""
+    line = " ".join(str(text).split())
+    return "".join(f"\\{sign}" if sign in "\\|`*_<>[]#" else sign for sign in line)
+
+
+def _code(text: str) -> str:
+    return f"```bash\n{text}\n```"
