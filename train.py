@@ -5,6 +5,7 @@ python train.py model.latent_dim=128 loss.beta=1e-3    one run
 python train.py -m loss.beta=1e-5,1e-4,1e-3            a sweep, one run per value
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -67,6 +68,9 @@ def sweep_run(composed: DictConfig) -> dict[str, float]:
         record_failure(folder, str(error))
         raise
     logs = OmegaConf.to_container(hydra_config.job_logging, resolve=True)
+    if hydra_config.runtime.choices["hydra/launcher"] != "basic":  # several talk at once
+        logs["formatters"]["simple"]["format"] = f"%(asctime)s {folder.name}: %(message)s"
+        os.environ["TQDM_DISABLE"] = "1"
     return run_trial(config, to_dict(composed), folder, logs)
 
 

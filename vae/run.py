@@ -148,9 +148,11 @@ class Run:
         weight = beta_elbo(self.config.loss, self.config.data.image_size, self.model.latent_dim)
         parameters = sum(p.numel() for p in self.model.parameters())
         record = {**self.settings, "beta_elbo": weight, "parameters": parameters}
+        threads = self.config.trainer.num_threads or torch.get_num_threads()
+        on = f"cpu, {threads} threads" if self.device.type == "cpu" else self.device
         log.info(
             "%s: %d parameters, beta_elbo %.4g, %d steps on %s",
-            *(self.folder, parameters, weight, self.trainer.total_steps, self.device),
+            *(self.folder, parameters, weight, self.trainer.total_steps, on),
         )
         status, reason = "failed", None
         with (

@@ -8,6 +8,7 @@ weights of one that was not.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -155,7 +156,8 @@ class Trainer:
             initial=self.step,
             unit="step",
             dynamic_ncols=True,
-            disable=None,  # no bar in a file
+            # no bar in a file, nor several at once on a terminal
+            disable=bool(os.environ.get("TQDM_DISABLE")) or None,
         )
 
     def _train_epoch(self, bar: tqdm, interrupts: Interrupts) -> None:  # type: ignore[type-arg]

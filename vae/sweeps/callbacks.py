@@ -9,6 +9,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from vae.config import objectives_of
 from vae.errors import UserError
 from vae.resuming import changes
-from vae.sweeps.record import read_record, write_record
+from vae.sweeps.record import FILE, read_record, write_record
 from vae.sweeps.wandb_links import link_runs
 from vae.wandb_run import WandbConfig
 
@@ -68,6 +69,9 @@ class ReportOnSweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
+        if not any(folder.glob("*/.hydra")):
+            forget_sweep_folder(folder)
+            return
         try:
             from vae.sweeps.report import overview, write_report
             from vae.sweeps.wandb_summary import log_summary
@@ -81,6 +85,14 @@ class ReportOnSweep(Callback):
             log.warning("%s has no report: %s", folder, error)
         else:
             log.info("%s\n%s\n%s", folder, overview(comparison), folder / "report.md")
+
+
+def forget_sweep_folder(folder: Path) -> None:
+    """Remove what a sweep that was refused has left: a folder in which no run began."""
+    for name in (FILE, "multirun.yaml"):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # a study, or a user's own files
+        folder.rmdir()
 
 
 def describe(config: DictConfig, before: Mapping[str, Any], swept: set[str]) -> dict[str, Any]:
