@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess, parent_process
+from pathlib import Path
 from typing import Any
 
 from vae.errors import UserError
@@ -25,6 +26,7 @@ from vae.interrupts import InterruptedRun
 log = logging.getLogger(__name__)
 
 LINUX = sys.platform == "linux"
+LAUNCHER = os.getppid()  # whose worker this process is, if it is one
 SCHEDULERS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}  # signals that they send
 # Imported once, by the process from which the others are forked: a start takes 20 ms then.
 # loky is joblib's: from its workers, a process can only be started where it is known.
@@ -66,7 +68,11 @@ def call_apart(function: Callable[..., Any], *arguments: Any, logs: Mapping[str,
     sender.close()
     try:
         with _sigterm_passed_on(process):
-            wait([receiver, process.sentinel])
+            while not wait([receiver, process.sentinel], timeout=1.0):
+                if _launcher_is_gone():  # nobody is left to answer to
+                    process.terminate()
+                    process.join()
+                    os._exit(1)
             outcome = receiver.recv() if receiver.poll() else None
             process.join()
     except EOFError:  # it died before it could answer
@@ -80,6 +86,11 @@ def call_apart(function: Callable[..., Any], *arguments: Any, logs: Mapping[str,
             finally:
                 process.kill()
     return _result(outcome, process.exitcode)
+
+
+def _launcher_is_gone() -> bool:
+    """joblib's workers outlive it when it is killed, and go on to the next run."""
+    return parent_process() is not None and os.getppid() != LAUNCHER
 
 
 def _result(outcome: tuple[str, Any] | None, exit_code: int | None) -> Any:
@@ -140,6 +151,8 @@ def _answer(
     """In the new process: call, and send (kind, value) back."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    with suppress(OSError):  # when memory is short, this process goes first, not the sweep
+        Path("/proc/self/oom_score_adj").write_text("500")
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     os.environ.clear()
     os.environ.update(environment)

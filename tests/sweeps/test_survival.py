@@ -97,7 +97,7 @@ def test_a_study(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_saves_the_run_and_closes_the_trial(number, tmp_path):
     arguments = [*FROM_STUDY, "sweep.name=o", "hydra.sweeper.n_trials=2", *LONG]
-    arguments[-2] = "trainer.max_steps=100000"
+    arguments.append("trainer.max_steps=100000")
     folder = tmp_path / "multirun" / "o"
     process = start(arguments, tmp_path)
     wait_until(lambda: any(map(in_the_middle_of, folder.glob("loss*"))))
@@ -112,19 +112,28 @@ def test_an_interrupt_saves_the_run_and_closes_the_trial(number, tmp_path):
     assert [t.state.name for t in study_of(folder).trials] == ["FAIL", "WAITING"]
 
 
-def test_a_run_ends_with_the_process_that_it_is_for(tmp_path):
-    """Nobody is left to train when the sweep is gone; and who comes next waits for it."""
-    arguments = ["loss.beta=0.1,0.2", "sweep.name=s", *LONG]
-    arguments[-2] = "trainer.max_steps=100000"
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_nobody_is_left_to_train_when_the_sweep_is_gone(launcher, tmp_path):
+    arguments = [f"hydra/launcher={launcher}", "loss.beta=0.1,0.2,0.3", "sweep.name=s", *LONG]
+    arguments.append("trainer.max_steps=100000")
     run = tmp_path / "multirun" / "s" / "loss.beta=0.1"
     process = start(arguments, tmp_path)
     wait_until(lambda: in_the_middle_of(run))
-    pid = wait_until(lambda: process_of(run))
-    assert pid != process.pid
-    kill(process)
-    wait_until(lambda: process_of(run) is None, timeout=20)
-    with pytest.raises(ProcessLookupError):
-        wait_until(lambda: os.kill(pid, 0), timeout=5)
+    trainer = wait_until(lambda: process_of(run))
+    assert trainer != process.pid
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: is_gone(trainer), timeout=30)
+    process.communicate(timeout=30)  # the workers, too, have let go of its output
+    assert not (tmp_path / "multirun" / "s" / "loss.beta=0.3").exists()
+
+
+def is_gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def test_another_sweep_under_the_same_name_is_refused(tmp_path):
