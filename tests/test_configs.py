@@ -8,7 +8,7 @@ import yaml
 from vae.config import CONF, RunConfig, compose
 from vae.errors import UserError
 
-GROUPS = ("model", "data", "optimizer", "loss", "trainer", "wandb", "experiment")
+GROUPS = ("model", "data", "optimizer", "loss", "trainer", "wandb", "experiment", "sweep")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
 

@@ -1,6 +1,7 @@
-"""Every command in the README does what it says: run with small settings beside its own."""
+"""Every command in the README, and in the page on sweeps, works: run with small settings."""
 
 import json
+import math
 import re
 import shlex
 
@@ -10,6 +11,7 @@ from tests.cli import ROOT, TINY, call_train
 from vae.cli import main as vae
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SWEEPS = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
 
 # What sets the project up, which a test inside of it cannot: .ci/run does, in a fresh
 # environment, on every change.
@@ -20,13 +22,16 @@ SET_UP = {
     "uv run train.py",
     "uv run --extra dev pytest",
     "wandb login",
+    'pip install -e ".[dashboard]"',
+    "wandb leet multirun/mine/wandb",  # needs a terminal; seen by hand
+    "vae dashboard multirun/mine",  # needs a login; tests/sweeps/test_dashboard.py
 }
 
 
-def commands():
-    """Each command of the README, from its code blocks and from within its sentences."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    inline = re.findall(r"`((?:python|pip|uv|vae|wandb) [^`…]*)`", README)
+def commands(page=README):
+    """Each command of a page, from its code blocks and from within its sentences."""
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    inline = re.findall(r"`((?:python|pip|uv|vae|wandb) [^`…]*)`", page)
     lines = [line for block in blocks for line in block.splitlines()] + inline
     return list(dict.fromkeys(part.strip() for line in lines for part in line.split("&&")))
 
@@ -36,23 +41,27 @@ def small(arguments):
     base = [o for o in TINY if not o.startswith("experiment")]
     base += ["trainer.max_steps=4", "data.batch_size=4"]
     keys = {argument.partition("=")[0] for argument in arguments}
+    keys |= {"model.latent_dim"} if "sweep=latent_dim" in arguments else set()
     return [o for o in base if o.partition("=")[0] not in keys]
 
 
 @pytest.fixture
 def settled(tmp_path, pictures, celeba, monkeypatch, capsys):
-    """A folder in which the README's placeholders exist: pictures, CelebA, a finished run."""
+    """A folder in which the placeholders exist: pictures, CelebA, a finished run and a sweep."""
     arguments = [*small([]), "hydra.run.dir=outputs/DATE/TIME"]
     assert call_train(arguments, tmp_path, monkeypatch, capsys)[0] == 0
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if c not in SET_UP])
+RUN_HERE = [c for c in {**dict.fromkeys(commands()), **dict.fromkeys(commands(SWEEPS))}
+            if c not in SET_UP and "SWEEP" not in c]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", RUN_HERE)
 def test_the_command_works(command, settled, pictures, monkeypatch, capsys):
     program, *arguments = shlex.split(command.replace("FOLDER", "pictures"))
     if program == "vae":
-        monkeypatch.chdir(settled)
-        assert vae([*arguments, "data.image_size=16", "data.num_workers=1"]) == 0
+        run_vae(arguments, settled, monkeypatch, capsys)
         return
     assert (program, arguments.pop(0)) == ("python", "train.py")
     if "--help" in arguments:
@@ -62,16 +71,42 @@ def test_the_command_works(command, settled, pictures, monkeypatch, capsys):
         assert "latent_dim: 128" in out
         return
     extra = [] if any(a.startswith("resume=") for a in arguments) else small(arguments)
+    by_optuna = {"sweep=optuna", "sweep=pareto", "hydra/sweeper=study"} & set(arguments)
+    extra += ["hydra.sweeper.n_trials=2"] if by_optuna else []
     code, _, err = call_train([*arguments, *extra], settled, monkeypatch, capsys)
     assert code == 0, err
     runs = [p for p in settled.rglob("summary.json") if p.parent.name != "TIME"]
     runs = runs or list(settled.rglob("summary.json"))  # resume= makes no new one
-    assert len(runs) == (3 if "-m" in arguments else 1)
-    assert all(json.loads(p.read_text())["status"] == "finished" for p in runs)
+    assert len(runs) == expected_runs(arguments, bool(by_optuna))
+    assert all(json.loads(p.read_text())["status"] in ("finished", "pruned") for p in runs)
+    assert ("-m" in arguments) == bool(list(settled.glob("multirun/*/report.md")))
+
+
+def expected_runs(arguments, by_optuna):
+    """How many runs a command makes, by its commas."""
+    if "-m" not in arguments or by_optuna:
+        return 2 if by_optuna else 1
+    presets = {"sweep=beta": 5, "sweep=latent_dim": 7}
+    counts = [presets.get(a, a.count(",") + 1) for a in arguments]
+    return math.prod(counts)
+
+
+def run_vae(arguments, folder, monkeypatch, capsys):
+    """A `vae` command, on a small sweep where it takes one."""
+    if arguments[0] == "compare":
+        sweep = ["-m", *small([]), "sweep.name=mine", "loss.beta=0.1,0.2"]
+        assert call_train(sweep, folder, monkeypatch, capsys)[0] == 0
+        (folder / "multirun" / "mine" / "report.md").unlink()
+    else:
+        arguments = [*arguments, "data.image_size=16", "data.num_workers=1"]
+    monkeypatch.chdir(folder)
+    assert vae(arguments) == 0
+    if arguments[0] == "compare":
+        assert (folder / "multirun" / "mine" / "report.md").exists()
 
 
 def test_the_set_up_is_what_ci_does():
-    assert set(commands()) >= SET_UP
+    assert {*commands(), *commands(SWEEPS)} >= SET_UP
     ci = (ROOT / ".ci" / "run").read_text()
     assert '-e ".[dev]"' in ci
     assert "python -m pytest" in ci

@@ -149,7 +149,7 @@ class Run:
         parameters = sum(p.numel() for p in self.model.parameters())
         record = {**self.settings, "beta_elbo": weight, "parameters": parameters}
         threads = self.config.trainer.num_threads or torch.get_num_threads()
-        on = f"cpu, {threads} threads" if self.device.type == "cpu" else self.device
+        on = f"cpu (threads: {threads})" if self.device.type == "cpu" else self.device
         log.info(
             "%s: %d parameters, beta_elbo %.4g, %d steps on %s",
             *(self.folder, parameters, weight, self.trainer.total_steps, on),
