@@ -45,7 +45,7 @@ def test_joblib(tmp_path):
         assert (run.name, run.group, run.exit_code) == (path.name, "j", 0)
         assert run.config["loss"]["beta"] == float(path.name.partition("=")[2])
         assert (
-            f"on cpu, {max(1, (os.cpu_count() or 1) // 2)} threads"
+            f"on cpu (threads: {max(1, (os.cpu_count() or 1) // 2)})"
             in (path / "train.log").read_text()
         )
 
