@@ -48,6 +48,9 @@ def call_train(arguments, cwd, monkeypatch, capsys):
         train.main()
     except SystemExit as stop:
         code = stop.code or 0
+        if isinstance(code, str):  # as the interpreter does
+            print(code, file=sys.stderr)
+            code = 1
     except Exception:
         sys.excepthook(*sys.exc_info())
         code = 1

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from tests.cli import TINY, call_train, run_train
+from vae.summary import read_summary
 
 
 def assert_refused(result, folder, *words):
@@ -12,7 +13,7 @@ def assert_refused(result, folder, *words):
     for word in words:
         assert word in err, err
     assert "Traceback" not in out + err
-    assert len(err.strip().splitlines()) <= 10, err
+    assert len(err.strip().splitlines()) <= 12, err
     left = sorted(p.name for p in folder.iterdir() if p.name not in ("pictures", "home"))
     assert left == []
 
@@ -23,6 +24,7 @@ def assert_refused(result, folder, *words):
         (["model.latent_dmi=3"], ["latent_dmi", "model"]),
         (["+model.latent_dmi=3"], ["model.latent_dmi", "latent_dim"]),
         (["modle=conv"], ["modle"]),
+        (["experiment=exp_10"], ["experiment/exp_10", "exp_01_baseline"]),
         (["model=cnv"], ["model/cnv", "conv"]),
         (["model.latent_dim=abc"], ["model.latent_dim", "abc", "Integer"]),
         (["model.latent_dim=3.7"], ["model.latent_dim", "3.7"]),
@@ -121,5 +123,35 @@ def test_in_a_sweep_one_bad_value_costs_one_run(tmp_path, monkeypatch, capsys):
     assert code != 0
     assert "loss.beta: got -1" in err
     assert "Traceback" not in out + err
-    folders = [p.name for p in (tmp_path / "multirun" / "s").iterdir() if p.is_dir()]
-    assert folders == ["loss.beta=0.1"]
+    sweep = tmp_path / "multirun" / "s"
+    statuses = {p.parent.name: read_summary(p.parent) for p in sweep.glob("*/summary.json")}
+    assert statuses["loss.beta=0.1"]["status"] == "finished"
+    assert statuses["loss.beta=-1"]["status"] == "failed"
+    assert "loss.beta: got -1" in statuses["loss.beta=-1"]["error"]
+    assert sorted(p.name for p in (sweep / "loss.beta=-1").iterdir()) == [
+        ".hydra", "summary.json", "train.log",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sweep=beta"], ["sweep=beta is many runs: python train.py -m sweep=beta"]),
+        (["-m", "sweep=bta"], ["sweep/bta", "beta", "optuna"]),
+        (["-m", "sweep=optuna", "objective=val/loss"], ["objective: got 'val/loss'", "beta"]),
+        (["-m", "loss.beta=0.1,0.2", "objective=val/fid"], ["objective: got 'val/fid'"]),
+        (["-m", "sweep=optuna", "sweep.storage=sqlite:////nowhere/x.db"], ["sweep.storage"]),
+        (["-m", "sweep=optuna", "sweep.storage=nosql://x"], ["sweep.storage", "nosql"]),
+        (["-m", "sweep=optuna", "sweep.pruner=mean"], ["sweep.pruner: got 'mean'", "median"]),
+        (["-m", "sweep=optuna", "sweep.name=a/b"], ["sweep.name: got 'a/b'"]),
+        (
+            ["-m", "sweep=optuna", "loss.beta=0.1", "model.latent_dim=4"],
+            ["hydra.sweeper.params: nothing to search"],
+        ),
+        (["-m", "sweep=optuna", "hydra.sweeper.n_trils=3"], ["n_trils"]),
+    ],
+    ids=lambda value: " ".join(value) if "=" in value[0] or "-m" in value else "",
+)
+def test_mistakes_in_a_sweep(arguments, words, tmp_path, monkeypatch, capsys):
+    result = call_train([*arguments, *TINY], tmp_path, monkeypatch, capsys)
+    assert_refused(result, tmp_path, *words)

@@ -54,7 +54,7 @@ def test_a_sweep_is_one_run_each_in_one_group(tmp_path, monkeypatch, capsys):
     assert call_train(arguments, tmp_path, monkeypatch, capsys)[0] == 0
     found = {}
     for folder in sorted((tmp_path / "multirun" / "s").iterdir()):
-        if folder.is_dir():
+        if (folder / ".hydra").is_dir():
             (run,) = read_runs(folder)
             found[run.name] = run
             assert run.metric_rows == rows(folder)

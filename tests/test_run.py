@@ -42,7 +42,7 @@ def test_the_run_folder_is_that_of_the_design(finished):
     figures = ("reconstructions", "samples", "interpolation", "traversal")
     assert present == {
         ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", ".hydra/accepted.yaml",
-        "train.log", "metrics.jsonl", "summary.json",
+        "train.log", "metrics.jsonl", "summary.json", ".lock",
         "checkpoints/last.pt", "checkpoints/best.pt",
         *(f"figures/{name}.png" for name in figures),
     }  # fmt: skip

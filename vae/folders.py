@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from vae.errors import UserError
+
+LOCK = ".lock"  # held by the process that trains in the folder
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,8 @@ def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
 
 def is_locked(folder: Path) -> bool:
     """Whether a process is training the run in `folder` now."""
+    if not (folder / LOCK).exists():  # and looking must not make it
+        return False
     lock = _lock(folder)
     try:
         lock.acquire(timeout=0)
@@ -72,7 +76,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def _lock(folder: Path) -> FileLock:
-    return FileLock(folder / ".lock")
+    return FileLock(folder / LOCK)
 
 
 def forget_run_folder(folder: Path) -> None:
@@ -85,15 +89,22 @@ def forget_run_folder(folder: Path) -> None:
     if (folder / "metrics.jsonl").exists():
         return
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    for name in ("train.log", ".lock"):
+    for name in ("train.log", LOCK):
         (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        (folder / "checkpoints").rmdir()
+    remove_empty(folder)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder, and those around it below the current one, as long as they are empty."""
     here = Path.cwd()
-    for empty in (folder / "checkpoints", folder, *folder.parents):
-        if not empty.exists():
-            continue
-        if folder not in (empty, empty.parent) and here not in empty.parents:
+    for empty in (folder.absolute(), *folder.absolute().parents):
+        if here not in empty.parents and empty != folder.absolute():
             return
         try:
             empty.rmdir()
+        except FileNotFoundError:
+            continue
         except OSError:  # not empty
             return

@@ -9,7 +9,6 @@ import logging
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from vae.config import objectives_of
 from vae.errors import UserError
+from vae.folders import remove_empty
 from vae.resuming import changes
 from vae.sweeps.record import FILE, read_record, write_record
 from vae.sweeps.wandb_links import link_runs
@@ -91,8 +91,7 @@ def forget_sweep_folder(folder: Path) -> None:
     """Remove what a sweep that was refused has left: a folder in which no run began."""
     for name in (FILE, "multirun.yaml"):
         (folder / name).unlink(missing_ok=True)
-    with suppress(OSError):  # a study, or a user's own files
-        folder.rmdir()
+    remove_empty(folder)  # but for a study, or a user's own files
 
 
 def describe(config: DictConfig, before: Mapping[str, Any], swept: set[str]) -> dict[str, Any]:
