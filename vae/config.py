@@ -25,11 +25,11 @@ from vae.metrics import METRICS
 from vae.models.conv import ConvConfig
 from vae.models.vae import ModelConfig
 from vae.optimizers import OptimizerConfig
-from vae.sweeps.study import SweepConfig
 from vae.tracking import WandbConfig
 from vae.training import TrainerConfig
 
 CONF = Path(__file__).parents[1] / "conf"
+PRUNERS = (None, "median", "hyperband")
 
 # The choices that have settings of their own; the other groups have one type for all.
 SCHEMAS = (
@@ -38,6 +38,31 @@ SCHEMAS = (
     ("data", "folder", FolderConfig),
     ("data", "celeba", CelebAConfig),
 )
+
+
+@dataclass
+class SweepConfig:
+    """What a sweep is called, where its study lies, and when it gives up on runs."""
+
+    name: str = MISSING  # names its folder under multirun/, its study and its W&B group
+    storage: str | None = MISSING  # Optuna's storage URL; null: study.db in the sweep's folder
+    max_failures: int | None = MISSING  # failed runs in a row that stop the sweep; null = no limit
+    pruner: str | None = MISSING  # null, median or hyperband: ends bad trials early
+    pruner_startup: int = MISSING  # median: trials that are never pruned; int >= 0
+    pruner_warmup: int = MISSING  # epochs before which no trial is pruned; int >= 1
+    trial: int | None = MISSING  # number of the Optuna trial; filled in by the sweeper
+
+    def __post_init__(self) -> None:
+        usable = 0 < len(self.name) <= 100 and not set(self.name) & set('/\\:*?"<>|')
+        takes = 'a name of at most 100 characters, none of them / \\ : * ? " < > |'
+        require(usable, "sweep.name", self.name, takes)
+        fits = self.max_failures is None or self.max_failures >= 1
+        require(fits, "sweep.max_failures", self.max_failures, "null or an int >= 1")
+        require(self.pruner in PRUNERS, "sweep.pruner", self.pruner, "null, median or hyperband")
+        require(
+            self.pruner_startup >= 0, "sweep.pruner_startup", self.pruner_startup, "an int >= 0"
+        )
+        require(self.pruner_warmup >= 1, "sweep.pruner_warmup", self.pruner_warmup, "an int >= 1")
 
 
 @dataclass

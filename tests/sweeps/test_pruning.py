@@ -6,9 +6,10 @@ import optuna
 import pytest
 
 from tests.sweeps.processes import FROM_STUDY, LONG, rows, summaries, sweep
+from vae.config import SweepConfig
 from vae.errors import UserError
 from vae.sweeps.pruning import earlier_values
-from vae.sweeps.study import SweepConfig, build_pruner
+from vae.sweeps.study import build_pruner
 
 SWEEP = {
     "name": "o", "storage": None, "max_failures": None, "trial": None,

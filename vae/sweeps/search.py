@@ -15,12 +15,12 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from vae.config import SweepConfig
 from vae.errors import UserError
 from vae.files import write_text_atomically
 from vae.summary import read_summary
 from vae.sweeps.study import (
     Participant,
-    SweepConfig,
     build_pruner,
     check_space,
     close_failed,

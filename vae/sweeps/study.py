@@ -11,13 +11,11 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from omegaconf import MISSING
-
-from vae.errors import UserError, require
+from vae.config import SweepConfig
+from vae.errors import UserError
 from vae.metrics import MAXIMISED
 
 if TYPE_CHECKING:
@@ -29,34 +27,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 Direction = Literal["minimize", "maximize"]
-PRUNERS = (None, "median", "hyperband")
 GRACE = 180.0  # seconds without a sign of life after which a process on another machine is gone
 MOST_TRIES = 3  # a trial that took its process down this often is not tried again
-
-
-@dataclass
-class SweepConfig:
-    """What a sweep is called, where its study lies, and when it gives up on runs."""
-
-    name: str = MISSING  # names its folder under multirun/, its study and its W&B group
-    storage: str | None = MISSING  # Optuna's storage URL; null: study.db in the sweep's folder
-    max_failures: int | None = MISSING  # failed runs in a row that stop the sweep; null = no limit
-    pruner: str | None = MISSING  # null, median or hyperband: ends bad trials early
-    pruner_startup: int = MISSING  # median: trials that are never pruned; int >= 0
-    pruner_warmup: int = MISSING  # epochs before which no trial is pruned; int >= 1
-    trial: int | None = MISSING  # number of the Optuna trial; filled in by the sweeper
-
-    def __post_init__(self) -> None:
-        usable = 0 < len(self.name) <= 100 and not set(self.name) & set('/\\:*?"<>|')
-        takes = 'a name of at most 100 characters, none of them / \\ : * ? " < > |'
-        require(usable, "sweep.name", self.name, takes)
-        fits = self.max_failures is None or self.max_failures >= 1
-        require(fits, "sweep.max_failures", self.max_failures, "null or an int >= 1")
-        require(self.pruner in PRUNERS, "sweep.pruner", self.pruner, "null, median or hyperband")
-        require(
-            self.pruner_startup >= 0, "sweep.pruner_startup", self.pruner_startup, "an int >= 0"
-        )
-        require(self.pruner_warmup >= 1, "sweep.pruner_warmup", self.pruner_warmup, "an int >= 1")
 
 
 def storage_url(sweep: SweepConfig, folder: Path) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
 from omegaconf import OmegaConf
 
-from vae.config import objectives_of
+from vae.config import SweepConfig, objectives_of
 from vae.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ class StudySweeper(OptunaSweeper):
         from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 
         from vae.sweeps.search import Search  # imports Optuna, which a plain run does not need
-        from vae.sweeps.study import SweepConfig
 
         plugin = self.sweeper
         config, launcher = plugin.config, plugin.launcher
