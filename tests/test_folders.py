@@ -1,8 +1,21 @@
-"""The run folder: claimed once, and forgotten only when nothing was trained in it."""
+"""The run folder: claimed once, held by one process, and forgotten when nothing was trained."""
+
+import logging
+import subprocess
+import sys
+import threading
 
 import pytest
 
-from vae.folders import FolderTakenError, claim_run_folder, forget_run_folder
+from tests.cli import ROOT
+from tests.sweeps.processes import wait_until
+from vae.folders import (
+    FolderTakenError,
+    claim_run_folder,
+    forget_run_folder,
+    is_locked,
+    run_lock,
+)
 
 
 def hydras_files(folder):
@@ -56,3 +69,76 @@ def test_folders_above_the_current_one_are_never_touched(tmp_path, monkeypatch):
     forget_run_folder(tmp_path / "elsewhere" / "run")
     assert here.exists()
     assert not (tmp_path / "elsewhere" / "run").exists()
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from vae.folders import run_lock
+
+with run_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process, which holds the lock of `tmp_path` until its input ends."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_folder_that_is_held_is_refused(tmp_path, holder):
+    assert is_locked(tmp_path)
+    with pytest.raises(FolderTakenError, match="another process is training this run"):
+        run_lock(tmp_path).__enter__()
+    assert is_locked(tmp_path)
+    assert not is_locked(tmp_path.parent)
+
+
+def test_a_folder_that_is_held_can_be_waited_for(tmp_path, holder, caplog):
+    """While it is held the wait goes on, and says so; then it is over."""
+    caplog.set_level(logging.INFO)
+    entered = threading.Event()
+
+    def wait():
+        with run_lock(tmp_path, wait=True):
+            entered.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_until(lambda: "waiting for it" in caplog.text)
+    assert not entered.wait(0.2)
+    holder.stdin.close()
+    assert entered.wait(20)
+    thread.join()
+    assert not is_locked(tmp_path)
+
+
+def test_a_process_that_is_killed_lets_go(tmp_path, holder):
+    holder.kill()
+    holder.wait(20)
+    assert (tmp_path / ".lock").exists()  # the file stays, which means nothing
+    assert not is_locked(tmp_path)
+    with run_lock(tmp_path):
+        assert is_locked(tmp_path)
+
+
+def test_an_error_lets_go(tmp_path):
+    with pytest.raises(ZeroDivisionError), run_lock(tmp_path):
+        1 / 0  # noqa: B018
+    assert not is_locked(tmp_path)
+
+
+def test_looking_does_not_take_the_folder(tmp_path):
+    """`vae compare` looks at runs that are about to start, again and again."""
+    for _ in range(3):
+        assert not is_locked(tmp_path)
+    with run_lock(tmp_path):
+        assert is_locked(tmp_path)

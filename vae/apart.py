@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
@@ -63,6 +64,7 @@ def call_apart(function: Callable[..., Any], *arguments: Any, logs: Mapping[str,
     process = context.Process(
         target=_answer, args=(sender, function, arguments, environment, dict(logs), level)
     )
+    resource_tracker.ensure_running()  # the first process's start would, and unblock SIGTERM
     with _blocked():
         process.start()
     sender.close()
@@ -150,7 +152,7 @@ def _answer(
 ) -> None:
     """In the new process: call, and send (kind, value) back."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_SETMASK, SCHEDULERS - {signal.SIGTERM})
     with suppress(OSError):  # when memory is short, this process goes first, not the sweep
         Path("/proc/self/oom_score_adj").write_text("500")
     threading.Thread(target=_end_with_the_parent, daemon=True).start()

@@ -48,7 +48,7 @@ def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     """
     lock = _lock(folder)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0.5)  # `is_locked` holds it for a moment
     except Timeout:
         if not wait:
             raise FolderTakenError(f"{folder}: another process is training this run.") from None

@@ -13,7 +13,7 @@ from vae.errors import UserError
 from vae.files import write_atomically
 from vae.metrics import MAXIMISED, bits_per_dim
 from vae.sweeps.comparison import FIRST, SYMBOLS, Comparison, brief, pareto_front, rank
-from vae.sweeps.importance import importances, is_wide
+from vae.sweeps.importance import draw_importances, importances, is_wide
 from vae.sweeps.runs import SweepRun, number
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 DOTS_PER_INCH = 110
 MARKERS = "osD^vPX*"  # as many values of one key are told apart, and no more
 DOT: dict[str, Any] = {"s": 52, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
-BEST, QUIET = "#d62728", "#999999"
+RING: dict[str, Any] = {"s": 150, "facecolors": "none", "edgecolors": "#d62728", "linewidths": 1.6}
+BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "frameon": False}
+QUIET = "#999999"
 NAMES = {
     "val/bpd": "bits per dimension",
     "val/rate": "rate, nats an image",
@@ -37,18 +39,14 @@ TRADE = ("val/rate", "val/distortion")
 
 
 def draw_charts(comparison: Comparison, path: Path) -> Path:
-    """Write the charts of a sweep's finished runs as a PNG.
-
-    Raises:
-        UserError: no run has finished yet.
-    """
+    """Write `charts` as a PNG."""
     figure = charts(comparison)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DOTS_PER_INCH))
     return path
 
 
 def charts(comparison: Comparison) -> Figure:
-    """The same as a figure of matplotlib's, for a notebook.
+    """The charts of a sweep's finished runs, as a figure of matplotlib's.
 
     Rate against distortion; each objective against what was swept, where anything was; and
     which keys mattered, where there are runs enough to say so.
@@ -74,8 +72,8 @@ def charts(comparison: Comparison) -> Figure:
     shares = {metric: importances(comparison, metric) for metric in comparison.objectives}
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
-    bars = 1.1 + 0.3 * len(comparison.swept) * len(shares) if any(shares.values()) else 0.0
-    heights = [4.8] * lines + [bars] * (bars > 0)
+    bars = 0.7 + 0.3 * len(comparison.swept) * len(shares) if any(shares.values()) else 0.0
+    heights = [5.2] * lines + [bars] * (bars > 0)
     figure = Figure(figsize=(6.8 * columns, sum(heights)), layout="constrained")
     cells = figure.add_gridspec(len(heights), columns, height_ratios=heights)
     for place, draw in enumerate(panels):
@@ -83,7 +81,7 @@ def charts(comparison: Comparison) -> Figure:
         alone = place == len(panels) - 1 and column == 0
         draw(figure.add_subplot(cells[line, :] if alone else cells[line, column]))
     if bars:
-        _draw_importances(figure.add_subplot(cells[lines, :]), shares, len(runs))
+        draw_importances(figure.add_subplot(cells[lines, :]), shares, len(runs))
     return figure
 
 
@@ -118,33 +116,34 @@ def _draw_trade(axes: Axes, comparison: Comparison) -> None:
         on_front = sorted(points[runs[i].name] for i in front)
         axes.plot(*zip(*on_front, strict=True), color=QUIET, linewidth=1.2, label="Pareto front")
     across, between = axis_keys(comparison)
-    coloured = across is not None and _is_numeric(runs, across)
-    values = [found for run in runs if (found := number(run.value(across or ""))) is not None]
+    by_colour = across if across and _is_numeric(runs, across) else None
+    values = [number(run.value(by_colour)) or 0.0 for run in runs] if by_colour else []
     positive = [value for value in values if value > 0] or [1.0]
-    scale = LogNorm if is_wide(positive) else Normalize
-    norm = scale(min(positive), max(positive))
-    paint = matplotlib.colormaps["viridis"].with_extremes(bad="#cccccc")  # beta=0 has no log
-    for marker, colour, label, members in _series(runs, between if coloured else across):
-        drawn = axes.scatter(
-            *zip(*(points[run.name] for run in members), strict=True),
-            c=[number(run.value(across or "")) for run in members] if coloured else colour,
-            cmap=paint if coloured else None,
-            norm=norm if coloured else None,
-            plotnonfinite=coloured,
-            marker=marker,
-            label=label,
-            **DOT,
-        )
-    if coloured and across:
-        figure = axes.get_figure()
-        assert figure is not None
-        figure.colorbar(drawn, ax=axes, label=SYMBOLS.get(across, across), pad=0.02)
-    _ring(axes, comparison, [points.get(run.name) for run in comparison.front])
+    norm = (LogNorm if is_wide(positive) else Normalize)(min(positive), max(positive))
+    scale = matplotlib.colormaps["viridis"].with_extremes(bad="#cccccc")  # beta=0 has no log
+    for marker, colour, label, members in _series(runs, between if by_colour else across):
+        xs, ys = zip(*(points[run.name] for run in members), strict=True)
+        if by_colour is None:
+            axes.scatter(xs, ys, color=colour, marker=marker, label=label, **DOT)
+            continue
+        shades = [number(run.value(by_colour)) or 0.0 for run in members]
+        paint: dict[str, Any] = {"cmap": scale, "norm": norm, "plotnonfinite": True}
+        drawn = axes.scatter(xs, ys, c=shades, marker=marker, **paint, **DOT)
+        if label:  # in the legend a colour would be that of one run
+            axes.scatter([], [], color=QUIET, marker=marker, label=label)
+    if by_colour and min(values) <= 0 < min(positive):
+        axes.scatter([], [], color="#cccccc", label=f"{SYMBOLS.get(by_colour, by_colour)} 0")
+    if by_colour and (figure := axes.get_figure()):
+        figure.colorbar(drawn, ax=axes, label=SYMBOLS.get(by_colour, by_colour), pad=0.02)
+    best = comparison.best
+    _ring(
+        axes,
+        [points[run.name] for run in comparison.front if run.name in points],
+        f"best: {comparison.label(best)}" if best else "best trade-offs",
+    )
     _draw_equal_bpd(axes, {run.value("data.image_size") for run in runs})
-    axes.set_xlabel(NAMES[TRADE[0]])
-    axes.set_ylabel(NAMES[TRADE[1]])
-    axes.set_title("Rate and distortion")
-    axes.legend(loc="upper right", title=_symbol(between if coloured else across))
+    axes.set(xlabel=NAMES[TRADE[0]], ylabel=NAMES[TRADE[1]], title="Rate and distortion")
+    _legend(axes)
 
 
 def _draw_equal_bpd(axes: Axes, image_sizes: set[Any]) -> None:
@@ -153,13 +152,13 @@ def _draw_equal_bpd(axes: Axes, image_sizes: set[Any]) -> None:
     if len(sizes) != 1:
         return
     xs, ys = axes.get_xlim(), axes.get_ylim()
-    # linear in both, so four corners are enough; halves between them, for the labels' sake
-    rates = [xs[0] + (xs[1] - xs[0]) * part / 32 for part in range(33)]
-    distortions = [ys[0] + (ys[1] - ys[0]) * part / 32 for part in range(33)]
-    bits = [[bits_per_dim(d, rate, 3 * sizes[0] ** 2) for rate in rates] for d in distortions]
-    lines = axes.contour(
-        rates, distortions, bits, 7, colors=QUIET, linewidths=0.7, linestyles=":", zorder=0
+    # linear in both, so that corners would do, but labels go where a line has points
+    rates, distortions = (
+        [low + (high - low) * i / 32 for i in range(33)] for low, high in (xs, ys)
     )
+    bits = [[bits_per_dim(d, rate, 3 * sizes[0] ** 2) for rate in rates] for d in distortions]
+    style: dict[str, Any] = {"colors": QUIET, "linewidths": 0.7, "linestyles": ":", "zorder": 0}
+    lines = axes.contour(rates, distortions, bits, 7, **style)
     axes.clabel(lines, fmt="%g bpd", fontsize=8)
 
 
@@ -171,7 +170,7 @@ def _draw_effect(axes: Axes, comparison: Comparison, metric: str) -> None:
     numeric = _is_numeric(runs, across)
     values = sorted({run.value(across) for run in runs}, key=rank)
     places = {v: (number(v) or 0.0) if numeric else float(i) for i, v in enumerate(values)}
-    for marker, colour, label, members in _series(runs, between):
+    for marker, colour, label, members in _series(runs, between if numeric else across):
         xs = [places[run.value(across)] for run in members]
         ys = [run.metrics[metric] for run in members]
         axes.scatter(xs, ys, color=colour, marker=marker, label=label, **DOT)
@@ -183,33 +182,13 @@ def _draw_effect(axes: Axes, comparison: Comparison, metric: str) -> None:
     mean = fmean(run.metrics[metric] for run in runs)
     if across == "seed":
         axes.axhline(mean, color=QUIET, linestyle="--", label=f"mean {mean:.4g}")
-    _ring(
-        axes,
-        comparison,
-        [(places[run.value(across)], run.metrics[metric]) for run in comparison.front],
-    )
+    _ring(axes, [(places[run.value(across)], run.metrics[metric]) for run in comparison.front])
     _scale_x(axes, places, numeric)
     better = "higher" if metric in MAXIMISED else "lower"
     axes.set_xlabel(across if across not in SYMBOLS else f"{SYMBOLS[across]}  ({across})")
     axes.set_ylabel(f"{NAMES.get(metric, metric)} ({better} is better)")
-    axes.set_title(f"{metric} by {_symbol(across)}")
-    axes.legend(title=_symbol(between))
-
-
-def _draw_importances(axes: Axes, shares: dict[str, dict[str, float]], runs: int) -> None:
-    """Bars: the share of each key in which runs came out well."""
-    labels = []
-    for metric, share in shares.items():
-        for key, value in share.items():
-            labels.append(key if len(shares) == 1 else f"{key} for {metric}")
-            axes.barh(len(labels), value, color=f"C{list(shares).index(metric)}", height=0.6)
-            axes.text(value + 0.005, len(labels), f"{value:.0%}", va="center", fontsize=9)
-    axes.set_yticks(range(1, len(labels) + 1), labels)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.06)
-    axes.set_xticks([])
-    axes.set_title(f"What mattered for a run's being among the best (PED-ANOVA, {runs} runs)")
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.set_title(f"{metric} by {SYMBOLS.get(across, across)}")
+    _legend(axes)
 
 
 def _series(
@@ -217,27 +196,27 @@ def _series(
 ) -> list[tuple[str, str, str | None, list[SweepRun]]]:
     """Marker, colour, label and runs of each value of a key; one series if they are too many."""
     values = sorted({run.value(key) for run in runs}, key=rank) if key else []
-    if not 1 < len(values) <= len(MARKERS):
+    if key is None or not 1 < len(values) <= len(MARKERS):
         return [("o", "C0", None, runs)]
     return [
-        (MARKERS[i], f"C{i}", brief(value), [run for run in runs if run.value(key or "") == value])
-        for i, value in enumerate(values)
+        (marker, f"C{i}", f"{SYMBOLS.get(key, key)} {brief(value)}", members)
+        for i, (marker, value) in enumerate(zip(MARKERS, values, strict=False))
+        if (members := [run for run in runs if run.value(key) == value])
     ]
 
 
-def _ring(axes: Axes, comparison: Comparison, points: Sequence[tuple[float, float] | None]) -> None:
-    """Mark the best run, or those on the front of several objectives."""
-    best = comparison.best
-    label = f"best: {comparison.label(best)}" if best else "best trade-offs"
-    for index, point in enumerate(filter(None, points)):
-        axes.scatter(
-            *point,
-            s=190,
-            facecolors="none",
-            edgecolors=BEST,
-            linewidths=1.8,
-            label=None if index else label,
-        )
+def _ring(axes: Axes, points: Sequence[tuple[float, float]], label: str | None = None) -> None:
+    """Mark what is best."""
+    if points:
+        xs, ys = zip(*points, strict=True)
+        axes.scatter(xs, ys, label=label, **RING)
+
+
+def _legend(axes: Axes) -> None:
+    """Below the axes, where there is no run that it could hide."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(handles, labels, ncols=4 if max(map(len, labels)) < 24 else 3, **BELOW)
 
 
 def _scale_x(axes: Axes, places: dict[Any, float], numeric: bool) -> None:
@@ -248,6 +227,8 @@ def _scale_x(axes: Axes, places: dict[Any, float], numeric: bool) -> None:
             axes.set_xscale("log")
         else:
             axes.set_xscale("symlog", linthresh=min(positive))  # a beta of 0 among them
+    if not numeric:
+        axes.set_xlim(-0.5, len(places) - 0.5)
     if len(places) <= len(MARKERS) or not numeric:
         labels = [brief(value) for value in places]
         crowded = sum(map(len, labels)) > 60
@@ -265,7 +246,3 @@ def _is_grid(comparison: Comparison) -> bool:
     keys = [key for key in comparison.swept if key != "seed"]
     cells = prod(len({run.value(key) for run in runs}) for key in keys)
     return 2 * len({tuple(run.value(key) for key in keys) for run in runs}) >= cells
-
-
-def _symbol(key: str | None) -> str | None:
-    return SYMBOLS.get(key, key) if key else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from vae.errors import UserError
 from vae.files import write_atomically
 from vae.metrics import MAXIMISED
 from vae.overrides import NOT_NAMED
+from vae.sweeps.record import read_record
 from vae.sweeps.runs import SweepRun, number, read_run
 
 FIRST = ("loss.beta", "model.latent_dim")  # what runs are ordered by, before all else
@@ -34,7 +34,7 @@ class Comparison:
     name: str
     command: str | None  # that started it (last)
     objectives: list[str]
-    started: float | None = None  # Unix time
+    started: str | None = None  # ISO time
     swept: list[str] = field(default_factory=list)  # keys whose values differ between runs
     runs: list[SweepRun] = field(default_factory=list)
 
@@ -121,14 +121,14 @@ def read_sweep(folder: Path | str) -> Comparison:
     swept = _swept(runs)
     order = dict.fromkeys([*FIRST, *swept])
     runs.sort(key=lambda run: ([rank(run.value(key)) for key in order], run.name))
-    about = _about(folder)
+    about = read_record(folder)
     objective = about.get("objective") or runs[0].config.get("objective") or "val/bpd"
     return Comparison(
         folder=folder,
         name=str(about.get("name") or folder.resolve().name),
         command=str(about["command"]) if about.get("command") else None,
         objectives=list(map(str, objective)) if isinstance(objective, list) else [str(objective)],
-        started=number(about.get("started")),
+        started=str(about["started"]) if about.get("started") else None,
         swept=swept,
         runs=runs,
     )
@@ -179,12 +179,3 @@ def rank(value: Any) -> tuple[bool, float, str]:
     """Sorts numbers by size, then texts, then what is not there."""
     found = number(value)
     return (value is None, math.inf if found is None else found, str(value))
-
-
-def _about(folder: Path) -> dict[str, Any]:
-    """sweep.json, {} if there is none that can be read."""
-    try:
-        about = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return about if isinstance(about, dict) else {}

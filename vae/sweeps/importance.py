@@ -10,6 +10,7 @@ from vae.sweeps.comparison import Comparison
 from vae.sweeps.runs import SweepRun, number
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from optuna.distributions import BaseDistribution
 
 ENOUGH = 8  # finished runs; of fewer, it would be chance
@@ -51,6 +52,22 @@ def importances(comparison: Comparison, metric: str) -> dict[str, float]:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         evaluator = PedAnovaImportanceEvaluator(target_quantile=good)
         return dict(get_param_importances(study, evaluator=evaluator))
+
+
+def draw_importances(axes: Axes, shares: dict[str, dict[str, float]], runs: int) -> None:
+    """Bars: the share of each key in which runs came out well."""
+    labels = []
+    for metric, share in shares.items():
+        for key, value in share.items():
+            labels.append(key if len(shares) == 1 else f"{key} for {metric}")
+            axes.barh(len(labels), value, color=f"C{list(shares).index(metric)}", height=0.5)
+            axes.text(value + 0.005, len(labels), f"{value:.0%}", va="center", fontsize=9)
+    axes.set_yticks(range(1, len(labels) + 1), labels)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.06)
+    axes.set_xticks([])
+    axes.set_title(f"What mattered for a run's being among the best (PED-ANOVA, {runs} runs)")
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
 def is_wide(values: list[float]) -> bool:

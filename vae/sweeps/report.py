@@ -36,21 +36,24 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Compariso
         out: where to write; None: into the sweep's folder.
 
     Raises:
-        UserError: it is no sweep's folder.
+        UserError: it is no sweep's folder, or `out` cannot be written to.
     """
     comparison = read_sweep(folder)
     out = Path(out or folder)
-    out.mkdir(parents=True, exist_ok=True)
-    write_csv(comparison, out / "comparison.csv")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_csv(comparison, out / "comparison.csv")
+    except OSError as error:
+        raise UserError(f"{out}: a report cannot be written there ({error}).") from error
     notes: list[str] = []
     try:
         draw_charts(comparison, out / "comparison.png")
-    except UserError as error:
-        notes.append(f"No charts: {error}")
+    except Exception as error:  # whatever it is, the figures in the table are worth having
+        notes.append(f"No new charts: {_why(error)}")
     try:
         notes += draw_faces(comparison, out)
-    except (UserError, OSError) as error:
-        notes.append(f"No faces: {error}")
+    except Exception as error:
+        notes.append(f"No new faces: {_why(error)}")
     write_text_atomically(out / "report.md", report(comparison, out, notes))
     return comparison
 
@@ -159,6 +162,10 @@ def _cell(text: Any) -> str:
     """Text as Markdown shows it: on one line, its own signs without a meaning."""
     line = " ".join(str(text).split())
     return "".join(f"\\{sign}" if sign in "\\|`*_<>[]#" else sign for sign in line)
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def _code(text: str) -> str:

@@ -57,7 +57,8 @@ class SweepRun:
             found = found[part]
         if isinstance(found, dict):  # a group, as in model=conv
             return self.overrides.get(key, found.get("name"))
-        return found if isinstance(found, int | float | str | None) else str(found)
+        plain = isinstance(found, int | str | None) or number(found) is not None
+        return found if plain else str(found)  # inf too, which JSON has not
 
 
 def number(value: Any) -> float | None:

@@ -200,14 +200,14 @@ class Search:
         finally:
             ended.set()
             thread.join()
-            self.take_back_running()
+            self.take_back_running(orderly=True)
 
-    def take_back_running(self) -> None:
+    def take_back_running(self, orderly: bool = False) -> None:
         """Close and queue again what this process has asked for and not told."""
         mine = {trial.number for trial in self.running}
         for trial in self.study.get_trials(deepcopy=False):
             if trial.number in mine and not trial.state.is_finished():
-                take_back(self.study, self.storage, trial, set(self.space))
+                take_back(self.study, self.storage, trial, set(self.space), orderly)
 
     def write_results(self) -> None:
         """optimization_results.yaml: the best trial, or the Pareto front.

@@ -7,6 +7,7 @@ that the next ask gets the same values and the run goes on from its checkpoint.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 import uuid
@@ -33,7 +34,10 @@ MOST_TRIES = 3  # a trial that took its process down this often is not tried aga
 
 def storage_url(sweep: SweepConfig, folder: Path) -> str:
     """Where the study of the sweep in `folder` lies."""
-    return sweep.storage or f"sqlite:///{folder.resolve()}/study.db"
+    from sqlalchemy import URL
+
+    own = URL.create("sqlite", database=str(folder.resolve() / "study.db"))  # with % and ? quoted
+    return sweep.storage or own.render_as_string()
 
 
 def directions(objectives: list[str]) -> list[Direction]:
@@ -54,7 +58,10 @@ def open_storage(url: str) -> RDBStorage:
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     for attempt in range(5):
         try:
-            return RDBStorage(url, engine_kwargs=options)
+            storage = RDBStorage(url, engine_kwargs=options)
+            if url.startswith("sqlite"):
+                _lock_when_reading(storage)
+            return storage
         except ImportError as error:
             raise UserError(
                 f"sweep.storage: {_hidden(url)} needs a driver ({error}). For PostgreSQL: "
@@ -72,14 +79,33 @@ def open_storage(url: str) -> RDBStorage:
     raise AssertionError
 
 
+def _lock_when_reading(storage: RDBStorage) -> None:
+    """Let a transaction of SQLite's begin with the lock of those that write.
+
+    Optuna reads a trial's state and then writes it, with a row lock in between: SQLite has
+    none, and of two processes that take the same trial, both would get it.
+    """
+    from sqlalchemy import event
+
+    @event.listens_for(storage.engine, "connect")
+    def leave_transactions_to_us(connection: Any, record: Any) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(storage.engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    storage.engine.dispose()  # the connections from before
+
+
 def _hidden(url: str) -> str:
     """The URL without its password."""
     import sqlalchemy
 
     try:
         return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return url
+    except sqlalchemy.exc.ArgumentError:  # it is none
+        return re.sub(r":[^:@/]*@", ":***@", url)
 
 
 def open_study(
@@ -195,9 +221,16 @@ def counts(trial: FrozenTrial) -> bool:
     return trial.state.name != "WAITING" and not trial.user_attrs.get("void")
 
 
-def take_back(study: Study, storage: RDBStorage, trial: FrozenTrial, keys: set[str]) -> None:
-    """Close a trial that was cut, and queue its values again."""
-    tries = trial.user_attrs.get("tries", 1)
+def take_back(
+    study: Study, storage: RDBStorage, trial: FrozenTrial, keys: set[str], orderly: bool = False
+) -> None:
+    """Close a trial that was cut, and queue its values again.
+
+    Args:
+        keys: of its values, when it has them all.
+        orderly: it was interrupted by somebody, and has taken no process down.
+    """
+    tries = trial.user_attrs.get("tries", 1) - orderly
     complete = set(trial.params) == keys  # else it was cut before it had all its values
     given_up = complete and tries >= MOST_TRIES
     try:

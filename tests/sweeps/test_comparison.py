@@ -1,0 +1,194 @@
+"""A sweep read from its folders: what is there, in what order, and what damage does not stop."""
+
+import csv
+import json
+import math
+import random
+
+import optuna
+import pytest
+
+from tests.sweeps.made import make_run, make_sweep, measured
+from vae.errors import UserError
+from vae.folders import run_lock
+from vae.metrics import METRICS
+from vae.sweeps.comparison import COLUMNS, brief, pareto_front, read_sweep, rows, write_csv
+from vae.sweeps.record import write_record
+from vae.sweeps.report import write_report
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3])
+def test_the_front_is_optunas(objectives):
+    """Points on a coarse grid, so that many are equal in some objective, or in all."""
+    draw = random.Random(objectives)
+    points = [tuple(float(draw.randrange(8)) for _ in range(objectives)) for _ in range(60)]
+    study = optuna.create_study(directions=["minimize"] * objectives)
+    for point in points:
+        study.add_trial(optuna.trial.create_trial(values=point))
+    best = [t for t in study.get_trials() if t.values in [b.values for b in study.best_trials]]
+    assert pareto_front(points) == [trial.number for trial in best]
+
+
+def test_runs_are_ordered_by_beta_then_size_then_the_rest_as_numbers(tmp_path):
+    values = [
+        {"loss.beta": beta, "model.latent_dim": size, "trainer.epochs": epochs}
+        for beta in (1e-5, 9e-5, 1e-4, 2.0, 10.0)
+        for size in (8, 64, 128)
+        for epochs in (2, 10)
+    ]
+    shuffled = random.Random(0).sample(values, len(values))
+    found = read_sweep(make_sweep(tmp_path / "s", shuffled))
+    assert found.swept == ["loss.beta", "model.latent_dim", "trainer.epochs"]
+    assert [{key: run.value(key) for key in found.swept} for run in found.runs] == values
+
+
+def test_swept_is_what_differs_and_nothing_else(tmp_path):
+    shared = {"optimizer.lr": 1e-3, "wandb.mode": "disabled"}
+    make_run(tmp_path / "s", {**shared, "loss.beta": 1e-4, "wandb.name": "a", "sweep.trial": 0})
+    make_run(tmp_path / "s", {**shared, "loss.beta": 1e-3, "wandb.name": "b", "sweep.trial": 1})
+    found = read_sweep(tmp_path / "s")
+    assert found.swept == ["loss.beta"]
+    assert [run.trial for run in found.runs] == [0, 1]
+
+
+def test_a_run_without_the_override_has_the_configured_value(tmp_path):
+    make_run(tmp_path / "s", {"loss.beta": 1e-2})
+    make_run(tmp_path / "s", {"seed": 0})  # the default, given
+    found = read_sweep(tmp_path / "s")
+    assert found.swept == ["loss.beta"]  # and not the seed: it is 0 in both
+    default = json.loads((tmp_path / "s" / "seed=0" / "summary.json").read_text())["final"]
+    beta = next(run.value("loss.beta") for run in found.runs if run.name == "seed=0")
+    assert default == measured(beta, 128, 0)
+
+
+def test_the_csv_has_each_run_once_and_each_column_once(tmp_path):
+    values = [{"model.latent_dim": size, "seed": seed} for size in (4, 16) for seed in (0, 1)]
+    sweep = make_sweep(tmp_path / "s", values)
+    make_run(sweep, {"model.latent_dim": 32, "seed": 0}, "failed", {}, error='a, "b"\nc')
+    write_csv(read_sweep(sweep), tmp_path / "c.csv")
+    with open(tmp_path / "c.csv", newline="", encoding="utf-8") as file:
+        heads, *lines = csv.reader(file)
+    assert len(set(heads)) == len(heads)
+    assert {"run", "status", "trial", "loss.beta", "model.latent_dim", "seed", *METRICS} < {*heads}
+    table = [dict(zip(heads, line, strict=True)) for line in lines]
+    assert [(int(row["model.latent_dim"]), int(row["seed"])) for row in table] == [
+        *((v["model.latent_dim"], v["seed"]) for v in values), (32, 0)
+    ]  # fmt: skip
+    for row, run in zip(table, read_sweep(sweep).runs, strict=True):
+        final = json.loads((run.folder / "summary.json").read_text())["final"]
+        assert {key: float(row[key]) for key in METRICS if row[key]} == final
+        assert float(row["beta_elbo"]) == pytest.approx(
+            float(row["loss.beta"]) * 3 * 64**2 / int(row["model.latent_dim"])
+        )
+    assert table[-1]["error"] == 'a, "b"\nc'
+
+
+def test_every_metric_has_a_column():
+    assert {*COLUMNS} == METRICS
+
+
+@pytest.mark.parametrize(
+    ("left", "locked", "status"),
+    [
+        ("finished", False, "finished"),
+        ("finished", True, "finished"),  # the process may be at the sweep's next run
+        ("pruned", True, "pruned"),
+        ("interrupted", False, "interrupted"),
+        ("interrupted", True, "running"),  # it goes on: what it left is from before
+        ("failed", False, "failed"),
+        ("failed", True, "running"),
+        (None, True, "running"),
+        (None, False, "cut"),
+    ],
+)
+def test_status(left, locked, status, tmp_path):
+    folder = make_run(tmp_path / "s", {"seed": 1}, left)
+    if locked:
+        with run_lock(folder):
+            (run,) = read_sweep(tmp_path / "s").runs
+    else:
+        (run,) = read_sweep(tmp_path / "s").runs
+    assert run.status == status
+    assert run.metrics == measured(run.value("loss.beta"), 128, 1)  # of its last validation
+    assert run.step == 1200
+
+
+@pytest.mark.parametrize("torn", ["", "{", '{"status": "fin', "[]", "null", "\x00\xff"])
+@pytest.mark.parametrize(
+    "file", ["summary.json", "metrics.jsonl", ".hydra/config.yaml", ".hydra/accepted.yaml"]
+)
+def test_a_damaged_file_spoils_no_other_run(file, torn, tmp_path):
+    sweep = make_sweep(tmp_path / "s", [{"loss.beta": beta} for beta in (1e-4, 1e-3)])
+    (sweep / "loss.beta=0.001" / file).write_bytes(torn.encode("latin1"))
+    found = read_sweep(sweep)
+    assert len(rows(found)) == 2
+    intact = next(run for run in found.runs if run.name == "loss.beta=0.0001")
+    assert intact.metrics == measured(1e-4, 128, 0)
+    assert intact.status == "finished"
+
+
+def test_other_things_in_the_folder_are_no_runs(tmp_path):
+    sweep = make_sweep(tmp_path / "s", [{"seed": 1}])
+    for name in (".submitit/.hydra", "wandb/run", "seed=2"):
+        (sweep / name).mkdir(parents=True)
+    (sweep / "study.db").write_bytes(b"x")
+    assert [run.name for run in read_sweep(sweep).runs] == ["seed=1"]
+
+
+def test_the_best_has_finished_and_the_objective_says_which_way(tmp_path):
+    for seed, (psnr, status) in enumerate([(20, "finished"), (22, "finished"), (25, "pruned")]):
+        make_run(tmp_path / "s", {"seed": seed}, status, {"val/psnr": psnr})
+    write_record(tmp_path / "s", {"objective": ["val/psnr"]})
+    found = read_sweep(tmp_path / "s")
+    assert found.best.name == "seed=1"
+    assert [run.name for run in found.ranked] == ["seed=1", "seed=0"]
+
+
+def test_labels_say_what_differs(tmp_path):
+    values = {"loss.beta": 1e-4, "model.latent_dim": 64, "data.seed": 1, "seed": 2}
+    other = {"loss.beta": 0.5, "model.latent_dim": 8, "data.seed": 3, "seed": 4}
+    found = read_sweep(make_sweep(tmp_path / "s", [values, other]))
+    assert found.label(found.runs[0]) == "β 1e-04, z 64, data.seed 1, seed 2"
+    assert found.label(found.runs[1]) == "β 0.5, z 8, data.seed 3, seed 4"
+
+
+def test_every_value_can_be_written_as_json(tmp_path):
+    values = [{"trainer.grad_clip": clip, "model.channels": [4, 8]} for clip in (math.inf, 1.0)]
+    for row in rows(read_sweep(make_sweep(tmp_path / "s", values))):
+        json.dumps(row, allow_nan=False)
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_where_nothing_can_be_written_is_one_message(out, tmp_path):
+    sweep = make_sweep(tmp_path / "s", [{"seed": 1}])
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="a report cannot be written there"):
+        write_report(sweep, tmp_path / out)
+
+
+def test_whatever_goes_wrong_with_a_picture_the_rest_is_written(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("vae.sweeps.report.draw_charts", fail)
+    monkeypatch.setattr("vae.sweeps.report.draw_faces", fail)
+    sweep = make_sweep(tmp_path / "s", [{"seed": 1}])
+    write_report(sweep)
+    text = (sweep / "report.md").read_text(encoding="utf-8")
+    assert "No new charts: ZeroDivisionError: by zero" in text
+    assert "No new faces: ZeroDivisionError: by zero" in text
+    assert (sweep / "comparison.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1e-4, "1e-04"), (0.00123456, "1.23e-03"), (0.0, "0"), (128, "128"), (2.0, "2"), ("a", "a")],
+)
+def test_brief(value, text):
+    assert brief(value) == text
+
+
+def test_a_runs_folder_is_not_a_sweeps(tmp_path):
+    run = make_run(tmp_path / "s", {"seed": 1})
+    with pytest.raises(UserError, match="this is one run"):
+        read_sweep(run)
