@@ -19,6 +19,7 @@ SET_UP = {
     "pip install -e .",
     'pip install -e ".[dev]"',
     "python -m pytest",
+    "python -m pytest -m slow",
     "uv run train.py",
     "uv run --extra dev pytest",
     "wandb login",
@@ -109,7 +110,8 @@ def test_the_set_up_is_what_ci_does():
     assert {*commands(), *commands(SWEEPS)} >= SET_UP
     ci = (ROOT / ".ci" / "run").read_text()
     assert '-e ".[dev]"' in ci
-    assert "python -m pytest" in ci
+    assert "python -m pytest --durations=15\n" in ci
+    assert "-m slow" in ci
 
 
 def test_every_link_leads_somewhere():

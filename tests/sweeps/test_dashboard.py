@@ -10,17 +10,14 @@ import sys
 
 import pytest
 import wandb
-from PIL import Image
 
 from tests.cli import TINY, run_train
-from tests.wandb_files import read_run
+from tests.wandb_files import read_run, read_runs
 from tests.wandb_server import WandbServer
 from vae.errors import UserError
 from vae.sweeps.comparison import read_sweep
 from vae.sweeps.dashboard import add_dashboard
-from vae.sweeps.wandb_summary import log_summary
 from vae.sweeps.workspace import build_workspace
-from vae.wandb_run import WandbConfig
 
 pytest.importorskip("wandb_workspaces", reason="the extra `dashboard` is not installed")
 
@@ -55,12 +52,13 @@ def sweep(tmp_path_factory):
     swept = ["loss.beta=1e-5,1e-4", f'wandb.group="{GROUP}"', "hydra.sweep.dir=sweep"]
     done = run_train(["-m", *arguments, *swept], folder, WANDB_ERROR_REPORTING="false")
     assert done.returncode == 0, done.stderr
-    sweep = folder / "sweep"
-    for name in ("comparison", "reconstructions", "samples"):
-        Image.new("RGB", (8, 8)).save(sweep / f"{name}.png")
-    settings = WandbConfig("offline", "minifaceapp", None, GROUP, None, [], log_model=False)
-    log_summary(read_sweep(sweep), settings, sweep)
-    return sweep
+    return folder / "sweep"
+
+
+def summary_of(sweep):
+    """The W&B run that the sweep itself is; those of its runs are linked beside it."""
+    (summary,) = [run for run in read_runs(sweep) if run.job_type == "sweep"]
+    return summary
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +125,7 @@ def test_every_key_is_one_that_the_runs_have(sweep, capsys):
 
     media = set(found_in(spec, "mediaKeys"))
     assert media >= {"figures/reconstructions", "figures/samples", "sweep/comparison"}
-    assert media <= {*run.pictures, *read_run(sweep).pictures}
+    assert media <= {*run.pictures, *summary_of(sweep).pictures}
 
 
 def test_only_the_runs_of_the_group_are_shown(sweep, capsys):
@@ -137,7 +135,7 @@ def test_only_the_runs_of_the_group_are_shown(sweep, capsys):
     assert only["key"] == {"section": "run", "name": "group"}
     assert (only["op"], only["value"], only["disabled"]) == ("=", GROUP, False)
     loss = next(sweep.glob("loss.beta=1e-05"))
-    assert read_run(loss).group == read_run(sweep).group == GROUP
+    assert read_run(loss).group == summary_of(sweep).group == GROUP
 
 
 def test_a_run_whose_configuration_is_lost_is_no_obstacle(sweep, tmp_path, capsys):

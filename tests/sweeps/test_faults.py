@@ -18,6 +18,8 @@ from tests.sweeps.processes import (
     wait_until,
 )  # fmt: skip
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_grid_with_a_run_that_diverges(tmp_path):
     """One learning rate is absurd: that run fails with its reason, the others finish."""

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import optuna
+import pytest
 
 from tests.sweeps.processes import (
     FROM_STUDY,
@@ -20,6 +21,8 @@ from tests.sweeps.processes import (
 )  # fmt: skip
 from tests.wandb_files import read_run
 from vae.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.slow
 
 
 def test_joblib(tmp_path):

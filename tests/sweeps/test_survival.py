@@ -22,6 +22,8 @@ from tests.sweeps.processes import (
 )  # fmt: skip
 from vae.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def weights(folder):
     return load_checkpoint(folder / "checkpoints" / "last.pt")["model"]
