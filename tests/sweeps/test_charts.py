@@ -154,6 +154,27 @@ def test_each_of_several_objectives_has_a_panel_and_its_front_is_marked(tmp_path
     assert "lower is better" in found["val/rate by β"].get_ylabel()
 
 
+def test_two_objectives_are_drawn_against_each_other(tmp_path):
+    comparison, found = panels(tmp_path, searched(), objective=["val/rate", "val/psnr"])
+    axes = found["val/rate and val/psnr"]
+    points = {(run.metrics["val/rate"], run.metrics["val/psnr"]) for run in comparison.runs}
+    assert dots(axes) == points
+    assert rings(axes) == {(r.metrics["val/rate"], r.metrics["val/psnr"]) for r in comparison.front}
+    (line,) = axes.lines  # the front: of two points on it, more rate buys more psnr
+    assert (np.diff(line.get_xdata()) > 0).all()
+    assert (np.diff(line.get_ydata()) > 0).all()
+
+
+def test_a_size_that_is_searched_has_an_axis_of_its_own(tmp_path):
+    """Of more sizes than can have lines; the few of a grid have lines."""
+    draw = random.Random(3)
+    runs = [{"loss.beta": 10 ** draw.uniform(-5, -2), "model.latent_dim": n} for n in range(8, 24)]
+    _, found = panels(tmp_path, runs)
+    assert {x for x, _ in dots(found["val/bpd by z"])} == set(range(8, 24))
+    _, found = panels(tmp_path / "grid")
+    assert "val/bpd by z" not in found
+
+
 def test_runs_that_did_not_finish_are_not_drawn(tmp_path):
     sweep = make_sweep(tmp_path / "s", GRID)
     for number, status in enumerate(("pruned", "failed", "interrupted", None)):

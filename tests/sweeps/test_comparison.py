@@ -192,3 +192,20 @@ def test_a_runs_folder_is_not_a_sweeps(tmp_path):
     run = make_run(tmp_path / "s", {"seed": 1})
     with pytest.raises(UserError, match="this is one run"):
         read_sweep(run)
+
+
+def test_a_lost_configuration_makes_no_key_swept(tmp_path):
+    runs = [{"loss.beta": beta, "data.num_images": 80} for beta in (1e-4, 1e-3, 1e-2)]
+    sweep = make_sweep(tmp_path / "s", runs)
+    next(sweep.glob("loss.beta=0.001*/.hydra/config.yaml")).unlink()
+    found = read_sweep(sweep)
+    assert found.swept == ["loss.beta"]
+    assert [run.value("loss.beta") for run in found.runs] == [1e-4, 1e-3, 1e-2]
+
+
+def test_a_run_that_went_on_and_was_killed_is_where_it_was_killed(tmp_path):
+    sweep = make_sweep(tmp_path / "s", [{"loss.beta": 0.1}])
+    run = make_run(sweep, {"loss.beta": 0.2}, "interrupted", step=8)
+    (run / "metrics.jsonl").write_text('{"step": 12, "val/bpd": 6.5}\n')
+    found = next(r for r in read_sweep(sweep).runs if r.folder == run)
+    assert (found.status, found.step, found.metrics) == ("cut", 12, {"val/bpd": 6.5})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from math import prod
 from pathlib import Path
 from statistics import fmean
@@ -60,13 +61,14 @@ def charts(comparison: Comparison) -> Figure:
     if not runs:
         raise UserError("no run has finished, so there is nothing to draw yet.")
     panels: list[Callable[[Axes], None]] = []
-    if any(run.metrics.keys() >= set(TRADE) for run in runs):
-        panels.append(partial(_draw_trade, comparison=comparison))
-    if comparison.swept:
-        panels += [
-            partial(_draw_effect, comparison=comparison, metric=metric)
-            for metric in comparison.objectives
-        ]
+    pairs = [TRADE]
+    if len(comparison.objectives) == 2 and set(comparison.objectives) != set(TRADE):
+        pairs.append((comparison.objectives[0], comparison.objectives[1]))
+    for pair in pairs:
+        if any(run.metrics.keys() >= set(pair) for run in runs):
+            panels.append(partial(_draw_trade, comparison=comparison, pair=pair))
+    for metric, across in product(comparison.objectives, effect_keys(comparison)):
+        panels.append(partial(_draw_effect, comparison=comparison, metric=metric, across=across))
     if not panels:
         raise UserError(f"the finished runs have no {' and no '.join(TRADE)}: nothing to draw.")
     shares = {metric: importances(comparison, metric) for metric in comparison.objectives}
@@ -104,14 +106,29 @@ def axis_keys(comparison: Comparison) -> tuple[str | None, str | None]:
     return across, others[0] if others else None
 
 
-def _draw_trade(axes: Axes, comparison: Comparison) -> None:
-    """Rate against distortion, the lines of equal bits per dimension, and the Pareto front."""
+def effect_keys(comparison: Comparison) -> list[str]:
+    """The swept keys that have an x axis: the main one, and the next if it has no lines."""
+    across, between = axis_keys(comparison)
+    runs = comparison.ranked
+    others = [key for key in comparison.swept if key not in (across, between, "seed")]
+    free = [
+        key for key in others if _is_numeric(runs, key) and len({r.value(key) for r in runs}) > 1
+    ]
+    return [key for key in (across, *free[:1]) if key]
+
+
+def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> None:
+    """Two metrics, rate and distortion, against each other, and the Pareto front of all.
+
+    With lines of equal bits per dimension, which are those two's sum.
+    """
     import matplotlib
     from matplotlib.colors import LogNorm, Normalize
 
-    runs = [run for run in comparison.ranked if run.metrics.keys() >= set(TRADE)]
-    points = {run.name: (run.metrics[TRADE[0]], run.metrics[TRADE[1]]) for run in runs}
-    front = pareto_front(list(points.values()))
+    runs = [run for run in comparison.ranked if run.metrics.keys() >= set(pair)]
+    points = {run.name: (run.metrics[pair[0]], run.metrics[pair[1]]) for run in runs}
+    costs = [[-run.metrics[k] if k in MAXIMISED else run.metrics[k] for k in pair] for run in runs]
+    front = pareto_front(costs)
     if len(front) > 1:
         on_front = sorted(points[runs[i].name] for i in front)
         axes.plot(*zip(*on_front, strict=True), color=QUIET, linewidth=1.2, label="Pareto front")
@@ -141,8 +158,10 @@ def _draw_trade(axes: Axes, comparison: Comparison) -> None:
         [points[run.name] for run in comparison.front if run.name in points],
         f"best: {comparison.label(best)}" if best else "best trade-offs",
     )
-    _draw_equal_bpd(axes, {run.value("data.image_size") for run in runs})
-    axes.set(xlabel=NAMES[TRADE[0]], ylabel=NAMES[TRADE[1]], title="Rate and distortion")
+    if pair == TRADE:
+        _draw_equal_bpd(axes, {run.value("data.image_size") for run in runs})
+    title = "Rate and distortion" if pair == TRADE else f"{pair[0]} and {pair[1]}"
+    axes.set(xlabel=NAMES[pair[0]], ylabel=NAMES[pair[1]], title=title)
     _legend(axes)
 
 
@@ -162,11 +181,10 @@ def _draw_equal_bpd(axes: Axes, image_sizes: set[Any]) -> None:
     axes.clabel(lines, fmt="%g bpd", fontsize=8)
 
 
-def _draw_effect(axes: Axes, comparison: Comparison, metric: str) -> None:
+def _draw_effect(axes: Axes, comparison: Comparison, metric: str, across: str) -> None:
     """A metric against what was swept: all runs as points, their means as lines."""
     runs = comparison.ranked
-    across, between = axis_keys(comparison)
-    assert across is not None
+    _, between = axis_keys(comparison)
     numeric = _is_numeric(runs, across)
     values = sorted({run.value(across) for run in runs}, key=rank)
     places = {v: (number(v) or 0.0) if numeric else float(i) for i, v in enumerate(values)}

@@ -53,12 +53,20 @@ class SweepRun:
         found: Any = self.config
         for part in key.split("."):
             if not isinstance(found, dict) or part not in found:
-                return self.overrides.get(key)  # such as experiment=NAME
+                return self._override(key)  # such as experiment=NAME
             found = found[part]
         if isinstance(found, dict):  # a group, as in model=conv
             return self.overrides.get(key, found.get("name"))
         plain = isinstance(found, int | str | None) or number(found) is not None
         return found if plain else str(found)  # inf too, which JSON has not
+
+    def _override(self, key: str) -> Any:
+        """The value of an override, read as a configuration would be: `80` is a number."""
+        text = self.overrides.get(key)
+        found = number(text)
+        if found is None:
+            return text
+        return int(found) if str(text).isdigit() else found
 
 
 def number(value: Any) -> float | None:
@@ -80,6 +88,8 @@ def read_run(folder: Path) -> SweepRun:
     if status not in ENDED and is_locked(folder):
         status, summary = "running", {}  # a summary would be from before it went on
     step, metrics = _progress(folder / "metrics.jsonl")
+    if status == "interrupted" and step > (number(summary.get("step")) or 0):
+        status, summary = "cut", {}  # it went on after that summary, and was killed
     total = number(summary.get("total_steps"))
     return SweepRun(
         folder=folder,
