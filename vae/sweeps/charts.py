@@ -14,7 +14,7 @@ from vae.errors import UserError
 from vae.files import write_atomically
 from vae.metrics import MAXIMISED, bits_per_dim
 from vae.sweeps.comparison import FIRST, SYMBOLS, Comparison, brief, pareto_front, rank
-from vae.sweeps.importance import draw_importances, importances, is_wide
+from vae.sweeps.importance import FEWEST, draw_importances, importances, is_wide
 from vae.sweeps.runs import SweepRun, number
 
 if TYPE_CHECKING:
@@ -74,16 +74,22 @@ def charts(comparison: Comparison) -> Figure:
     shares = {metric: importances(comparison, metric) for metric in comparison.objectives}
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
-    bars = 0.7 + 0.3 * len(comparison.swept) * len(shares) if any(shares.values()) else 0.0
-    heights = [5.2] * lines + [bars] * (bars > 0)
+    spare = len(panels) < lines * columns  # a place for the bars
+    bars = (
+        0.7 + 0.3 * max(FEWEST, len(comparison.swept) * len(shares))
+        if any(shares.values())
+        else 0.0
+    )
+    heights = [5.2] * lines + [bars] * (bars > 0 and not spare)
     figure = Figure(figsize=(6.8 * columns, sum(heights)), layout="constrained")
     cells = figure.add_gridspec(len(heights), columns, height_ratios=heights)
     for place, draw in enumerate(panels):
         line, column = divmod(place, columns)
-        alone = place == len(panels) - 1 and column == 0
+        alone = spare and not bars and place == len(panels) - 1
         draw(figure.add_subplot(cells[line, :] if alone else cells[line, column]))
     if bars:
-        draw_importances(figure.add_subplot(cells[lines, :]), shares, len(runs))
+        where = cells[lines - 1, 1] if spare else cells[lines, :]
+        draw_importances(figure.add_subplot(where), shares, len(runs))
     return figure
 
 

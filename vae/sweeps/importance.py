@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 ENOUGH = 8  # finished runs; of fewer, it would be chance
+FEWEST = 5  # bars that there is room for: one or two alone would be too thick
 WIDE = 8  # values whose largest is so many times their smallest are compared by ratio
 
 
@@ -63,10 +64,10 @@ def draw_importances(axes: Axes, shares: dict[str, dict[str, float]], runs: int)
             axes.barh(len(labels), value, color=f"C{list(shares).index(metric)}", height=0.5)
             axes.text(value + 0.005, len(labels), f"{value:.0%}", va="center", fontsize=9)
     axes.set_yticks(range(1, len(labels) + 1), labels)
-    axes.invert_yaxis()
+    axes.set_ylim(max(len(labels), FEWEST) + 0.6, 0.4)  # downwards
     axes.set_xlim(0, 1.06)
     axes.set_xticks([])
-    axes.set_title(f"What mattered for a run's being among the best (PED-ANOVA, {runs} runs)")
+    axes.set_title(f"What mattered for being good (PED-ANOVA, {runs} runs)")
     axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
