@@ -65,7 +65,9 @@ def make_run(sweep, values, status="finished", metrics=None, **summary):
     if metrics is None:
         loss, model = config["loss"], config["model"]
         metrics = measured(loss["beta"], model["latent_dim"], config["seed"])
-    row = json.dumps({"step": summary.get("step", 1200), "epoch": 4.0, **metrics})
+    row = json.dumps(
+        {"step": summary.get("step", 1200) if status else 1200, "epoch": 4.0, **metrics}
+    )
     (folder / "metrics.jsonl").write_text(f'{{"step": 10, "train/loss": 0.7}}\n{row}\n')
     if status:
         ended = {"status": status, "error": None, "step": 1200, "total_steps": 1200}
