@@ -16,7 +16,7 @@ from tests.sweeps.processes import (
     summaries,
     sweep,
     wait_until,
-)  # fmt: skip
+)
 
 pytestmark = pytest.mark.slow
 

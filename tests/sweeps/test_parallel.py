@@ -18,7 +18,7 @@ from tests.sweeps.processes import (
     summaries,
     sweep,
     wait_until,
-)  # fmt: skip
+)
 from tests.wandb_files import read_run
 from vae.checkpoint import load_checkpoint
 

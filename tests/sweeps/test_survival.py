@@ -19,7 +19,7 @@ from tests.sweeps.processes import (
     summaries,
     sweep,
     wait_until,
-)  # fmt: skip
+)
 from vae.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow
