@@ -4,6 +4,8 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 
 from vae.config import CONF, RunConfig, compose
 from vae.errors import UserError
@@ -75,3 +77,13 @@ def test_help_names_every_choice():
     lines = {line.split()[0]: line.split() for line in shown.splitlines() if line.strip()}
     for group, choice in CHOICES:
         assert choice in lines[group]
+
+
+def test_records_do_not_hold_the_password_of_the_storage():
+    from vae.config import to_dict
+
+    storage = "postgresql://me:s3cret%21@host:5432/db"
+    with initialize_config_dir(str(CONF)):
+        composed = hydra_compose("train", ["sweep.name=s", f"sweep.storage='{storage}'"])
+    assert to_dict(composed)["sweep"]["storage"] == "postgresql://me:***@host:5432/db"
+    assert composed.sweep.storage == storage  # what the run itself connects with

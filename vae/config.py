@@ -19,7 +19,7 @@ from vae.data.celeba import CelebAConfig
 from vae.data.folder import FolderConfig
 from vae.data.source import DataConfig
 from vae.data.synthetic import SyntheticConfig
-from vae.errors import UserError, require
+from vae.errors import UserError, require, without_password
 from vae.losses import LossConfig
 from vae.metrics import METRICS
 from vae.models.conv import ConvConfig
@@ -159,9 +159,13 @@ def to_config(composed: DictConfig) -> RunConfig:
 
 
 def to_dict(composed: DictConfig) -> dict[str, Any]:
-    """The same configuration as a nested dict of plain values: for W&B and checkpoints."""
-    plain = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
-    assert isinstance(plain, dict)
+    """The same configuration as a nested dict of plain values: for W&B and checkpoints.
+
+    These are shown to others: the password in `sweep.storage` is hidden.
+    """
+    plain: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+    if plain["sweep"]["storage"]:
+        plain["sweep"]["storage"] = without_password(plain["sweep"]["storage"])
     return dict(plain)
 
 

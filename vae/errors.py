@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -21,3 +22,12 @@ def require(holds: bool, key: str, got: Any, takes: str) -> None:
     """
     if not holds:
         raise UserError(f"{key}: got {got!r}, but it takes {takes}.")
+
+
+def without_password(text: str) -> str:
+    """`text` with the password of each URL in it hidden: fit for a message or a record.
+
+    >>> without_password("postgresql://me:secret@host/db")
+    'postgresql://me:***@host/db'
+    """
+    return re.sub(r":[^:@/\s]+@", ":***@", text)

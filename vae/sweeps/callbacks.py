@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from vae.config import objectives_of
-from vae.errors import UserError
+from vae.errors import UserError, without_password
 from vae.folders import remove_empty
 from vae.resuming import changes
 from vae.sweeps.record import FILE, read_record, write_record
@@ -117,7 +117,7 @@ def describe(config: DictConfig, before: Mapping[str, Any], swept: set[str]) -> 
             )
     return {
         "name": config.sweep.name,
-        "command": shlex.join(["python", *sys.argv]),
+        "command": without_password(shlex.join(["python", *sys.argv])),
         "started": datetime.now().isoformat(timespec="milliseconds"),
         "objective": objectives,
         "swept": sorted(swept),

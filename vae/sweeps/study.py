@@ -7,7 +7,6 @@ that the next ask gets the same values and the run goes on from its checkpoint.
 from __future__ import annotations
 
 import os
-import re
 import socket
 import time
 import uuid
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vae.config import SweepConfig
-from vae.errors import UserError
+from vae.errors import UserError, without_password
 from vae.metrics import MAXIMISED
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def open_storage(url: str) -> RDBStorage:
             return storage
         except ImportError as error:
             raise UserError(
-                f"sweep.storage: {_hidden(url)} needs a driver ({error}). For PostgreSQL: "
+                f"sweep.storage: {without_password(url)} needs a driver ({error}). For PostgreSQL: "
                 "pip install 'psycopg[binary]'."
             ) from error
         except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
@@ -74,7 +73,9 @@ def open_storage(url: str) -> RDBStorage:
             ) or "already exists" in str(error)
             if not made_twice or attempt == 4:
                 text = str(error).splitlines()[0]
-                raise UserError(f"sweep.storage: {_hidden(url)} cannot be used: {text}") from error
+                raise UserError(
+                    f"sweep.storage: {without_password(url)} cannot be used: {text}"
+                ) from error
             time.sleep(0.2 * (attempt + 1))
     raise AssertionError
 
@@ -96,16 +97,6 @@ def _lock_when_reading(storage: RDBStorage) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     storage.engine.dispose()  # the connections from before
-
-
-def _hidden(url: str) -> str:
-    """The URL without its password."""
-    import sqlalchemy
-
-    try:
-        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:  # it is none
-        return re.sub(r":[^:@/]*@", ":***@", url)
 
 
 def open_study(
