@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vae.data.celeba import ATTRIBUTES, IMAGES, PARTITION
+from tests.celeba_stand_in import make
 
-NAMES = (*(f"Attribute_{number}" for number in range(39)), "Young")
+CELEBA_IMAGES = 30  # in the stand-ins for CelebA: 24 / 3 / 3
 
 
 def save_noise(file: Path, width: int = 40, height: int = 30, seed: int = 0) -> Path:
@@ -29,23 +31,31 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
+@pytest.fixture(scope="session")
+def celeba_made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`celeba_made(layout)`: CelebA's stand-in in a layout, made once. Not to be changed."""
+    above = tmp_path_factory.mktemp("celeba")
+
+    def made(layout: str) -> Path:
+        if not (above / layout).exists():
+            make(above / layout, layout, CELEBA_IMAGES)
+        return above / layout
+
+    return made
+
+
 @pytest.fixture
-def celeba(tmp_path: Path) -> Path:
-    """CelebA's official layout with 30 images: 20 / 6 / 4."""
-    root = tmp_path / "data" / "celeba"
-    values = attribute_values()
-    partition, attributes = [], ["30", " ".join(NAMES) + " "]
-    for number in range(1, 31):
-        name = f"{number:06d}.jpg"
-        save_noise(root / IMAGES / name, 178, 218, seed=number)
-        partition.append(f"{name} {0 if number <= 20 else 1 if number <= 26 else 2}")
-        row = " ".join(" 1" if value else "-1" for value in values[number - 1])
-        attributes.append(f"{name} {row}")
-    (root / PARTITION).write_text("\n".join(partition) + "\n")
-    (root / ATTRIBUTES).write_text("\n".join(attributes) + "\n")
-    return root
+def celeba_in(tmp_path: Path, celeba_made: Callable[[str], Path]) -> Callable[..., Path]:
+    """`celeba_in(layout, folder)`: the test's own copy, in `folder` or where `celeba` has it."""
+
+    def copied(layout: str, folder: Path | None = None) -> Path:
+        folder = folder or tmp_path / "data" / "celeba"
+        return shutil.copytree(celeba_made(layout), folder)
+
+    return copied
 
 
-def attribute_values() -> np.ndarray:
-    """What the `celeba` fixture's attributes are: (30, 40) of 0 and 1."""
-    return np.random.default_rng(0).integers(0, 2, (30, len(NAMES)))
+@pytest.fixture
+def celeba(celeba_in: Callable[..., Path]) -> Path:
+    """CelebA's official layout with 30 images."""
+    return celeba_in("official")

@@ -1,7 +1,12 @@
 """What all tests of the data share."""
 
+import multiprocessing
+from pathlib import Path
+
 import pytest
 import torch
+
+from vae.data import packing, pool
 
 
 @pytest.fixture(autouse=True)
@@ -11,3 +16,22 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> Path:
+    return tmp_path / "calls"
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers, however little there is to do."""
+    monkeypatch.setattr(pool, "POOL_PAYS_FROM", -1)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, workers: None) -> None:
+    """Workers that are there at once, and files that are not waited for."""
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(pool.multiprocessing, "get_context", lambda _: fork)
+    monkeypatch.setattr(packing.os, "fsync", lambda _: None)

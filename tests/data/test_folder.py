@@ -16,7 +16,7 @@ from vae.errors import UserError
 
 
 def source(path: Path | str | None, num_images: int | None = None, size: int = 16) -> FolderSource:
-    config = FolderConfig("folder", "data", size, 2, num_images, False, 1)
+    config = FolderConfig("folder", "data", size, 2, num_images, False, 1, path="")
     config.path = path  # type: ignore[assignment]
     return FolderSource(config)
 
@@ -34,8 +34,7 @@ def test_reads_a_tree_in_the_order_of_its_paths(pictures):
     assert train == sorted(train)
     expected = [load_square(pictures / path, 16) for path in train[3:7]]
     assert (folder.read("train", 3, 7) == np.stack(expected)).all()
-    assert folder.attributes("train") is None
-    assert folder.factors("train") is None
+    assert folder.labels("train") == {}
 
 
 def test_adding_files_moves_none_of_the_others(pictures):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageDraw
+from torchvision.transforms.v2.functional import center_crop, resize
 
 from tests.data_sets import save_noise
-from vae.data.images import is_image_name, limit_splits, load_square
-from vae.errors import UserError
+from vae.data.images import decode_square, is_image_name, limit_splits, load_square
+from vae.data.source import ImageError
 
 
 def solid(mode: str, colour: object, file: Path) -> Path:
@@ -19,21 +22,103 @@ def solid(mode: str, colour: object, file: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize(
-    ("crop", "box"),
-    [(None, (0, 20, 178, 198)), (148, (15, 35, 163, 183)), (300, (0, 20, 178, 198))],
-)
-def test_crops_the_centre_then_resizes_with_antialiasing(tmp_path, crop, box):
-    file = tmp_path / "face.png"
-    noise = np.random.default_rng(0).integers(0, 256, (218, 178, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(file)
+def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """A picture with something in each corner and in every frequency that JPEG keeps."""
+    random = np.random.default_rng(0)
+    shape = (height // 3 + 1, width // 3 + 1, {"L": 1, "RGB": 3, "CMYK": 4}[mode])
+    small = random.integers(0, 256, shape, dtype=np.uint8)
+    bands = [Image.fromarray(band).resize((width, height)) for band in np.moveaxis(small, 2, 0)]
+    return Image.merge(mode, bands)
 
-    square = load_square(file, 64, crop)
 
-    expected = Image.fromarray(noise).crop(box).resize((64, 64), Image.Resampling.BILINEAR)
-    assert square.shape == (64, 64, 3)
+def as_jpeg(image: Image.Image, **settings: Any) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "JPEG", **settings)
+    return content.getvalue()
+
+
+def by_pillow(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+BOXES = {  # of 178 x 218: left, top, right, bottom, counted by hand
+    None: (0, 20, 178, 198),
+    300: (0, 20, 178, 198),
+    178: (0, 20, 178, 198),
+    148: (15, 35, 163, 183),
+    140: (19, 39, 159, 179),
+    128: (25, 45, 153, 173),
+}
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("crop", BOXES)
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_crops_the_centre_then_resizes_with_antialiasing(tmp_path, suffix, crop, size):
+    file = tmp_path / f"face.{suffix}"
+    noise(178, 218).save(file)
+
+    square = load_square(file, size, crop)
+
+    cut = Image.open(file).crop(BOXES[crop])
+    assert square.shape == (size, size, 3)
     assert square.dtype == np.uint8
-    assert np.abs(square.astype(int) - np.asarray(expected).astype(int)).max() <= 1
+    assert (square == np.asarray(cut.resize((size, size), Image.Resampling.BILINEAR))).all()
+
+
+def test_resizes_as_torchvision_does(tmp_path):
+    noise(178, 218).save(tmp_path / "face.png")
+    pixels = torch.tensor(np.array(noise(178, 218))).permute(2, 0, 1)
+
+    expected = resize(center_crop(pixels, [148, 148]), [64, 64], antialias=True).permute(1, 2, 0)
+    found = load_square(tmp_path / "face.png", 64, 148).astype(int)
+    assert np.abs(found - expected.numpy().astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_circle_stays_a_circle(tmp_path, suffix):
+    face = Image.new("RGB", (178, 218))
+    ImageDraw.Draw(face).ellipse((29, 49, 149, 169), fill="white")
+    face.save(tmp_path / f"circle.{suffix}")
+
+    white = load_square(tmp_path / f"circle.{suffix}", 178)[..., 0] > 128
+    rows, columns = np.flatnonzero(white.any(1)), np.flatnonzero(white.any(0))
+    assert abs(np.ptp(rows) - np.ptp(columns)) <= 1
+    assert np.ptp(rows) == pytest.approx(120, abs=1)
+    assert (rows.mean(), columns.mean()) == pytest.approx((89, 89), abs=1)
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95, 100])
+@pytest.mark.parametrize("size", [(178, 218), (177, 219), (33, 17), (9, 8), (1, 1)])
+@pytest.mark.parametrize(
+    ("mode", "settings"),
+    [
+        ("RGB", {"subsampling": "4:2:0"}),
+        ("RGB", {"subsampling": "4:2:2"}),
+        ("RGB", {"subsampling": "4:4:4"}),
+        ("RGB", {"progressive": True}),
+        ("RGB", {"restart_marker_blocks": 3}),
+        ("RGB", {"keep_rgb": True}),
+        ("L", {}),
+        ("L", {"progressive": True}),
+    ],
+)
+def test_a_jpegs_pixels_are_pillows(mode, settings, size, quality):
+    content = as_jpeg(noise(*size, mode), quality=quality, **settings)
+    expected = by_pillow(content)
+
+    side = min(size)
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    square = decode_square(content, "face.jpg", side)  # of its own size: not resized
+    assert (square == expected[top : top + side, left : left + side]).all()
+
+
+def test_a_cmyk_jpegs_pixels_are_pillows():
+    for colour, rgb in (((0, 255, 255, 0), (255, 0, 0)), ((0, 0, 0, 255), (0, 0, 0))):
+        content = as_jpeg(Image.new("CMYK", (16, 16), colour), quality=100)
+        assert np.abs(decode_square(content, "print.jpg", 8).astype(int) - rgb).max() <= 2
+    content = as_jpeg(noise(64, 64, "CMYK"))
+    assert (decode_square(content, "print.jpg", 64) == by_pillow(content)).all()
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "ppm", "tif", "gif"])
@@ -74,19 +159,54 @@ def test_a_palette_with_a_transparent_colour_comes_out_on_white(tmp_path):
     assert (load_square(tmp_path / "solid.png", 8) == (0, 0, 255)).all()
 
 
-def test_applies_the_exif_orientation(tmp_path):
-    upright = Image.fromarray(np.repeat(np.arange(0, 256, 8, dtype=np.uint8), 32).reshape(32, 32))
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_applies_the_exif_orientation(format, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned: show it rotated by 90 degrees
-    upright.rotate(90).save(tmp_path / "turned.png", exif=exif)
+    exif[0x0112] = orientation
+    stored = np.asarray(noise(48, 48))
+    turned = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.swapaxes(0, 1),
+        6: np.rot90(stored, -1),
+        7: stored[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(stored),
+    }
+    content = io.BytesIO()
+    noise(48, 48).save(content, format, exif=exif, **FINEST[format])
 
-    assert (load_square(tmp_path / "turned.png", 32)[..., 0] == np.asarray(upright)).all()
+    found = decode_square(content.getvalue(), "turned", 48).astype(int)
+    assert np.abs(found - turned[orientation]).mean() < 2
 
 
-def test_takes_an_open_file(tmp_path):
+FINEST: dict[str, Any] = {"PNG": {}, "JPEG": {"quality": 100, "subsampling": 0}}
+
+
+@pytest.mark.parametrize("comments", [0, 1, 2])
+def test_applies_an_exif_orientation_that_comes_late(comments):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    whole = as_jpeg(noise(32, 32), exif=exif)
+    comment = b"\xff\xfe\xff\xff" + bytes(0xFFFD)  # the longest that there is
+
+    late = decode_square(whole[:2] + comments * comment + whole[2:], "late.jpg", 32)
+    assert (late == by_pillow(whole)[::-1, ::-1]).all()
+
+
+def test_applies_an_orientation_in_xmp_as_pillow_does():
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="3"/></x:xmpmeta>'
+    content = as_jpeg(noise(32, 32), xmp=xmp)
+
+    assert (decode_square(content, "xmp.jpg", 32) == by_pillow(content)[::-1, ::-1]).all()
+
+
+def test_a_files_content_gives_what_the_file_gives(tmp_path):
     file = save_noise(tmp_path / "face.png")
 
-    assert (load_square(io.BytesIO(file.read_bytes()), 16) == load_square(file, 16)).all()
+    assert (decode_square(file.read_bytes(), "face", 16) == load_square(file, 16)).all()
 
 
 @pytest.mark.parametrize(
@@ -107,23 +227,47 @@ def test_what_is_no_image_is_named_with_what_it_is(tmp_path, name, content, says
     else:
         file.write_bytes(content)
 
-    with pytest.raises(UserError, match=f"{name}.*{says}"):
+    with pytest.raises(ImageError, match=f"{name}.*{says}"):
         load_square(file, 16)
 
 
+def test_a_jpeg_that_is_damaged_in_the_middle_is_said_to_be(tmp_path):
+    """Pillow decodes it to a face with stripes, and says nothing."""
+    noise = np.random.default_rng(0).integers(0, 256, (218, 178, 3), np.uint8)
+    file = tmp_path / "face.jpg"
+    Image.fromarray(noise).save(file)
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 512] = bytes(512)  # as a download that lost a piece
+    file.write_bytes(content)
+    with Image.open(file) as image:
+        image.load()
+
+    with pytest.raises(ImageError, match=r"face\.jpg: the JPEG image is damaged .*Corrupt"):
+        load_square(file, 16)
+
+
+def test_bytes_that_are_left_over_do_no_harm(tmp_path):
+    file = save_noise(tmp_path / "face.jpg", 64, 64)
+    whole = load_square(file, 16)
+    file.write_bytes(file.read_bytes()[:-2] + b"\0" * 7 + b"\xff\xd9" + b"after the end")
+
+    assert (load_square(file, 16) == whole).all()
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "pgm", "bmp"])
-@pytest.mark.parametrize("kept", [0.02, 0.6])
+@pytest.mark.parametrize("kept", [0.02, 0.6, 0.99])
 def test_a_truncated_image_is_said_to_be(tmp_path, suffix, kept):
     whole = save_noise(tmp_path / f"whole.{suffix}", 200, 200).read_bytes()
     file = tmp_path / f"cut.{suffix}"
     file.write_bytes(whole[: max(12, int(kept * len(whole)))])
 
-    with pytest.raises(UserError, match=rf"cut\.{suffix}.*truncated"):
+    with pytest.raises(ImageError, match=rf"cut\.{suffix}.*truncated"):
         load_square(file, 16)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"gone\.png.*No such file"):
+    with pytest.raises(ImageError, match=r"gone\.png.*No such file"):
         load_square(tmp_path / "gone.png", 16)
 
 

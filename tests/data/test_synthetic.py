@@ -94,18 +94,20 @@ def test_more_images_keep_the_earlier_ones():
     for split in SPLITS:
         count = few.sizes()[split]
         assert np.array_equal(few.read(split, 0, count), many.read(split, 0, count))
-        assert np.array_equal(few.factors(split).values, many.factors(split).values[:count])
+        assert np.array_equal(
+            few.labels(split)["factors"].values, many.labels(split)["factors"].values[:count]
+        )
 
 
 def test_splits_hold_different_faces():
     drawn = source(num_images=300)
-    rows = np.concatenate([drawn.factors(split).values for split in SPLITS])
+    rows = np.concatenate([drawn.labels(split)["factors"].values for split in SPLITS])
     assert len(np.unique(rows, axis=0)) == 300
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_factors_are_those_that_vary(preset):
-    labels = source(preset=preset, num_images=1000).factors("train")
+    labels = source(preset=preset, num_images=1000).labels("train")["factors"]
     assert labels.names == PRESETS[preset]
     assert labels.values.shape == (800, len(labels.names))
     assert labels.values.dtype == np.float32
@@ -114,12 +116,12 @@ def test_factors_are_those_that_vary(preset):
 
 def test_labels_belong_to_the_images():
     drawn = source(num_images=200, image_size=32)
-    labels, images = drawn.factors("train"), drawn.read("train", 0, 160)
+    labels, images = drawn.labels("train")["factors"], drawn.read("train", 0, 160)
     brightness = labels.values[:, labels.names.index("bg_val")]
     corner = images[:, :3, :3].mean(axis=(1, 2, 3))
     assert np.corrcoef(brightness, corner)[0, 1] > 0.95
 
-    attributes = drawn.attributes("train")
+    attributes = drawn.labels("train")["attributes"]
     assert attributes.values.dtype == np.int8
     assert attributes.values.shape == (160, len(attributes.names))
     smile = labels.values[:, labels.names.index("smile")]
@@ -159,5 +161,5 @@ def test_splits_use_their_own_stream():
     drawn = source(seed=9)
     for index, split in enumerate(SPLITS):
         expected = sample_factors("core", 5, (9, index))
-        columns = drawn.factors(split).values[:5]
+        columns = drawn.labels(split)["factors"].values[:5]
         assert columns[0, 0] == expected[0, 0]

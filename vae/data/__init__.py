@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vae.data.cache import Packed, open_or_pack
+from vae.data.cache import Packed, open_or_pack, verify
 from vae.data.celeba import CelebAConfig, CelebASource
 from vae.data.folder import FolderConfig, FolderSource
 from vae.data.source import DataConfig, ImageSource
@@ -19,6 +19,7 @@ __all__ = [
     "open_data",
     "open_or_pack",
     "open_source",
+    "verify",
 ]
 
 
@@ -45,11 +46,12 @@ def open_data(config: DataConfig) -> Packed:
             split (before anything is packed) or when an image cannot be read.
     """
     source = open_source(config)
-    available = source.sizes()["train"]
-    require(
-        config.batch_size <= available,
-        "data.batch_size",
-        config.batch_size,
-        f"at most the number of training images, here {available}",
-    )
-    return open_or_pack(source, config)
+    _require_a_batch(config, source.sizes()["train"])
+    packed = open_or_pack(source, config)
+    _require_a_batch(config, len(packed.images["train"]))  # some may have been skipped
+    return packed
+
+
+def _require_a_batch(config: DataConfig, available: int) -> None:
+    takes = f"at most the number of training images, here {available}"
+    require(config.batch_size <= available, "data.batch_size", config.batch_size, takes)

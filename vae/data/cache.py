@@ -2,25 +2,21 @@
 
     <data.root>/cache/<source>-<size>px-<hash of the fingerprint>/
         train.npy, val.npy, test.npy     images, (n, size, size, 3) uint8
-        train.attributes.npy, ...        0/1 attributes, (n, names) int8, where there are any
-        train.factors.npy, ...           generating factors, (n, names) float32, where known
-        index.json                       fingerprint, names of the labels, bytes of each file
+        train.attributes.npy, ...        0/1 attributes, (n, names) int8, where there are any;
+                                         factors, identities and landmarks likewise
+        skipped.txt                      images that could not be read, where there are any
+        index.json                       fingerprint, names of the labels, checksums
 
-A cache is made under another name and renamed when all of it is on the disk, so a
-folder of this name is a whole cache or a damaged one, never a half-made one.
+A cache is made under another name and renamed when all of it is on the disk (packing.py),
+so a folder of this name is a whole cache or a damaged one, never a half-made one.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
 import multiprocessing
-import os
-import secrets
-import shutil
-import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -29,13 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from vae.data.packing import pack_images
-from vae.data.source import SPLITS, DataConfig, ImageSource, Labels
+from vae.data.checksums import BLOCK, damaged_blocks, unseal
+from vae.data.packing import FORMAT, SKIPPED, lock_of, pack
+from vae.data.room import room_for
+from vae.data.source import SPLITS, DataConfig, ImageError, ImageSource, Labels
 from vae.errors import UserError
+from vae.files import FULL, free_bytes
 
-FORMAT = 1
+GLANCES = 20  # of the images that were left out, looked at again at each start
 UNGUARDED = "A script that packs must do so under `if __name__ == '__main__':`."
 
 log = logging.getLogger(__name__)
@@ -56,8 +55,26 @@ class Packed:
         """Generating factors, (n, F) float32, in the images' order, or None if not known."""
         return self._labels(split, "factors")
 
+    def identities(self, split: str) -> Labels | None:
+        """Who it is, (n, 1) int32, in the images' order, or None if not known."""
+        return self._labels(split, "identities")
+
+    def landmarks(self, split: str) -> Labels | None:
+        """Points of the face in the uncropped image, (n, 10) int16, or None if not known."""
+        return self._labels(split, "landmarks")
+
+    def label_names(self) -> dict[str, list[str]]:
+        """What is known about the images: attributes, factors, ... -> the columns' names."""
+        names: dict[str, list[str]] = _read_index(self.folder)["labels"]
+        return names
+
+    def skipped(self) -> list[str]:
+        """The images that could not be read: `split<tab>number<tab>reason` each."""
+        file = self.folder / SKIPPED
+        return file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
+
     def _labels(self, split: str, kind: str) -> Labels | None:
-        names = _read_index(self.folder)[kind]
+        names = self.label_names().get(kind)
         if names is None:
             return None
         return Labels(tuple(names), np.load(self.folder / f"{split}.{kind}.npy"))
@@ -76,52 +93,128 @@ def open_or_pack(source: ImageSource, config: DataConfig) -> Packed:
         UserError: an image cannot be read, or the disk has not room enough.
     """
     fingerprint = source.fingerprint()
-    canonical = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
-    folder = Path(config.root, "cache", f"{source.name}-{config.image_size}px-{digest}")
-    if _fault(folder):
-        with _naming_the_root(config.root), _locked(folder):
-            if fault := _fault(folder):  # nobody made it while we waited
+    folder = _folder(source, config, fingerprint)
+    if _fault(folder) or _mended(source, config, folder):
+        with _naming_the_root(source, config), _locked(folder):
+            # Asked again: somebody may have made it while we waited.
+            if fault := _fault(folder) or _mended(source, config, folder):
                 if folder.exists():
                     log.warning("%s: %s; packing it again", folder, fault)
-                _pack(source, config, fingerprint, folder)
+                pack(source, config, fingerprint, folder)
     log.info("images: %s", folder)
+    packed = _open(folder)
+    _mind_skipped(packed, config)
+    return packed
+
+
+def verify(source: ImageSource, config: DataConfig) -> Packed:
+    """The packed images of a source, after reading all of their bytes against the checksums.
+
+    Raises:
+        UserError: there is no cache yet, or it is damaged; names the files and the blocks.
+    """
+    folder = _folder(source, config, source.fingerprint())
+    fault = _fault(folder)
+    if not folder.exists():
+        raise UserError(f"{folder}: nothing is packed yet. Without --verify, it is.")
+    if not fault:
+        files = _read_index(folder)["files"]
+        damage = {
+            name: damaged_blocks(folder / name, entry["crc32"], all_of_it=True)
+            for name, entry in files.items()
+        }
+        fault = "; ".join(
+            f"{name} is damaged in {len(blocks)} of {len(files[name]['crc32'])} MiB "
+            f"(the first at byte {blocks[0] * BLOCK:,})"
+            for name, blocks in damage.items()
+            if blocks
+        )
+    if fault:
+        raise UserError(f"{folder}: {fault}. Remove this folder: the next run packs it again.")
+    return _open(folder)
+
+
+def _folder(source: ImageSource, config: DataConfig, fingerprint: dict[str, Any]) -> Path:
+    canonical = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
+    return Path(config.root, "cache", f"{source.name}-{config.image_size}px-{digest}")
+
+
+def _open(folder: Path) -> Packed:
     images = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
     return Packed(folder, images)
 
 
+def _mind_skipped(packed: Packed, config: DataConfig) -> None:
+    """Say which images are left out; refuse them where they are not to be."""
+    skipped = packed.skipped()
+    if not skipped:
+        return
+    listed = f"images left out: {len(skipped):,}, listed in {packed.folder / SKIPPED}"
+    if config.skips_corrupt:
+        log.warning("%s", listed)
+        return
+    raise UserError(
+        f"data.on_corrupt: is `error`, but the images were packed with `skip`; {listed}. The "
+        f"first: {skipped[0].split(chr(9))[-1]} Give data.on_corrupt=skip again, or mend them: "
+        "all is packed again then."
+    )
+
+
 def _read_index(folder: Path) -> dict[str, Any]:
-    index: dict[str, Any] = json.loads((folder / "index.json").read_text())
-    return index
+    return unseal((folder / "index.json").read_text(encoding="utf-8"))
 
 
 def _fault(folder: Path) -> str:
-    """Why this is no whole cache, "" if it is one. Reads no image: it costs next to nothing."""
+    """Why this is no whole cache, "" if it is one, by a glance: it costs milliseconds."""
     if not folder.exists():
         return "not there"
     try:
         index = _read_index(folder)
         if index["format"] != FORMAT:
             return f"has format {index['format']}, not {FORMAT}"
-        for name, size in index["bytes"].items():
+        for name, entry in index["files"].items():
             found = (folder / name).stat().st_size
-            if found != size:
-                return f"{name} is damaged ({found} bytes, not {size})"
+            if found != entry["bytes"]:
+                return f"{name} is damaged ({found} bytes, not {entry['bytes']})"
+            if damaged_blocks(folder / name, entry["crc32"]):
+                return f"{name} is damaged (other bytes than were written)"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:  # a disk that is away for a moment is no damage
+        raise UserError(f"{error.filename or folder}: cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"index.json is damaged ({error})"
     return ""
 
 
+def _mended(source: ImageSource, config: DataConfig, folder: Path) -> str:
+    """That images which were left out, but are not to be, can be read now; "" if not so."""
+    skipped = Packed(folder, {}).skipped()
+    if config.skips_corrupt or not skipped:
+        return ""
+    for line in skipped[:: -(-len(skipped) // GLANCES)]:
+        split, number, _ = line.split("\t", 2)
+        try:
+            source.read(split, int(number), int(number) + 1)
+        except ImageError:
+            return ""
+    return "images that were left out can be read now"
+
+
 @contextmanager
-def _naming_the_root(root: str) -> Iterator[None]:
+def _naming_the_root(source: ImageSource, config: DataConfig) -> Iterator[None]:
     """What goes wrong with the disk while packing, as a UserError about data.root."""
+    root = config.root
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            what = "the disk became full while packing; what was written is removed. Free some"
+        if error.errno in FULL:
+            what = (
+                f"{FULL[error.errno]}, and packing stopped; what was written is removed. Now "
+                f"{free_bytes(Path(root)) / 1e9:.2f} GB are free, and the packed images need "
+                f"{room_for(source.sizes(), config) / 1e9:.2f} GB. Free some"
+            )
         else:
             what = f"the cache cannot be written there: {error}. Make it writable"
         raise UserError(f"data.root: {root}: {what}, or set data.root to another disk.") from error
@@ -139,7 +232,7 @@ def _locked(folder: Path) -> Iterator[None]:
         # A worker importing a script that packs as it is imported: it would wait for its parent.
         raise UserError(UNGUARDED)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    lock = lock_of(folder)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -149,57 +242,3 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _pack(
-    source: ImageSource, config: DataConfig, fingerprint: dict[str, Any], folder: Path
-) -> None:
-    """Make the cache `folder`, in place of what is there. The caller holds its lock."""
-    started = time.monotonic()
-    for stale in folder.parent.glob(f".{folder.name}.*.partial"):  # of killed processes:
-        shutil.rmtree(stale)  # a live one would hold the lock
-    if folder.exists():
-        shutil.rmtree(folder)
-    sizes = source.sizes()
-    _require_room(sum(sizes.values()) * 3 * config.image_size**2, config.root)
-
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-    partial.mkdir()
-    try:
-        index = {"format": FORMAT, "source": source.name, "fingerprint": fingerprint}
-        index |= {"images": sizes, **_write_labels(source, partial)}
-        pack_images(source, config, partial)
-        index["bytes"] = {file.name: file.stat().st_size for file in partial.iterdir()}
-        (partial / "index.json").write_text(json.dumps(index, indent=1))
-        for file in partial.iterdir():
-            with open(file, "rb+") as opened:
-                os.fsync(opened)
-        partial.rename(folder)
-    except BaseException:  # Ctrl-C too
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    log.info("packed %d images in %.1f s", sum(sizes.values()), time.monotonic() - started)
-
-
-def _require_room(needed: int, root: str) -> None:
-    free = shutil.disk_usage(root).free
-    if needed > free:
-        raise UserError(
-            f"data.root: {root} has {free / 1e9:.2f} GB free, but the packed images need "
-            f"{needed / 1e9:.2f} GB. Free some, set data.root to another disk, or lower "
-            "data.num_images or data.image_size."
-        )
-
-
-def _write_labels(source: ImageSource, partial: Path) -> dict[str, list[str] | None]:
-    """Write the labels of each split; the names of each kind."""
-    names: dict[str, list[str] | None] = {"attributes": None, "factors": None}
-    for split in SPLITS:
-        for kind, labels in (
-            ("attributes", source.attributes(split)),
-            ("factors", source.factors(split)),
-        ):
-            if labels is not None:
-                names[kind] = list(labels.names)
-                np.save(partial / f"{split}.{kind}.npy", labels.values, allow_pickle=False)
-    return names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vae.data.face_canvas import SIDES, WHITE, Scene, bell, blob, ellipse, mix, ramp, smooth
+from vae.data.face_canvas import EYES, SIDES, WHITE, Scene, bell, blob, ellipse, mix, ramp, smooth
 
 IRIS_TONES = ((0.25, 0.45, 0.70), (0.30, 0.45, 0.25), (0.22, 0.12, 0.06))
 RED_LIPS = (0.72, 0.08, 0.14)
@@ -48,12 +48,12 @@ def cheeks(scene: Scene) -> None:
     blush = scene.colour((0.13, -0.12, -0.10)) * scene["blush"]
     for side in SIDES:
         x, y, width = scene.on_head(side * 0.68, 0.30)
-        cheek = blob(scene.x - x, scene.y - y + 0.03 * smile, 0.15 * width + 0.02, 0.13)
-        scene.dim(-cheek * (blush + 0.05 + 0.06 * smile))
+        cheek = blob(scene.x - x, scene.y - y + 0.05 * smile, 0.15 * width + 0.02, 0.13)
+        scene.dim(-cheek * (blush + 0.05 + 0.14 * smile))
         x, y, width = scene.on_head(side * 0.42, 0.48)
         across, down = scene.x - x, scene.y - y
         across = across - side * (0.35 * down)  # the fold runs outwards on its way down
-        scene.dim(0.26 * smile * blob(across, down, 0.024 * width + 0.008, 0.085))
+        scene.dim(0.34 * smile * blob(across, down, 0.030 * width + 0.010, 0.100))
 
 
 def beard(scene: Scene) -> None:
@@ -96,16 +96,21 @@ def nose(scene: Scene) -> None:
 
 
 def mouth(scene: Scene) -> None:
-    """Lips on a line that a smile bends, open over teeth and the dark behind them."""
+    """Lips on a line that a smile bends, open over teeth and the dark behind them.
+
+    A smile bares the upper teeth, the mouth's opening the dark below them.
+    """
     x, y, foreshortening = scene.on_head(0.0, 0.56)
     smile, opening = scene["smile"], scene["mouth_open"]
-    half_width = 0.185 * (1 + 0.22 * scene["mouth_w"] + 0.16 * smile)
+    bared = smile.clamp(min=0)
+    half_width = 0.185 * (1 + 0.22 * scene["mouth_w"] + 0.24 * smile)
     half_width = half_width * foreshortening.clamp(min=0.6)
     across = (scene.x - 1.06 * x) / half_width
     dome = (1 - across.clamp(-1, 1) ** 2).clamp(min=0)
     # `down` counts from the line between the lips, corners raised by a smile.
     down = scene.y - (y + 0.02 + 0.115 * smile * (0.40 - across**2))
-    gap = 0.125 * opening * dome
+    teeth = (0.0625 * opening + 0.075 * bared) * dome
+    gap = teeth + 0.0625 * opening * dome
     thickness = (0.028 + 0.030 * scene["lip_full"]) * dome.sqrt()
     beyond_corner = (across.abs() - 1) * half_width
 
@@ -118,11 +123,11 @@ def mouth(scene: Scene) -> None:
         0.95 * scene.mask(torch.maximum(lips, beyond_corner)),
     )
 
-    # A closed mouth keeps a thin dark line; teeth come in as it opens.
+    # A closed mouth keeps a thin dark line; teeth come in as it opens or smiles.
     inside = torch.maximum(torch.maximum(-0.006 - down, down - gap - 0.004), beyond_corner + 0.012)
     hole = scene.mask(inside)
     scene.paint(scene.colour(INSIDE_MOUTH), hole * smooth(8 * opening + 0.40))
-    upper_teeth = hole * scene.mask(down - 0.50 * gap) * smooth(5 * opening - 0.3)
+    upper_teeth = hole * scene.mask(down - teeth) * smooth(5 * (opening + bared) - 0.3)
     scene.paint(scene.colour(TEETH) * scene.skin_light.clamp(0.5, 1.05), upper_teeth)
 
 
@@ -130,7 +135,7 @@ def eyes(scene: Scene) -> None:
     """Eyeballs with iris, pupil and glint between two lids; a smile narrows them."""
     size, smile = scene["eye_size"], scene["smile"].clamp(min=0)
     for side in SIDES:
-        x, y, width = scene.on_head(side * (0.47 + 0.06 * scene["eye_gap"]), -0.10)
+        x, y, width = scene.on_head(side * (0.47 + 0.06 * scene["eye_gap"]), EYES)
         tilt = -side * 0.18 * scene["eye_tilt"]
         across, down = scene.x - x, scene.y - y
         across, down = (
@@ -167,7 +172,7 @@ def eyes(scene: Scene) -> None:
 def brows(scene: Scene) -> None:
     """An arched brow over each eye, thinner towards the temple."""
     for side in SIDES:
-        x, y, width = scene.on_head(side * (0.47 + 0.06 * scene["eye_gap"]), -0.10)
+        x, y, width = scene.on_head(side * (0.47 + 0.06 * scene["eye_gap"]), EYES)
         half_width = 0.14 * width + 0.01
         across = (scene.x - x) / half_width
         middle = y - 0.135 - 0.035 * scene["brow_h"]

@@ -50,7 +50,7 @@ def clothes(scene: Scene) -> None:
     colour = from_hsv(scene["cloth_hue"], 0.55, 0.15 + 0.75 * scene["cloth_val"])
     light = 0.45 + 0.55 * scene.shade((x * 0.75).clamp(-0.95, 0.95), ((y - 1.2) * 0.5))
     folds = 1 + 0.10 * torch.sin(9 * x + 4 * torch.sin(5 * y) + 6 * scene["cloth_hue"])
-    scene.paint(colour * light * folds, scene.mask(ellipse(x, y - 1.34, 0.95, 0.56)))
+    scene.paint(colour * light * folds, scene.mask(ellipse(x, y - 1.24, 0.95, 0.56)))
 
 
 def strands(scene: Scene, across: Tensor, bend: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def neck(scene: Scene) -> None:
     scene = scene.window(NECK_ROWS)
     x, y = scene.x - 0.12 * torch.sin(scene.yaw), scene.y
     width = 0.52 * scene.half_width + 0.10 * smooth((y - 0.66) / 0.3)
-    neckline = scene.body_y - 0.90 + 1.6 * scene.body_x**2
+    neckline = scene.body_y - 0.80 + 1.6 * scene.body_x**2
     shape = torch.maximum(torch.maximum(x.abs() - width, 0.1 - y), neckline)
     chin_shadow = 0.56 + 0.34 * smooth((y - 0.92 * scene.half_height) / 0.32)
     light = scene.shade((x / (1.3 * scene.half_width)), 0 * y) * chin_shadow

@@ -1,6 +1,7 @@
 """Drawn faces with known causes: the factors, how they are drawn at random, their attributes.
 
-These are drawings, not photographs. A face is a row of numbers, one a factor of
+These are drawings, not photographs, framed and aligned by the eyes as CelebA's centre crop
+of 148 pixels is. A face is a row of numbers, one a factor of
 `FACTORS`; `draw` makes the pictures and `attributes` says which of CelebA's
 attributes such a face has. `vae.data.face_parts` holds the drawing itself, with
 `face_features` and `face_canvas`.

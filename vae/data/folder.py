@@ -14,14 +14,14 @@ import numpy as np
 from omegaconf import MISSING
 
 from vae.data.images import is_image_name, limit_splits, load_square
-from vae.data.source import SPLITS, DataConfig, Labels
+from vae.data.source import SPLITS, FilesConfig, Labels
 from vae.errors import UserError
 
 READER_VERSION = 1  # part of the fingerprint: raise it when the same files give other pixels
 
 
 @dataclass
-class FolderConfig(DataConfig):
+class FolderConfig(FilesConfig):
     """`data=folder`: every image below a folder."""
 
     path: str = MISSING  # the folder; its subfolders are read too
@@ -75,17 +75,16 @@ class FolderSource:
         return {split: len(self.files[split]) for split in SPLITS}
 
     def read(self, split: str, start: int, stop: int) -> np.ndarray:
-        """Images [start, stop) of a split: (n, size, size, 3) uint8. UserError names a bad file."""
+        """Images [start, stop) of a split: (n, size, size, 3) uint8. ImageError names a bad one."""
         files = self.files[split][start:stop]
         return np.stack([load_square(self.root / path, self.image_size) for path in files])
 
-    def attributes(self, split: str) -> Labels | None:
-        """None: nothing is known about the pictures."""
-        return None
+    def check(self) -> None:
+        """The files were found by looking for them: none is missing."""
 
-    def factors(self, split: str) -> Labels | None:
-        """None: nothing is known about the pictures."""
-        return None
+    def labels(self, split: str) -> dict[str, Labels]:
+        """Nothing is known about the pictures."""
+        return {}
 
 
 def split_of(path: str) -> str:

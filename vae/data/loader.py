@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae.distributed import ALONE, World
+
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """A permutation of range(count), int64 (count,), that depends on (seed, epoch) alone."""
@@ -36,29 +38,42 @@ class TrainingBatches:
         seed: with the epoch, decides order and flips.
         flip: mirror each image with probability 1/2.
         device: where the batches go.
+        world: of several processes, each is served its share of every batch.
     """
 
     def __init__(
-        self, images: np.ndarray, batch_size: int, seed: int, flip: bool, device: torch.device
+        self,
+        images: np.ndarray,
+        batch_size: int,
+        seed: int,
+        flip: bool,
+        device: torch.device,
+        world: World = ALONE,
     ) -> None:
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
         self.flip = flip
         self.device = device
+        self.world = world
 
     def __len__(self) -> int:
         """Batches an epoch."""
         return len(self.images) // self.batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
-        """The batches of an epoch from number `start` on: (batch_size, 3, size, size) in [0, 1]."""
+        """The batches of an epoch from number `start` on: (batch_size, 3, size, size) in [0, 1].
+
+        Of several processes, each has its rows of them alone.
+        """
         order = epoch_order(self.seed, epoch, len(self.images))
         mirrored = np.zeros(len(order), dtype=bool)
         if self.flip:  # a stream of its own (the 1), so that flips do not change the order
             mirrored = np.random.default_rng([self.seed, epoch, 1]).random(len(order)) < 0.5
+        part = self.world.part(self.batch_size)
         for batch in range(start, len(self)):
-            rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+            first = batch * self.batch_size
+            rows = slice(first + part.start, first + part.stop)
             images = self.images[order[rows]]
             images[mirrored[rows]] = images[mirrored[rows], :, ::-1]
             yield to_float(images, self.device)

@@ -1,131 +1,240 @@
-"""A source's images into .npy files, by as many processes as there are cores."""
+"""Making a cache: a source's images and labels into a folder, whole or not at all.
+
+The folder is made under another name, .<name>.partial, and renamed when all of it is on the
+disk. A packing that was cut goes on from its journal.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
+import logging
 import os
-import signal
+import shutil
 import sys
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
-from vae.data.source import DataConfig, ImageSource
+from vae.data.checksums import checksums, seal
+from vae.data.journal import Done, Job, Journal
+from vae.data.pool import do_jobs
+from vae.data.room import require_room
+from vae.data.source import SPLITS, DataConfig, ImageError, ImageSource, Labels
+from vae.errors import UserError
+from vae.files import is_full
 
-CHUNK = 64  # images a job: 12 MB in memory at 256 px
-POOL_PAYS_FROM = 5.0  # seconds of work: starting workers takes one to three
+FORMAT = 2  # of the cache's files: raise it when they change
+CHUNK = 64  # images a job at most, and bytes
+CHUNK_BYTES = 1 << 24
+SKIPPED = "skipped.txt"  # lists the images that could not be read
+KEEP_PARTIAL = 7 * 24 * 3600  # seconds after which one that nobody went on with is removed
+
+log = logging.getLogger(__name__)
+
+Skipped = dict[str, dict[int, str]]  # split -> number of an image -> why it cannot be read
 
 
-class Job(NamedTuple):
-    """Images [start, stop) of a split, to be written into a file from a byte on."""
-
-    split: str
-    start: int
-    stop: int
-    file: Path
-    byte: int
-
-
-def pack_images(source: ImageSource, config: DataConfig, folder: Path) -> None:
-    """Write `<split>.npy`, (n, size, size, 3) uint8, of each split into a folder.
-
-    A bar on stderr shows the progress.
+def pack(
+    source: ImageSource, config: DataConfig, fingerprint: dict[str, Any], folder: Path
+) -> None:
+    """Make the cache `folder`, in place of what is there. The caller holds its lock.
 
     Raises:
-        UserError: an image cannot be read.
-        OSError: the disk is full.
+        UserError: images are missing or cannot be read, or the disk has not room enough.
+        OSError: the disk became full, or cannot be written.
         BrokenProcessPool: a worker process was killed.
+    """
+    started = time.monotonic()
+    _forget_old_partials(folder)
+    source.check()
+    # first: labels of too many fill the memory
+    require_room(source.sizes(), config, (partial_of(folder), folder))
+    labels = {split: source.labels(split) for split in SPLITS}
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial = partial_of(folder)
+    index: dict[str, Any] = {"format": FORMAT, "source": source.name, "fingerprint": fingerprint}
+    try:
+        _start(partial)
+        skipped = _pack_images(source, config, partial)
+        index |= _describe(source.sizes(), labels["train"], skipped)
+        _finish(partial, index, labels, skipped)
+    except OSError as error:
+        if is_full(error):
+            shutil.rmtree(partial, ignore_errors=True)  # others need the disk too
+        raise
+    partial.rename(folder)
+    (folder / Journal.NAME).unlink()  # only now: a kill until here loses little
+    count = sum(index["images"].values())
+    log.info("packed %s images in %.1f s", f"{count:,}", time.monotonic() - started)
+
+
+def partial_of(folder: Path) -> Path:
+    """Where a cache is while it is being made."""
+    return folder.with_name(f".{folder.name}.partial")
+
+
+def lock_of(folder: Path) -> FileLock:
+    """The lock that whoever makes a cache holds."""
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
+
+
+def _start(partial: Path) -> None:
+    """Make the folder; keep what an earlier packing has left of images and journal."""
+    partial.mkdir(exist_ok=True)
+    kept = {Journal.NAME, *(f"{split}.npy" for split in SPLITS)}
+    for file in _files(partial):
+        if file.name not in kept:
+            file.unlink()
+
+
+def _pack_images(source: ImageSource, config: DataConfig, partial: Path) -> Skipped:
+    """Write `<split>.npy`, (n, size, size, 3) uint8, of each split.
+
+    A bar on stderr shows the progress. The rows of images that cannot be read are zeros.
+
+    Returns:
+        The images that could not be read; none unless `config.skips_corrupt`.
     """
     from tqdm import tqdm
 
     sizes = source.sizes()
+    was_cut = partial.joinpath("train.npy").exists()
+    skipped: Skipped = {split: {} for split in sizes}
+    with Journal(partial, _lay_out(sizes, config, partial)) as journal:
+        there = sum(done.stop - done.start for done in journal.done)
+        if was_cut:
+            how = f"going on from image {there:,}" if there else "starting over"
+            log.info("%s: an earlier packing was cut; %s", partial, how)
+        with tqdm(
+            total=sum(sizes.values()),
+            initial=there,
+            desc=f"packing {source.name} {config.image_size} px",
+            unit=" images",
+            mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file wants fewer lines
+        ) as bar:
+
+            def note(done: Done) -> None:
+                journal.note(done)
+                skipped[done.split].update(done.skipped)
+                bar.update(done.stop - done.start)
+
+            try:
+                do_jobs(source, journal.left, config.num_workers, note)
+            except ImageError as error:
+                hint = "To do without what cannot be read: data.on_corrupt=skip."
+                raise UserError(f"{error} {hint}") from error
+    return skipped
+
+
+def _lay_out(sizes: dict[str, int], config: DataConfig, partial: Path) -> list[Job]:
+    """Lay out each split's file (header, then zeros) where it is not there; cut the work."""
     size = config.image_size
+    chunk = max(1, min(CHUNK, CHUNK_BYTES // (3 * size**2)))
     jobs = []
     for split, count in sizes.items():
-        file = folder / f"{split}.npy"
-        # Only lays out the file (header, then zeros): the jobs write into it.
-        first = np.lib.format.open_memmap(file, "w+", np.uint8, (count, size, size, 3)).offset
-        for start in range(0, count, CHUNK):
-            stop = min(start + CHUNK, count)
-            jobs.append(Job(split, start, stop, file, first + start * 3 * size**2))
-    with tqdm(
-        total=sum(sizes.values()),
-        desc=f"packing {source.name} {size} px",
-        unit=" images",
-        mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file wants fewer lines
-    ) as bar:
-        # The first job, done here, tells whether the rest is worth starting workers for.
-        started = time.monotonic()
-        bar.update(_do(source, jobs[0]))
-        rest = jobs[1:]
-        work = (time.monotonic() - started) * len(rest)
-        workers = min(config.num_workers or _cores(), len(rest))
-        # A daemonic process (a multiprocessing pool's) may not have children.
-        daemon = multiprocessing.current_process().daemon
-        if workers <= 1 or work < POOL_PAYS_FROM or daemon:
-            for job in rest:
-                bar.update(_do(source, job))
-        else:
-            _do_in_workers(source, rest, workers, bar.update)
+        file = partial / f"{split}.npy"
+        if not _is_laid_out(file, (count, size, size, 3)):
+            np.lib.format.open_memmap(file, "w+", np.uint8, (count, size, size, 3))
+        first = np.load(file, mmap_mode="r").offset
+        for start in range(0, count, chunk):
+            stop = min(start + chunk, count)
+            byte = first + start * 3 * size**2
+            jobs.append(Job(split, start, stop, file, byte, size, config.skips_corrupt))
+    return jobs
 
 
-def _cores() -> int:
-    """Cores this process may use: fewer than the machine's in a container or a Slurm job."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+def _is_laid_out(file: Path, shape: tuple[int, ...]) -> bool:
+    with suppress(Exception):  # a damaged header fails in many ways
+        found = np.load(file, mmap_mode="r")
+        fits = found.shape == shape and found.dtype == np.uint8
+        return bool(fits and found.flags.c_contiguous)
+    return False
 
 
-def _do(source: ImageSource, job: Job) -> int:
-    """Read a job's images and write them; how many.
+def _describe(sizes: dict[str, int], labels: dict[str, Labels], skipped: Skipped) -> dict[str, Any]:
+    """The index's entries on images and labels."""
+    for split, missing in skipped.items():
+        if len(missing) == sizes[split]:
+            raise UserError(
+                f"data.on_corrupt: skip would leave nothing of {split}: none of its "
+                f"{len(missing):,} images can be read. The first: {next(iter(missing.values()))}"
+            )
+    return {
+        "images": {split: sizes[split] - len(skipped[split]) for split in SPLITS},
+        "skipped": {split: len(skipped[split]) for split in SPLITS},
+        "labels": {kind: list(known.names) for kind, known in labels.items()},
+    }
 
-    By write() and not through a memory map, where a full disk would kill the process.
-    """
-    images = source.read(job.split, job.start, job.stop)
-    with open(job.file, "rb+") as file:
-        file.seek(job.byte)
-        file.write(images.astype(np.uint8, copy=False).tobytes())
-    return job.stop - job.start
 
-
-def _do_in_workers(
-    source: ImageSource, jobs: list[Job], workers: int, report: Callable[[int], object]
+def _finish(
+    partial: Path,
+    index: dict[str, Any],
+    labels: dict[str, dict[str, Labels]],
+    skipped: Skipped,
 ) -> None:
-    # Spawned, since a fork of a process with threads (torch's) can hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (source,))
-    try:
-        for done in as_completed([pool.submit(_do_in_worker, job) for job in jobs]):
-            report(done.result())
-    finally:
-        pool.shutdown(cancel_futures=True)
+    """Write all that is beside the images, and see to it that everything is on the disk."""
+    for split in SPLITS:
+        rows = sorted(skipped[split])
+        for kind, known in labels[split].items():
+            values = np.delete(known.values, rows, axis=0)
+            np.save(partial / f"{split}.{kind}.npy", values, allow_pickle=False)
+    _leave_out(partial, skipped)
+    files = [file for file in _files(partial) if file.name != Journal.NAME]
+    index["files"] = {
+        file.name: {"bytes": file.stat().st_size, "crc32": checksums(file)} for file in files
+    }
+    (partial / "index.json").write_text(seal(index), encoding="utf-8")
+    for file in [*files, partial / "index.json"]:
+        with open(file, "rb+") as opened:
+            os.fsync(opened)
 
 
-_source: ImageSource | None = None  # a worker's copy: sent once, and not with every job
+def _files(partial: Path) -> list[Path]:
+    """Ours: an operating system leaves .DS_Store, .nfs... where it likes."""
+    return sorted(file for file in partial.iterdir() if not file.name.startswith("."))
 
 
-def _start_worker(source: ImageSource) -> None:
-    global _source
-    _source = source
-    os.environ["OMP_NUM_THREADS"] = "1"  # a worker a core: threads would only get in the way
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who stops us
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+def _leave_out(partial: Path, skipped: Skipped) -> None:
+    """Take the rows of images that could not be read out of the images' files; list them."""
+    lines = [
+        f"{split}\t{number}\t{' '.join(reason.split())}\n"  # a line each, whatever is in it
+        for split in SPLITS
+        for number, reason in sorted(skipped[split].items())
+    ]
+    if not lines:
+        return
+    (partial / SKIPPED).write_bytes("".join(lines).encode(errors="backslashreplace"))
+    for split in SPLITS:
+        if skipped[split]:
+            _drop_rows(partial / f"{split}.npy", sorted(skipped[split]))
 
 
-def _exit_with_parent() -> None:
-    """A killed parent cannot stop its workers, and they would wait for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+def _drop_rows(file: Path, rows: list[int]) -> None:
+    """Write an array's .npy file again without some of its rows."""
+    array = np.load(file, mmap_mode="r")
+    keep = np.delete(np.arange(len(array)), rows)
+    header = np.lib.format.header_data_from_array_1_0(array)
+    header["shape"] = (len(keep), *array.shape[1:])
+    shorter = file.with_name(f"{file.name}.short")
+    with open(shorter, "wb") as copy:  # written, not mapped: a full disk kills who maps
+        np.lib.format.write_array_header_1_0(copy, header)
+        for start in range(0, len(keep), CHUNK):
+            copy.write(array[keep[start : start + CHUNK]].tobytes())
+    shorter.replace(file)
 
 
-def _do_in_worker(job: Job) -> int:
-    assert _source is not None
-    return _do(_source, job)
+def _forget_old_partials(folder: Path) -> None:
+    """Remove unfinished caches beside this one that nobody went on with for a week."""
+    for old in folder.parent.glob(".*.partial"):
+        if old == partial_of(folder):
+            continue
+        lock = lock_of(folder.with_name(old.name[1 : -len(".partial")]))
+        with suppress(Timeout, OSError), lock.acquire(timeout=0):
+            newest = max(path.stat().st_mtime for path in (old, *old.iterdir()))
+            if time.time() - newest > KEEP_PARTIAL:
+                log.info("%s: removed, a packing of over a week ago that was not finished", old)
+                shutil.rmtree(old)

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 from omegaconf import MISSING
 
-from vae.errors import require
+from vae.errors import UserError, require
 
 SPLITS = ("train", "val", "test")
+IDENTITY = ("identity",)  # the one column of the labels `identities`
 
 
 @dataclass
@@ -25,7 +26,13 @@ class DataConfig:
     flip: bool = MISSING  # random horizontal flip in training
     num_workers: int | None = MISSING  # processes for packing; null = one a core
 
+    @property
+    def skips_corrupt(self) -> bool:
+        """Whether images that cannot be read are left out instead of ending the packing."""
+        return False
+
     def __post_init__(self) -> None:
+        require("\0" not in self.root, "data.root", self.root, "the name of a folder")
         require(self.image_size >= 8, "data.image_size", self.image_size, "an int >= 8")
         require(self.batch_size >= 2, "data.batch_size", self.batch_size, "an int >= 2")
         count, workers = self.num_images, self.num_workers
@@ -33,6 +40,28 @@ class DataConfig:
             require(count >= 10, "data.num_images", count, "null or an int >= 10")
         if workers is not None:
             require(workers >= 1, "data.num_workers", workers, "null or an int >= 1")
+
+
+@dataclass
+class FilesConfig(DataConfig):
+    """Settings of the sources that read image files."""
+
+    # Values here, since runs of before this key have none; the YAML files hold it as the others.
+    on_corrupt: str = "error"  # error, or skip: leave out what cannot be read, and say so
+
+    @property
+    def skips_corrupt(self) -> bool:
+        """Whether images that cannot be read are left out instead of ending the packing."""
+        return self.on_corrupt == "skip"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = self.on_corrupt in ("error", "skip")
+        require(known, "data.on_corrupt", self.on_corrupt, "error or skip")
+
+
+class ImageError(UserError):
+    """One image cannot be used; the others may be, with `data.on_corrupt=skip`."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +75,8 @@ class Labels:
 class ImageSource(Protocol):
     """Makes the images of each split, in a fixed order. Picklable: workers read it.
 
-    Constructing a source checks what can be checked cheaply (the folder is
-    there, it holds images, the list files parse) and raises UserError; it
-    decodes and draws nothing.
+    Constructing a source checks what can be checked cheaply (the folder is there, the
+    lists parse) and raises UserError; it decodes and draws nothing.
     """
 
     name: str  # "synthetic", "folder", "celeba": begins the cache folder's name
@@ -59,11 +87,20 @@ class ImageSource(Protocol):
     def sizes(self) -> dict[str, int]:
         """Images per split, keys `SPLITS`."""
 
+    def check(self) -> None:
+        """What takes longer, once, before packing: UserError if images are missing."""
+
     def read(self, split: str, start: int, stop: int) -> np.ndarray:
-        """Images [start, stop) of a split: (n, size, size, 3) uint8. UserError names a bad file."""
+        """Images [start, stop) of a split: (n, size, size, 3) uint8.
 
-    def attributes(self, split: str) -> Labels | None:
-        """0/1 attributes under CelebA's names, (n, A) int8, or None where there are none."""
+        Raises:
+            ImageError: one of them cannot be read; names it.
+        """
 
-    def factors(self, split: str) -> Labels | None:
-        """True generating factors, (n, F) float32, or None where they are not known."""
+    def labels(self, split: str) -> dict[str, Labels]:
+        """What is known about a split's images, by kind; no entry for what is not known.
+
+        `attributes`: 0/1 under CelebA's names, int8. `factors`: the true generating
+        factors, float32. `identities`: who it is, (n, 1) int32. `landmarks`: x and y of
+        five points of the face in the uncropped image, pixels, int16.
+        """

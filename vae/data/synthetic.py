@@ -22,7 +22,7 @@ from vae.errors import require
 
 # Part of every cache's address. Raise it by one whenever `faces` or a `face_*`
 # module changes what is drawn, sampled or labelled: old caches would be served otherwise.
-DRAWING_VERSION = 1
+DRAWING_VERSION = 2
 
 
 @dataclass
@@ -107,19 +107,22 @@ class SyntheticSource:
             images[first - start : last - start] = pixels[first - block : last - block]
         return images
 
-    def attributes(self, split: str) -> Labels | None:
-        """What follows from the factors, under CelebA's names: (n, A) int8 of 0 and 1."""
-        names, values = attributes(torch.from_numpy(self._all_rows(split)))
-        return Labels(names, values.numpy())
+    def check(self) -> None:
+        """Nothing can be missing."""
 
-    def factors(self, split: str) -> Labels | None:
-        """The factors that vary in the preset: (n, F) float32."""
-        names = PRESETS[self._preset]
-        columns = [FACTOR_NAMES.index(name) for name in names]
-        return Labels(names, self._all_rows(split)[:, columns])
+    def labels(self, split: str) -> dict[str, Labels]:
+        """Attributes under CelebA's names, which follow from the factors, and the factors.
 
-    def _all_rows(self, split: str) -> np.ndarray:
-        return self._rows(split, 0, self._sizes[split])
+        Of the factors those that vary in the preset, float32.
+        """
+        rows = self._rows(split, 0, self._sizes[split])
+        names, values = attributes(torch.from_numpy(rows))
+        varied = PRESETS[self._preset]
+        columns = [FACTOR_NAMES.index(name) for name in varied]
+        return {
+            "attributes": Labels(names, values.numpy()),
+            "factors": Labels(varied, rows[:, columns]),
+        }
 
     def _rows(self, split: str, start: int, count: int) -> np.ndarray:
         """Factors of `count` faces of a split from `start`, (count, all factors) float32."""

@@ -1,0 +1,1 @@
+"""CelebA in its layouts, and what can be wrong with it."""

@@ -1,0 +1,217 @@
+"""CelebA is found where `data.path` leads, and told apart from what else lies there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.celeba_stand_in import LAYOUTS
+from tests.data.celeba.standing_in import (
+    ATTRIBUTE_LIST,
+    IMAGES,
+    PARTITION,
+    SIZES,
+    ZIP,
+    all_pixels,
+    known,
+    read_jpegs,
+    refusal,
+    rows,
+    source,
+    write_shard,
+)
+from tests.data_sets import save_noise
+
+SNAPSHOTS = Path("hub", "datasets--flwrlabs--celeba", "snapshots")
+
+
+@pytest.fixture
+def is_whole(celeba_made):
+    """Whether all of CelebA is found at a path: images, splits and attributes."""
+    pixels = all_pixels(source(celeba_made("official")))
+
+    def whole(path: Path | None, **settings) -> bool:
+        faces = source(path, **settings)
+        faces.check()
+        values = faces.labels("val")["attributes"].values
+        return (
+            faces.sizes() == SIZES
+            and (all_pixels(faces) == pixels).all()
+            and (values == known()["attributes"][rows("val")]).all()
+        )
+
+    return whole
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("deeper", ["CelebA", "datasets/CelebA"])
+def test_in_folders_below(layout, deeper, celeba_in, tmp_path, is_whole):
+    celeba_in(layout, tmp_path / "here" / deeper)
+
+    assert is_whole(tmp_path / "here")
+
+
+def test_under_data_root(celeba_in, tmp_path, is_whole):
+    celeba_in("drive", tmp_path / "root" / "celeba")
+
+    assert is_whole(None, root=str(tmp_path / "root"))
+
+
+def test_in_hugging_faces_cache(celeba_made, tmp_path, is_whole):
+    snapshot = tmp_path / "cache" / SNAPSHOTS / "abc" / "img_align+identity+attr"
+    snapshot.mkdir(parents=True)
+    blobs = tmp_path / "cache" / SNAPSHOTS.with_name("blobs")
+    blobs.mkdir()
+    for number, shard in enumerate(sorted(celeba_made("parquet").rglob("*.parquet"))):
+        shutil.copy(shard, blobs / f"{number}abc")
+        (snapshot / shard.name).symlink_to(blobs / f"{number}abc")
+
+    for path in (tmp_path / "cache", snapshot.parents[1], snapshot):
+        assert is_whole(path)
+
+
+def test_two_revisions_in_hugging_faces_cache_are_not_added_up(celeba_made, tmp_path):
+    for revision in ("abc", "def"):
+        shutil.copytree(celeba_made("parquet"), tmp_path / "cache" / SNAPSHOTS / revision)
+
+    assert source(tmp_path / "cache").sizes() == SIZES
+
+
+@pytest.mark.parametrize("layout", ["official", "kaggle", "drive"])
+def test_by_the_images_folder_itself(layout, celeba_in, is_whole):
+    folder = celeba_in(layout)
+
+    assert is_whole(next(folder.rglob("000001.jpg")).parent)
+
+
+def test_by_the_outer_of_kaggles_folders(celeba_in, is_whole):
+    assert is_whole(celeba_in("kaggle") / IMAGES)
+
+
+def test_by_the_archive_itself(celeba_in, is_whole):
+    assert is_whole(celeba_in("zip") / ZIP)
+
+
+def test_by_the_archive_itself_in_the_drives_folders(celeba_in, celeba_made, is_whole):
+    folder = celeba_in("drive")
+    shutil.rmtree(folder / "Img" / IMAGES)
+    shutil.copy(celeba_made("zip") / ZIP, folder / "Img")
+
+    assert is_whole(folder)
+    assert is_whole(folder / "Img" / ZIP)
+
+
+def test_by_a_path_from_here_or_from_home(celeba, is_whole, monkeypatch, tmp_path):
+    monkeypatch.chdir(celeba.parent)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert is_whole(Path("celeba"))
+    assert is_whole(Path("~/data/celeba"), root=str(tmp_path))
+
+
+def test_by_links(celeba, is_whole, tmp_path):
+    (celeba / IMAGES).rename(tmp_path / "elsewhere")
+    (celeba / IMAGES).symlink_to(tmp_path / "elsewhere")
+    (celeba / "loop").symlink_to(celeba)
+    (tmp_path / "link").symlink_to(celeba)
+
+    assert is_whole(tmp_path / "link")
+
+
+def test_images_in_a_folder_of_another_name(celeba, is_whole):
+    (celeba / IMAGES).rename(celeba / "faces")
+
+    assert is_whole(celeba)
+
+
+def test_images_unpacked_beside_the_lists(celeba, is_whole):
+    for file in (celeba / IMAGES).iterdir():
+        file.rename(celeba / file.name)
+
+    assert is_whole(celeba)
+
+
+@pytest.mark.parametrize("layout", ["official", "zip"])
+def test_other_files_are_in_nobodys_way(layout, celeba_in, is_whole):
+    folder = celeba_in(layout)
+    for name in (".DS_Store", "README.txt", "__MACOSX/._000001.jpg", ".cache/x.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+    save_noise(folder / "img_celeba" / "000001.jpg")  # before alignment
+
+    assert is_whole(folder)
+
+
+@pytest.mark.parametrize("layout", ["official", "zip"])
+def test_a_stray_picture_is_not_taken_for_the_images(layout, celeba_in, is_whole):
+    folder = celeba_in(layout)
+    save_noise(folder / "overview.png")
+
+    assert is_whole(folder)
+
+
+def test_the_folder_is_read_and_not_the_archive_it_came_from(celeba, celeba_made, is_whole):
+    (celeba / ZIP).write_bytes(b"half a download")
+
+    assert is_whole(celeba)
+
+
+def test_the_archive_is_read_where_its_folder_is_empty(celeba_in, is_whole):
+    folder = celeba_in("zip")
+    (folder / IMAGES).mkdir()
+
+    assert is_whole(folder)
+
+
+def test_more_files_than_are_looked_at(celeba, is_whole, monkeypatch):
+    monkeypatch.setattr("vae.data.celeba.layout.GLANCE", 2)
+
+    assert is_whole(celeba)
+
+
+def test_lists_beside_shards_do_not_hide_them(celeba_made, tmp_path, is_whole):
+    """As a download that got the lists and not the archive leaves them."""
+    folder = tmp_path / "celeba"
+    shutil.copytree(celeba_made("parquet"), folder)
+    shutil.copy(celeba_made("official") / PARTITION, folder)
+
+    assert is_whole(folder)
+
+
+def test_a_stray_parquet_file_is_not_taken_for_the_images(celeba, is_whole):
+    (celeba / "latents.parquet").write_bytes(b"PAR1")
+    assert is_whole(celeba)
+
+    (celeba / PARTITION).unlink()
+    assert "lacks the partition" in refusal(celeba)
+
+
+def test_a_folder_that_may_not_be_read_is_passed_over(celeba, is_whole, monkeypatch):
+    (celeba / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def guarded(path):
+        if Path(path).name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert is_whole(celeba)
+
+
+def test_shards_with_the_split_as_folder(celeba_made, tmp_path, is_whole):
+    jpegs = read_jpegs(celeba_made("official"))
+    for name, split in (("train", "train"), ("validation", "val"), ("test", "test")):
+        numbers = range(30)[rows(split)]
+        write_shard(tmp_path / "celeba" / name / "0000.parquet", numbers, jpegs)
+
+    assert is_whole(tmp_path / "celeba")
+
+
+def test_without_attributes(celeba, is_whole):
+    (celeba / ATTRIBUTE_LIST).unlink()
+
+    assert set(source(celeba).labels("train")) == {"identities", "landmarks"}

@@ -1,0 +1,147 @@
+"""Packing that is killed at any moment: nothing half-made is taken for a cache."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from tests.data.tiny import (
+    JOBS,
+    Tiny,
+    asked,
+    caches,
+    config,
+    contents,
+    in_a_fork,
+    noted,
+    partials,
+    pids,
+    wait_until,
+    whole,
+)
+from vae.data import journal, packing
+from vae.data.cache import open_or_pack
+
+pytestmark = pytest.mark.slow
+
+LATE = [("train", 195), ("train", 199), ("val", 69)]  # in chunks of few images
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.usefixtures("workers")
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks into /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_packing_leaves_no_workers_and_goes_on(tmp_path, calls, caplog, number):
+    source, settings = Tiny(calls, seconds=0.3), config(tmp_path, num_workers=2)
+    packer = in_a_fork(lambda: open_or_pack(source, settings))
+    # the first job is the parent's own, the next ones its workers'
+    wait_until(lambda: len(asked(calls)) >= 4)
+    os.kill(packer, number)
+    assert os.waitpid(packer, 0)[1] != 0
+
+    assert len(pids(calls)) > 1
+    wait_until(lambda: not any(map(is_alive, pids(calls))), seconds=30)
+    assert caches(tmp_path) == []
+    done = noted(partials(tmp_path)[0])
+    assert JOBS[0] in done
+    with caplog.at_level(logging.INFO):
+        packed = open_or_pack(Tiny(tmp_path / "again"), config(tmp_path))
+    assert "going on from image" in caplog.text
+    assert sorted(asked(tmp_path / "again")) == sorted(set(JOBS) - set(done))
+    assert contents(packed.folder) == whole(tmp_path)
+
+
+def on_each_line(do: Callable[[str], object]) -> None:
+    """From now on do something before each line of packing.py and journal.py."""
+    files = (packing.__file__, journal.__file__)
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line":
+            do(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+        return trace
+
+    sys.settrace(trace)
+
+
+def packs_until(source: Tiny, settings: Any, moment: int) -> Callable[[], object]:
+    """Packs, and dies as by kill -9 at a line that it comes to."""
+    left = itertools.count(moment, -1)
+
+    def pack() -> None:
+        on_each_line(lambda _: next(left) or os._exit(9))
+        open_or_pack(source, settings)
+
+    return pack
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("mended", [False, True])
+def test_killed_at_any_line_it_is_no_cache_and_goes_on(tmp_path, calls, mended):
+    """`mended`: the images that could not be read are there when it goes on."""
+    source, settings = Tiny(calls, bad=LATE), config(tmp_path, skip=True)
+    again, then = (Tiny(calls), config(tmp_path)) if mended else (source, settings)
+    lines: list[str] = []
+    on_each_line(lines.append)
+    expected = contents(open_or_pack(source, settings).folder)
+    sys.settrace(None)
+    shutil.rmtree(tmp_path / "cache")
+    expected = whole(tmp_path) if mended else expected
+    last = len(lines) - 1
+    moments = {lines.index(line) for line in lines}  # the first time at each line, and the last
+    moments |= {last - lines[::-1].index(line) for line in lines if "packing.py" in line}
+
+    wrong = []
+    for moment in sorted(moments):
+        _, status = os.waitpid(in_a_fork(packs_until(source, settings, moment)), 0)
+        assert os.waitstatus_to_exitcode(status) == 9
+        if caches(tmp_path):  # it was done but for saying so
+            assert "log.info" in line_of(lines[moment]) or moment >= last - 2
+            shutil.rmtree(tmp_path / "cache")
+            continue
+        if contents(open_or_pack(again, then).folder) != expected:
+            wrong.append(f"{Path(lines[moment]).name}: {line_of(lines[moment])}")
+        shutil.rmtree(tmp_path / "cache")
+    assert wrong == []
+
+
+def line_of(place: str) -> str:
+    file, _, number = place.rpartition(":")
+    return Path(file).read_text().splitlines()[int(number) - 1].strip()
+
+
+@pytest.mark.usefixtures("quick")
+def test_killed_at_random_moments_again_and_again(tmp_path, calls):
+    expected = whole(tmp_path, bad=LATE)
+    source, settings = Tiny(calls, seconds=0.005, bad=LATE), config(tmp_path, 8, 2, True)
+    moments = random.Random(1)
+    for _ in range(6):
+        for _ in range(3):
+            packer = in_a_fork(lambda: open_or_pack(source, settings))
+            time.sleep(moments.uniform(0, 0.15))
+            os.kill(packer, signal.SIGKILL)
+            os.waitpid(packer, 0)
+            for folder in caches(tmp_path) if (tmp_path / "cache").exists() else []:
+                assert contents(folder) == expected
+        packed = open_or_pack(source, settings)
+        assert contents(packed.folder) == expected
+        shutil.rmtree(packed.folder)

@@ -1,0 +1,74 @@
+"""`data.download=true`: CelebA from its authors' drive, by torchvision's downloader."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from pathlib import Path
+
+from filelock import FileLock
+
+from vae.data.celeba.failures import WAYS
+from vae.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def download(folder: Path) -> None:
+    """Fetch the lists and the archive of images into a folder; what is whole there stays.
+
+    The archive is left packed (it is read in place), and the boxes, which belong to the
+    uncropped photographs, are left out.
+
+    Raises:
+        UserError: a file cannot be had; says why, and how else to get it.
+    """
+    from torchvision.datasets import CelebA
+    from torchvision.datasets.utils import download_file_from_google_drive
+
+    wanted = [entry for entry in CelebA.file_list if "bbox" not in entry[2]]
+    wanted.sort(key=lambda entry: entry[2].endswith(".zip"))  # the small ones first
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".download.lock"):  # runs of a sweep start together
+            for drive_id, md5, name in wanted:
+                log.info("%s: fetching it, if it is not there", folder / name)
+                try:
+                    download_file_from_google_drive(drive_id, folder, name, md5)
+                except Exception as error:  # torchvision, gdown and requests each have their own
+                    raise UserError(_explain(folder / name, error)) from error
+    except OSError as error:
+        raise UserError(f"data.path: {folder} cannot be written: {error.strerror}.") from error
+
+
+def _explain(file: Path, error: Exception) -> str:
+    """Why a file could not be fetched, and what to do; a page in its place is removed."""
+    reason = f"{type(error).__name__}: {str(error).strip() or '?'}".splitlines()[0]
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"data.path: the disk became full while {file} was fetched. It needs 1.5 GB."
+    if "gdown" in reason and "required" in reason:
+        what = "torchvision's downloader needs gdown: pip install gdown. Or get it by hand."
+    elif _is_page(file):
+        file.unlink()  # or the next start would take it for the file
+        what = (
+            "Google Drive sent a web page instead, as it does when the file's daily quota is "
+            "used up. Try again tomorrow, or get it by hand."
+        )
+    elif "Connection" in type(error).__name__:  # requests', and the system's own
+        what = f"its host cannot be reached ({reason[:80]}). Try again later, or get it by hand."
+    elif "corrupted" in reason and file.exists():
+        what = (
+            f"what arrived is not CelebA's (its MD5 is another); it is left as {file} for you "
+            "to see. Remove it, and try again, or get it by hand."
+        )
+    else:
+        what = f"it could not be fetched ({reason}). Try again later, or get it by hand."
+    return f"data.download: {file.name}: {what}\n{WAYS}\nPut it into {file.parent}."
+
+
+def _is_page(file: Path) -> bool:
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(64).lstrip().startswith(b"<")
+    except OSError:
+        return False

@@ -1,0 +1,179 @@
+"""CelebA's list files, .txt as from its authors or .csv as on Kaggle: a name, then numbers.
+
+    list_eval_partition    000001.jpg 0                 0, 1, 2: train, val, test
+    list_attr_celeba       000001.jpg -1  1 ...         40 attributes; 0/1 and True/False too
+    identity_CelebA        000001.jpg 2880              who it is
+    list_landmarks_align_celeba    000001.jpg 69 109 ...    x and y of five points
+
+Before these lines stand, or not, the number of images and the names of the columns.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vae.data.celeba.failures import again, first_of
+from vae.errors import UserError
+
+SPLIT_NUMBERS = {0: "train", 1: "val", 2: "test"}
+WIDTH = {"partition": 1, "identities": 1}  # numbers a line, for the lists that may have no header
+RANGES = {  # of the numbers; in words, attributes may also be True and False
+    "partition": (-128, 127),  # for `read_partition` to say what is no split
+    "attributes": (-1, 1),
+    "identities": (0, 2**31 - 1),
+    "landmarks": (-(2**15), 2**15 - 1),
+}
+TYPES = {"partition": np.int8, "attributes": np.int8, "identities": np.int32, "landmarks": np.int16}
+WORDS = ("true", "false")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A list file's content."""
+
+    file: Path
+    columns: tuple[str, ...]
+    names: np.ndarray  # (images,) of str
+    values: np.ndarray  # (images, columns) of int
+
+    def of(self, names: np.ndarray) -> np.ndarray:
+        """The values of some images, (len(names), columns).
+
+        Raises:
+            UserError: one of them has no line.
+        """
+        if np.array_equal(self.names, names):
+            return self.values  # as CelebA comes: every list in the same order
+        row_of = {name: row for row, name in enumerate(self.names.tolist())}
+        unlisted = [name for name in names.tolist() if name not in row_of]
+        if unlisted:
+            raise UserError(
+                f"{self.file}: {len(unlisted)} of the images have no line here "
+                f"({first_of(unlisted)}). {again(self.file)}"
+            )
+        return self.values[[row_of[name] for name in names.tolist()]]
+
+
+class Form(NamedTuple):
+    """How a list file is written."""
+
+    kind: str
+    has_commas: bool
+    header: int  # lines before the first image's
+    columns: tuple[str, ...]  # their names, () where there are none
+    width: int  # numbers a line
+    in_words: bool  # True and False
+
+    def words(self, line: str) -> list[str]:
+        """The words of a line."""
+        if not self.has_commas:
+            return line.split()
+        return [word.strip() for word in next(csv.reader([line.replace("\0", "")]), [])]
+
+    def fits(self, line: str) -> bool:
+        """Whether a line is a name and numbers within their range."""
+        if "\0" in line:
+            return False
+        _, *words = self.words(line) or [""]
+        if self.in_words:
+            return len(words) == self.width and all(word.lower() in WORDS for word in words)
+        low, high = RANGES[self.kind]
+        numbers = [int(word) for word in words if word.lstrip("-").isdecimal()]
+        right = [number for number in numbers if low <= number <= high]
+        return len(words) == len(right) == self.width
+
+
+def read_list(file: Path, kind: str) -> Table:
+    """A list file as a table: 202,599 lines of 40 numbers in half a second.
+
+    Args:
+        file: .csv, or words between blanks.
+        kind: `partition`, `attributes`, `identities` or `landmarks`.
+
+    Raises:
+        UserError: the file cannot be read, or a line of it is not right; names the line.
+    """
+    try:
+        form = _read_form(file, kind)
+        value = "U6" if form.in_words else TYPES[kind]  # NumPy takes no words for numbers
+        dtype = np.dtype([("name", "U32"), ("values", value, (form.width,))])
+        comma, quote = (",", '"') if form.has_commas else (None, None)
+        table = np.loadtxt(
+            file, dtype, None, comma, skiprows=form.header, ndmin=1, encoding="utf-8-sig",
+            quotechar=quote,
+        )  # fmt: skip
+        values = table["values"]
+        if form.in_words:
+            values = np.char.lower(values)
+            right = np.isin(values, WORDS)
+            values = (values == "true").astype(np.int8)
+        else:
+            low, high = RANGES[kind]
+            right = (low <= values) & (values <= high)
+        listed = table["name"].tolist()
+        if not right.all() or any("\0" in name for name in listed):  # no file has such a name
+            raise ValueError
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"{file}: {_odd_line(file, form)} {again(file)}") from error
+    if len(set(listed)) < len(listed):
+        twice = Counter(listed).most_common(1)[0][0]
+        raise UserError(f"{file}: lists {twice} more than once. {again(file)}")
+    return Table(file, form.columns, table["name"], values)
+
+
+def read_partition(file: Path) -> Table:
+    """The partition: a table of one column, `SPLIT_NUMBERS`.
+
+    Raises:
+        UserError: as `read_list`; also when a number is no split, or a split is empty.
+    """
+    table = read_list(file, "partition")
+    numbers = set(table.values[:, 0].tolist())
+    if odd := numbers - SPLIT_NUMBERS.keys():
+        raise UserError(f"{file}: holds split {odd.pop()}, but a split is 0, 1 or 2. {again(file)}")
+    if empty := [split for number, split in SPLIT_NUMBERS.items() if number not in numbers]:
+        raise UserError(f"{file}: lists no images for {' and '.join(empty)}. {again(file)}")
+    return table
+
+
+def _read_form(file: Path, kind: str) -> Form:
+    """See how a file is written, from its lines up to the first image's."""
+    form = Form(kind, file.suffix.lower() == ".csv", 0, (), WIDTH.get(kind, 0), False)
+    with open(file, encoding="utf-8-sig", errors="replace") as lines:
+        for number, line in enumerate(itertools.islice(lines, 3)):
+            words = form.words(line)
+            if words and "." in words[0]:  # 000001.jpg
+                width = form.width or len(form.columns)
+                if not width:
+                    raise UserError(
+                        f"{file}: has no line with the names of the columns before "
+                        f"{line[:40].strip()!r}. {again(file)}"
+                    )
+                in_words = any(word.lower() in WORDS for word in words)
+                return form._replace(header=number, width=width, in_words=in_words)
+            if not line.strip().isdigit():  # the number of images
+                named = form.has_commas or words[:1] == ["image_id"]  # a name for the names
+                form = form._replace(columns=tuple(words[1:] if named else words))
+    raise UserError(f"{file}: names no image in its first three lines. {again(file)}")
+
+
+def _odd_line(file: Path, form: Form) -> str:
+    """The first line that is not a name and numbers: its number and how it begins."""
+    with open(file, encoding="utf-8-sig", errors="replace") as lines:
+        for place, line in enumerate(lines, start=1):
+            if place > form.header and line.strip() and not form.fits(line):
+                kind = "True or False" if form.in_words else f"number{'s' * (form.width > 1)}"
+                if form.kind == "attributes" and not form.in_words:
+                    kind += " from -1 to 1"
+                what = f"a file name and {form.width} {kind}"
+                return f"line {place} ({line[:40].strip()!r}) is not {what}."
+    return "is not a list of names and numbers."

@@ -1,0 +1,128 @@
+"""The jobs of a packing, done by as many processes as there are cores."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+import numpy as np
+
+from vae.data.journal import Done, Job
+from vae.data.source import ImageError, ImageSource
+
+POOL_PAYS_FROM = 5.0  # seconds of work: starting workers takes one to three
+
+
+def do_jobs(
+    source: ImageSource, jobs: list[Job], workers: int | None, report: Callable[[Done], object]
+) -> None:
+    """Do each job, and report it when it is done, in any order.
+
+    Args:
+        source: picklable, where there is enough to do for workers.
+        jobs: what to read, and where to write it.
+        workers: processes; None for one a core.
+        report: called in this process.
+
+    Raises:
+        ImageError: an image cannot be read, and its job is not to go on without it.
+        OSError: the disk is full.
+        BrokenProcessPool: a worker process was killed.
+    """
+    if not jobs:
+        return
+    # The first job, done here, tells whether the rest is worth starting workers for.
+    started = time.monotonic()
+    report(_do(source, jobs[0]))
+    rest = jobs[1:]
+    work = (time.monotonic() - started) * len(rest)
+    workers = min(workers or _cores(), len(rest))
+    # A daemonic process (a multiprocessing pool's) may not have children.
+    daemon = multiprocessing.current_process().daemon
+    if workers <= 1 or work < POOL_PAYS_FROM or daemon:
+        for job in rest:
+            report(_do(source, job))
+    else:
+        _do_in_workers(source, rest, workers, report)
+
+
+def _cores() -> int:
+    """Cores this process may use: fewer than the machine's in a Slurm job."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _do(source: ImageSource, job: Job) -> Done:
+    """Read a job's images and write them.
+
+    By write() and not through a memory map, where a full disk would kill the process.
+    """
+    images, skipped = _read(source, job)
+    content = np.ascontiguousarray(images, np.uint8).data
+    with open(job.file, "rb+") as file:
+        file.seek(job.byte)
+        file.write(content)
+    return Done(job.split, job.start, job.stop, zlib.crc32(content), skipped)
+
+
+def _read(source: ImageSource, job: Job) -> tuple[np.ndarray, list[tuple[int, str]]]:
+    """A job's images, zeros for those that cannot be read, and why they cannot."""
+    try:
+        return source.read(job.split, job.start, job.stop), []
+    except ImageError:
+        if not job.skip:
+            raise
+    images = np.zeros((job.stop - job.start, job.size, job.size, 3), np.uint8)
+    skipped = []
+    for number in range(job.start, job.stop):
+        try:
+            images[number - job.start] = source.read(job.split, number, number + 1)[0]
+        except ImageError as error:
+            skipped.append((number, str(error)))
+    return images, skipped
+
+
+def _do_in_workers(
+    source: ImageSource, jobs: list[Job], workers: int, report: Callable[[Done], object]
+) -> None:
+    # Spawned, since a fork of a process with threads (torch's) can hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (source,))
+    try:
+        for done in as_completed([pool.submit(_do_in_worker, job) for job in jobs]):
+            report(done.result())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_source: ImageSource | None = None  # a worker's copy: sent once, and not with every job
+
+
+def _start_worker(source: ImageSource) -> None:
+    global _source
+    _source = source
+    os.environ["OMP_NUM_THREADS"] = "1"  # a worker a core: threads would only get in the way
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who stops us
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """A killed parent cannot stop its workers, and they would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _do_in_worker(job: Job) -> Done:
+    assert _source is not None
+    return _do(_source, job)
