@@ -17,6 +17,7 @@ TINY = [
     "model.channels=[4,8]",
     "model.latent_dim=4",
     "trainer.num_threads=1",
+    "trainer.precision=fp32",  # the same figures on every machine
     "wandb.mode=disabled",
 ]
 

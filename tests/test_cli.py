@@ -30,7 +30,8 @@ def test_pack_makes_the_cache_that_training_finds(tmp_path, monkeypatch, capsys)
     [
         (["pack", "folder"], "data.path"),
         (["pack", "folder", "data.path=nowhere"], "nowhere"),
-        (["pack", "faces"], "data/faces"),
+        (["pack", "faces"], "DATA: got 'faces', but it takes one of celeba, folder, synthetic"),
+        (["pack", "data.path=pictures"], "DATA: got 'data.path=pictures'"),
         (["pack", "synthetic", "data.preset=x"], "data.preset"),
     ],
 )
@@ -57,3 +58,16 @@ assert not {"torch", "hydra", "wandb", "numpy"} & set(sys.modules)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "pack" in done.stdout
+
+
+def test_settings_may_follow_the_options(pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = [f"data.path={pictures}", "data.image_size=16", "data.num_workers=1"]
+    assert main(["pack", "folder", *settings]) == 0
+    capsys.readouterr()
+
+    assert main(["pack", "folder", "--json", "--verify", *settings]) == 0
+    assert json.loads(capsys.readouterr().out)["images"]["train"] > 0
+    with pytest.raises(SystemExit):
+        main(["pack", "folder", "--json", "--what", *settings])
+    assert "--what" in capsys.readouterr().err

@@ -11,6 +11,21 @@ from vae.metrics import Evaluation
 from vae.models import ConvConfig, build_model
 
 
+def smooth(seed, count, size=32):
+    """Smooth pictures of many colours."""
+    rough = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    shape = (size, size)
+    return torch.nn.functional.interpolate(rough, shape, mode="bilinear", align_corners=True)
+
+
+def frames_of(path):
+    with Image.open(path) as animation:
+        return [
+            np.asarray(animation.seek(number) or animation.convert("RGB")).astype(float)
+            for number in range(animation.n_frames)
+        ]
+
+
 def shades(*values):
     return torch.stack([torch.full((3, 96, 96), v) for v in values])
 
@@ -93,3 +108,66 @@ def test_most_active_latents_come_first(tmp_path, monkeypatch):
     model = build_model(ConvConfig(name="conv", latent_dim=20, channels=[4]), 16)
     draw_figures(model, torch.rand(2, 3, 16, 16), evaluation(20), tmp_path)
     assert seen["labels"] == [f"z{i}: {i}.0 nats" for i in range(19, 11, -1)]
+
+
+def test_an_animation_goes_there_and_back_for_ever(tmp_path):
+    start, end = smooth(0, 2)
+    frames = torch.stack([torch.lerp(start, end, place)[None] for place in (0.0, 0.3, 0.8, 1.0)])
+    path = figures.animation(frames, tmp_path / "a.gif", seconds=3.0)
+    found = frames_of(path)
+    for number, shown in zip((0, 1, 2, 3, 2, 1), found, strict=True):
+        expected = np.asarray(figures.grid(frames[number], 1)).astype(float)
+        assert np.square(shown - expected).mean() ** 0.5 < 6.5  # of 255
+    with Image.open(path) as animation:
+        assert animation.info["loop"] == 0
+        assert animation.info["duration"] == 500
+    before = path.read_bytes()
+    assert figures.animation(iter(frames), path, seconds=3.0).read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.gif"]
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 3), (8, 4), (13, 6)])
+def test_faces_of_an_animation_are_in_rows_below_their_labels(count, columns, tmp_path):
+    values = torch.linspace(0.1, 0.9, count)
+    frame = values.view(-1, 1, 1, 1).expand(count, 3, 96, 96)
+    labels = [f"z{number}" for number in range(count)]
+    path = figures.animation([frame, 1 - frame], tmp_path / "a.gif", labels=labels)
+    sheet = frames_of(path)[0]
+    rows = -(-count // columns)
+    height = sheet.shape[0] // rows
+    margin = height - 100
+    assert sheet.shape == (rows * height, 98 * columns + 2, 3)
+    assert margin > 10
+    for number in range(rows * columns):
+        top, left = number // columns * height, number % columns * 98
+        face = sheet[top + margin + 2 : top + height - 2, left + 2 : left + 98]
+        label = sheet[top : top + margin, left + 2 : left + 98]
+        expected = values[number].item() * 255 if number < count else 255
+        np.testing.assert_allclose(face, expected, atol=1)
+        assert (label.min() < 128) == (number < count)
+    bare = figures.animation([frame, 1 - frame], tmp_path / "b.gif")
+    assert frames_of(bare)[0].shape == (98 * rows + 2, 98 * columns + 2, 3)
+
+
+def test_a_long_name_is_broken_where_its_words_are(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "PIL.ImageDraw.ImageDraw.multiline_text", lambda _, place, text, **more: drawn.append(text)
+    )
+    names = ["Mouth_Slightly_Open +2", "Smiling -1", "x" * 30, "my photograph.jpg"]
+    figures.label_columns(figures.grid(torch.rand(4, 3, 128, 128), 4), names)
+    assert drawn[:2] == ["Mouth_Slightly_\nOpen\n+2", "Smiling\n-1"]
+    assert drawn[2].count("\n") == 1
+    assert drawn[2].replace("\n", "") == "x" * 30
+    assert drawn[3] == "my\nphotograph.jpg"
+
+
+def test_a_long_label_stays_above_its_column():
+    picture = figures.grid(shades(0.5, 0.5, 0.5), 3)
+    for label in ("x" * 90, "long " * 30, "Mouth_Slightly_Open_And_More +2"):
+        labelled = np.asarray(figures.label_columns(picture, ["", label, ""]))
+        margin = labelled.shape[0] - picture.height
+        assert 20 < margin < 100
+        labels = labelled[:margin]
+        assert labels[:, 100:196].min() < 128
+        assert labels[:, :98].min() == labels[:, 198:].min() == 255

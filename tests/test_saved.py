@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from vae.checkpoint import load_checkpoint, save_checkpoint
-from vae.config import compose
+from vae.composing import compose
 from vae.errors import UserError
 from vae.models import build_model
-from vae.saved import load_run, run_config
+from vae.saved import load_run, run_config, seen_from_here
 
 
 @pytest.fixture
@@ -76,6 +76,9 @@ def test_every_kind_of_data_comes_back(data):
         (lambda s: s["config"]["loss"].update(beta=-1.0), "loss.beta: got -1.0"),
         (lambda s: s["config"]["model"].update(latent_dim="many"), "not a run of this version"),
         (lambda s: s["config"]["model"].update(latent_dim=5), "not a run of this version"),
+        (lambda s: s["config"]["loss"]["schedule"].update(name="x"), "loss.schedule.name: got 'x'"),
+        (lambda s: s["config"]["loss"]["regularizer"].update(nats=1), "loss.regularizer.nats: thi"),
+        (lambda s: s["config"].update(loss=torch.ones(3)), "not a run of this version"),
         (lambda s: s["config"].update(model=None), "not a run of this version"),
         (lambda s: s.pop("config"), "not a run of this version"),
         (lambda s: s["model"].popitem(), "not a run of this version"),
@@ -91,6 +94,24 @@ def test_what_this_version_does_not_know_is_refused_by_name(edit, words, saved):
     assert "\n" not in str(refusal.value)
 
 
+def test_a_run_of_before_there_were_schedules(saved, config):
+    folder, _ = saved
+    change(folder, lambda s: [s["config"]["loss"].pop(key) for key in ("schedule", "regularizer")])
+    assert load_run(folder).config == config
+
+
 def test_a_run_without_the_checkpoint_is_named(tmp_path):
-    with pytest.raises(UserError, match="there is no such checkpoint"):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=r"best\.pt: there is no such checkpoint .*resume="):
         load_run(tmp_path, "best")
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "hydra: 3\n", "\x80", "a: !!python/object/apply:os.getcwd []"]
+)
+def test_where_it_was_started_may_be_unreadable(text, tmp_path):
+    """Then its data are looked for from here."""
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "hydra.yaml").write_text(text, encoding="latin-1")
+    data = compose([]).data
+    assert seen_from_here(data, tmp_path) == data

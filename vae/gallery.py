@@ -62,6 +62,27 @@ def interpolate(start: Tensor, end: Tensor, steps: int = COLUMNS) -> Tensor:
     return torch.lerp(start, end, torch.linspace(0, 1, steps, device=start.device)[:, None])
 
 
+def slerp(start: Tensor, end: Tensor, steps: int = COLUMNS) -> Tensor:
+    """The arc between two latents (latent_dim,): (steps, latent_dim), both ends in.
+
+    The direction turns evenly from one to the other (Shoemake 1985) and the length goes
+    evenly from one to the other. Latents of many dimensions lie near a sphere, which a
+    straight line leaves (White 2016). Where no arc is defined (a latent of length 0, or two
+    in the same or in opposite directions) it is the straight line.
+    """
+    lengths = torch.stack([start.norm(), end.norm()])
+    if lengths.min() < 1e-6:
+        return interpolate(start, end, steps)
+    here, there = start / lengths[0], end / lengths[1]
+    # The arc cosine has half its digits left where the latents are nearly (anti)parallel.
+    angle = 2 * torch.atan2((here - there).norm(), (here + there).norm())
+    if torch.sin(angle) < 1e-4:
+        return interpolate(start, end, steps)
+    place = torch.linspace(0, 1, steps, device=start.device)[:, None]
+    turned = torch.sin((1 - place) * angle) * here + torch.sin(place * angle) * there
+    return turned / torch.sin(angle) * torch.lerp(lengths[0], lengths[1], place)
+
+
 def traverse(latents: Tensor, latent: int, evaluation: Evaluation, steps: int = COLUMNS) -> Tensor:
     """`latents` (latent_dim,) with one of them moved: (steps, latent_dim).
 

@@ -1,18 +1,26 @@
-"""A trained model, back from its run's folder."""
+"""A trained model, back from its run's folder, and the images that it was trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from vae.checkpoint import load_checkpoint
 from vae.config import SCHEMAS, RunConfig
+from vae.data import DataConfig, Packed, open_data
 from vae.errors import UserError, require
+from vae.evaluation.settings import MetricsConfig
+from vae.files import read_json, read_yaml
 from vae.models import VAE, build_model
+
+MAY_MOVE = ("data.path", "data.root")
 
 
 @dataclass(frozen=True)
@@ -21,13 +29,35 @@ class SavedRun:
 
     folder: Path
     config: RunConfig
-    model: VAE  # on the CPU, in evaluation mode
+    model: VAE  # in evaluation mode; `load_run` has it on the CPU
     step: int
     epoch: float
     metrics: dict[str, float]  # val/* as it was last measured
+    checkpoint: str = "last"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is now, and so where things are computed."""
+        return next(self.model.parameters()).device
+
+    @cached_property
+    def data(self) -> Packed:
+        """The images that the run was trained on, with the test split that it never saw.
+
+        Raises:
+            UserError: they are no longer where they were; says how to give their new place.
+        """
+        data = seen_from_here(self.config.data, self.folder)
+        try:
+            return open_data(data)
+        except UserError as error:
+            moved = " If it has moved: data.path=FOLDER." if hasattr(data, "path") else ""
+            raise UserError(f"{error} So it is in the run {self.folder}.{moved}") from error
 
 
-def load_run(folder: Path | str, checkpoint: str = "last") -> SavedRun:
+def load_run(
+    folder: Path | str, checkpoint: str = "last", overrides: Sequence[str] = ()
+) -> SavedRun:
     """The model of a run, as `checkpoints/CHECKPOINT.pt` has it.
 
     What the file names decides which of our own classes are used; no code in it, and none
@@ -35,25 +65,35 @@ def load_run(folder: Path | str, checkpoint: str = "last") -> SavedRun:
 
     Args:
         folder: the run's.
-        checkpoint: `last`, or `best` (by val/bpd).
+        checkpoint: `last`, or `best` (by val/bpd), or `ema`: the average of the weights.
+        overrides: `data.path=FOLDER` or `data.root=FOLDER` where the images have moved,
+            `metrics.*=...` for how to measure.
 
     Raises:
-        UserError: there is no such checkpoint, it is damaged, or this version does not
-            know what is in it.
+        UserError: there is no such run or checkpoint, it is damaged, or this version does
+            not know what is in it; or an override is none of those.
     """
     folder = Path(folder)
-    path = folder / "checkpoints" / f"{checkpoint}.pt"
+    average = checkpoint == "ema"  # is in the last one
+    path = folder / "checkpoints" / f"{'last' if average else checkpoint}.pt"
+    if not path.is_file():
+        raise UserError(_what_is_missing(folder, path))
     state = load_checkpoint(path)
     try:
-        config = run_config(state["config"])
+        config = run_config(_overridden(state["config"], overrides))
         with torch.random.fork_rng(devices=[]):
             model = build_model(config.model, config.data.image_size)
-        model.load_state_dict(state["model"])
-        metrics = {key: value for key, value in state["final"].items() if key.startswith("val/")}
-        return SavedRun(folder, config, model.eval(), state["step"], state["epoch"], metrics)
+        if average:
+            require(state.get("ema") is not None, "trainer.ema", None, "a decay: it has no average")
+        model.load_state_dict(state["ema"]["model"] if average else state["model"])
+        prefix = "ema/" if average else "val/"
+        measured = [(key, value) for key, value in state["final"].items() if key.startswith(prefix)]
+        metrics = {key.replace(prefix, "val/"): value for key, value in measured}
+        step, epoch = state["step"], state["epoch"]
+        return SavedRun(folder, config, model.eval(), step, epoch, metrics, checkpoint)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"{path}: what is in it is not a run of this version ({_one_line(error)})."
         ) from error
@@ -65,28 +105,94 @@ def run_config(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: names the key that this version does not know, or that is missing.
     """
-    settings = dict(values)
-    for group, schema in get_type_hints(RunConfig).items():
-        choices = {name: choice for of, name, choice in SCHEMAS if of == group}
-        if choices:  # its name says which of them
-            name = values[group]["name"]
-            known = name in choices
-            require(known, f"{group}.name", name, f"one of {', '.join(choices)} in this version")
-            schema = choices[name]
-        if is_dataclass(schema):
-            settings[group] = _settings(schema, values[group], f"{group}.")
-    config: RunConfig = _settings(RunConfig, settings)
+    config: RunConfig = _settings(RunConfig, values)
     return config
 
 
 def _settings(schema: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """A dataclass from a dict with exactly its keys."""
-    known = {field.name for field in fields(schema)}
-    for key in sorted(values.keys() - known):
+    """A dataclass from a dict with its keys; one that has a value there may be missing.
+
+    Args:
+        schema: the dataclass, or what all choices of its group have in common.
+        values: by key; those of further dataclasses are dicts.
+        prefix: of the keys, "" or "GROUP.", for errors.
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{prefix[:-1]} is no group of keys")
+    group = prefix.rstrip(".").replace(".", "/")
+    choices: dict[str, Any] = {name: choice for of, name, choice in SCHEMAS if of == group}
+    if choices:  # its name says which of them
+        name = values["name"]
+        takes = f"one of {', '.join(choices)} in this version"
+        require(name in choices, f"{prefix}name", name, takes)
+        schema = choices[name]
+    settings: dict[str, Any] = dict(values)
+    for key, kind in get_type_hints(schema).items():
+        if is_dataclass(kind) and key in values:
+            settings[key] = _settings(kind, values[key], f"{prefix}{key}.")
+    known = {field.name: field.default for field in fields(schema)}
+    for key in sorted(values.keys() - known.keys()):
         raise UserError(f"{prefix}{key}: this version knows no such key.")
-    for key in sorted(known - values.keys()):
+    for key in sorted(key for key in known.keys() - values.keys() if known[key] == MISSING):
         raise UserError(f"{prefix}{key}: is missing; an older version wrote this.")
-    return schema(**values)
+    return schema(**settings)
+
+
+def seen_from_here(data: DataConfig, run: Path) -> DataConfig:
+    """The settings of a run's data with their paths seen from the folder that it was started in.
+
+    Where that is gone (the run was moved to another machine), from the current one.
+    """
+    try:
+        started_in = Path(read_yaml(run / ".hydra" / "hydra.yaml")["hydra"]["runtime"]["cwd"])
+        there = started_in.is_dir()
+    except Exception:  # no such file, or a damaged one: YAML and OmegaConf have many words for it
+        return data
+    if not there:
+        return data
+    moved: dict[str, Any] = {"root": str(started_in / data.root)}
+    if getattr(data, "path", None):  # drawn faces have none
+        moved["path"] = str(started_in / Path(data.path).expanduser())  # type: ignore[attr-defined]
+    return replace(data, **moved)
+
+
+def _overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A run's configuration with `KEY=VALUE`s in it; paths are meant from the current folder."""
+    changed = dict(values)
+    for override in overrides:
+        key, _, text = override.partition("=")
+        group, _, name = key.partition(".")
+        if key in MAY_MOVE:
+            changed["data"] = {**changed["data"], name: str(Path(text).expanduser().absolute())}
+            continue
+        takes = f"{', '.join(MAY_MOVE)} or metrics.*, as KEY=VALUE: the rest is the run's own"
+        require(group == "metrics" and "=" in override, "overrides", override, takes)
+        try:
+            typed = OmegaConf.merge(
+                OmegaConf.structured(MetricsConfig),
+                changed.get("metrics", {}),
+                OmegaConf.from_dotlist([f"{name}={text}"]),
+            )
+            changed["metrics"] = OmegaConf.to_container(typed)
+        except OmegaConfBaseException as error:
+            known = ", ".join(f"metrics.{field.name}" for field in fields(MetricsConfig))
+            raise UserError(f"{key}: got {text!r} ({_one_line(error)}). Known: {known}.") from error
+    return changed
+
+
+def _what_is_missing(folder: Path, path: Path) -> str:
+    """Why a checkpoint is not there, and what to do."""
+    if not folder.is_dir():
+        return f"{folder}: there is no such folder. Give a run's: outputs/DATE/TIME."
+    if (folder / "checkpoints").is_dir():
+        status = read_json(folder / "summary.json").get("status", "never came to its end")
+        return (
+            f"{path}: there is no such checkpoint (the run: {status}). One is written at the end "
+            f"of each epoch: python train.py resume={folder} goes on with it."
+        )
+    runs = sorted(found.parents[1] for found in folder.glob("*/checkpoints/last.pt"))
+    hint = f"It holds {len(runs)} runs; give one: {runs[0]}." if runs else "Give outputs/DATE/TIME."
+    return f"{folder}: is no run's folder: there are no checkpoints in it. {hint}"
 
 
 def _one_line(error: Exception) -> str:

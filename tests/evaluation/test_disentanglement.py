@@ -1,0 +1,276 @@
+"""MIG, SAP and DCI on codes whose scores are known, and against scikit-learn and SciPy."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import entropy
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import mutual_info_score
+
+from vae.errors import UserError
+from vae.evaluation import disentanglement
+from vae.evaluation.disentanglement import DCI, dci, mig, mutual_information, sap
+
+STILL = 0.7  # its mean over 600 rows is rounded
+METRICS = (mig, sap, lambda codes, factors: dci(codes, factors, seed=0))
+
+
+def grid(*levels, repeats=1):
+    """Each combination of whole-numbered factors once: independent to the last digit."""
+    columns = np.meshgrid(*(np.arange(count) for count in levels), indexing="ij")
+    return np.tile(np.stack([column.ravel() for column in columns], axis=1), (repeats, 1)) * 1.0
+
+
+def rotation(degrees):
+    angle = math.radians(degrees)
+    return np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def factors():
+    return grid(5, 4, 3, 2, repeats=5)
+
+
+def test_perfect_codes(factors):
+    codes = np.array([1e-3, -7, 100, 2]) * factors[:, [2, 0, 3, 1]] + 5
+    assert mig(codes, factors) == pytest.approx(1)
+    assert sap(codes, factors) == pytest.approx(1)
+    assert dci(codes, factors, seed=0) == DCI(*[pytest.approx(1, abs=1e-6)] * 3)
+
+
+def test_perfect_continuous_codes_among_many_that_tell_nothing(rng):
+    factors = rng.uniform(size=(1200, 3))
+    codes = np.concatenate([rng.normal(size=(1200, 20)), 3 - 2 * factors], axis=1)
+    assert mig(codes, factors) == pytest.approx(0.93, abs=0.015)  # as the docstring says
+    assert sap(codes, factors) == pytest.approx(1, abs=0.02)
+    assert dci(codes, factors, seed=0) == DCI(*[pytest.approx(1, abs=0.01)] * 3)
+
+
+def test_independent_codes(rng):
+    codes, factors = rng.normal(size=(1500, 8)), rng.uniform(size=(1500, 4))
+    assert 0 <= mig(codes, factors) < 0.01
+    assert 0 <= sap(codes, factors) < 0.01
+    scores = dci(codes, factors, seed=0)
+    assert 0 <= scores.disentanglement < 0.03
+    assert 0 <= scores.completeness < 0.03
+    assert scores.informativeness == 0  # R² below 0
+
+
+@pytest.mark.parametrize("metric", [mig, sap])
+def test_a_latent_that_is_there_twice_leaves_no_gap(metric, factors):
+    assert metric(np.tile(factors, 2), factors) == pytest.approx(0, abs=1e-12)
+
+
+def test_codes_turned_by_45_degrees(rng):
+    factors = grid(20, 20)
+    codes = factors @ rotation(45)
+    assert sap(codes, factors) == pytest.approx(0, abs=1e-12)
+    assert mig(codes, factors) == pytest.approx(0, abs=0.01)
+    scores = dci(codes, factors, seed=0)
+    assert scores.disentanglement < 0.05
+    assert scores.completeness < 0.05
+    assert scores.informativeness > 0.9  # nothing is lost
+
+
+def test_sap_of_turned_codes():
+    """R² with the nearer latent is cos² of the angle, with the other sin²."""
+    factors = grid(7, 7)
+    for degrees in (10, 30, 60):
+        expected = abs(math.cos(2 * math.radians(degrees)))
+        assert sap(factors @ rotation(degrees), factors) == pytest.approx(expected)
+
+
+def test_information_of_a_sum():
+    """I(u; u + v) = H(u + v) - H(v), each triangular or uniform on whole numbers."""
+    factors = grid(4, 4)
+    codes = np.stack([factors.sum(axis=1), factors[:, 0] - factors[:, 1]], axis=1)
+    expected = entropy([1, 2, 3, 4, 3, 2, 1]) - math.log(4)
+    np.testing.assert_allclose(mutual_information(codes, factors, bins=7), expected)
+
+
+def test_a_factor_split_over_two_latents():
+    """u = 2a + b of two bits: a is 4/5 of its variance and b 1/5, each half of its entropy."""
+    factors = grid(4, 3, repeats=100)
+    codes = np.stack([factors[:, 0] // 2, factors[:, 0] % 2, factors[:, 1]], axis=1)
+    assert mig(codes, factors) == pytest.approx((0 + 1) / 2)
+    assert sap(codes, factors) == pytest.approx((4 / 5 - 1 / 5 + 1) / 2)
+    scores = dci(codes, factors, seed=0)
+    assert scores.disentanglement == pytest.approx(1, abs=1e-6)
+    completeness = (1 - entropy([0.8, 0.2], base=3) + 1) / 2
+    assert scores.completeness == pytest.approx(completeness, abs=0.02)
+    assert scores.informativeness == pytest.approx(1)
+
+
+def test_a_latent_that_carries_two_factors():
+    """Of three latents that one has two thirds of the importance, in equal parts."""
+    factors = grid(4, 4, 3, repeats=20)
+    codes = np.stack([4 * factors[:, 0] + factors[:, 1], factors[:, 2]], axis=1)
+    assert mig(codes, factors) == pytest.approx(1)  # it is blind to this
+    scores = dci(codes, factors, seed=0)
+    expected = (2 * (1 - math.log(2) / math.log(3)) + 1) / 3
+    assert scores.disentanglement == pytest.approx(expected, abs=1e-3)
+    assert scores.completeness == pytest.approx(1, abs=1e-3)
+
+
+def test_informativeness_is_the_mean_over_factors_on_unseen_rows(rng):
+    factors = rng.uniform(size=(800, 4))
+    scores = dci(factors[:, :1], factors, seed=0)
+    assert scores.informativeness == pytest.approx(1 / 4, abs=0.005)
+
+
+def test_information_is_that_of_scikit_learn(rng):
+    codes = rng.normal(size=(300, 3)) ** 3
+    factors = np.stack([codes[:, 0] + rng.normal(size=300), rng.integers(5, size=300) ** 2], axis=1)
+    bins = [np.digitize(z, np.histogram_bin_edges(z, 20)[1:-1]) for z in codes.T]
+    levels = [
+        np.digitize(factors[:, 0], np.histogram_bin_edges(factors[:, 0], 20)[1:-1]),
+        factors[:, 1],  # of 5 values that are not evenly apart
+    ]
+    expected = [[mutual_info_score(z, v) for v in levels] for z in bins]
+    found = mutual_information(codes, factors)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    entropies = [entropy(np.unique(v, return_counts=True)[1]) for v in levels]
+    best, second = np.sort(expected, axis=0)[::-1][:2]
+    assert mig(codes, factors) == pytest.approx(np.mean((best - second) / entropies))
+
+
+def test_a_factor_of_few_values_keeps_them(rng):
+    factor = 2.0 ** np.arange(20)[:, None]  # equal bins would put half of them into the first
+    assert mutual_information(factor, factor)[0, 0] < 0.7 * math.log(20)
+    assert mutual_information(np.arange(20)[:, None], factor)[0, 0] == pytest.approx(math.log(20))
+    factor = 2.0 ** np.arange(21)[:, None]  # one more than there are bins
+    assert mutual_information(np.arange(21)[:, None], factor)[0, 0] < 0.7 * math.log(20)
+
+
+def test_sap_is_scikit_learns_linear_fit(rng):
+    factors = np.stack([rng.uniform(size=400), rng.integers(2, size=400)], axis=1)
+    codes = factors @ rng.normal(size=(2, 5)) + 0.3 * rng.normal(size=(400, 5))
+    gaps = []
+    for factor in factors.T:
+        fits = [
+            LinearRegression().fit(z[:, None], factor).score(z[:, None], factor) for z in codes.T
+        ]
+        gaps.append(sorted(fits)[-1] - sorted(fits)[-2])
+    assert sap(codes, factors) == pytest.approx(np.mean(gaps))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_factor_that_does_not_vary_is_left_out(metric, factors, rng):
+    codes = factors + rng.normal(size=factors.shape)
+    still = np.insert(factors, 1, STILL, axis=1)
+    assert metric(codes, still) == metric(codes, factors)
+
+
+def test_dci_leaves_out_a_factor_that_one_part_of_the_rows_lacks(factors):
+    rare = np.append(factors, np.eye(len(factors), 1), axis=1)
+    assert dci(factors, rare, seed=0) == dci(factors, factors, seed=0)
+
+
+@pytest.mark.parametrize("metric", [mig, sap])
+def test_a_latent_that_does_not_vary_changes_nothing(metric, factors, rng):
+    codes = factors + rng.normal(size=factors.shape)
+    still = np.insert(codes, 1, STILL, axis=1)
+    assert metric(still, factors) == pytest.approx(metric(codes, factors), rel=1e-12)
+    assert mutual_information(still, factors)[1].tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("metric", METRICS[:2])
+def test_latents_none_of_which_varies(metric, factors):
+    assert metric(np.full((len(factors), 3), STILL), factors) == pytest.approx(0, abs=1e-12)
+
+
+def test_dci_of_latents_none_of_which_varies(factors):
+    assert dci(np.full((len(factors), 3), STILL), factors, seed=0) == DCI(0, 0, 0)
+
+
+def test_a_single_latent(factors):
+    """The second best of one latent is 0."""
+    assert mig(factors[:, :1], factors) == pytest.approx(1 / 4)
+    assert sap(factors[:, :1], factors) == pytest.approx(1 / 4)
+    assert dci(factors[:, :1], factors[:, :1], seed=0) == DCI(*[pytest.approx(1)] * 3)
+
+
+def test_the_seed_decides_the_parts(factors):
+    """A factor that two rows have counts if one of them is in each part, so for some seeds."""
+    rare = np.append(factors, np.eye(len(factors), 1) + np.eye(len(factors), 1, -9), axis=1)
+    assert {dci(factors, rare, seed) == dci(factors, factors, seed) for seed in range(8)} == {
+        True,
+        False,
+    }
+
+
+def test_dci_is_decided_by_its_seed(rng):
+    codes = rng.normal(size=(200, 3))
+    factors = codes @ rng.normal(size=(3, 2))
+    np.random.seed(1)
+    first = dci(codes, factors, seed=3)
+    np.random.seed(2)
+    assert dci(codes, factors, seed=3) == first
+    other = dci(codes, factors, seed=4)
+    assert first.disentanglement != other.disentanglement
+    assert first.informativeness != other.informativeness
+
+
+def test_dci_takes_rows_at_random(rng):
+    """Sorted by the factor, the last rows alone would be out of every tree's sight."""
+    factors = np.sort(rng.uniform(size=(400, 1)), axis=0)
+    assert dci(factors, factors, seed=0).informativeness > 0.99
+
+
+def test_train_fraction_is_of_the_rows(rng):
+    codes = rng.normal(size=(400, 2))
+    factors = np.sin(3 * codes)
+    few, many = (dci(codes, factors, 0, part).informativeness for part in (0.05, 0.9))
+    assert few < 0.6
+    assert many > 0.95
+
+
+def test_no_tree_sees_more_rows_than_the_cap(factors, monkeypatch):
+    monkeypatch.setattr(disentanglement, "TREE_ROWS", 12)  # two leaves
+    assert dci(factors, factors, seed=0).informativeness < 0.9
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_mistakes(metric, factors):
+    with pytest.raises(UserError, match=r"none of the 4 factors .* 1 images"):
+        metric(factors[:1], factors[:1])
+    with pytest.raises(ValueError, match=r"600, 4.*599, 4"):
+        metric(factors, factors[1:])
+    for wrong in (factors[:, 0], factors[:, :0]):
+        with pytest.raises(ValueError, match="600"):
+            metric(factors, wrong)
+        with pytest.raises(ValueError, match="600"):
+            metric(wrong, factors)
+    broken = factors.copy()
+    broken[3, 1] = math.nan
+    with pytest.raises(ValueError, match="finite"):
+        metric(broken, factors)
+    with pytest.raises(ValueError, match="finite"):
+        metric(factors, broken)
+
+
+def test_mistakes_in_what_the_information_is_of(factors):
+    with pytest.raises(ValueError, match=r"600, 4.*599, 4"):
+        mutual_information(factors, factors[1:])
+    with pytest.raises(ValueError, match="finite"):
+        mutual_information(np.full_like(factors, math.inf), factors)
+
+
+def test_sap_of_float32_codes_far_from_zero(rng):
+    """A mean that is summed in float32 would be off by more than a hundredth."""
+    factors = rng.uniform(size=(20000, 2)).astype(np.float32)
+    codes = (factors + 0.2 * rng.normal(size=(20000, 2)) + 1000).astype(np.float32)
+    exact = sap(codes.astype(float), factors.astype(float))
+    assert sap(codes, factors) == pytest.approx(exact, abs=1e-6)
+
+
+def test_information_is_never_below_zero():
+    for levels in ((7, 5, 3), (6, 7, 11), (9, 10)):
+        factors = grid(*levels)
+        assert mutual_information(factors, factors).min() == 0

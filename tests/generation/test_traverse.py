@@ -1,0 +1,100 @@
+"""One latent moved at a time: which, how far, what is written beside it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.generation.test_reconstruct import as_bytes
+from vae import figures
+from vae.errors import UserError
+from vae.generation import traverse as module
+from vae.generation.traverse import traverse
+from vae.photographs import load_faces
+from vae.saved import SavedRun, load_run
+
+
+def posteriors(run, split):
+    count = len(run.data.images[split])
+    faces, _ = load_faces([str(number) for number in range(count)], run, split)
+    with torch.inference_mode():
+        return run.model.encode(faces)
+
+
+def test_rows_are_what_the_decoder_makes_of_the_moved_latents(finished, monkeypatch):
+    run = load_run("run")
+    seen = {}
+    monkeypatch.setattr(
+        figures, "table", lambda images, path, **labels: seen.update(labels, images=images) or path
+    )
+    made = traverse(run, "2", count=3, steps=5, split="test")
+    posterior = posteriors(run, "test")
+    centre = posterior.mean.mean(0)
+    spread = (posterior.mean.var(0) + posterior.logvar.exp().mean(0)).sqrt()
+    kl = posterior.kl().mean(0)
+    assert made.latents == kl.argsort(descending=True)[:3].tolist()
+    for row, latent in enumerate(made.latents):
+        moved = posterior.mean[2].repeat(5, 1)
+        moved[:, latent] = centre[latent] + spread[latent] * torch.tensor([-3, -1.5, 0, 1.5, 3])
+        with torch.inference_mode():
+            assert torch.allclose(seen["images"][row], run.model.decode(moved), atol=1e-4)
+    assert seen["columns"] == ["-3sd", "-1.5sd", "mean", "+1.5sd", "+3sd"]
+    activity = ["" if posterior.mean[:, n].var() > 0.01 else ", inactive" for n in range(4)]
+    assert seen["rows"] == [f"z{n}: {kl[n]:.1f} nats{activity[n]}" for n in made.latents]
+    assert made.files[0].name == "traverse_test_2.png"
+
+
+def test_all_rows_move_together_in_the_animation(finished):
+    run = load_run("run")
+    made = traverse(run, "2", count=3)
+    posterior = posteriors(run, "val")
+    spread = (posterior.mean.var(0) + posterior.logvar.exp().mean(0)).sqrt()
+    with Image.open(made.files[1]) as animation:
+        for place, sign in [(0, -3), (animation.n_frames // 2, 3)]:
+            animation.seek(place)
+            pixels = np.asarray(animation.convert("RGB"))[-98:].astype(int)
+            moved = posterior.mean[2].repeat(3, 1)
+            for row, latent in enumerate(made.latents):
+                moved[row, latent] = posterior.mean.mean(0)[latent] + sign * spread[latent]
+            with torch.inference_mode():
+                expected = as_bytes(run.model.decode(moved)).astype(int)
+            for row in range(3):
+                face = pixels[3:96:6, 98 * row + 5 : 98 * row + 98 : 6][:16, :16]
+                assert np.abs(face - expected[row]).mean() < 5
+
+
+def test_a_latent_that_says_nothing_is_said_to_be_inactive(finished, monkeypatch):
+    run = load_run("run")
+    with torch.no_grad():
+        run.model.encoder.mean.weight *= 100
+        run.model.encoder.mean.weight[2] = 0
+    seen = {}
+    monkeypatch.setattr(
+        figures, "table", lambda images, path, **labels: seen.update(labels) or path
+    )
+    made = traverse(run, count=4, steps=2)
+    active = dict(zip(made.latents, made.active, strict=True))
+    assert active == {0: True, 1: True, 2: False, 3: True}
+    said = [row.endswith(" nats, inactive") for row in seen["rows"]]
+    assert said == [latent == 2 for latent in made.latents]
+
+
+def test_as_many_images_as_are_needed_and_no_more(finished, monkeypatch):
+    run = load_run("run")
+    monkeypatch.setattr(module, "SEEN", 10)
+    sizes = []
+    run.model.encoder.register_forward_hook(lambda _, given, out: sizes.append(len(given[0])))
+    made = traverse(run, "2", count=4)
+    assert sum(sizes) == 11  # with the face
+    kl = posteriors(run, "val").kl()[:10].mean(0)
+    assert made.kl == pytest.approx(kl[made.latents].tolist(), rel=1e-4)
+
+
+def test_a_lone_image_has_no_spread(finished, monkeypatch):
+    images = load_run("run").data.images["val"][:1]
+    monkeypatch.setattr(SavedRun, "data", SimpleNamespace(images={"val": images}))
+    run = load_run("run")
+    with pytest.raises(UserError, match="--split: got 'val', but it takes one with two images"):
+        traverse(run)

@@ -1,0 +1,67 @@
+"""`vae benchmark`: what makes training fast, measured on this machine."""
+
+from __future__ import annotations
+
+import argparse
+
+from vae.commands.common import Commands, show
+from vae.errors import require
+
+
+def add_benchmark(commands: Commands) -> None:
+    """Add the command `benchmark` to those of `vae`."""
+    parser = commands.add_parser(
+        "benchmark",
+        help="measure what makes training fast, on this machine",
+        description="Measure on this machine, in turns and again and again: the training step "
+        "against a plain twin, the upsampling layers in each form, the peak of matrix products, "
+        "loading, evaluation. Takes some minutes.",
+        epilog="example: vae benchmark --threads 1 --json",
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own choice")
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--batch", type=int, default=32, help="images a step; default: 32")
+    parser.add_argument("--image-size", type=int, default=64, help="pixels; default: 64")
+    parser.add_argument(
+        "--compile", action="store_true", help="also the compiled step: a minute more"
+    )
+    parser.add_argument(
+        "--growth",
+        action="store_true",
+        help="also time and memory against image size, batch, latents and widths: minutes more",
+    )
+    parser.add_argument(
+        "--quality",
+        type=int,
+        default=0,
+        metavar="SEEDS",
+        help="also how long training takes to the plain twin's quality, over so many seeds: "
+        "half an hour each on one core; draws the default run's faces into data/",
+    )
+    parser.add_argument("--device", default="auto", help="auto (the default), cpu, cuda or mps")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn; default: 0")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    parser.set_defaults(run=_benchmark)
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    require(options.rounds >= 1, "--rounds", options.rounds, "an int >= 1")
+    require(options.quality >= 0, "--quality", options.quality, "an int >= 0")
+
+    from vae.benchmark.report import as_text
+    from vae.benchmark.setting import Setting
+    from vae.benchmark.suite import run_benchmark
+    from vae.devices import pick_device
+
+    device = pick_device(options.device).type
+    setting = Setting(
+        batch=options.batch,
+        image_size=options.image_size,
+        device=device,
+        threads=options.threads,
+        seed=options.seed,
+        # a GPU reaches its peak with larger matrices only
+        matrix_side=2048 if device == "cpu" else 8192,
+    )
+    found = run_benchmark(setting, options.rounds, options.compile, options.growth, options.quality)
+    show(options, found, "" if options.json else as_text(found))

@@ -1,0 +1,1 @@
+"""Directions of attributes among the latents, and faces moved along them."""

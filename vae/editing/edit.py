@@ -1,0 +1,146 @@
+"""Faces moved along the directions of attributes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae import figures
+from vae.editing.directions import METHODS
+from vae.editing.learned import Learned, learn_directions
+from vae.errors import UserError, require
+from vae.photographs import file_stem, load_faces
+from vae.saved import SavedRun
+
+SHOWN = 6  # faces of the split, where none are given
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What `edit` made."""
+
+    images: Tensor  # (faces, changes, 3, size, size) in [0, 1]
+    sheet: Path  # rows of faces: as they are, as the model has them, and changed
+    files: list[Path]  # of given faces, each as it is after its last change
+
+
+@dataclass(frozen=True)
+class Change:
+    """One column of the sheet."""
+
+    attribute: str
+    strength: float
+
+    def __str__(self) -> str:
+        return f"{self.attribute} {self.strength:+g}"
+
+
+@torch.inference_mode()
+def edit(
+    run: SavedRun,
+    faces: Sequence[str],
+    attributes: Sequence[str],
+    strength: float = 2.0,
+    *,
+    method: str = "normal",
+    keep_detail: bool = False,
+    split: str = "val",
+    crop: str = "auto",
+    folder: Path | None = None,
+) -> Edited:
+    """Give faces an attribute, or take it away.
+
+    Args:
+        run: its model's device is where it happens.
+        faces: files, or numbers of faces of the split; none: some that lack the attributes.
+        attributes: with one, it is shown at several strengths; with more, each at `strength`.
+        strength: 1 leads from the average face without it to the average one with it;
+            negative takes it away.
+        method: how the direction is found: normal or means (vae/editing/directions.py).
+        keep_detail: add to the given picture what the edit changes of its reconstruction,
+            which keeps what the model cannot reconstruct.
+        split, crop: as `load_faces`.
+        folder: where the files go; the run's if None.
+
+    Raises:
+        UserError: there is no such attribute, or nothing is known of any; or a face that
+            cannot be read.
+    """
+    require(method in METHODS, "--method", method, f"one of {', '.join(METHODS)}")
+    learned = learn_directions(run)
+    _require_known(attributes, learned)
+    words = list(faces) or _faces_lacking(run, attributes, split)
+    originals, labels = load_faces(words, run, split, crop)
+    latents = run.model.encode(originals.to(run.device)).mode
+
+    changes = _changes(attributes, strength)
+    plain = run.model.decode(latents).cpu()
+    images = torch.stack([_changed(run, latents, learned, method, c) for c in changes], dim=1)
+    if keep_detail:
+        images = (images + (originals - plain)[:, None]).clamp(0, 1)
+
+    folder = folder or run.folder
+    name = "_".join([*attributes, *(["means"] if method == "means" else [])])
+    sheet = figures.table(
+        torch.cat([originals[:, None], plain[:, None], images], dim=1),
+        folder / "figures" / f"edit_{name}.png",
+        columns=["original", "model", *map(str, changes)],
+    )
+    files = []
+    for label, row in zip(labels, images, strict=True) if faces else ():
+        for change, image in zip(changes, row, strict=True):
+            if change.strength == strength:
+                named = f"{file_stem(label)}_{change.attribute}_{strength:+g}.png"
+                files.append(figures.save(figures.picture(image), folder / "edited" / named))
+    return Edited(images, sheet, files)
+
+
+def _changes(attributes: Sequence[str], strength: float) -> list[Change]:
+    """One attribute from the opposite of `strength` to it, or several at it."""
+    if len(attributes) > 1:
+        return [Change(attribute, strength) for attribute in attributes]
+    return [Change(attributes[0], strength * part) for part in (-1, -0.5, 0.5, 1)]
+
+
+def _changed(
+    run: SavedRun, latents: Tensor, learned: Learned, method: str, change: Change
+) -> Tensor:
+    """The faces of latents (faces, latent_dim) after a change, (faces, 3, size, size)."""
+    directions = learned.directions
+    steps = directions.normal if method == "normal" else directions.means
+    step = steps[directions.names.index(change.attribute)].to(latents)
+    return run.model.decode(latents + change.strength * step).cpu()
+
+
+def _require_known(attributes: Sequence[str], learned: Learned) -> None:
+    """Raise a UserError with the nearest names for one that is not known."""
+    names = learned.directions.names
+    if not attributes:
+        raise UserError(f"--attribute: which? One or more of {', '.join(names)}.")
+    by_lower = {name.lower(): name for name in names}
+    for attribute in attributes:
+        if attribute in names:
+            continue
+        lower = attribute.lower().replace(" ", "_")
+        near = difflib.get_close_matches(lower, by_lower, cutoff=0.6)
+        near += [low for low in by_lower if lower in low and low not in near]
+        meant = f"Did you mean {' or '.join(by_lower[low] for low in near)}? " if near else ""
+        raise UserError(
+            f"--attribute: there is no {attribute!r}. {meant}"
+            "`vae edit RUN --list` shows all that this run can be edited by."
+        )
+
+
+def _faces_lacking(run: SavedRun, attributes: Sequence[str], split: str) -> list[str]:
+    """Numbers of the first faces of the split that have the fewest of the attributes."""
+    labels = run.data.attributes(split)
+    assert labels is not None  # there were directions
+    columns = [labels.names.index(attribute) for attribute in attributes]
+    have = labels.values[:, columns].astype(np.int64).sum(axis=1)
+    return [str(number) for number in np.argsort(have, kind="stable")[:SHOWN]]

@@ -1,0 +1,141 @@
+"""What images are compared by: the features of a network that has learned to see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vae.data import CelebAConfig, DataConfig, SyntheticConfig
+from vae.errors import UserError
+from vae.evaluation import face_net, inception
+from vae.evaluation.settings import MetricsConfig
+
+BATCH = 16  # images at a time: Inception's largest maps take 100 MB
+KEYS = {"inception": ("fid", "kid"), "faces": ("face_distance", "face_kernel_distance")}
+
+Box = tuple[float, float, float]  # left, top and side of a square, parts of the image's side
+
+WHOLE: Box = (0.0, 0.0, 1.0)
+
+# Where the network for faces wants one, in CelebA's aligned images: a square about the means
+# of the five landmarks, with the room that dlib leaves around them. Pixels.
+CELEBA_WIDTH, CELEBA_HEIGHT = 178, 218
+CELEBA_LEFT, CELEBA_TOP, CELEBA_SIDE = 37, 78, 105
+
+# Eyes and corners of the mouth of drawn faces are here, on average, at the places in the box
+# that CelebA's have in theirs (least squares; each within 0.02 of the box's side).
+DRAWN: Box = (0.17, 0.31, 0.67)
+
+
+def face_box(data: DataConfig) -> Box:
+    """Where the face is in the images of a data set; the whole image where that is unknown."""
+    if isinstance(data, SyntheticConfig):
+        return DRAWN
+    if not isinstance(data, CelebAConfig):
+        return WHOLE
+    crop = min(data.crop or CELEBA_WIDTH, CELEBA_WIDTH)  # the square that images are cut to
+    side = min(CELEBA_SIDE, crop)
+    corner = (
+        CELEBA_LEFT - (CELEBA_WIDTH - crop) / 2,
+        CELEBA_TOP - (CELEBA_HEIGHT - crop) / 2,
+    )
+    # From a crop below 148 the box would stick out at the bottom: it is moved up, and the
+    # face is lower in it than the network is used to.
+    left, top = (min(max(0.0, place), crop - side) / crop for place in corner)
+    return left, top, side / crop
+
+
+class FaceCrop(nn.Module):
+    """Cuts the same square out of each image and resizes it to what the face network takes."""
+
+    def __init__(self, box: Sequence[float]) -> None:
+        super().__init__()
+        self.box = box
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = images.shape[-1]
+        left, top, side = (round(part * size) for part in self.box)
+        side = max(1, side)
+        left, top = (min(place, size - side) for place in (left, top))  # rounded beyond the edge
+        square = images[:, :, top : top + side, left : left + side]
+        shape = (face_net.SIDE, face_net.SIDE)
+        return F.interpolate(square, shape, mode="bilinear", antialias=True)
+
+
+class Features:
+    """Features of images, and the names that distances in them go by.
+
+    Only distances in the features of Inception are FID and KID; those in the features of
+    faces are the same formulas, but figures of another scale.
+    """
+
+    def __init__(self, name: str, network: nn.Module, dimensions: int, device: torch.device):
+        self.name = name  # "inception" or "faces"
+        self.dimensions = dimensions
+        self.distance_key, self.kernel_key = KEYS[name]
+        self._device = device
+        self._network = network.to(device).eval()
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (n, 3, size, size) RGB in [0, 1] -> (n, dimensions) float32, on the CPU."""
+        starts = range(0, max(1, len(images)), BATCH)
+        parts = (images[start : start + BATCH].to(self._device).float() for start in starts)
+        return torch.cat([self._network(part).float().cpu() for part in parts])
+
+
+def inception_features(weights: str, device: torch.device) -> Features:
+    """Those of FID; UserError as `load_inception`."""
+    network = inception.load_inception(weights)
+    return Features("inception", network, inception.DIMENSIONS, device)
+
+
+def face_features(box: Sequence[float], device: torch.device) -> Features:
+    """Those that tell faces apart, of the face in `box`; UserError as `load_face_net`."""
+    network = nn.Sequential(FaceCrop(box), face_net.load_face_net())
+    return Features("faces", network, face_net.DIMENSIONS, device)
+
+
+def pick_features(
+    settings: MetricsConfig, data: DataConfig, device: torch.device, count: int
+) -> tuple[Features | None, list[str]]:
+    """The best features that can be had, and a sentence on each better one that cannot.
+
+    A covariance of d dimensions needs more than d images: with fewer, the distance says
+    more about their number than about the model.
+
+    Args:
+        settings: where Inception's weights are, and where the face is.
+        data: the images' source, which knows where the face is if the settings do not say.
+        device: where to compute them.
+        count: images on the smaller side of the comparison.
+
+    Raises:
+        UserError: the file named in metrics.inception_weights is not there or not such weights.
+    """
+    notes = []
+    weights = settings.inception_weights
+    if weights == "none":
+        notes.append("FID is left out: metrics.inception_weights=none.")
+    elif count <= inception.DIMENSIONS:
+        notes.append(_too_few("FID", inception.DIMENSIONS, count))
+    else:
+        try:
+            return inception_features(weights, device), notes
+        except UserError as error:
+            if weights != inception.DOWNLOAD:
+                raise
+            notes.append(f"FID is left out: {error}")
+    if count <= face_net.DIMENSIONS:
+        return None, [*notes, _too_few("The face distance", face_net.DIMENSIONS, count)]
+    try:
+        return face_features(settings.face_box or face_box(data), device), notes
+    except UserError as error:
+        return None, [*notes, str(error)]
+
+
+def _too_few(what: str, dimensions: int, count: int) -> str:
+    return f"{what} needs more than {dimensions:,} images; there are {count:,}."

@@ -1,0 +1,41 @@
+"""What the evaluation of a finished run can be told (`metrics` in `conf/train.yaml`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vae.errors import require
+
+
+@dataclass
+class MetricsConfig:
+    """Settings of `vae evaluate` and `vae sample`; training does not use them."""
+
+    # Values here, since runs of before this group have none; train.yaml holds them as the others.
+    inception_weights: str = "download"  # FID's network: a file, download or none
+    distance_images: int = 10000  # at most this many on each side of a distance; int >= 2
+    bound_images: int = 200  # at most this many in the importance-weighted bound; int >= 1
+    bound_samples: int = 64  # samples of z an image in it, k; int >= 1
+    face_box: list[float] | None = None  # left, top, side of the face, parts of the image's side
+
+    def __post_init__(self) -> None:
+        distance, images, samples = self.distance_images, self.bound_images, self.bound_samples
+        require(distance >= 2, "metrics.distance_images", distance, "an int >= 2")
+        require(images >= 1, "metrics.bound_images", images, "an int >= 1")
+        require(samples >= 1, "metrics.bound_samples", samples, "an int >= 1")
+        box = self.face_box
+        # OmegaConf lets lists through for numbers where they are in a list
+        numbers = box is None or all(isinstance(part, (float, int)) for part in box)
+        inside = box is None or (
+            numbers
+            and len(box) == 3
+            and min(box[:2]) >= 0
+            and box[2] > 0
+            and max(box[:2]) + box[2] <= 1
+        )
+        require(
+            inside,
+            "metrics.face_box",
+            box,
+            "null or [left, top, side] within the image, in parts of its side from 0 to 1",
+        )

@@ -1,0 +1,162 @@
+"""The halves of a VAE as programs: torch.export's and ONNX's."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from vae.models import VAE
+from vae.models.layers import UpsampleConv
+
+Function: TypeAlias = Callable[[Tensor], Any]
+Drafts: TypeAlias = dict[Path, Mapping[str, Function]]  # a file: what it computes, by part
+
+
+class Encoder(nn.Module):
+    """images (batch, 3, size, size) in [0, 1] -> mean, logvar, each (batch, latent_dim)."""
+
+    takes, gives = "images", ["mean", "logvar"]
+
+    def __init__(self, model: VAE, image_size: int) -> None:
+        super().__init__()
+        self.vae = VAE(model.encoder, nn.Identity(), model.latent_dim)  # no weights but its own
+        self.shape: tuple[int, ...] = (3, image_size, image_size)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.vae.encode(images)
+        return posterior.mean, posterior.logvar
+
+
+class Decoder(nn.Module):
+    """latents (batch, latent_dim) -> images (batch, 3, size, size) in [0, 1]."""
+
+    takes, gives = "latents", ["images"]
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.vae = VAE(nn.Identity(), model.decoder, model.latent_dim)
+        self.shape: tuple[int, ...] = (model.latent_dim,)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents)
+
+
+Part: TypeAlias = Encoder | Decoder
+
+
+def parts_of(model: VAE, image_size: int) -> dict[str, Part]:
+    """A model's halves in evaluation mode, by the names of their files."""
+    return {"encoder": Encoder(model, image_size).eval(), "decoder": Decoder(model).eval()}
+
+
+def draft_torch(model: VAE, about: Mapping[str, Any], folder: Path) -> Drafts:
+    """encoder.pt2 and decoder.pt2, with `about.json` among their extra files."""
+    drafts: Drafts = {}
+    for name, part in _plain_parts(model, about["image_size"]).items():
+        file = folder / f"{name}.pt2"
+        extra = {"about.json": json.dumps(about)}
+        torch.export.save(_program(part), file, extra_files=extra)
+        drafts[file] = {name: torch.export.load(file).module()}
+    return drafts
+
+
+def draft_onnx(model: VAE, about: Mapping[str, Any], folder: Path) -> Drafts:
+    """encoder.onnx and decoder.onnx; metadata_props have each value of `about` as JSON.
+
+    What depends on weights alone is computed here. The exporter does that up to some size;
+    above, `UpsampleConv` would fold its kernels anew in each runtime, and a convolution
+    whose kernel is no constant is more than some of them can do.
+    """
+    import onnx
+    import onnxscript.optimizer
+
+    drafts: Drafts = {}
+    any_size = 2**62
+    for name, part in _plain_parts(model, about["image_size"]).items():
+        exported = torch.onnx.export(
+            _program(part),
+            input_names=[part.takes],
+            output_names=part.gives,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+        assert exported is not None  # it is where no file is given
+        onnxscript.optimizer.optimize(
+            exported.model, input_size_limit=any_size, output_size_limit=any_size
+        )
+        graph = _without_traces(exported.model_proto)
+        onnx.helper.set_model_props(graph, {key: json.dumps(about[key]) for key in about})
+        file = folder / f"{name}.onnx"
+        file.write_bytes(graph.SerializeToString(deterministic=True))
+        drafts[file] = {name: _onnx_function(file, part.takes)}
+    return drafts
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporters' warnings and logs to themselves, and stdout free of their prints."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _plain_parts(model: VAE, image_size: int) -> dict[str, Part]:
+    """The halves of a copy in torch's usual memory format, the only one that .pt2 knows well.
+
+    Its upsampling convolutions are one operation each, as runtimes know it.
+    """
+    plain = copy.deepcopy(model).requires_grad_(False)
+    for module in plain.modules():
+        if isinstance(module, UpsampleConv):
+            module.form = "transposed"
+    return parts_of(plain.to(memory_format=torch.contiguous_format), image_size)
+
+
+def _program(part: Part) -> ExportedProgram:
+    """A part as a graph of torch's operations, for any number of images or latents >= 1."""
+    example = torch.zeros(2, *part.shape)  # a batch of 1 would be taken for a constant
+    program = torch.export.export(part, (example,), dynamic_shapes=({0: Dim("batch", min=1)},))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it has the paths of this machine
+    return program
+
+
+def _without_traces(model: Any) -> Any:
+    """An onnx.ModelProto without what it tells of the source code; its free axis is "batch"."""
+    graph = model.graph
+    del graph.value_info[:]
+    for thing in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        del thing.metadata_props[:]
+        thing.doc_string = ""
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    return model
+
+
+def _onnx_function(file: Path, takes: str) -> Function:
+    """What an ONNX file computes, by onnxruntime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # enough, and no complaints where threads cannot be pinned
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda values: [
+        torch.from_numpy(found) for found in session.run(None, {takes: values.numpy()})
+    ]

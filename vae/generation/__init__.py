@@ -1,0 +1,1 @@
+"""New faces from a finished run: samples, interpolations, traversals, reconstructions."""

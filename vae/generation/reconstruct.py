@@ -1,0 +1,89 @@
+"""Faces through a finished run's model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vae import figures
+from vae.gallery import COLUMNS
+from vae.metrics import EVALUATION_BATCH, psnr, ssim
+from vae.photographs import load_faces
+from vae.saved import SavedRun
+
+SHOWN = 16  # faces of the split, where none are given
+MOST_SHOWN = 256  # faces on the sheet
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """What `reconstruct` made."""
+
+    images: Tensor  # (faces, 3, size, size) in [0, 1], from the posteriors' means
+    labels: list[str]
+    metrics: list[dict[str, float]]  # mse, psnr in dB and ssim of each
+    sheet: Path
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Each metric's mean over the faces, as `evaluate` takes it over a split."""
+        return {
+            name: sum(face[name] for face in self.metrics) / len(self.metrics)
+            for name in self.metrics[0]
+        }
+
+
+@torch.inference_mode()
+def reconstruct(
+    run: SavedRun,
+    faces: Sequence[str] = (),
+    split: str = "val",
+    crop: str = "auto",
+    folder: Path | None = None,
+) -> Reconstructed:
+    """Encode faces to their posterior's mean and decode it.
+
+    Args:
+        run: its model's device is where it happens.
+        faces, split, crop: as `load_faces`; without any, the first of the split.
+        folder: figures/reconstruct.png goes below it, with the first MOST_SHOWN of the faces;
+            the run's if None.
+    """
+    originals, labels = load_faces(faces or first_of(run, split), run, split, crop)
+    batches = torch.split(originals, EVALUATION_BATCH)
+    made = [_through(run, batch) for batch in batches]
+    metrics = [row for pair in zip(batches, made, strict=True) for row in _measure(*pair)]
+    images = torch.cat(made)
+    sheet = (folder or run.folder) / "figures" / "reconstruct.png"
+    figures.reconstructions(_whole_rows(originals), _whole_rows(images), sheet)
+    return Reconstructed(images, labels, metrics, sheet)
+
+
+def first_of(run: SavedRun, split: str, count: int = SHOWN) -> list[str]:
+    """The numbers of the first faces of a split."""
+    return [str(number) for number in range(min(count, len(run.data.images[split])))]
+
+
+def _whole_rows(images: Tensor) -> Tensor:
+    """The images of a sheet, with blank ones after them: it leaves out a row that is not full."""
+    shown = images[:MOST_SHOWN]
+    missing = -len(shown) % min(COLUMNS, len(shown))
+    return torch.cat([shown, shown.new_ones(missing, *shown.shape[1:])])
+
+
+def _through(run: SavedRun, images: Tensor) -> Tensor:
+    """A batch, encoded and decoded on the model's device: on the CPU."""
+    return run.model.decode(run.model.encode(images.to(run.device)).mode).cpu()
+
+
+def _measure(originals: Tensor, images: Tensor) -> list[dict[str, float]]:
+    """mse, psnr and ssim of each reconstruction in a batch."""
+    mse = F.mse_loss(images, originals, reduction="none").flatten(1).mean(1)
+    columns = {"mse": mse, "psnr": psnr(originals, images), "ssim": ssim(originals, images)}
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
