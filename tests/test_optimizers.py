@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from vae.errors import UserError
-from vae.optimizers import OptimizerConfig, build_optimizer, learning_rate
+from vae.optimizers import KINDS, OptimizerConfig, build_optimizer, learning_rate
 
 
 def config(name="adam", **changes):
@@ -43,13 +44,14 @@ def test_steps_are_torchs(name, kind):
     reference.load_state_dict(mine.state_dict())  # the same format
 
 
-def test_the_compiler_stays_out():
+@pytest.mark.parametrize("name", KINDS)
+def test_the_compiler_stays_out(name):
     """Start-up: neither making an optimiser nor a step may import two seconds of compiler."""
-    script = """
+    script = f"""
 import sys, torch
 from vae.optimizers import OptimizerConfig, build_optimizer
 p = torch.nn.Parameter(torch.ones(3))
-o = build_optimizer(OptimizerConfig("adam", 1e-3, [0.9, 0.999], 1e-8, 0.0, "constant"), [p])
+o = build_optimizer(OptimizerConfig({name!r}, 1e-3, [0.9, 0.999], 1e-8, 0.0, "constant"), [p])
 o.zero_grad(); p.sum().backward(); o.step(); o.load_state_dict(o.state_dict())
 assert p[0] < 1
 assert "torch._dynamo" not in sys.modules
@@ -91,3 +93,16 @@ def test_schedules_against_torchs():
         assert learning_rate(config(schedule="constant"), step, 20) == 0.01
         sgd.step()
         reference.step()
+
+
+def test_warm_up():
+    """lr/n, 2 lr/n, ..., then as without it, the cosine over what is left."""
+    constant = OptimizerConfig("adam", 1.0, [0.9, 0.999], 1e-8, 0.0, "constant", warmup_steps=4)
+    rates = [learning_rate(constant, step, 10) for step in range(6)]
+    assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    cosine = replace(constant, schedule="cosine")
+    after = [learning_rate(cosine, step, 10) for step in range(4, 10)]
+    short = replace(cosine, warmup_steps=0)
+    assert after == [learning_rate(short, step, 6) for step in range(6)]
+    longer = replace(cosine, warmup_steps=50)  # than the run
+    assert learning_rate(longer, 9, 10) == 0.2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,16 +30,36 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def pick_precision(name: str, device: torch.device) -> str:
+    """fp32 or bf16; "auto" is bf16 where the device computes in it, and fp32 elsewhere."""
+    if name == "auto":
+        return "bf16" if computes_in_bf16(device) else "fp32"
+    return name
+
+
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The context in which the model runs: bfloat16 matrix products, or plain float32.
 
-    "auto" is bf16 on a GPU that computes in it and fp32 elsewhere. Weights, losses
-    and sums stay float32 throughout.
+    Weights, losses and sums stay float32 throughout. `precision` is one of `PRECISIONS`.
     """
-    if precision == "auto":
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16" if native else "fp32"
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    bf16 = pick_precision(precision, device) == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the device says that it multiplies bfloat16 numbers itself.
+
+    Of CPUs, those of x86 alone are asked: others run parts of a training step in it
+    without their units for it. Neither do Apple's GPUs gain.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
+            return False
+        able = torch.cpu.get_capabilities()
+        return any(bool(able.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+    return False
 
 
 @contextmanager
@@ -49,3 +71,20 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def keep_memory() -> None:
+    """Let freed memory stay with this process, for the next training step to use again.
+
+    glibc gives large tensors back to the system as they are freed, and every step pays
+    anew for fresh pages: up to a fifth of its time on a CPU. With this it keeps up to
+    1 GiB a tensor; the process then holds the most that it has ever needed. It lasts to
+    the process's end, and does nothing where there is no glibc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD in malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    if not libc.mallopt(mmap_threshold, 2**30):
+        libc.mallopt(mmap_threshold, 2**25)  # the most that a glibc before 2.35 takes

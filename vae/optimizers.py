@@ -1,4 +1,4 @@
-"""Optimisers: torch's own, from a configuration."""
+"""Optimisers from a configuration: torch's Adam and AdamW, and Muon."""
 
 from __future__ import annotations
 
@@ -11,44 +11,55 @@ from typing import Any
 import torch
 from omegaconf import MISSING
 
+from vae.distributed import ALONE, World
 from vae.errors import require
+from vae.muon import Muon
 
-KINDS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+KINDS: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}
 SCHEDULES = ("constant", "cosine")
 
 
 @dataclass
 class OptimizerConfig:
-    """Settings of Adam and its kin (`conf/optimizer/*.yaml` holds the values)."""
+    """Settings of Adam, its kin and Muon (`conf/optimizer/*.yaml` holds the values)."""
 
-    name: str = MISSING  # adam or adamw; set by the YAML, not by hand
+    name: str = MISSING  # adam, adamw or muon; set by the YAML, not by hand
     lr: float = MISSING  # learning rate; a number > 0
     betas: list[float] = field(default_factory=list)  # decay of the two moments; in [0, 1)
     eps: float = MISSING  # added to the root of the second moment; a number > 0
     weight_decay: float = MISSING  # a number >= 0
     schedule: str = MISSING  # of the learning rate over the run: constant or cosine
+    warmup_steps: int = 0  # in which the learning rate grows to its full size; int >= 0
 
     def __post_init__(self) -> None:
         require(self.name in KINDS, "optimizer.name", self.name, f"one of {', '.join(KINDS)}")
         require(0 < self.lr < float("inf"), "optimizer.lr", self.lr, "a number > 0")
-        fits = len(self.betas) == 2 and all(0 <= decay < 1 for decay in self.betas)
+        # OmegaConf lets lists through for numbers where they are in a list
+        numbers = all(isinstance(decay, (float, int)) for decay in self.betas)
+        fits = numbers and len(self.betas) == 2 and all(0 <= decay < 1 for decay in self.betas)
         require(fits, "optimizer.betas", self.betas, "two numbers in [0, 1)")
         require(self.eps > 0, "optimizer.eps", self.eps, "a number > 0")
         decay = self.weight_decay
         require(0 <= decay < float("inf"), "optimizer.weight_decay", decay, "a number >= 0")
         known = self.schedule in SCHEDULES
         require(known, "optimizer.schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
+        require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "an int >= 0")
 
 
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
     """The learning rate of update number `step` (from 0) of a run of `total_steps`.
 
     cosine: from `lr` down to 0 along half a cosine (Loshchilov & Hutter 2017, without
-    restarts). A pure function of the step, so that a resumed run needs no state for it.
+    restarts). The first `warmup_steps` are taken with lr · 1/n, 2/n, ... of it (Goyal et al.
+    2017), and the cosine begins after them. A pure function of the step, so that a resumed
+    run needs no state for it.
     """
+    warmup = config.warmup_steps
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
     if config.schedule == "constant":
         return config.lr
-    return config.lr * 0.5 * (1 + math.cos(math.pi * step / total_steps))
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total_steps - warmup)))
 
 
 def eager(kind: Any) -> Any:
@@ -65,14 +76,19 @@ def eager(kind: Any) -> Any:
 
 
 def build_optimizer(
-    config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter]
+    config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter], world: World = ALONE
 ) -> torch.optim.Optimizer:
-    """Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019) over the parameters."""
-    optimizer: torch.optim.Optimizer = eager(KINDS[config.name])(
-        parameters,
-        **group_settings(config),
-        fused=True,  # one kernel for all parameters, on CPUs and GPUs alike
-    )
+    """Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or Muon over the parameters.
+
+    Args:
+        config: which, and its settings.
+        parameters: what is optimised, with the same gradients in all processes.
+        world: the processes that train together; Muon's share its work.
+    """
+    kind = eager(KINDS[config.name])
+    # fused: one kernel for all parameters, on CPUs and GPUs alike; Muon has none
+    options = {"world": world} if config.name == "muon" else {"fused": True}
+    optimizer: torch.optim.Optimizer = kind(parameters, **group_settings(config), **options)
     return optimizer
 
 

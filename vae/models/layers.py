@@ -1,29 +1,93 @@
-"""The one layer that torch does not have."""
+"""Layers that torch does not have as they are wanted."""
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Nearest upsampling by 2 turns a pixel into two, so of a kernel's taps w0 w1 w2 two fall on
+# one pixel, and can be added beforehand. The even outputs see w0 of the pixel before and
+# w1 + w2 of their own; the odd ones w0 + w1 of their own and w2 of the next: together, a
+# transposed convolution of stride 2. Its taps, as rows of what they are the sums of:
+TAPS = (
+    (0, 0, 1),  # w2
+    (0, 1, 1),  # w1 + w2
+    (1, 1, 0),  # w0 + w1
+    (1, 0, 0),  # w0
+)
+# Or: even and odd outputs are two convolutions of the small image, as two times the channels.
+# What each sees of the pixel before, of its own and of the next:
+PHASES = (
+    (TAPS[3], TAPS[1], (0, 0, 0)),  # even
+    ((0, 0, 0), TAPS[2], TAPS[0]),  # odd
+)
+FORMS = ("plain", "transposed", "subpixel")
+SMALL = 2  # pixels: for images no larger, adding taps costs more than it saves
+FEW = 4  # channels: with no more, all four outputs of a pixel fit into one convolution
+
 
 class UpsampleConv(nn.Conv2d):
-    """Nearest upsampling by 2 and a 3x3 convolution, computed as one transposed convolution.
+    """Nearest upsampling by 2 and a 3x3 convolution, computed without the upsampled image.
 
     Exactly `nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(i, o, 3, padding=1))`,
-    parameters and all, in about half the time. Each input pixel becomes four equal
-    ones, so neighbouring taps of the 3x3 kernel fall on the same input pixel and can
-    be added beforehand. In one dimension, with taps w0 w1 w2, the even outputs see
-    w0 and w1+w2, the odd ones w0+w1 and w2: together, a transposed convolution of
-    stride 2 with the four taps [w2, w1+w2, w0+w1, w0].
+    parameters and all, in the form that is the fastest for the image's size: a half to a
+    third of the time (docs/performance.md has the measurements).
 
     Shape: (batch, in_channels, h, w) -> (batch, out_channels, 2h, 2w).
     """
 
+    taps: Tensor
+    phases: Tensor
+
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
+        self.form: str | None = None  # one of FORMS, to compare them; None: the fastest
+        self.register_buffer("taps", torch.tensor(TAPS, dtype=torch.float), persistent=False)
+        self.register_buffer("phases", torch.tensor(PHASES, dtype=torch.float), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        taps = self.weight.transpose(0, 1)  # transposed convolutions keep (in, out, h, w)
-        folded = F.pad(taps, (0, 1, 0, 1)) + F.pad(taps, (1, 0, 0, 1))
-        folded = folded + F.pad(taps, (0, 1, 1, 0)) + F.pad(taps, (1, 0, 1, 0))
-        return F.conv_transpose2d(x, folded.flip(2, 3), self.bias, stride=2, padding=1)
+        form = self.form or fastest_form(x.shape[-1], self.out_channels)
+        if form == "plain":
+            return self._plain(x)
+        return self._subpixel(x) if form == "subpixel" else self._transposed(x)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        """As it is written: four times the pixels, then the convolution over all of them."""
+        upsampled = F.interpolate(x, scale_factor=2.0)
+        return F.conv2d(upsampled, self.weight, self.bias, padding=1)
+
+    def _transposed(self, x: Tensor) -> Tensor:
+        """One transposed convolution of stride 2, its 4x4 kernel added up from the 3x3 one."""
+        kernel = torch.einsum("ak,bl,oikl->ioab", self.taps, self.taps, self.weight)
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+
+    def _subpixel(self, x: Tensor) -> Tensor:
+        """One convolution with the four outputs of each pixel as its channels, put in place."""
+        kernel = torch.einsum("pjk,qlm,oikm->pqoijl", self.phases, self.phases, self.weight)
+        bias = None if self.bias is None else self.bias.repeat(4)
+        y = F.conv2d(x, kernel.flatten(0, 2), bias, padding=1).permute(0, 2, 3, 1)
+        y = y.reshape(*y.shape[:3], 2, 2, self.out_channels).transpose(2, 3)
+        return y.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)  # from (batch, h, 2, w, 2, out)
+
+
+def group_norm(width: int) -> nn.GroupNorm:
+    """GroupNorm (Wu & He 2018) of `width` channels: 8 groups, fewer where channels are few.
+
+    A group of a single channel would be left nothing to tell on a map of one pixel.
+    """
+    return nn.GroupNorm(math.gcd(8, width, max(1, width // 4)), width)
+
+
+def fastest_form(width: int, channels: int) -> str:
+    """The form that is the fastest, by measurement (docs/performance.md).
+
+    Args:
+        width: pixels of the layer's input.
+        channels: of its output.
+    """
+    if channels <= FEW:
+        return "subpixel"
+    return "plain" if width <= SMALL else "transposed"

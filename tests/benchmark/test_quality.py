@@ -1,0 +1,111 @@
+"""Time to quality: the runs are those that train.py does, and the first to arrive counts."""
+
+import pickle
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+
+from tests.cli import TINY, call_train
+from tests.test_distributed import rows
+from vae.benchmark import quality
+from vae.benchmark.quality import (
+    Means,
+    _named,
+    all_means,
+    measure_quality,
+    prepare_run,
+    quality_rows,
+)
+from vae.benchmark.report import _quality
+from vae.benchmark.setting import Setting
+from vae.benchmark.statistics import Sample
+from vae.benchmark.training import FAST, OPTIMIZERS, PLAIN
+from vae.composing import compose
+
+# What TINY trains, in eight steps.
+SMALL = Setting(image_size=16, channels=(4, 8), latent_dim=4, threads=1, seed=3)
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path, kept_memory):
+    """The tests' smallest run in place of the default one, in two turns."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(quality, "compose", lambda _: compose(TINY))
+    monkeypatch.setattr(quality, "TURNS", 2)
+    return compose(TINY)
+
+
+def test_the_default_means_are_those_of_train_py(tiny, tmp_path, monkeypatch, capsys):
+    means = all_means()[-1]
+    assert means.run == 8
+    arguments = [*TINY, "seed=3", "loss.beta=1e-4", "hydra.run.dir=run"]
+    call_train(arguments, tmp_path, monkeypatch, capsys)
+    wanted = [row["val/psnr"] for row in rows(tmp_path / "run") if "val/psnr" in row]
+    measure = prepare_run(SMALL, replace(means, steps=means.run))
+    found = [measure()["psnr"] for _ in range(2)]
+    assert found[-1] == pytest.approx(wanted[-1], abs=1e-4)
+    assert len(set(found)) == 2
+
+
+def test_a_faster_step_has_the_same_curve(tiny):
+    plain, fast = (replace(means, batch=8, steps=8) for means in all_means()[:2])
+    assert (plain.variant, fast.variant) == (PLAIN, FAST)
+    measures = [prepare_run(SMALL, means) for means in (plain, fast)]
+    for _ in range(2):
+        one, other = (measure() for measure in measures)
+        assert one["psnr"] == pytest.approx(other["psnr"], abs=1e-3)
+        assert one["seconds"] > 0
+
+
+def test_means_are_added_one_by_one(monkeypatch):
+    faces = SimpleNamespace(images={"train": range(9600)})
+    monkeypatch.setattr(quality, "open_data", lambda _: faces)  # nothing is drawn
+    means = all_means()
+
+    def parts(each):
+        constant = replace(each.optimizer, schedule="constant")
+        return each.variant, constant, each.batch, each.optimizer.schedule
+
+    for before, after in pairwise(means):
+        same = [a == b for a, b in zip(parts(before), parts(after), strict=True)]
+        assert same.count(False) == 1, (before.name, after.name)
+    assert means[-1].run == 1200
+
+
+def rounds(*values):
+    return [Sample(value, 0.0) for value in values]
+
+
+def test_the_first_turn_at_the_plain_ones_last_psnr_counts(monkeypatch):
+    monkeypatch.setattr(quality, "TURNS", 4)
+    adam = OPTIMIZERS["adam"]
+    means = [Means(name, PLAIN, adam, 64, 100) for name in ("plain", "quick", "never")]
+    series = {
+        "plain/psnr": rounds(10.0, 23.0, 21.0, 22.0),
+        "plain/seconds": rounds(5.0, 5.0, 5.0, 5.0),
+        "quick/psnr": rounds(21.9, 22.0, 21.0, 25.0),
+        "quick/seconds": rounds(1.0, 3.0, 9.0, 9.0),
+        "never/psnr": rounds(1.0, 2.0, 3.0, 4.0),
+        "never/seconds": rounds(1.0, 1.0, 1.0, 1.0),
+    }
+    plain, quick, never = quality_rows(means, series)
+    assert (quick["target"], quick["steps"], quick["seconds"], quick["ratio"]) == (22, 50, 4, 5)
+    assert (plain["steps"], plain["seconds"], plain["ratio"]) == (50, 10, 2)
+    assert (never["steps"], never["seconds"], never["ratio"]) == (None, None, None)
+
+
+def test_all_means_for_each_seed(tiny, in_process, monkeypatch):
+    plain, fast = (replace(means, batch=8, steps=4) for means in all_means()[:2])
+    monkeypatch.setattr(quality, "all_means", lambda: [plain, fast])
+    assert pickle.dumps(partial(_named, SMALL, plain))  # it is sent to a worker
+    found = measure_quality(SMALL, 2)
+    assert [(row["seed"], row["means"]) for row in found] == [
+        (seed, means.name) for seed in (3, 4) for means in (plain, fast)
+    ]
+    assert found[0]["target"] != found[2]["target"]
+    header, *table = _quality(found)
+    assert [row[:2] for row in table] == [[plain.name, "2 of 2"], [fast.name, table[1][1]]]
+    assert {len(row) for row in table} == {len(header)}

@@ -1,0 +1,1 @@
+"""What makes training fast, measured side by side: `vae benchmark`."""

@@ -1,0 +1,150 @@
+"""How long training takes to one quality: by plain means, then with each of this project's.
+
+The quality is the validation PSNR that the plain means have reached after 1,000 steps.
+Data, model, loss, weights at the start, order of images and noise are the same for all
+who take batches of the same size.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, count, islice
+from typing import Any
+
+import torch
+
+from vae.benchmark.setting import LOSS, Setting
+from vae.benchmark.statistics import Series
+from vae.benchmark.timing import synchronize
+from vae.benchmark.training import FAST, OPTIMIZERS, PLAIN, Variant, build, training_step
+from vae.benchmark.workers import Figures, Measure, Prepare, take_turns, working
+from vae.composing import compose
+from vae.data import open_data
+from vae.data.loader import TrainingBatches, evaluation_batches
+from vae.devices import keep_memory
+from vae.metrics import EVALUATION_BATCH, evaluate
+from vae.optimizers import OptimizerConfig, build_optimizer, learning_rate
+from vae.training import step_noise
+
+TURNS = 20  # parts that each run is cut into, so that all can take turns
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Means:
+    """What is trained with, and for how long at the most."""
+
+    name: str
+    variant: Variant
+    optimizer: OptimizerConfig
+    batch: int
+    steps: int  # done at the most
+    run: int = 0  # steps of the whole run, which its schedule of the learning rate refers to
+
+
+def all_means() -> list[Means]:
+    """From the plain ones to those of `python train.py`, one change at a time."""
+    config = compose([])
+    muon = OPTIMIZERS["muon"]
+    plain = Means("plain: Adam at 1e-3, batches of 64", PLAIN, OPTIMIZERS["adam"], 64, 1000)
+    fast = replace(plain, name="+ a faster step", variant=FAST)
+    matrices = replace(fast, name="+ Muon", optimizer=muon, steps=400)
+    small = replace(matrices, name="+ batches of 32", batch=32, steps=500)
+    trained = len(open_data(config.data).images["train"])
+    default = replace(
+        small,
+        name="+ its rate falls, as by default",
+        optimizer=config.optimizer,
+        batch=config.data.batch_size,
+        run=(config.trainer.epochs or 1) * (trained // config.data.batch_size),
+    )
+    return [plain, fast, matrices, small, default]
+
+
+def prepare_run(setting: Setting, means: Means) -> Measure:
+    """Measures `seconds` of training, validation not counted, and the `psnr` reached by then.
+
+    Each call does one of `TURNS` equal parts of the steps.
+    """
+    if means.variant.keeps_memory:
+        keep_memory()
+    device = torch.device(setting.device)
+    images = open_data(compose([]).data).images
+    batches = TrainingBatches(images["train"], means.batch, setting.seed, False, device)
+    model = build(setting, means.variant).train()
+    measured = build(setting, FAST)  # whatever it was trained with, it is measured quickly
+    optimizer = build_optimizer(means.optimizer, model.parameters())
+    train = training_step(setting, means.variant, model, optimizer)
+    steps = enumerate(chain.from_iterable(map(batches.epoch, count())))
+
+    def measure() -> Figures:
+        synchronize(setting.device)
+        started = time.perf_counter()
+        for step, batch in islice(steps, means.steps // TURNS):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(means.optimizer, step, means.run)
+            noise = step_noise(setting.seed, step, (means.batch, setting.latent_dim))
+            train(batch, noise.to(device))
+        synchronize(setting.device)
+        seconds = time.perf_counter() - started
+        measured.load_state_dict(model.state_dict())
+        validation = evaluation_batches(images["val"], EVALUATION_BATCH, device)
+        return {"seconds": seconds, "psnr": evaluate(measured, validation, LOSS).metrics["psnr"]}
+
+    return measure
+
+
+def measure_quality(setting: Setting, seeds: int) -> list[dict[str, Any]]:
+    """For each of so many seeds, from the setting's on: all means in turns; rows of each.
+
+    The setting's batch is not used.
+    """
+    means = all_means()
+    rows = []
+    for seed in range(setting.seed, setting.seed + seeds):
+        log.info("time to quality, seed %d: %d rounds", seed, TURNS)
+        seeded = replace(setting, seed=seed)
+        prepares: dict[str, Prepare] = {each.name: partial(_named, seeded, each) for each in means}
+        with working(prepares, setting.threads) as workers:
+            series = take_turns(TURNS, [worker.round for worker in workers])
+        rows += [{"seed": seed} | row for row in quality_rows(means, series)]
+    return rows
+
+
+def _named(setting: Setting, means: Means) -> Measure:
+    """`prepare_run`, with what it measures under the means' name."""
+    measure = prepare_run(setting, means)
+    return lambda: {f"{means.name}/{name}": value for name, value in measure().items()}
+
+
+def quality_rows(means: Sequence[Means], series: dict[str, Series]) -> list[dict[str, Any]]:
+    """When each of the means had the first one's last PSNR: steps, seconds, times as fast.
+
+    All three are None for those that did not reach it.
+    """
+    first = means[0].name
+    target = series[f"{first}/psnr"][-1].value
+    whole = sum(sample.value for sample in series[f"{first}/seconds"])
+    rows = []
+    for each in means:
+        psnrs = [sample.value for sample in series[f"{each.name}/psnr"]]
+        seconds = [sample.value for sample in series[f"{each.name}/seconds"]]
+        turn = next((i for i, psnr in enumerate(psnrs, start=1) if psnr >= target), None)
+        taken = sum(seconds[:turn]) if turn else None
+        rows.append(
+            {
+                "means": each.name,
+                "target": target,
+                "steps": turn * (each.steps // TURNS) if turn else None,
+                "seconds": taken,
+                "ratio": whole / taken if taken else None,
+                "psnr_by_turn": psnrs,
+                "seconds_by_turn": seconds,
+            }
+        )
+    return rows
