@@ -6,15 +6,23 @@ from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from vae.errors import UserError
-from vae.losses import LossConfig, beta_elbo, loss_terms
+from vae.losses import BernoulliConfig, MSEConfig, beta_elbo
+from vae.losses import loss_terms as terms_of_latents
 from vae.models import Posterior
+from vae.regularizers import CapacityConfig, FreeBitsConfig
+from vae.schedules import WarmupConfig
 
 SIZE, LATENTS, BATCH = 8, 5, 4
 VALUES = 3 * SIZE**2
 
 
-def config(name="bce", beta=0.3, kl_reduction="latents"):
-    return LossConfig(name=name, beta=beta, kl_reduction=kl_reduction)
+def config(name="bce", beta=0.3, kl_reduction="latents", **settings):
+    kind = {"bce": BernoulliConfig, "mse": MSEConfig}[name]
+    return kind(name=name, beta=beta, kl_reduction=kl_reduction, **settings)
+
+
+def loss_terms(settings, logits, images, posterior, **moment):
+    return terms_of_latents(settings, logits, images, posterior, posterior.mean, **moment)
 
 
 @pytest.fixture
@@ -114,8 +122,40 @@ def test_impossible_betas(beta):
         config(beta=beta)
 
 
-def test_impossible_reduction_and_name():
+def test_impossible_reduction():
     with pytest.raises(UserError, match=r"loss\.kl_reduction: got 'sum'"):
         config(kl_reduction="sum")
-    with pytest.raises(UserError, match=r"loss\.name: got 'huber'"):
-        config("huber")
+
+
+def test_beta_follows_its_schedule(batch):
+    """Half-way up, half of it weighs; the end of a run is where validation stands."""
+    logits, images, mean, logvar = batch
+    posterior = Posterior(mean, logvar)
+    rising = config(schedule=WarmupConfig("warmup", epochs=4.0))
+    half = loss_terms(rising, logits, images, posterior, epoch=2.0)
+    torch.testing.assert_close(
+        half.loss, loss_terms(config(beta=0.15), logits, images, posterior).loss
+    )
+    end = loss_terms(rising, logits, images, posterior)
+    torch.testing.assert_close(end.loss, loss_terms(config(), logits, images, posterior).loss)
+
+
+@pytest.mark.parametrize("reduction", ["latents", "pixels"])
+def test_beta_multiplies_the_penalty(batch, reduction):
+    """loss · D = distortion + beta_elbo · penalty, whatever is taken for the KL."""
+    logits, images, mean, logvar = batch
+    settings = config(kl_reduction=reduction, regularizer=FreeBitsConfig("free_bits", nats=0.7))
+    terms = loss_terms(settings, logits, images, Posterior(mean, logvar))
+    weight = beta_elbo(settings, SIZE, LATENTS)
+    torch.testing.assert_close(terms.loss * VALUES, terms.distortion + weight * terms.penalty)
+    kl = kl_divergence(Normal(mean, (0.5 * logvar).exp()), Normal(0.0, 1.0))
+    torch.testing.assert_close(terms.penalty, kl.mean(0).clamp(min=0.7).sum())
+    torch.testing.assert_close(terms.rate, kl.sum(1).mean())
+
+
+def test_a_capacity_that_grows_takes_no_beta_that_grows():
+    with pytest.raises(UserError, match="capacity grows, not beta"):
+        config(
+            schedule=WarmupConfig("warmup", epochs=1.0),
+            regularizer=CapacityConfig("capacity", nats=5.0, epochs=1.0),
+        )

@@ -14,69 +14,96 @@ latents, multiplying the loss by D gives the ELBO's distortion in nats an image 
 
 so at constant `beta` a model with fewer latents is regularised more. Every run logs
 `beta_elbo`, and "pixels" makes beta = 1 the exact ELBO whatever the sizes.
+
+The distortion is chosen by `loss=` (vae/likelihoods.py), what beta multiplies by
+`loss/regularizer=` (vae/regularizers.py), and how beta grows by `loss/schedule=`
+(vae/schedules.py): each goes with each, but for what is refused here. docs/losses.md
+has them side by side.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from omegaconf import MISSING
 from torch import Tensor
 
-from vae.errors import require
+from vae.distributed import ALONE, World
+from vae.errors import UserError, require
+from vae.likelihoods import bce, gaussian, laplace, mse
 from vae.models.posterior import Posterior
+from vae.regularizers import CapacityConfig, RegularizerConfig, penalty
+from vae.schedules import ScheduleConfig, share_of_beta
 
 KL_REDUCTIONS = ("latents", "pixels")
 
 
 @dataclass
 class LossConfig:
-    """Settings of a loss (`conf/loss/*.yaml` holds the values)."""
+    """Settings that every loss has (`conf/loss/*.yaml` holds the values)."""
 
-    name: str = MISSING  # the distortion: bce or mse; set by the YAML, not by hand
+    name: str = MISSING  # the likelihood; set by the YAML, not by hand
     beta: float = MISSING  # weight of the KL term; a number >= 0
     kl_reduction: str = MISSING  # what the KL summed over latents is divided by: latents or pixels
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
 
     def __post_init__(self) -> None:
-        require(
-            self.name in DISTORTIONS, "loss.name", self.name, f"one of {', '.join(DISTORTIONS)}"
-        )
         finite = 0 <= self.beta < float("inf")  # false for a NaN, too
         require(finite, "loss.beta", self.beta, "a number >= 0")
         known = self.kl_reduction in KL_REDUCTIONS
         require(known, "loss.kl_reduction", self.kl_reduction, "latents or pixels")
+        held, grows = isinstance(self.regularizer, CapacityConfig), self.schedule.name
+        if held and grows != "constant":
+            raise UserError(
+                f"loss/schedule={grows} does not go with loss/regularizer=capacity, where the "
+                "capacity grows, not beta: leave one of them out."
+            )
+
+
+@dataclass
+class BernoulliConfig(LossConfig):
+    """`loss=bce`."""
+
+
+@dataclass
+class MSEConfig(LossConfig):
+    """`loss=mse`: a Gaussian of fixed σ."""
+
+    sigma: float = 0.5**0.5  # its σ; a number > 0; at √½ it is the plain squared error
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.sigma < float("inf"), "loss.sigma", self.sigma, "a number > 0")
+
+
+@dataclass
+class GaussianConfig(LossConfig):
+    """`loss=gaussian`: σ-VAE, a Gaussian of optimal σ."""
+
+
+@dataclass
+class LaplaceConfig(LossConfig):
+    """`loss=laplace`: of fixed scale."""
+
+    scale: float = MISSING  # its b; a number > 0; at 1 it is the plain absolute error
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.scale < float("inf"), "loss.scale", self.scale, "a number > 0")
 
 
 class LossTerms(NamedTuple):
-    """A batch's loss and the two terms that it trades, all scalars of float32."""
+    """A batch's loss and the terms that it trades, all scalars of float32."""
 
     loss: Tensor  # what is minimised
     distortion: Tensor  # nats an image: -log p(x|z), up to the likelihood's constant
     rate: Tensor  # nats an image: KL(q(z|x) || p(z)), summed over the latents
-
-
-def bce(logits: Tensor, images: Tensor) -> Tensor:
-    """Binary cross-entropy of sigmoid(logits) and images in [0, 1], averaged over values.
-
-    From the logits, so that a saturated pixel costs no precision. On pixels that are
-    neither 0 nor 1 it is no normalised likelihood and its floor is the images' own
-    entropy, not 0: compare runs by `val/bpd`, never by this.
-    """
-    return F.binary_cross_entropy_with_logits(logits, images)
-
-
-def mse(logits: Tensor, images: Tensor) -> Tensor:
-    """Squared error of sigmoid(logits) and images in [0, 1], averaged over values.
-
-    Summed over the values it is -log p(x|z) of a Gaussian with variance 1/2, up to a
-    constant: so `beta_elbo` is the same function of beta as for `bce`.
-    """
-    return F.mse_loss(logits.sigmoid(), images)
-
-
-DISTORTIONS = {"bce": bce, "mse": mse}
+    penalty: Tensor  # nats an image: what beta multiplies; the rate, unless chosen otherwise
 
 
 def kl_divisor(config: LossConfig, values: int, latent_dim: int) -> int:
@@ -90,20 +117,57 @@ def beta_elbo(config: LossConfig, image_size: int, latent_dim: int) -> float:
     return config.beta * values / kl_divisor(config, values, latent_dim)
 
 
+def beta_at(config: LossConfig, epoch: float) -> float:
+    """What beta is by its schedule; at infinity, the end, it is all of it."""
+    return config.beta * share_of_beta(config.schedule, epoch)
+
+
+def distortion_of(config: LossConfig, logits: Tensor, images: Tensor, world: World) -> Tensor:
+    """-log p(x|z) averaged over the values of this process's images, a scalar."""
+    if isinstance(config, MSEConfig):
+        return mse(logits, images, config.sigma)
+    if isinstance(config, LaplaceConfig):
+        return laplace(logits, images, config.scale)
+    if isinstance(config, GaussianConfig):  # one σ for the whole batch
+        errors = F.mse_loss(logits.sigmoid(), images, reduction="none").flatten(1).mean(1)
+        return gaussian(world.gather(errors).mean())
+    return bce(logits, images)
+
+
 def loss_terms(
-    config: LossConfig, logits: Tensor, images: Tensor, posterior: Posterior
+    config: LossConfig,
+    logits: Tensor,
+    images: Tensor,
+    posterior: Posterior,
+    latents: Tensor,
+    *,
+    epoch: float = float("inf"),
+    training_images: int = 0,
+    world: World = ALONE,
 ) -> LossTerms:
     """The loss of a batch.
 
     Args:
-        config: which distortion, beta and its reduction.
-        logits: (batch, 3, size, size), decoded from a sample of the posterior.
+        config: likelihood, regulariser, beta, its schedule and reduction.
+        logits: (batch, 3, size, size), decoded from the latents.
         images: (batch, 3, size, size) in [0, 1], what was encoded.
         posterior: of the same batch.
+        latents: (batch, latent_dim), the sample of it.
+        epoch: passes over the training images so far; infinity for the end of the run, where
+            every schedule has come to its final value.
+        training_images: how many there are; 0 where that is not known.
+        world: processes with a share of the batch each. What is no mean over images is
+            computed of the whole batch, with gradients that come out right once averaged.
     """
-    values = images[0].numel()
-    distortion = DISTORTIONS[config.name](logits, images)
+    values = math.prod(images.shape[1:])
+    distortion = distortion_of(config, logits, images, world)
     rate = posterior.kl().sum(dim=1).mean()
     divisor = kl_divisor(config, values, posterior.mean.shape[1])
-    loss = distortion + config.beta * rate / divisor
-    return LossTerms(loss, distortion * values, rate)
+    paid = rate
+    if config.regularizer.name != "kl":
+        together = torch.cat([posterior.mean, posterior.logvar, latents], dim=1)
+        mean, logvar, latents = world.gather(together).chunk(3, dim=1)
+        whole = Posterior(mean, logvar)
+        paid = penalty(config.regularizer, whole, latents, epoch, training_images)
+    beta = beta_at(config, epoch)
+    return LossTerms(distortion + beta * paid / divisor, distortion * values, rate, paid)

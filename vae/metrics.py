@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vae.distributed import ALONE, World
 from vae.losses import LossConfig, loss_terms
 from vae.models.vae import VAE
 
@@ -96,6 +97,9 @@ def evaluate(
     batches: Iterable[Tensor],
     loss: LossConfig,
     autocast: torch.autocast | None = None,
+    training_images: int = 0,
+    seed: int = NOISE_SEED,
+    world: World = ALONE,
 ) -> Evaluation:
     """Measure a model on all images of a split.
 
@@ -104,6 +108,10 @@ def evaluate(
         batches: (batch, 3, size, size) in [0, 1], each image once.
         loss: the trained objective, at the beta that it ends with.
         autocast: the precision that the model runs in; float32 if None.
+        training_images: how many the model is trained on, where the loss asks; 0 if unknown.
+        seed: of the noise; the same wherever runs are compared.
+        world: several processes, all with the same model and batches, divide each batch
+            among them; each returns the figures of the whole.
 
     Returns:
         mse, psnr and ssim of reconstructions from the posterior's mean (psnr and ssim
@@ -116,14 +124,28 @@ def evaluate(
     count = values = 0
     sums: dict[str, float] = dict.fromkeys(("loss", "mse", "sampled_mse", "psnr", "ssim"), 0.0)
     kl = means = squares = torch.zeros(model.latent_dim, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(NOISE_SEED)
-    for images in batches:
-        noise = torch.randn(len(images), model.latent_dim, generator=generator)
+    generator = torch.Generator().manual_seed(seed)
+    for batch in batches:
+        part = world.part(len(batch))
+        images = batch[part]
+        noise = torch.randn(len(batch), model.latent_dim, generator=generator)[part]
+        values = batch[0].numel()
         with context:
             posterior = model.encode(images)
-            logits = model.decode_logits(posterior.at(noise.to(images.device)))
+            latents = posterior.at(noise.to(images.device))
+            logits = model.decode_logits(latents)
             reconstructions = model.decode(posterior.mode)
-        terms = loss_terms(loss, logits, images, posterior)
+        terms = loss_terms(
+            loss,
+            logits,
+            images,
+            posterior,
+            latents,
+            training_images=training_images,
+            world=world,
+        )
+        if len(images) == 0:  # fewer of them than processes
+            continue
         totals = {
             "loss": terms.loss * len(images),
             "mse": F.mse_loss(reconstructions, images) * len(images),
@@ -138,10 +160,12 @@ def evaluate(
         means = means + mean.sum(0)
         squares = squares + mean.square().sum(0)
         count += len(images)
-        values = images[0].numel()
     model.train(was_training)
 
-    averages = {name: total / count for name, total in sums.items()}
+    counted = torch.tensor([count, *sums.values()], dtype=torch.float64)
+    count, *totals_of_all = world.sum(counted).tolist()
+    kl, means, squares = world.sum(torch.stack([kl, means, squares]))
+    averages = {name: total / count for name, total in zip(sums, totals_of_all, strict=True)}
     rate = (kl / count).sum().item()
     distortion = gaussian_distortion(averages.pop("sampled_mse"), values)
     variance = (squares / count - (means / count).square()).clamp(min=0)

@@ -6,7 +6,7 @@ from torch import nn
 
 from vae.errors import UserError
 from vae.models import ConvConfig, build_model
-from vae.models.layers import UpsampleConv
+from vae.models.layers import FORMS, UpsampleConv
 
 
 def config(channels=(8, 16), latent_dim=5):
@@ -57,21 +57,46 @@ def test_ranges(key, values):
         config(**values)
 
 
-def test_upsample_conv_is_an_upsampling_and_a_convolution():
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("width_in", "width", "height", "across"),
+    [(3, 5, 6, 5), (4, 1, 1, 1), (2, 3, 1, 7), (5, 9, 2, 2)],
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_upsample_conv_is_an_upsampling_and_a_convolution(
+    form, width_in, width, height, across, layout
+):
     torch.manual_seed(0)
-    layer = UpsampleConv(3, 5).double()
-    plain = nn.Conv2d(3, 5, 3, padding=1).double()
+    layer = UpsampleConv(width_in, width).double().to(memory_format=layout)
+    layer.form = form
+    plain = nn.Conv2d(width_in, width, 3, padding=1).double()
     plain.load_state_dict(layer.state_dict())  # the same parameters under the same names
     reference = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), plain)
-    x = torch.randn(2, 3, 6, 5, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, width_in, height, across, dtype=torch.float64)
+    x = x.to(memory_format=layout).requires_grad_()
     y = x.detach().clone().requires_grad_()
-    weight = torch.randn(2, 5, 12, 10, dtype=torch.float64)
+    weight = torch.randn(2, width, 2 * height, 2 * across, dtype=torch.float64)
     (layer(x) * weight).sum().backward()
     (reference(y) * weight).sum().backward()
     torch.testing.assert_close(layer(x), reference(y))
     torch.testing.assert_close(x.grad, y.grad)
     torch.testing.assert_close(layer.weight.grad, plain.weight.grad)
     torch.testing.assert_close(layer.bias.grad, plain.bias.grad)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_default_models_layers_in_float32(form, bias):
+    """At the sizes that are used, what is added beforehand costs no precision."""
+    torch.manual_seed(0)
+    for width_in, width, side in ((256, 128, 4), (128, 64, 8), (64, 32, 16), (32, 3, 32)):
+        layer = UpsampleConv(width_in, width, bias)
+        layer.form = form
+        x = torch.randn(2, width_in, side, side)
+        doubled = nn.functional.interpolate(x.double(), scale_factor=2.0)
+        shift = layer.bias.double() if bias else None
+        exact = nn.functional.conv2d(doubled, layer.weight.double(), shift, padding=1)
+        torch.testing.assert_close(layer(x).double(), exact, rtol=1e-5, atol=1e-5)
 
 
 def test_the_decoder_mirrors_the_encoder():

@@ -5,9 +5,10 @@ from __future__ import annotations
 from vae.errors import UserError
 from vae.models.conv import ConvConfig, build_conv
 from vae.models.posterior import Posterior
+from vae.models.residual import ResidualConfig, build_residual
 from vae.models.vae import VAE, ModelConfig
 
-__all__ = ["VAE", "ConvConfig", "ModelConfig", "Posterior", "build_model"]
+__all__ = ["VAE", "ConvConfig", "ModelConfig", "Posterior", "ResidualConfig", "build_model"]
 
 
 def build_model(config: ModelConfig, image_size: int) -> VAE:
@@ -22,4 +23,6 @@ def build_model(config: ModelConfig, image_size: int) -> VAE:
     config.check_image_size(image_size)
     if isinstance(config, ConvConfig):
         return build_conv(config, image_size)
+    if isinstance(config, ResidualConfig):
+        return build_residual(config, image_size)
     raise UserError(f"model.name: there is no model {config.name!r}.")

@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from vae.models.layers import UpsampleConv
+from vae.errors import require
+from vae.models.layers import UpsampleConv, group_norm
 from vae.models.vae import VAE, ModelConfig
 
 LEAK = 0.2  # LeakyReLU's slope below 0
+NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": group_norm}
 
 
 @dataclass
 class ConvConfig(ModelConfig):
     """`model=conv`: strided convolutions down, nearest upsampling and convolutions up."""
 
+    norm: str = "batch"  # BatchNorm, or group: GroupNorm, of which no image sees the others
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.norm in NORMS, "model.norm", self.norm, " or ".join(NORMS))
+
 
 class Encoder(nn.Module):
     """Halve the image once per width, then project to mean and logvar.
 
-    A block is a 3x3 convolution of stride 2, BatchNorm and LeakyReLU.
+    A block is a 3x3 convolution of stride 2, a norm (BatchNorm) and LeakyReLU.
 
     Shape: (batch, 3, image_size, image_size) -> two (batch, latent_dim).
     """
 
-    def __init__(self, image_size: int, channels: list[int], latent_dim: int) -> None:
+    def __init__(
+        self, image_size: int, channels: list[int], latent_dim: int, norm: str = "batch"
+    ) -> None:
         super().__init__()
         blocks = []
         for width_in, width in pairwise([3, *channels]):
             blocks += [
-                # no bias: BatchNorm's own shift follows
+                # no bias: the norm's own shift follows
                 nn.Conv2d(width_in, width, kernel_size=3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(width),
+                NORMS[norm](width),
                 nn.LeakyReLU(LEAK, inplace=True),
             ]
         self.blocks = nn.Sequential(*blocks)
@@ -50,13 +61,15 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Project to a small map, then double it once per width: as often as it was halved.
 
-    A block is nearest upsampling by 2, a 3x3 convolution, BatchNorm and LeakyReLU; the
+    A block is nearest upsampling by 2, a 3x3 convolution, a norm and LeakyReLU; the
     last one ends in 3 channels of logits instead.
 
     Shape: (batch, latent_dim) -> (batch, 3, image_size, image_size).
     """
 
-    def __init__(self, image_size: int, channels: list[int], latent_dim: int) -> None:
+    def __init__(
+        self, image_size: int, channels: list[int], latent_dim: int, norm: str = "batch"
+    ) -> None:
         super().__init__()
         widths = channels[::-1]
         side = image_size // 2 ** len(channels)
@@ -66,7 +79,7 @@ class Decoder(nn.Module):
         for width_in, width in pairwise(widths):
             blocks += [
                 UpsampleConv(width_in, width, bias=False),
-                nn.BatchNorm2d(width),
+                NORMS[norm](width),
                 nn.LeakyReLU(LEAK, inplace=True),
             ]
         self.blocks = nn.Sequential(*blocks, UpsampleConv(widths[-1], 3))
@@ -79,9 +92,8 @@ class Decoder(nn.Module):
 
 def build_conv(config: ConvConfig, image_size: int) -> VAE:
     """The model of a configuration for images of `image_size` pixels, freshly initialised."""
-    channels = list(config.channels)
-    encoder = Encoder(image_size, channels, config.latent_dim)
-    decoder = Decoder(image_size, channels, config.latent_dim)
+    sizes = (image_size, list(config.channels), config.latent_dim)
+    encoder, decoder = Encoder(*sizes, config.norm), Decoder(*sizes, config.norm)
     # Channels-last keeps a pixel's channels together, which is how the convolutions
     # of CPUs and GPUs want them; shapes and results stay the same.
     return VAE(encoder, decoder, config.latent_dim).to(memory_format=torch.channels_last)

@@ -22,7 +22,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require(self.latent_dim >= 1, "model.latent_dim", self.latent_dim, "an int >= 1")
-        fits = len(self.channels) > 0 and all(width >= 1 for width in self.channels)
+        # OmegaConf lets lists through for numbers where they are in a list
+        fits = len(self.channels) > 0 and all(
+            isinstance(width, int) and width >= 1 for width in self.channels
+        )
         require(fits, "model.channels", self.channels, "a list of ints >= 1, one per halving")
 
     def check_image_size(self, image_size: int) -> None:

@@ -1,0 +1,95 @@
+"""The residual model against its definition, written out with torch's functions."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vae.errors import UserError
+from vae.models import ConvConfig, ResidualConfig, build_model
+from vae.models.layers import group_norm
+from vae.models.residual import ResidualBlock
+from vae.models.size import multiply_adds
+
+
+def config(**changes):
+    return ResidualConfig(**{"name": "residual", "latent_dim": 5, "channels": [8, 16], **changes})
+
+
+def randomised(module):
+    """With weights of which none is zero."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+    return module
+
+
+def test_a_block_is_its_formula():
+    block = randomised(ResidualBlock(8))
+    x = torch.randn(2, 8, 5, 5, generator=torch.Generator().manual_seed(1))
+    norm, _, first, again, _, last = block.body
+    y = F.silu(F.group_norm(x, 2, norm.weight, norm.bias))
+    y = F.conv2d(y, first.weight, None, padding=1)
+    y = F.silu(F.group_norm(y, 2, again.weight, again.bias))
+    torch.testing.assert_close(block(x), x + F.conv2d(y, last.weight, last.bias, padding=1))
+
+
+def test_a_block_begins_as_the_identity():
+    x = torch.randn(2, 8, 5, 5)
+    assert (ResidualBlock(8)(x) == x).all()
+
+
+@pytest.mark.parametrize(
+    ("width", "groups"), [(1, 1), (3, 1), (4, 1), (8, 2), (16, 4), (32, 8), (48, 4), (256, 8)]
+)
+def test_no_group_is_a_single_channel_where_there_are_more(width, groups):
+    assert group_norm(width).num_groups == groups
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+@pytest.mark.parametrize("kind", ["residual", "conv"])
+def test_sizes(size, kind):
+    settings = {"name": kind, "latent_dim": 7, "channels": [4, 8, 8, 16]}
+    model = build_model({"residual": ResidualConfig, "conv": ConvConfig}[kind](**settings), size)
+    images = torch.rand(2, 3, size, size)
+    posterior = model.encode(images)
+    assert posterior.mean.shape == posterior.logvar.shape == (2, 7)
+    assert model.decode(posterior.mode).shape == images.shape
+
+
+def test_an_image_does_not_see_the_others():
+    """What BatchNorm cannot say of itself in training."""
+    for model in (
+        build_model(config(), 16),
+        build_model(ConvConfig("conv", 5, [8, 16], norm="group"), 16),
+    ):
+        randomised(model).train()
+        images, noise = torch.rand(4, 3, 16, 16), torch.randn(4, 5)
+        together, _ = model(images, noise)
+        alone, _ = model(images[:1], noise[:1])
+        torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-4)
+        assert not any("running" in name for name, _ in model.named_buffers())
+
+
+def test_a_size_that_cannot_be_halved():
+    with pytest.raises(UserError, match=r"data\.image_size: got 18"):
+        build_model(config(), 18)
+
+
+def test_an_unknown_norm():
+    with pytest.raises(UserError, match=r"model\.norm: got 'layer'"):
+        ConvConfig("conv", 5, [8], norm="layer")
+
+
+@pytest.mark.parametrize("kind", ["residual", "conv"])
+def test_multiply_adds_are_torchs_own_count(kind):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    settings = {"name": kind, "latent_dim": 7, "channels": [8, 16]}
+    config = {"residual": ResidualConfig, "conv": ConvConfig}[kind](**settings)
+    model = build_model(config, 32)
+    for layer in model.modules():
+        if hasattr(layer, "form"):
+            layer.form = "plain"  # as the architecture has it
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.rand(1, 3, 32, 32), torch.randn(1, 7))
+    assert multiply_adds(config, 32) == counter.get_total_flops() / 2
