@@ -3,8 +3,10 @@
 python train.py                                        works at once, nothing to download
 python train.py model.latent_dim=128 loss.beta=1e-3    one run
 python train.py -m loss.beta=1e-5,1e-4,1e-3            a sweep, one run per value
+torchrun --nproc-per-node=2 train.py                   one run by two processes
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -15,15 +17,19 @@ from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from vae.config import CONF, register_schemas, to_config, to_dict
+from vae.composing import CONF, register_schemas, require_readable, to_config, to_dict
+from vae.distributed import join
 from vae.errors import UserError
-from vae.folders import FolderTakenError, forget_run_folder, run_lock
+from vae.folders import FolderTakenError, forget_run_folder, require_writable, run_lock
+from vae.interrupts import InterruptedRun
 from vae.overrides import expand_resume, remember_overrides, run_name
+from vae.resources import shortages_told
 from vae.run import prepare
 from vae.summary import record_failure
 from vae.sweeps.trial import run_trial
 
 register_schemas()
+logging.raiseExceptions = False  # what does not fit into a log any more is no traceback
 
 
 @hydra.main(str(CONF), "train", execution_whitelist=["vae.sweeps.callbacks.*"])
@@ -43,10 +49,9 @@ def single_run(composed: DictConfig) -> dict[str, float]:
         preset = hydra_config.runtime.choices.get("sweep")
         if preset:
             raise UserError(f"sweep={preset} is many runs: python train.py -m sweep={preset}")
-        name_in_wandb(composed)
-        config = to_config(composed)
-        with run_lock(folder):
-            run = prepare(config, to_dict(composed), folder)
+        config = to_config(name_in_wandb(composed))
+        with shortages_told(config, folder), run_lock(folder):
+            run = prepare(config, to_dict(composed), folder, world=join())
             remember_overrides(folder)
             return run.train()
     except UserError as error:
@@ -59,26 +64,36 @@ def sweep_run(composed: DictConfig) -> dict[str, float]:
     """A run of a sweep: what is refused is one failed run, with its reason."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
-    name_in_wandb(composed)
-    composed.wandb.group = composed.wandb.group or composed.sweep.name
-    remember_overrides(folder)
     try:
-        config = to_config(composed)
+        config = to_config(name_in_wandb(composed))
     except UserError as error:
         record_failure(folder, str(error))
         raise
+    with shortages_told(config, folder):
+        remember_overrides(folder)
     logs = OmegaConf.to_container(hydra_config.job_logging, resolve=True)
     if hydra_config.runtime.choices["hydra/launcher"] != "basic":  # several talk at once
         logs["formatters"]["simple"]["format"] = f"%(asctime)s {folder.name}: %(message)s"
         os.environ["TQDM_DISABLE"] = "1"
-    return run_trial(config, to_dict(composed), folder, logs)
+    try:
+        return run_trial(config, to_dict(composed), folder, logs)
+    except UserError as error:
+        try:
+            require_writable(folder.parent)
+        except OSError:  # Hydra's own files for the next run would end in a traceback
+            raise SystemExit(f"error: the sweep stops: {error}") from error
+        raise
 
 
-def name_in_wandb(composed: DictConfig) -> None:
-    """A run's name is what differs in it, unless it is given one."""
+def name_in_wandb(composed: DictConfig) -> DictConfig:
+    """A run's name is what differs in it, its group the sweep, unless it is given others."""
+    to_config(composed)  # or an interpolation in what is looked at here may fail
     hydra_config = HydraConfig.get()
     shared = hydra_config.job.config.override_dirname.exclude_keys
     composed.wandb.name = composed.wandb.name or run_name(hydra_config.overrides.task, shared)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        composed.wandb.group = composed.wandb.group or composed.sweep.name
+    return composed
 
 
 def print_error(kind, error, traceback) -> None:
@@ -95,10 +110,24 @@ def main() -> None:
     """The command line."""
     from vae.sweeps.sweeper import StudySweeper
 
-    sys.excepthook = print_error
+    world = join()
+    if world.rank > 0:
+        from vae.follower import follow
+
+        return follow(world)
+    sys.excepthook = print_error  # in place of torch's own, too
+    if world.size > 1 and {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv):
+        raise UserError("-m: torchrun is for one run by several processes; leave it out.")
     sys.argv[1:] = expand_resume(sys.argv[1:])
+    require_readable([word for word in sys.argv[1:] if not word.startswith("-")])
     Plugins.instance().register(StudySweeper)
-    job()
+    try:
+        job()
+    except InterruptedRun as interruption:  # its state is saved
+        print(f"interrupted by {interruption}", file=sys.stderr)
+        sys.exit(interruption.exit_code)
+    world.broadcast(None)  # there is no more to do
+    world.leave()
 
 
 if __name__ == "__main__":

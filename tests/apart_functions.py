@@ -48,7 +48,7 @@ def end_by_sigterm():
         os.kill(os.getpid(), signal.SIGTERM)
         while not interrupts.received:
             time.sleep(0.01)
-        raise InterruptedRun(interrupts.received.name)
+        raise InterruptedRun(interrupts.received)
 
 
 def add_apart(a, b):
@@ -66,7 +66,7 @@ def save_when_asked(folder):
             time.sleep(0.01)
         time.sleep(0.3)
         (folder / "saved").write_text(interrupts.received.name)
-        raise InterruptedRun(interrupts.received.name)
+        raise InterruptedRun(interrupts.received)
 
 
 def never_end(folder):

@@ -1,8 +1,15 @@
 """Fixtures that all tests share. No test reaches outside this machine."""
 
+import signal
+from urllib.error import URLError
+
 import pytest
 
-pytest_plugins = ["tests.data_sets"]
+# What a shell starts in the background ignores Ctrl-C, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+pytest_plugins = ["tests.data_sets", "tests.disks", "tests.killed", "tests.runs"]
 
 
 @pytest.fixture(autouse=True)
@@ -11,5 +18,11 @@ def no_outside_world(monkeypatch, tmp_path):
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
+    monkeypatch.setattr("torch.hub.download_url_to_file", no_download)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
+
+
+def no_download(url, *_args, **_kwargs):
+    """What torch.hub raises where there is no network."""
+    raise URLError(f"no network for {url}")

@@ -1,5 +1,6 @@
 """Every shipped configuration composes, and says what its dataclass expects."""
 
+import re
 from dataclasses import fields, is_dataclass
 
 import pytest
@@ -7,10 +8,14 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from vae.config import CONF, RunConfig, compose
+from vae.composing import CONF, compose
+from vae.config import RunConfig
 from vae.errors import UserError
 
-GROUPS = ("model", "data", "optimizer", "loss", "trainer", "wandb", "experiment", "sweep")
+GROUPS = (
+    *("model", "data", "optimizer", "loss", "loss/regularizer", "loss/schedule"),
+    *("trainer", "wandb", "experiment", "sweep"),
+)
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
 
@@ -28,7 +33,7 @@ def test_every_choice_composes(group, choice):
 
 def test_the_defaults_are_the_missions():
     config = compose([])
-    assert (config.model.name, config.loss.name, config.optimizer.name) == ("conv", "bce", "adam")
+    assert (config.model.name, config.loss.name, config.optimizer.name) == ("conv", "bce", "muon")
     assert config.loss.beta == 1e-4
     assert config.loss.kl_reduction == "latents"
     assert config.data.name == "synthetic"
@@ -74,13 +79,17 @@ def test_every_file_says_what_it_is(path):
 
 def test_help_names_every_choice():
     shown = (CONF / "train.yaml").read_text().partition("Groups (choose")[2].partition("Values")[0]
-    lines = {line.split()[0]: line.split() for line in shown.splitlines() if line.strip()}
+    words = {}
+    for line in filter(str.strip, shown.splitlines()):
+        if not line.startswith(" " * 20):  # else it goes on with the group of the line before
+            words[group := line.split()[0]] = []
+        words[group] += re.findall(r"\w+", line)
     for group, choice in CHOICES:
-        assert choice in lines[group]
+        assert choice in words[group]
 
 
 def test_records_do_not_hold_the_password_of_the_storage():
-    from vae.config import to_dict
+    from vae.composing import to_dict
 
     storage = "postgresql://me:s3cret%21@host:5432/db"
     with initialize_config_dir(str(CONF)):

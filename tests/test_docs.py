@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.cli import ROOT
-from vae.config import CONF
+from vae.composing import CONF
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 

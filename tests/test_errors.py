@@ -53,6 +53,13 @@ def assert_refused(result, folder, *words):
         (["data=folder", "data.path=nowhere"], ["data.path", "nowhere"]),
         (["data=celeba", "data.path=nowhere"], ["nowhere", "img_align_celeba"]),
         (["resume=nowhere"], ["resume", "nowhere"]),
+        (["optimizer.lr=${nope}"], ["optimizer.lr: ", "nope"]),
+        (["experiment=null"], ["experiment: got null", "debug"]),
+        (["data.batch_size=" + "9" * 5000], ["data.batch_size=9999", "5000 digits"]),
+        (["=1"], ["=1: got", "KEY=VALUE"]),
+        (["+=optimizer.betas"], ["KEY=VALUE"]),
+        (["wandb.name=${nope}"], ["wandb.name: ", "nope"]),
+        (["optimizer.betas=${seed}"], ["optimizer.betas: ", "int"]),
     ],
     ids=lambda value: " ".join(value) if "=" in value[0] else "",
 )
@@ -96,8 +103,7 @@ def test_a_file_that_is_no_image(content, pictures, tmp_path, monkeypatch, capsy
     assert str(bad) in err
     assert "Traceback" not in out + err
     assert not (tmp_path / "outputs").exists()
-    left = [p.name for p in tmp_path.rglob("*") if "partial" in p.name or p.suffix == ".npy"]
-    assert left == []
+    assert list((tmp_path / "data" / "cache").glob("folder-*")) == []  # nothing taken for a cache
 
 
 def test_as_a_process_too(tmp_path):

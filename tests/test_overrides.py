@@ -1,5 +1,7 @@
 """Names of runs, and resume= on the command line."""
 
+import re
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -10,6 +12,10 @@ from vae.overrides import LONGEST_NAME, expand_resume, remember_overrides, run_n
 def test_a_run_is_named_by_what_differs():
     overrides = ["model.latent_dim=64", "loss.beta=1e-05", "data.path=/a/b", "wandb.mode=offline"]
     assert run_name(overrides, ["data.path"]) == "loss.beta=1e-05,model.latent_dim=64"
+    assert (
+        run_name(["loss/schedule=warmup", "data=celeba"], []) == "data=celeba,loss.schedule=warmup"
+    )
+    assert run_name(["resume=a/b", "+x.y=a/b"], []) == safe_name("+x.y=a/b")
     assert run_name([], []) == "defaults"
     assert run_name(["data.path=/a/b"], ["data.path"]) == "defaults"
 
@@ -52,3 +58,55 @@ def test_resume_where_it_cannot(tmp_path):
         expand_resume([f"resume={tmp_path}"])
     with pytest.raises(UserError, match="leave out -m"):
         expand_resume(["-m", f"resume={tmp_path}"])
+
+
+def test_auto_goes_on_where_there_is_a_run_and_starts_where_there_is_none(tmp_path):
+    arguments = ["resume=auto", f"hydra.run.dir={tmp_path / 'run'}", "trainer.epochs=9"]
+    assert expand_resume(arguments) == arguments[1:]
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)  # killed before it was accepted
+    resumed = [f"resume='{tmp_path}/run'", f"hydra.run.dir='{tmp_path}/run'"]
+    assert expand_resume(arguments) == [*arguments[1:], *resumed]
+    accepted(tmp_path / "run")
+    assert expand_resume(arguments) == ["loss.beta=0.1", *arguments[1:], *resumed]
+    with pytest.raises(UserError, match=r"resume: auto .* hydra.run.dir=FOLDER"):
+        expand_resume(["resume=auto"])
+    with pytest.raises(UserError, match="leave out -m"):
+        expand_resume(["-m", *arguments])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "hydra.callbacks.prepare._target_=os.system",
+        "+hydra.callbacks.mine={_target_:os.system,command:id}",
+        "++hydra/launcher=basic",
+        "~hydra.sweeper",
+        "hydra.searchpath=[file:///tmp/theirs]",
+        "--config-dir=/tmp/theirs",
+        "-m",
+        "wandb.tags=['${oc.env:HOME}']",
+        "data.path=${oc.decode:${oc.env:HOME}}",
+    ],
+)
+def test_a_strangers_run_brings_values_only(override, tmp_path):
+    accepted(tmp_path / "run", f'- loss.beta=0.1\n- "{override}"\n')
+    with pytest.raises(UserError, match=re.escape(override)):
+        expand_resume([f"resume={tmp_path / 'run'}"])
+
+
+def test_what_is_given_anew_is_ones_own(tmp_path):
+    accepted(tmp_path / "run", "- wandb.entity=${oc.env:TEAM}\n- loss.beta=0.1\n")
+    words = expand_resume([f"resume={tmp_path / 'run'}", "wandb.entity=${oc.env:TEAM}"])
+    assert words[:2] == ["loss.beta=0.1", "wandb.entity=${oc.env:TEAM}"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "loss.beta: 0.1\n", "- 5\n", "- [", "\x00\xff", "- ${a", "[" * 200_000],
+    ids=lambda text: text[:9],
+)
+def test_damaged_overrides(text, tmp_path):
+    accepted(tmp_path / "run")
+    (tmp_path / "run" / ".hydra" / "accepted.yaml").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"accepted\.yaml"):
+        expand_resume([f"resume={tmp_path / 'run'}"])

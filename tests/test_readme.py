@@ -1,4 +1,4 @@
-"""Every command in the README, and in the page on sweeps, works: run with small settings."""
+"""Every command in the README, and in the pages beside it, works, with small settings."""
 
 import json
 import math
@@ -8,10 +8,16 @@ import shlex
 import pytest
 
 from tests.cli import ROOT, TINY, call_train
+from tests.data_sets import save_noise
 from vae.cli import main as vae
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SWEEPS = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+EVALUATION = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+LOSSES = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+PAGES = (README, SWEEPS, DATA, EVALUATION, RELIABILITY, LOSSES)
 
 # What sets the project up, which a test inside of it cannot: .ci/run does, in a fresh
 # environment, on every change.
@@ -20,11 +26,19 @@ SET_UP = {
     'pip install -e ".[dev]"',
     "python -m pytest",
     "python -m pytest -m slow",
+    "SEARCHED_EXAMPLES=300 python -m pytest tests/searched",
     "uv run train.py",
     "uv run --extra dev pytest",
     "wandb login",
+    "wandb sync --include-online RUN",  # tests/test_wandb_away.py: after each failure
     'pip install -e ".[dashboard]"',
+    'pip install -e ".[parquet]"',
+    'pip install -e ".[download]"',
+    'pip install -e ".[fid]"',
+    'pip install -e ".[faces]"',
+    'pip install -e ".[export]"',
     "wandb leet multirun/mine/wandb",  # needs a terminal; seen by hand
+    "vae benchmark",  # takes minutes; tests/benchmark has a small one
     "vae dashboard multirun/mine",  # needs a login; tests/sweeps/test_dashboard.py
 }
 
@@ -48,19 +62,23 @@ def small(arguments):
 
 @pytest.fixture
 def settled(tmp_path, pictures, celeba, monkeypatch, capsys):
-    """A folder in which the placeholders exist: pictures, CelebA, a finished run and a sweep."""
+    """A folder in which the placeholders exist: pictures, a face, CelebA, a finished run."""
     arguments = [*small([]), "hydra.run.dir=outputs/DATE/TIME"]
     assert call_train(arguments, tmp_path, monkeypatch, capsys)[0] == 0
+    save_noise(tmp_path / "face.jpg")
     return tmp_path
 
 
-RUN_HERE = [c for c in {**dict.fromkeys(commands()), **dict.fromkeys(commands(SWEEPS))}
-            if c not in SET_UP and "SWEEP" not in c]  # fmt: skip
+ALL = dict.fromkeys(command for page in PAGES for command in commands(page))
+MEASURED = {c for c in ALL if "tests.benchmarks" in c or "tests.celeba_stand_in" in c}
+RUN_HERE = [c for c in ALL if c not in SET_UP | MEASURED and "SWEEP" not in c]
 
 
 @pytest.mark.parametrize("command", RUN_HERE)
 def test_the_command_works(command, settled, pictures, monkeypatch, capsys):
-    program, *arguments = shlex.split(command.replace("FOLDER", "pictures"))
+    program, *arguments = shlex.split(
+        command.replace("FOLDER", "pictures").replace("CELEBA", "data/celeba")
+    )
     if program == "vae":
         run_vae(arguments, settled, monkeypatch, capsys)
         return
@@ -71,7 +89,7 @@ def test_the_command_works(command, settled, pictures, monkeypatch, capsys):
         assert "loss.beta=1e-3" in out
         assert "latent_dim: 128" in out
         return
-    extra = [] if any(a.startswith("resume=") for a in arguments) else small(arguments)
+    extra = [] if any(a.startswith("resume=outputs") for a in arguments) else small(arguments)
     by_optuna = {"sweep=optuna", "sweep=pareto", "hydra/sweeper=study"} & set(arguments)
     extra += ["hydra.sweeper.n_trials=2"] if by_optuna else []
     code, _, err = call_train([*arguments, *extra], settled, monkeypatch, capsys)
@@ -98,16 +116,22 @@ def run_vae(arguments, folder, monkeypatch, capsys):
         sweep = ["-m", *small([]), "sweep.name=mine", "loss.beta=0.1,0.2"]
         assert call_train(sweep, folder, monkeypatch, capsys)[0] == 0
         (folder / "multirun" / "mine" / "report.md").unlink()
-    else:
-        arguments = [*arguments, "data.image_size=16", "data.num_workers=1"]
+    elif arguments[0] == "pack":
+        sizes = [] if any("image_size" in a for a in arguments) else ["data.image_size=16"]
+        arguments = [*arguments, *sizes, "data.num_workers=1"]
+    elif arguments[0] == "evaluate":
+        monkeypatch.setattr("vae.evaluation.factors.VOTES", 6)
+        arguments = [*arguments, "metrics.bound_images=2"]
     monkeypatch.chdir(folder)
+    if "--verify" in arguments:
+        assert vae([a for a in arguments if a != "--verify"]) == 0
     assert vae(arguments) == 0
     if arguments[0] == "compare":
         assert (folder / "multirun" / "mine" / "report.md").exists()
 
 
 def test_the_set_up_is_what_ci_does():
-    assert {*commands(), *commands(SWEEPS)} >= SET_UP
+    assert set(ALL) >= SET_UP
     ci = (ROOT / ".ci" / "run").read_text()
     assert '-e ".[dev]"' in ci
     assert "python -m pytest --durations=15\n" in ci
@@ -121,7 +145,7 @@ def test_every_link_leads_somewhere():
 
 
 def test_every_key_of_the_table_exists():
-    from vae.config import compose
+    from vae.composing import compose
 
     keys = set(re.findall(r"`((?:model|data|loss|optimizer|trainer|wandb)\.[a-z_]+)`", README))
     assert len(keys) > 10

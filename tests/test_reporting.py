@@ -33,7 +33,9 @@ def test_an_offline_run_holds_everything(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
     run = read_run(folder)
     assert run.config["model"]["latent_dim"] == 4
-    assert run.config["loss"] == {"name": "bce", "beta": 0.01, "kl_reduction": "latents"}
+    loss = run.config["loss"]
+    assert (loss["name"], loss["beta"], loss["kl_reduction"]) == ("bce", 0.01, "latents")
+    assert (loss["regularizer"]["name"], loss["schedule"]["name"]) == ("kl", "constant")
     assert run.config["beta_elbo"] == pytest.approx(0.01 * 768 / 4)
     assert run.metric_rows == rows(folder)
     assert set(run.pictures) == FIGURES

@@ -2,22 +2,28 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from tests.cli import ROOT, TINY, call_train, run_train
-from vae.checkpoint import load_checkpoint
+from vae.checkpoint import load_checkpoint, save_checkpoint
 from vae.metrics import METRICS
 
 
 def rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless_rows(folder):
+    return [{k: v for k, v in row.items() if "perf/" not in k} for row in rows(folder)]
 
 
 def weights(folder):
@@ -43,11 +49,15 @@ def test_the_run_folder_is_that_of_the_design(finished):
     assert present == {
         ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", ".hydra/accepted.yaml",
         "train.log", "metrics.jsonl", "summary.json", ".lock",
-        "checkpoints/last.pt", "checkpoints/best.pt",
+        "checkpoints/last.pt", "checkpoints/previous.pt", "checkpoints/best.pt",
         *(f"figures/{name}.png" for name in figures),
     }  # fmt: skip
     for name in figures:
         assert Image.open(finished / "figures" / f"{name}.png").width > 100
+
+
+def test_what_it_is_computed_in_is_said(finished):
+    assert ", 8 steps in fp32 on cpu (threads: 1)" in (finished / "train.log").read_text()
 
 
 def test_rows_and_summary(finished):
@@ -93,15 +103,12 @@ def test_a_longer_run_by_resuming_equals_one_in_one_go(finished, monkeypatch, ca
     assert call_train(arguments, cwd, monkeypatch, capsys)[0] == 0
     assert same(weights(cwd / "whole"), weights(cwd / "parts"))
 
-    def measured(folder):
-        timeless = [{k: v for k, v in r.items() if "perf/" not in k} for r in rows(folder)]
-        return timeless
-
-    assert measured(cwd / "whole") == measured(cwd / "parts")
+    assert timeless_rows(cwd / "whole") == timeless_rows(cwd / "parts")
     overrides = (cwd / "parts" / ".hydra" / "overrides.yaml").read_text()
     assert "model.latent_dim=4" in overrides
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch, capsys):
     """kill -9 in the third epoch or later, then resume: the weights of one that was not killed."""
     longer = [*TINY, "trainer.epochs=400", "trainer.max_steps=400", "trainer.figures_every=1000"]
@@ -123,6 +130,75 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch, capsys):
     steps = [row["step"] for row in rows(tmp_path / "cut") if "val/bpd" in row]
     assert steps == list(range(4, 401, 4))
     assert json.loads((tmp_path / "cut/summary.json").read_text())["status"] == "finished"
+
+
+def test_auto_starts_and_goes_on(tmp_path, monkeypatch, capsys):
+    command = [*TINY, "hydra.run.dir=run", "resume=auto"]
+    assert call_train(command, tmp_path, monkeypatch, capsys)[0] == 0
+    assert weights(tmp_path / "run")
+    code, out, _ = call_train([*command, "trainer.epochs=3"], tmp_path, monkeypatch, capsys)
+    assert code == 0
+    assert "going on at step 8" in out
+    assert [row["step"] for row in rows(tmp_path / "run") if "val/bpd" in row] == [4, 8, 12]
+
+
+def test_a_strangers_folder_runs_nothing(finished, tmp_path, monkeypatch, capsys):
+    """Nor is a checkpoint that was put together by hand a traceback."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    proof = tmp_path / "proof"
+    callback = f"hydra.callbacks.prepare={{_target_:os.mkdir,path:{proof}}}"
+    (run / ".hydra" / "accepted.yaml").write_text(json.dumps([*TINY, callback]))
+    code, _, err = call_train(["resume=run"], tmp_path, monkeypatch, capsys)
+    assert code == 1
+    assert "accepted.yaml" in err
+    assert "Traceback" not in err
+    assert not proof.exists()
+    shutil.copy(finished / ".hydra" / "accepted.yaml", run / ".hydra")
+    state = load_checkpoint(run / "checkpoints" / "last.pt")
+    other = {**state, "model": {**state["model"], "encoder.mean.bias": torch.zeros(9)}}
+    without = {key: value for key, value in state.items() if key != "best"}
+    moments = {**state["optimizer"], "state": {0: {"exp_avg": torch.zeros(9)}}}
+    strange = {**state, "optimizer": moments}
+    few = {i: {"exp_avg": of["exp_avg"]} for i, of in state["optimizer"]["state"].items()}
+    vague = {**state, "optimizer": {**state["optimizer"], "state": few}}
+    cases = (
+        (other, "weights"),
+        (strange, "weights"),
+        (vague, "weights"),
+        (without, "lacks"),
+        ({"a": 1}, "lacks"),
+    )
+    for made_up, says in cases:
+        save_checkpoint(run / "checkpoints" / "last.pt", made_up)
+        code, _, err = call_train(["resume=run"], tmp_path, monkeypatch, capsys)
+        assert code == 1
+        assert says in err
+        assert "Traceback" not in err
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(finished, monkeypatch, capsys):
+    cwd, folder = finished.parent, finished / "checkpoints"
+    expected, course = weights(finished), timeless_rows(finished)
+    for damage in (lambda file: file.write_bytes(file.read_bytes()[:-9]), Path.unlink):
+        assert load_checkpoint(folder / "previous.pt")["step"] == 4
+        damage(folder / "last.pt")
+        code, out, err = call_train([f"resume={finished}"], cwd, monkeypatch, capsys)
+        assert code == 0, err
+        assert "last.pt: th" in out  # this is ... damaged; there is no such ...
+        assert f"Going on from {folder / 'previous.pt'}, step 4." in out
+        assert same(weights(finished), expected)
+        assert timeless_rows(finished) == course
+
+
+def test_two_damaged_checkpoints_are_named_and_left(finished, tmp_path, monkeypatch, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "last.pt").write_bytes(b"torn")
+    (folder / "previous.pt").write_bytes(b"torn, too")
+    code, _, err = call_train(["resume=run"], tmp_path, monkeypatch, capsys)
+    assert code != 0
+    assert "previous.pt: this is no checkpoint, or a damaged one" in err
+    assert (folder / "last.pt").read_bytes() == b"torn"
 
 
 def test_resuming_another_model_is_refused(finished, monkeypatch, capsys):
@@ -206,7 +282,15 @@ def test_threads_and_random_state_do_not_leak(tmp_path, monkeypatch, capsys):
     assert sys.excepthook is hook
 
 
-def test_an_interrupt_saves_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "exit_code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupt_saves_and_says_how_to_go_on(number, exit_code, tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *TINY, "trainer.epochs=null",
          "trainer.max_steps=1000000", "trainer.figures_every=100000", "hydra.run.dir=run"],
@@ -217,10 +301,11 @@ def test_an_interrupt_saves_and_says_how_to_go_on(tmp_path):
     while not metrics.exists() or metrics.read_text().count("val/bpd") < 2:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert process.returncode != 0
+    assert process.returncode == exit_code
     assert "Traceback" not in out + err
+    assert err.endswith(f"interrupted by {number.name}\n")
     assert "resume=" in out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "interrupted"

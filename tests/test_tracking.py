@@ -390,7 +390,7 @@ def test_a_connection_lost_on_the_way_does_not_hold_the_run_up(
         assert time.monotonic() - begin < 0.5
     assert time.monotonic() - begin < 5
     (warning,) = warnings(caplog)
-    assert f"wandb sync {tmp_path}/wandb/run-" in warning
+    assert f"wandb sync --include-online {tmp_path}/wandb/run-" in warning
     assert metric_rows(tmp_path) == ROWS
 
 

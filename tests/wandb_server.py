@@ -33,7 +33,11 @@ class OnlineRun:
 
 
 class WandbServer:
-    """Listens while the context is open. With `refuse` every query gets that HTTP status."""
+    """Listens while the context is open. With `refuse` every query gets that HTTP status.
+
+    From when `fault` is set on, it serves no more: it "hangs" (takes what is sent, and is
+    silent), "dies" (nobody listens any longer), or answers all by an HTTP status.
+    """
 
     key = "0123456789" * 4
     entity = "tester"
@@ -41,6 +45,8 @@ class WandbServer:
     def __init__(self) -> None:
         self.runs: dict[str, OnlineRun] = {}
         self.refuse: int | None = None
+        self.fault: str | int | None = None
+        self.closing = threading.Event()
         self.unknown: list[str] = []  # what was asked for and is not played here
         self._lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -56,6 +62,7 @@ class WandbServer:
         self.stop()
 
     def stop(self) -> None:
+        self.closing.set()
         self._http.shutdown()
         self._http.server_close()
 
@@ -73,7 +80,18 @@ class WandbServer:
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 with server._lock:
-                    status, reply = server._reply(self.command, self.path, body)
+                    failing = server.fault
+                    if failing is None:
+                        status, reply = server._reply(self.command, self.path, body)
+                if failing == "dies":
+                    if not server.closing.is_set():
+                        server.stop()
+                    return self.connection.close()
+                if failing == "hangs":
+                    server.closing.wait()
+                    return self.connection.close()
+                if failing is not None:
+                    status, reply = int(failing), {"errors": [{"message": "refused"}]}
                 data = json.dumps(reply).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")

@@ -139,7 +139,7 @@ def _sigterm_passed_on(process: BaseProcess) -> Iterator[None]:
         if here:
             signal.signal(signal.SIGTERM, before)
     if received:
-        raise InterruptedRun("SIGTERM")
+        raise InterruptedRun(signal.SIGTERM)
 
 
 def _answer(

@@ -1,8 +1,9 @@
-"""Checkpoints: written whole or not at all, and safe to open."""
+"""Checkpoints: written whole or not at all, sealed against damage, and safe to open."""
 
 from __future__ import annotations
 
-import pickle
+import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,19 @@ from vae.errors import UserError
 from vae.files import write_atomically
 
 FORMAT = 1  # of the checkpoint's contents; a file of another format is refused
+SEAL = 32  # bytes at the end of a file: the digest of all before them
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors and plain values to `path`, atomically."""
-    write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+    """Write tensors and plain values to `path`, atomically.
+
+    The file is torch's own format with a digest behind it, which torch does not mind. Its
+    own check sums say nothing: it loads other weights from a file with a flipped bit.
+    """
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    content = buffer.getvalue()
+    write_atomically(path, lambda file: file.write_bytes(content + _digest(content)))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -26,13 +35,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: there is no such file, or it is damaged or no checkpoint of ours.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such checkpoint.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: there is no such checkpoint ({error.strerror}).") from error
+    content, seal = content[:-SEAL], content[-SEAL:]
+    if _digest(content) != seal:
+        raise UserError(f"{path}: this is no checkpoint, or a damaged one.")
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # sealed by a stranger, it may fail in any way
         raise UserError(
-            f"{path}: this is no checkpoint, or a damaged one ({type(error).__name__})."
+            f"{path}: this is no checkpoint of tensors and plain values ({type(error).__name__})."
         ) from error
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
@@ -41,3 +55,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         )
     assert isinstance(state, dict)
     return state
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=SEAL).digest()

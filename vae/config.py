@@ -1,39 +1,60 @@
-"""The whole configuration: typed, checked, and composed by Hydra from `conf/`.
+"""The whole configuration, typed and checked.
 
-YAML holds the values; the dataclasses beside the code that they configure hold the
-types and the ranges. Hydra refuses an unknown key or a wrong type while it composes;
-`to_config` runs the range checks and hands the rest of the code plain dataclasses.
-Hydra and OmegaConf's containers are known here and in `train.py`, `vae/overrides.py`,
-`vae/sweeps/`.
+YAML holds the values; the dataclasses beside the code that they configure hold the types
+and the ranges. Here they come together; vae/composing.py has Hydra fill them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING as UNSET
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import Any, get_type_hints
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING
 
 from vae.data.celeba import CelebAConfig
 from vae.data.folder import FolderConfig
 from vae.data.source import DataConfig
 from vae.data.synthetic import SyntheticConfig
-from vae.errors import UserError, require, without_password
-from vae.losses import LossConfig
+from vae.errors import require
+from vae.evaluation.settings import MetricsConfig
+from vae.losses import BernoulliConfig, GaussianConfig, LaplaceConfig, LossConfig, MSEConfig
 from vae.metrics import METRICS
 from vae.models.conv import ConvConfig
+from vae.models.residual import ResidualConfig
 from vae.models.vae import ModelConfig
 from vae.optimizers import OptimizerConfig
+from vae.regularizers import (
+    CapacityConfig,
+    FreeBitsConfig,
+    MMDConfig,
+    RegularizerConfig,
+    TotalCorrelationConfig,
+)
+from vae.schedules import CyclicalConfig, ScheduleConfig, WarmupConfig
 from vae.tracking import WandbConfig
-from vae.training import TrainerConfig
+from vae.trainer_config import TrainerConfig
 
-CONF = Path(__file__).parents[1] / "conf"
 PRUNERS = (None, "median", "hyperband")
 
 # The choices that have settings of their own; the other groups have one type for all.
 SCHEMAS = (
     ("model", "conv", ConvConfig),
+    ("model", "residual", ResidualConfig),
+    ("loss", "bce", BernoulliConfig),
+    ("loss", "mse", MSEConfig),
+    ("loss", "gaussian", GaussianConfig),
+    ("loss", "laplace", LaplaceConfig),
+    ("loss/schedule", "constant", ScheduleConfig),
+    ("loss/schedule", "warmup", WarmupConfig),
+    ("loss/schedule", "cyclical", CyclicalConfig),
+    ("loss/regularizer", "kl", RegularizerConfig),
+    ("loss/regularizer", "free_bits", FreeBitsConfig),
+    ("loss/regularizer", "capacity", CapacityConfig),
+    ("loss/regularizer", "tc", TotalCorrelationConfig),
+    ("loss/regularizer", "mmd", MMDConfig),
     ("data", "synthetic", SyntheticConfig),
     ("data", "folder", FolderConfig),
     ("data", "celeba", CelebAConfig),
@@ -79,15 +100,19 @@ class RunConfig:
     trainer: TrainerConfig = MISSING
     wandb: WandbConfig = MISSING
     sweep: SweepConfig = MISSING
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)  # runs of before have none
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "an int from 0 to 2**32 - 1")
         objectives_of(self.objective)
         for group, name, schema in SCHEMAS:
-            chosen = getattr(self, group)
+            chosen = attrgetter(group.replace("/", "."))(self)
             if type(chosen) is schema:  # the name is a record of the choice, not the choice
                 require(
-                    chosen.name == name, f"{group}.name", chosen.name, f"{group}=CHOICE instead"
+                    chosen.name == name,
+                    f"{group.replace('/', '.')}.name",
+                    chosen.name,
+                    f"{group}=CHOICE instead",
                 )
         self.model.check_image_size(self.data.image_size)
 
@@ -103,7 +128,8 @@ def objectives_of(objective: Any) -> list[str]:
     Raises:
         UserError: no metric, or one that can choose nothing.
     """
-    keys = [objective] if isinstance(objective, str) else list(objective or [None])
+    several = isinstance(objective, Sequence) and not isinstance(objective, str)
+    keys = (list(objective) or [None]) if several else [objective]
     for key in keys:
         require(
             isinstance(key, str) and key in METRICS and key != "val/loss",
@@ -115,67 +141,19 @@ def objectives_of(objective: Any) -> list[str]:
     return keys
 
 
-def register_schemas() -> None:
-    """Tell Hydra the types of `conf/`: each YAML names its schema in its defaults.
+def default_of(key: str, settings: Mapping[str, Any]) -> Any:
+    """What a key has where a run's configuration does not say; None if it must.
 
-    The schemas lie in a group of their own, so that `model=` offers models alone.
+    Args:
+        key: `loss.schedule.name`.
+        settings: a configuration whose `name`s tell the choices in the groups.
     """
-    from hydra.core.config_store import ConfigStore
-
-    store = ConfigStore.instance()
-    store.store(group="schema", name="run", node=RunConfig, replace=True)
-    for group, name, schema in SCHEMAS:
-        store.store(group=f"schema/{group}", name=name, node=schema, replace=True)
-
-
-def compose(overrides: list[str]) -> RunConfig:
-    """The configuration that `python train.py OVERRIDES` would run with."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
-
-    register_schemas()
-    try:
-        with initialize_config_dir(str(CONF)):
-            return to_config(hydra_compose("train", overrides))
-    except HydraException as error:
-        cause = f"\n{error.__cause__}" if error.__cause__ else ""
-        raise UserError(f"{error}{cause}") from error
-
-
-def to_config(composed: DictConfig) -> RunConfig:
-    """Plain dataclasses from what Hydra composed, with every range checked.
-
-    Raises:
-        UserError: names the key, what it got and what it takes.
-    """
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise UserError(f"{missing[0]}: needs a value, for example {missing[0]}=...")
-    _refuse_unknown_keys(composed)
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, RunConfig)
-    return config
-
-
-def to_dict(composed: DictConfig) -> dict[str, Any]:
-    """The same configuration as a nested dict of plain values: for W&B and checkpoints.
-
-    These are shown to others: the password in `sweep.storage` is hidden.
-    """
-    plain: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
-    if plain["sweep"]["storage"]:
-        plain["sweep"]["storage"] = without_password(plain["sweep"]["storage"])
-    return dict(plain)
-
-
-def _refuse_unknown_keys(node: DictConfig, path: str = "") -> None:
-    """`+model.latent_dmi=3` gets past Hydra, which takes the + for intent."""
-    kind = OmegaConf.get_type(node)
-    known = getattr(kind, "__dataclass_fields__", {})
-    for key in node:
-        name = path + str(key)
-        if known and key not in known:
-            raise UserError(f"{name}: there is no such key; known are {', '.join(sorted(known))}.")
-        if isinstance(node._get_node(key), DictConfig):
-            _refuse_unknown_keys(node[key], f"{name}.")
+    *groups, name = key.split(".")
+    schema: Any = RunConfig
+    for depth, group in enumerate(groups, start=1):
+        settings = settings.get(group, {})
+        path = "/".join(groups[:depth])
+        choices = {choice: kind for of, choice, kind in SCHEMAS if of == path}
+        schema = choices.get(str(settings.get("name")), get_type_hints(schema)[group])
+    default = next((field.default for field in fields(schema) if field.name == name), None)
+    return None if default in (MISSING, UNSET) else default

@@ -1,28 +1,90 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what is read of damaged ones."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+FULL = {  # errors of writes that want more room than there is, and what they mean
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your share of the disk is full",
+    errno.EFBIG: "files may not become that large there",
+}
+
+DEEPEST = 50  # lists and mappings within each other, in a YAML file
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write(temporary path)`, flush the file to disk, and give it its name.
 
     Whoever looks at `path` sees the old file or the new one, never a part.
+
+    Raises:
+        OSError: it cannot be written; `path` is as it was, and the error's filename.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with naming(path):
+        try:
+            write(temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError meanwhile is about `path`: the system's own say so of some calls only."""
     try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
+        yield
+    except OSError as error:
+        if error.errno is not None:  # a message of somebody's own stays as it is
+            error.filename = str(path)
+        raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether there was no room: on the disk, or for what this user may have of it."""
+    return isinstance(error, OSError) and error.errno in FULL
+
+
+def free_bytes(path: Path) -> int:
+    """Free on the disk of a path, which need not be there yet."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote below `folder`."""
+    for temporary in folder.rglob(".*.tmp"):
         temporary.unlink(missing_ok=True)
+
+
+def keep_as(path: Path, name: str) -> None:
+    """Keep what is in `path` as `name` beside it, also once `path` is written anew."""
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
+    with naming(path.with_name(name)):
+        try:
+            try:
+                os.link(path, temporary)  # no byte is copied
+            except OSError:  # a file system without links
+                shutil.copyfile(path, temporary)
+            os.replace(temporary, path.with_name(name))
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -30,11 +92,28 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
+def read_yaml(path: Path) -> Any:
+    """What is in a YAML file of Hydra's, as plain dicts and lists, interpolations as they stand.
+
+    Raises:
+        OSError, ValueError, YAMLError, OmegaConfBaseException: it cannot be read, is damaged,
+            or is nested as no file of ours: libyaml would end the process (its stack overflows).
+    """
+    text = path.read_text(encoding="utf-8")
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"{path}: nested more than {DEEPEST} deep")
+    return OmegaConf.to_container(OmegaConf.load(StringIO(text)))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; {} where there is no file, or a damaged one."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

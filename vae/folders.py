@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,14 +12,29 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vae.errors import UserError
+from vae.files import naming
 
 LOCK = ".lock"  # held by the process that trains in the folder
+SMALL_FILES = 1 << 16  # bytes that Hydra's and other small ones of a run fit into
 
 log = logging.getLogger(__name__)
 
 
 class FolderTakenError(UserError):
     """The run folder is another run's."""
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder, and see that files can be written in it.
+
+    Raises:
+        OSError: why not.
+    """
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0" * SMALL_FILES)
+            file.flush()
 
 
 def claim_run_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two steps, not in the middle of one."""
+"""Ctrl-C and the signals of schedulers end a run between two steps, not in the middle of one."""
 
 from __future__ import annotations
 
@@ -6,17 +6,29 @@ import signal
 import threading
 from types import FrameType
 
+# systemd, Kubernetes and Slurm end a job by SIGTERM; Slurm warns by SIGUSR1 where asked to
+# (sbatch --signal=USR1@60).
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
 
 class InterruptedRun(KeyboardInterrupt):
-    """A signal was received, and the step that it fell into has been finished."""
+    """A signal was received, and the step that it fell into has been finished.
+
+    Args:
+        number: the signal.
+    """
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.exit_code = 128 + number  # as shells count: 130 for Ctrl-C, 143 for SIGTERM
 
 
 class Interrupts:
-    """A context manager: `received` turns true at the first SIGINT or SIGTERM.
+    """A context manager: `received` is the first of `SIGNALS` that came.
 
     The loop looks at it after each step, so the weights are never half updated when
-    they are saved. A second Ctrl-C acts at once, as it would without this; a second
-    SIGTERM does not, since schedulers send several. A signal that the process ignores
+    they are saved. A second Ctrl-C acts at once, as it would without this; other
+    signals do not, since schedulers send several. A signal that the process ignores
     stays ignored. Outside the main thread, where Python delivers no signals, and
     unless it is entered, it does nothing.
     """
@@ -27,7 +39,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._note)
         return self

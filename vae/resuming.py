@@ -5,14 +5,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+from torch import Tensor
+
 from vae.checkpoint import load_checkpoint
-from vae.config import RunConfig
+from vae.config import RunConfig, default_of
 from vae.errors import UserError
 
 log = logging.getLogger(__name__)
 
+GROUPS = ("model", "data", "optimizer", "loss")  # what decides a run's course, beside its seed
+NEEDED: dict[str, Any] = {  # of a checkpoint, to go on from it
+    **dict.fromkeys(("model", "optimizer", "skipped", "config", "best", "final"), Mapping),
+    **dict.fromkeys(("step", "seed"), int),
+    "pending": Tensor,
+    "seconds": (int, float),
+    "run_id": (str, NoneType),
+}
 INDIFFERENT = ("data.root", "data.num_workers")  # the same images, wherever they are packed
 MAY_CHANGE = ("data.path", "optimizer.", "loss.beta")  # by resume=, and it is said so
 
@@ -22,13 +33,23 @@ def saved_state(
 ) -> dict[str, Any] | None:
     """The checkpoint in `folder` to go on from; None where there is none, and the run starts anew.
 
+    Where last.pt is damaged, it is previous.pt, named as the state's "file".
+
     Raises:
-        UserError: it is another run's: what decides a run's course has changed.
+        UserError: it is another run's: what decides a run's course has changed; or it is
+            damaged, and so is the one before it.
     """
-    last = folder / "checkpoints" / "last.pt"
-    if not last.exists():
+    state = _last_whole(folder / "checkpoints")
+    if state is None:
         return None
-    state = load_checkpoint(last)
+    groups = {*GROUPS, "wandb"}
+    complete = all(isinstance(state.get(key, ...), kind) for key, kind in NEEDED.items())
+    values = [*state["best"].values(), *state["final"].values()] if complete else []
+    complete = complete and all(isinstance(value, (int, float)) for value in values)
+    if not complete or not all(isinstance(state["config"].get(g), Mapping) for g in groups):
+        raise UserError(
+            f"resume: the checkpoint in {folder} lacks what this version needs to go on from it."
+        )
     for key, before, now in changes(state["config"], settings):
         if config.resume is not None and key.startswith(MAY_CHANGE):
             log.warning("resume: %s was %s and is %s now", key, before, now)
@@ -42,11 +63,39 @@ def saved_state(
     return state
 
 
+def _last_whole(checkpoints: Path) -> dict[str, Any] | None:
+    """last.pt, or previous.pt where it is damaged; None where there is neither."""
+    last, previous = checkpoints / "last.pt", checkpoints / "previous.pt"
+    if not last.exists() and not previous.exists():
+        return None
+    try:
+        return load_checkpoint(last)
+    except UserError as error:
+        if not previous.exists():
+            raise
+        state = load_checkpoint(previous)
+        log.warning("%s Going on from %s, step %d.", error, previous, state["step"])
+        return {**state, "file": previous}
+
+
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, object, object]]:
-    """What differs between two configurations in what decides a run's course: (key, was, is)."""
-    groups = ("model", "data", "optimizer", "loss")
+    """What differs between two configurations in what decides a run's course: (key, was, is).
+
+    What an older version did not know is as it is by default now.
+    """
     pairs: list[tuple[str, object, object]] = [("seed", before["seed"], now["seed"])]
-    for group in groups:
-        for key in sorted({*before[group], *now[group]}):
-            pairs.append((f"{group}.{key}", before[group].get(key), now[group].get(key)))
+    for group in GROUPS:
+        was, is_now = (_flat(settings[group], f"{group}.") for settings in (before, now))
+        for key in sorted({*was, *is_now}):
+            past = was[key] if key in was else default_of(key, now)
+            pairs.append((key, past, is_now.get(key)))
     return [pair for pair in pairs if pair[1] != pair[2] and not pair[0].startswith(INDIFFERENT)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """{"loss.schedule.name": ...} of nested settings."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        inside = isinstance(value, Mapping)
+        found |= _flat(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value}
+    return found

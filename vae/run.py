@@ -6,8 +6,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,22 @@ import torch
 from vae.checkpoint import save_checkpoint
 from vae.config import RunConfig
 from vae.data import Packed, open_data
-from vae.data.loader import TrainingBatches, evaluation_batches, to_float
-from vae.devices import autocast, cpu_threads, pick_device
+from vae.data.loader import to_float
+from vae.devices import cpu_threads, pick_device
+from vae.distributed import ALONE, World
 from vae.errors import UserError
-from vae.folders import claim_run_folder
+from vae.files import keep_as, naming, remove_unfinished
+from vae.folders import claim_run_folder, require_writable
 from vae.gallery import draw_figures
 from vae.interrupts import InterruptedRun, Interrupts
-from vae.losses import beta_elbo
-from vae.metrics import EVALUATION_BATCH, evaluate
-from vae.models import VAE, build_model
-from vae.optimizers import build_optimizer, group_settings, learning_rate
+from vae.metrics import EVALUATION_BATCH, Evaluation
+from vae.parts import build_trainer, measure
+from vae.resources import last_good, shortages_told
 from vae.resuming import saved_state
+from vae.skipping import NotFiniteError
+from vae.state import checkpoint_of, place_of, record_of, summary_of
 from vae.summary import write_summary
 from vae.tracking import Tracker, check, truncate_metrics
-from vae.training import NotFiniteError, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ def prepare(
     folder: Path,
     *,
     go_on: bool = False,
+    world: World = ALONE,
     keep_going: KeepGoing = lambda epochs, metrics: True,
 ) -> Run:
     """Make all that a run needs, in a folder of its own: `.train()` then trains.
@@ -59,6 +62,7 @@ def prepare(
         settings: the same configuration as a plain nested dict, for the records.
         folder: the run folder; empty but for Hydra's files, unless it is to go on.
         go_on: go on with the run that `folder` holds, if it does; so does `config.resume`.
+        world: of several processes this is the first; the others are told to take part.
         keep_going: asked after each epoch; the run ends early where it says no.
 
     Returns:
@@ -69,14 +73,19 @@ def prepare(
             and an empty folder of checkpoints has been created then.
     """
     check(config.wandb)
-    device = pick_device(config.trainer.device)
+    device = world.device(pick_device(config.trainer.device))
+    world.check(config.data.batch_size)
     if config.resume is not None and Path(config.resume).resolve() != folder.resolve():
         raise UserError(f"resume: {config.resume} is to go on in its own folder, not in {folder}.")
-    if config.resume is None and not go_on:
-        claim_run_folder(folder)
-    state = saved_state(config, settings, folder)
+    with shortages_told(config, folder):
+        if config.resume is None and not go_on:
+            claim_run_folder(folder)
+        state = saved_state(config, settings, folder)
+        require_writable(folder / "checkpoints")
     data = open_data(config.data)
-    return Run(config, settings, folder, data, device, state, keep_going)
+    world.broadcast((config, settings, folder))  # vae.follower: they go the same way from here
+    with shortages_told(config, folder):
+        return Run(config, settings, folder, data, device, state, world, keep_going)
 
 
 class Run:
@@ -90,6 +99,7 @@ class Run:
         data: Packed,
         device: torch.device,
         state: dict[str, Any] | None,
+        world: World,
         keep_going: KeepGoing,
     ) -> None:
         self.config = config
@@ -98,42 +108,33 @@ class Run:
         self.device = device
         self.keep_going = keep_going
         self.validation = data.images["val"]
-        self.autocast = autocast(config.trainer.precision, device)
-        self.model = _seeded_model(config).to(device)
-        self.optimizer = build_optimizer(config.optimizer, self.model.parameters())
         self.best: dict[str, float] = {}
         self.final: dict[str, float] = {}
         self.seconds = 0.0  # of training before this process
         self.began = time.monotonic()
         self.run_id: str | None = None
         self.reporting = config.wandb
-        step = 0
         if state is not None:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            for group in self.optimizer.param_groups:  # the moments are the old, these may be new
-                group.update(group_settings(config.optimizer))
             self.best, self.final, self.run_id = state["best"], state["final"], state["run_id"]
             before = state["config"]["wandb"]  # the same run there, in the same group
             self.reporting = replace(config.wandb, name=before["name"], group=before["group"])
-            step, self.seconds = state["step"], state["seconds"]
-            log.info("going on at step %d", step)
-        truncate_metrics(folder / "metrics.jsonl", step)  # later rows will be written again
-        self.trainer = Trainer(
-            self.model,
-            self.optimizer,
-            TrainingBatches(
-                data.images["train"], config.data.batch_size, config.seed, config.data.flip, device
-            ),
-            config.loss,
-            config.trainer,
-            learning_rate=partial(learning_rate, config.optimizer),
-            seed=config.seed,
-            autocast=self.autocast,
-            step=step,
-            on_row=lambda row: self.tracker.log(row),
+            self.seconds = state["seconds"]
+            if "file" in state:  # or what is damaged would be kept as the previous one
+                keep_as(state["file"], "last.pt")
+        self.trainer = build_trainer(
+            config,
+            data.images["train"],
+            device,
+            state,
+            world,
+            on_row=self._log,
             on_epoch=lambda _: self._end_epoch(),
+            on_save=lambda: self._save("last"),
         )
+        self.model = self.trainer.model
+        # later rows will be written again
+        truncate_metrics(folder / "metrics.jsonl", self.trainer.step)
+        remove_unfinished(folder)
 
     def train(self) -> dict[str, float]:
         """To the end; whatever happens, the folder and W&B say how it ended.
@@ -143,57 +144,68 @@ class Run:
 
         Raises:
             NotFiniteError: a loss, a gradient or a metric was infinite or NaN.
-            InterruptedRun: SIGINT or SIGTERM; the state is saved.
+            InterruptedRun: Ctrl-C, SIGTERM or SIGUSR1; the state is saved.
         """
-        weight = beta_elbo(self.config.loss, self.config.data.image_size, self.model.latent_dim)
-        parameters = sum(p.numel() for p in self.model.parameters())
-        record = {**self.settings, "beta_elbo": weight, "parameters": parameters}
-        threads = self.config.trainer.num_threads or torch.get_num_threads()
-        on = f"cpu (threads: {threads})" if self.device.type == "cpu" else self.device
+        record = record_of(self)
         log.info(
-            "%s: %d parameters, beta_elbo %.4g, %d steps on %s",
-            *(self.folder, parameters, weight, self.trainer.total_steps, on),
+            "%s: %d parameters, %.0fM multiply-adds an image, beta_elbo %.4g, %d steps in %s on %s",
+            *(self.folder, record["parameters"], record["multiply_adds"] / 1e6),
+            *(record["beta_elbo"], self.trainer.total_steps, record["precision"], place_of(self)),
         )
         status, reason = "failed", None
         with (
+            self._shortages_told(),
             Tracker(self.folder, self.reporting, record, run_id=self.run_id) as self.tracker,
             Interrupts() as interrupts,  # until all is saved
         ):
             self.run_id = self.tracker.run_id
             try:
-                with cpu_threads(self.config.trainer.num_threads):
-                    self.trainer.fit(interrupts)
+                with self._shortages_told():
+                    self._fit(interrupts)
                 status = "finished"
             except PrunedRun:
                 status = "pruned"
                 log.info("pruned at step %d: others were better by then", self.trainer.step)
             except InterruptedRun:
                 status = "interrupted"
-                self._save("last")
                 log.warning("interrupted: go on by  python train.py resume=%s", self.folder)
                 raise
             except NotFiniteError as error:
-                reason = f"{error} {self._last_good()}"
+                reason = f"{error} {last_good(self.folder)}"
                 raise NotFiniteError(reason) from error
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
+                told = isinstance(error, UserError)
+                reason = str(error) if told else f"{type(error).__name__}: {error}"
                 raise
             finally:
-                write_summary(self.folder, self._summary(status, reason, weight))
-                self.tracker.summarise({"status": status, "beta_elbo": weight, "best": self.best})
+                self._write_summary(status, reason)
+                ended = {"status": status, "beta_elbo": record["beta_elbo"], "best": self.best}
+                self.tracker.summarise(ended)
             self.tracker.log_model(self.folder / "checkpoints" / "best.pt")
         return self.final
+
+    def _fit(self, interrupts: Interrupts) -> None:
+        """Train to the end, or to an interrupt, whose state is saved."""
+        try:
+            with cpu_threads(self.config.trainer.num_threads):
+                self.trainer.fit(interrupts)
+        except InterruptedRun:
+            self._save("last")
+            raise
+
+    def _shortages_told(self, batch: int | None = None) -> AbstractContextManager[None]:
+        return shortages_told(self.config, self.folder, self.trainer, batch)
+
+    def _log(self, row: Mapping[str, float]) -> None:
+        with naming(self.folder / "metrics.jsonl"):
+            self.tracker.log(row)
 
     def _end_epoch(self) -> None:
         """Measure, draw, save."""
         trainer = self.trainer
-        batches = evaluation_batches(self.validation, EVALUATION_BATCH, self.device)
-        evaluation = evaluate(self.model, batches, self.config.loss, self.autocast)
-        metrics = {f"val/{name}": value for name, value in evaluation.metrics.items()}
-        if not all(map(math.isfinite, metrics.values())):  # keep the checkpoint before it
-            raise NotFiniteError(f"validation at step {trainer.step} is not finite: {metrics}.")
-        self.final = metrics
-        self.tracker.log({**trainer.position, **self.final})
+        with self._shortages_told(EVALUATION_BATCH):
+            self.final, evaluation = measure(trainer, self.validation)
+        self._log({**trainer.position, **self.final})
         log.info(
             "epoch %.3g: bpd %.3f, psnr %.2f dB, rate %.1f nats, %d active latents",
             trainer.epoch,
@@ -201,9 +213,7 @@ class Run:
         )
         done = trainer.step >= trainer.total_steps
         if done or round(trainer.epoch) % self.config.trainer.figures_every == 0:
-            faces = to_float(self.validation[:FACES_SHOWN].copy(), self.device)
-            paths = draw_figures(self.model, faces, evaluation, self.folder / "figures")
-            self.tracker.log_pictures(trainer.step, paths)
+            self._draw(evaluation)
         if not self.best or self.final[BEST_BY] < self.best[BEST_BY]:
             self.best = {"step": trainer.step, **self.final}
             self._save("best")
@@ -211,49 +221,35 @@ class Run:
         if not done and not self.keep_going(math.ceil(trainer.epoch), self.final):
             raise PrunedRun
 
+    def _draw(self, evaluation: Evaluation) -> None:
+        """The figures, unless they cannot be written: a run does not end for a picture."""
+        faces = to_float(self.validation[:FACES_SHOWN].copy(), self.device)
+        try:
+            paths = draw_figures(self.model, faces, evaluation, self.folder / "figures")
+        except OSError as error:
+            log.warning("no figures of step %d: %s", self.trainer.step, error)
+        else:
+            self.tracker.log_pictures(self.trainer.step, paths)
+
     def _save(self, name: str) -> None:
-        """checkpoints/NAME.pt: all that resuming needs, and nothing that runs."""
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.trainer.step,
-            "epoch": self.trainer.epoch,
-            "seconds": self._elapsed(),
-            "seed": self.config.seed,
-            "config": dict(self.settings),
-            "best": self.best,
-            "final": self.final,
-            "run_id": self.run_id,
-        }
-        save_checkpoint(self.folder / "checkpoints" / f"{name}.pt", state)
+        """checkpoints/NAME.pt: all that resuming needs, and nothing that runs.
 
-    def _last_good(self) -> str:
-        last = self.folder / "checkpoints" / "last.pt"
-        exists = last.exists()
-        return f"The last good checkpoint is {last}." if exists else "No checkpoint is left."
+        The last one before it is kept as previous.pt.
+        """
+        path = self.folder / "checkpoints" / f"{name}.pt"
+        if name == "last" and path.exists():
+            keep_as(path, "previous.pt")
+        with naming(self.folder / "metrics.jsonl"):
+            self.tracker.sync()  # the rows before it are to be there where it is
+        save_checkpoint(path, checkpoint_of(self))
 
-    def _elapsed(self) -> float:
+    def _write_summary(self, status: str, reason: str | None) -> None:
+        try:
+            write_summary(self.folder, summary_of(self, status, reason))
+        except OSError:
+            if status in ("finished", "pruned"):  # of the others it has been said why
+                raise
+
+    def elapsed(self) -> float:
         """Seconds of training, in all processes of the run."""
         return round(self.seconds + time.monotonic() - self.began, 1)
-
-    def _summary(self, status: str, error: str | None, weight: float) -> dict[str, Any]:
-        objectives = [self.final.get(key) for key in self.config.objectives]
-        return {
-            "status": status,
-            "error": error,
-            "step": self.trainer.step,
-            "total_steps": self.trainer.total_steps,
-            "seconds": self._elapsed(),
-            "beta_elbo": weight,
-            "objective": objectives if isinstance(self.config.objective, list) else objectives[0],
-            "final": self.final,
-            "best": self.best,
-            "wandb_run_id": self.run_id,
-        }
-
-
-def _seeded_model(config: RunConfig) -> VAE:
-    """The model with weights that depend on the seed alone; torch's own stream stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return build_model(config.model, config.data.image_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from vae.files import read_json, write_json
 
 FILE = "summary.json"
+
+log = logging.getLogger(__name__)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -23,5 +26,8 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def record_failure(folder: Path, error: str) -> None:
-    """Note why a run failed, beside what it had measured until then."""
-    write_summary(folder, {**read_summary(folder), "status": "failed", "error": error})
+    """Note why a run failed, beside what it had measured until then; if there is room for it."""
+    try:
+        write_summary(folder, {**read_summary(folder), "status": "failed", "error": error})
+    except OSError as reason:
+        log.warning("%s: why it failed cannot be noted (%s)", folder, reason)

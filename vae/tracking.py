@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -78,7 +80,8 @@ class Tracker(WandbRun):
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a full disk: the row that did not fit has been told of
+                self._file.close()
         self._file = None
         super().__exit__(kind, error, traceback)
 
@@ -89,6 +92,11 @@ class Tracker(WandbRun):
         self._file.write(json.dumps({key: _plain(value) for key, value in row.items()}) + "\n")
         self._file.flush()
         self.report(row)
+
+    def sync(self) -> None:
+        """Have the rows so far on the disk, and not only on their way to it."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def log_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
         """Show image files (`figures/samples` → path) on W&B, as they are at `step`."""

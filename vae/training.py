@@ -7,61 +7,33 @@ weights of one that was not.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import signal
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from omegaconf import MISSING
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vae.data.loader import TrainingBatches
-from vae.devices import DEVICES, PRECISIONS
-from vae.errors import UserError, require
+from vae.distributed import ALONE, World
+from vae.ema import Average
 from vae.interrupts import InterruptedRun, Interrupts
 from vae.interval import Interval
-from vae.losses import LossConfig, LossTerms, loss_terms
+from vae.losses import LossConfig, LossTerms, beta_at, loss_terms
 from vae.models.vae import VAE
+from vae.saving import Saving
+from vae.skipping import Skipped
+from vae.trainer_config import TrainerConfig
 
+log = logging.getLogger(__name__)
 
-@dataclass
-class TrainerConfig:
-    """How long to train, on what, and how often to look (`conf/trainer/*.yaml`)."""
-
-    epochs: int | None = MISSING  # passes over the training images; null or an int >= 1
-    max_steps: int | None = MISSING  # updates at the most; null or an int >= 1
-    precision: str = MISSING  # fp32, bf16 or auto
-    compile: bool = MISSING  # torch.compile the model
-    device: str = MISSING  # auto, cpu, cuda or mps
-    num_threads: int | None = MISSING  # CPU threads; null or an int >= 1
-    grad_clip: float | None = MISSING  # largest norm of the gradient; null or a number > 0
-    log_every: int = MISSING  # steps between rows of train/ metrics; int >= 1
-    figures_every: int = MISSING  # epochs between figures; int >= 1
-
-    def __post_init__(self) -> None:
-        for key in ("epochs", "max_steps", "num_threads"):
-            value = getattr(self, key)
-            require(value is None or value >= 1, f"trainer.{key}", value, "null or an int >= 1")
-        for key in ("log_every", "figures_every"):
-            value = getattr(self, key)
-            require(value >= 1, f"trainer.{key}", value, "an int >= 1")
-        limited = self.epochs is not None or self.max_steps is not None
-        require(limited, "trainer.epochs", None, "an int >= 1 unless trainer.max_steps is given")
-        clips = self.grad_clip is None or self.grad_clip > 0
-        require(clips, "trainer.grad_clip", self.grad_clip, "null or a number > 0")
-        known = self.precision in PRECISIONS
-        require(known, "trainer.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
-        known = self.device in DEVICES
-        require(known, "trainer.device", self.device, f"one of {', '.join(DEVICES)}")
-
-
-class NotFiniteError(UserError):
-    """The loss or its gradient became infinite or NaN."""
+SAVE, STOP = 1, 2  # what a process may ask for after a step, the most urgent last
 
 
 class Trainer:
@@ -77,8 +49,12 @@ class Trainer:
         seed: of the noise.
         autocast: the precision that the model runs in.
         step: updates done already (a resumed run's), else 0.
+        skipped: counts of those that were not finite (a resumed run's), else none.
+        pending: values of the steps that are in no row yet (a resumed run's), else none.
+        world: the processes that train together, each with its share of every batch.
         on_row: called with each row of train/ and perf/ metrics.
         on_epoch: called after each epoch, and at the end if that lies within one.
+        on_save: called where a checkpoint is due within an epoch.
     """
 
     def __init__(
@@ -93,8 +69,12 @@ class Trainer:
         seed: int,
         autocast: torch.autocast,
         step: int = 0,
+        skipped: Mapping[str, int] | None = None,
+        pending: Tensor | None = None,
+        world: World = ALONE,
         on_row: Callable[[dict[str, float]], None],
         on_epoch: Callable[[Trainer], None],
+        on_save: Callable[[], None],
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -105,12 +85,22 @@ class Trainer:
         self.seed = seed
         self.autocast = autocast
         self.step = step
+        self.skipped = Skipped(config.max_skipped, **(skipped or {}))
+        self.world = world
         self.on_row = on_row
         self.on_epoch = on_epoch
+        self.on_save = on_save
+        self.saving = Saving(config.checkpoint_every)
+        self.interval = Interval(pending)
+        self.pending = self.interval.values()
         self.parameters = list(model.parameters())
+        world.unite(model)
+        self.buffers = list(model.buffers())  # BatchNorm's statistics: a forward pass changes them
+        self.average = Average(model, config.ema) if config.ema else None
         # The compiled callable shares the module's parameters; the plain module is what
         # is evaluated and saved, so checkpoints do not know of the compiler.
         self.forward = torch.compile(model, dynamic=False) if config.compile else model
+        self._compiling = config.compile  # the first step does
 
     @property
     def total_steps(self) -> int:
@@ -138,8 +128,8 @@ class Trainer:
             interrupts: looked at after each step.
 
         Raises:
-            NotFiniteError: a loss or gradient was infinite or NaN; says where.
-            InterruptedRun: SIGINT or SIGTERM came; the current step was finished.
+            NotFiniteError: losses or gradients were infinite or NaN; says where.
+            InterruptedRun: a signal came to a process; the current step was finished.
         """
         # log lines go above the bar, not into it
         with logging_redirect_tqdm(), self._progress() as bar:
@@ -147,8 +137,10 @@ class Trainer:
                 self._train_epoch(bar, interrupts)
                 if self.step % len(self.batches) == 0 or self.step == self.total_steps:
                     self.on_epoch(self)
-                if interrupts.received:
-                    raise InterruptedRun(interrupts.received.name)
+                    self.saving.saved()
+                if self.world.max(bool(interrupts.received)):
+                    self._gather_pending()
+                    raise InterruptedRun(interrupts.received or signal.SIGTERM)  # another's
 
     def _progress(self) -> tqdm:  # type: ignore[type-arg]
         return tqdm(
@@ -164,77 +156,98 @@ class Trainer:
         """To the epoch's end, the run's end or an interrupt, with a row every `log_every` steps."""
         self.model.train()
         epoch, start = divmod(self.step, len(self.batches))
-        interval = Interval()
-        for images in interval.timed(self.batches.epoch(epoch, start)):
-            interval.add(*self._update(images))
+        self.interval.restart()
+        for images in self.interval.timed(self.batches.epoch(epoch, start)):
+            self.interval.add(*self._update(images))
             self.step += 1
+            if self._compiling:
+                log.info("first step, compiling included: %.1f s", self.interval.seconds)
+                self._compiling = False
             bar.update()
-            last = self.step == self.total_steps or interrupts.received
+            last = self.step % len(self.batches) == 0 or self.step == self.total_steps
             if self.step % self.config.log_every == 0 or last:
-                self._report(interval, bar)
-                interval.reset()
-            if last:
+                self._report(bar)
+            asks = STOP if interrupts.received else SAVE * self.saving.is_due(self.step)
+            asked = self.world.max(asks)  # all do the same after the same step
+            if asked == STOP or last:
                 break
-        self._report(interval, bar)  # what is left of the epoch
+            if asked == SAVE:
+                self._gather_pending()
+                self.on_save()
+                self.saving.saved()
 
     def _update(self, images: Tensor) -> tuple[LossTerms, Tensor]:
         """One step of the optimiser: the loss terms and the gradient's norm before clipping."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step, self.total_steps)
-        noise = step_noise(self.seed, self.step, (len(images), self.model.latent_dim))
+        size = self.batches.batch_size
+        noise = step_noise(self.seed, self.step, (size, self.model.latent_dim))
+        noise = noise[self.world.part(size)]
+        buffers = [buffer.clone() for buffer in self.buffers]
         with self.autocast:
-            logits, posterior = self.forward(images, noise.to(images.device, non_blocking=True))
-        terms = loss_terms(self.loss, logits, images, posterior)
+            noise = noise.to(images.device, non_blocking=True)
+            logits, posterior = self.forward(images, noise)
+        terms = loss_terms(
+            self.loss,
+            logits,
+            images,
+            posterior,
+            posterior.at(noise),
+            epoch=self.epoch,
+            training_images=len(self.batches.images),
+            world=self.world,
+        )
         self.optimizer.zero_grad()
         terms.loss.backward()  # type: ignore[no-untyped-call]
         grads = [p.grad for p in self.parameters if p.grad is not None]
+        self.world.average(grads)
         norm = get_total_norm(grads)
         if self.config.grad_clip:
             clip_grads_with_norm_(self.parameters, self.config.grad_clip, norm)
+        # An update that is not finite is skipped where it is computed: nothing waits to know.
+        skipped = ~norm.isfinite()
+        self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
         self.optimizer.step()
+        for buffer, before in zip(self.buffers, buffers, strict=True):
+            buffer.copy_(torch.where(skipped, before, buffer))
+        if self.average is not None:
+            self.average.update(self.model, (~skipped).float())
         return terms, norm
 
-    def _report(self, interval: Interval, bar: tqdm) -> None:  # type: ignore[type-arg]
+    def _gather_pending(self) -> None:
+        """Have in `pending` what is in no row yet: a checkpoint needs it."""
+        if self.interval.steps:
+            self.pending = self.world.mean(self.interval.values())
+
+    def _report(self, bar: tqdm) -> None:  # type: ignore[type-arg]
         """One row of the interval's averages; the only point where the loop waits for a GPU."""
-        if interval.steps == 0:
-            return
-        values = interval.values()
-        if not np.isfinite(values).all():
-            row = int(np.argmin(np.isfinite(values).all(axis=1)))
-            self._fail(self.step - len(values) + row, values[row])
-        loss, distortion, rate, norm = values.mean(axis=0)
-        seconds = interval.seconds
-        speed = len(values) * self.batches.batch_size / seconds
+        values = self.world.mean(self.interval.values()).numpy()
+        finite = self.skipped.count(values, self.step - len(values), len(self.batches))
+        averages: dict[str, float] = {}
+        if finite.any():
+            keys = (*LossTerms._fields, "grad_norm")
+            means = values[finite].mean(axis=0)
+            averages = {f"train/{key}": mean for key, mean in zip(keys, means, strict=True)}
+        seconds = self.interval.seconds
+        speed = len(self.interval.rows) * self.batches.batch_size / seconds
         bar.set_postfix_str(
-            f"loss {loss:.4f}, rate {rate:.1f}, distortion {distortion:.0f}, {speed:.0f} images/s",
-            refresh=False,
+            f"loss {averages.get('train/loss', math.nan):.4f}, {speed:.0f} images/s", refresh=False
         )
         self.on_row(
             {
                 **self.position,
-                "train/loss": loss,
-                "train/distortion": distortion,
-                "train/rate": rate,
-                "train/beta": self.loss.beta,
+                **averages,
+                "train/beta": beta_at(
+                    self.loss, (self.step - 1) / len(self.batches)
+                ),  # as lr, the last
                 "train/lr": self.optimizer.param_groups[0]["lr"],
-                "train/grad_norm": norm,
+                "train/skipped": self.skipped.total,
                 "perf/images_per_second": speed,
-                "perf/data_fraction": interval.data_seconds / seconds,
+                "perf/data_fraction": self.interval.data_seconds / seconds,
             }
         )
-
-    def _fail(self, step: int, values: np.ndarray) -> None:
-        names = ("loss", "distortion", "rate", "gradient norm")
-        bad = [
-            f"{name} = {value}"
-            for name, value in zip(names, values, strict=True)
-            if not math.isfinite(value)
-        ]
-        epoch, batch = divmod(step, len(self.batches))
-        raise NotFiniteError(
-            f"training stopped at step {step} (epoch {epoch}, batch {batch}): "
-            f"{', '.join(bad)}. Try a smaller optimizer.lr, or trainer.grad_clip=1."
-        )
+        self.interval.reset()
+        self.pending = self.interval.values()
 
 
 def step_noise(seed: int, step: int, shape: tuple[int, int]) -> Tensor:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from vae.errors import UserError
+from vae.errors import UserError, without_password
 
 MODES = ("auto", "online", "offline", "disabled")
 REACH_TIMEOUT = 5.0  # seconds for the answer to a first knock at the server's door
@@ -42,7 +42,8 @@ def resolve_mode(mode: str) -> Literal["online", "offline", "disabled"]:
         return "online"
     if mode == "online":
         raise UserError(
-            f"wandb.mode: got 'online', but there is no API key for {known.base_url}. "
+            "wandb.mode: got 'online', but there is no API key for "
+            f"{without_password(known.base_url)}. "
             "Run `wandb login` (or set WANDB_API_KEY), or take wandb.mode=offline."
         )
     return "offline"
@@ -90,8 +91,8 @@ def process_unchanged() -> Iterator[None]:
 
 
 def error_text(error: Exception) -> str:
-    """What an error of wandb's says, on one line and without the API key."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    """What an error of wandb's says, on one line and without the API key or a URL's password."""
+    text = without_password(" ".join(f"{type(error).__name__}: {error}".split()))
     key = os.environ.get("WANDB_API_KEY")
     return text.replace(key, "…") if key else text
 

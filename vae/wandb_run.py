@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import MISSING
 
-from vae.errors import require
+from vae.errors import require, without_password
 from vae.wandb_mode import (
     MODES,
     error_text,
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 # Seconds. The start of a run (wandb adds 10 of its own); the upload of what is left at its end.
 INIT_TIMEOUT = 20.0
 FINISH_TIMEOUT = 120.0
+GAVE_UP = "filestream: fatal error"
 
 
 @dataclass
@@ -99,6 +100,7 @@ class WandbRun:
             ended_well = error is None or (isinstance(error, SystemExit) and not error.code)
             with self._survive("did not take everything"):
                 self._run.finish(exit_code=0 if ended_well else 1)
+                self._require_uploaded(Path(self._run.dir).parent)
         self._run = None
 
     def report(self, row: Mapping[str, float], pictures: Mapping[str, Path] | None = None) -> None:
@@ -139,7 +141,7 @@ class WandbRun:
             except Exception as error:
                 trouble = error_text(error)
                 self.run_id = None  # for this process, the id of a failed start is in use
-        logger.warning("W&B at %s cannot be used: %s", known.base_url, trouble)
+        logger.warning("W&B at %s cannot be used: %s", without_password(known.base_url), trouble)
         return False
 
     def _start(self, mode: Literal["online", "offline"]) -> None:
@@ -171,8 +173,17 @@ class WandbRun:
             )
         self.run_id = self._run.id
 
+    def _require_uploaded(self, folder: Path) -> None:
+        """Raise an error where W&B has given up on the rows: it says so in its own log alone."""
+        log = folder / "logs" / "debug-internal.log"
+        if log.exists() and GAVE_UP in log.read_text(encoding="utf-8", errors="replace"):
+            raise PermissionError("the server refused the rows")
+
     def _sync_command(self) -> str:
-        return f"wandb sync {shlex.quote(str(Path(self._run.dir).parent))}" if self._run else "-"
+        if self._run is None:
+            return "-"
+        online = "" if self._run.offline else "--include-online "  # or it would be left out
+        return f"wandb sync {online}{shlex.quote(str(Path(self._run.dir).parent))}"
 
     @contextmanager
     def _survive(self, what: str) -> Iterator[None]:

@@ -9,7 +9,7 @@ from math import exp, log, log10
 
 from omegaconf import OmegaConf
 
-from vae.config import compose
+from vae.composing import compose
 from vae.metrics import bits_per_dim, gaussian_distortion
 from vae.overrides import ACCEPTED
 from vae.summary import write_summary

@@ -13,7 +13,7 @@ from tests.cli import TINY, call_train
 from tests.sweeps.made import make_run
 from vae.checkpoint import load_checkpoint, save_checkpoint
 from vae.cli import main
-from vae.config import compose
+from vae.composing import compose
 from vae.saved import load_run
 from vae.sweeps.comparison import read_sweep
 from vae.sweeps.faces import FACES, MOST_ROWS, choose, draw_faces

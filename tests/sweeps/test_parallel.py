@@ -114,4 +114,4 @@ def test_a_run_that_two_sweeps_want_is_trained_once(tmp_path):
         folder = tmp_path / "multirun" / "s" / run
         assert [r["step"] for r in rows(folder) if "val/bpd" in r] == list(range(4, 161, 4))
         assert load_checkpoint(folder / "checkpoints/last.pt")["step"] == 160
-        assert (folder / "train.log").read_text().count("160 steps on") == 1
+        assert (folder / "train.log").read_text().count("160 steps in fp32 on") == 1

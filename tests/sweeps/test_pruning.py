@@ -35,6 +35,7 @@ def expected_by_median(trials, startup, warmup):
     return stops
 
 
+@pytest.mark.slow
 def test_a_bad_trial_is_pruned(tmp_path):
     """Learning rates good and less so: some end early, where the median rule says."""
     arguments = [

@@ -9,7 +9,7 @@ import pytest
 
 from tests.sweeps.made import make_run, make_sweep
 from vae.cli import main
-from vae.config import compose
+from vae.composing import compose
 from vae.folders import run_lock
 from vae.summary import record_failure
 from vae.sweeps.comparison import read_sweep

@@ -1,6 +1,6 @@
-"""What Hydra is asked to do around a sweep: before its first run, after each, after its last.
+"""What Hydra is asked to do around runs: before the first, after each, after a sweep's last.
 
-Hydra turns what a callback raises into a warning, so what must stop a sweep exits.
+Hydra turns what a callback raises into a warning, so what must stop it exits.
 """
 
 from __future__ import annotations
@@ -21,13 +21,30 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from vae.config import objectives_of
 from vae.errors import UserError, without_password
-from vae.folders import remove_empty
+from vae.folders import remove_empty, require_writable
 from vae.resuming import changes
 from vae.sweeps.record import FILE, read_record, write_record
 from vae.sweeps.wandb_links import link_runs
 from vae.wandb_run import WandbConfig
 
 log = logging.getLogger(__name__)
+
+
+class RequireFolder(Callback):
+    """Sees that a run can write where it is to write, before Hydra does and anything is packed."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._require("hydra.run.dir", config.hydra.run.dir)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._require("hydra.sweep.dir", config.hydra.sweep.dir)
+
+    def _require(self, key: str, folder: str) -> None:
+        try:
+            require_writable(Path(folder))
+        except OSError as error:
+            reason = error.strerror or error
+            sys.exit(f"error: {key}: {folder} cannot be written to: {reason}. Choose another.")
 
 
 class PrepareSweep(Callback):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from omegaconf import OmegaConf
+from typing import TYPE_CHECKING
 
 from vae.errors import UserError
 from vae.sweeps.comparison import Comparison
@@ -74,7 +72,6 @@ def choose(comparison: Comparison) -> tuple[list[SweepRun], list[str]]:
 
 def _load(runs: list[SweepRun], notes: list[str]) -> tuple[Tensor, list[tuple[SweepRun, SavedRun]]]:
     """The original faces, and the models of the runs that have seen such."""
-    from vae.data import open_data
     from vae.data.loader import to_float
     from vae.saved import load_run
 
@@ -91,29 +88,15 @@ def _load(runs: list[SweepRun], notes: list[str]) -> tuple[Tensor, list[tuple[Sw
         models.append((run, saved))
     if not models:
         raise UserError(" ".join(notes) or "no run has a checkpoint yet.")
-    first, saved = models[0]
-    data = open_data(_from_where_it_ran(saved.config.data, first.folder))
     import torch
 
-    faces = data.images["val"][:FACES].copy()
+    faces = models[0][1].data.images["val"][:FACES].copy()
     return to_float(faces, torch.device("cpu")), models
 
 
 def _images_of(data: DataConfig) -> DataConfig:
     """What decides which images there are, and nothing else."""
     return replace(data, root="", num_workers=None, batch_size=2, flip=False)
-
-
-def _from_where_it_ran(data: DataConfig, run: Path) -> DataConfig:
-    """The data with their paths seen from the folder in which the run was started."""
-    try:
-        started_in = Path(OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.runtime.cwd)
-    except (OSError, AttributeError):
-        return data
-    moved: dict[str, Any] = {"root": str(started_in / data.root)}
-    if getattr(data, "path", None):  # drawn faces have none
-        moved["path"] = str(started_in / data.path)  # type: ignore[attr-defined]
-    return replace(data, **moved)
 
 
 def _label(comparison: Comparison, run: SweepRun) -> str:

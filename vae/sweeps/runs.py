@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from vae.errors import UserError
+from vae.files import read_yaml
 from vae.folders import is_locked
 from vae.losses import LossConfig, beta_elbo
 from vae.overrides import ACCEPTED
@@ -109,7 +109,7 @@ def read_run(folder: Path) -> SweepRun:
 def _read_yaml(path: Path, kind: type) -> Any:
     """A file of Hydra's as a plain dict or list, empty unless it is one."""
     try:
-        found = OmegaConf.to_container(OmegaConf.load(path))
+        found = read_yaml(path)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):
         return kind()
     return found if isinstance(found, kind) else kind()
@@ -141,7 +141,8 @@ def _metrics(row: Any) -> dict[str, float]:
 def _beta_elbo(config: dict[str, Any]) -> float | None:
     """From the configuration, as a run that is not done has no record of it."""
     try:
-        loss = LossConfig(**config["loss"])
+        keys = ("name", "beta", "kl_reduction")
+        loss = LossConfig(**{key: config["loss"][key] for key in keys})
         return beta_elbo(loss, config["data"]["image_size"], config["model"]["latent_dim"])
     except (KeyError, TypeError, ZeroDivisionError, UserError):  # damaged, or another version's
         return None

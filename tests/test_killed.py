@@ -1,0 +1,67 @@
+"""A run that is killed at any moment ends, gone on with, as one that never was: bit by bit."""
+
+import random
+import signal
+
+import pytest
+
+from tests.killed import DeathAt, ends_as, finish, kill_after, rows_of, start, state_of
+
+
+@pytest.mark.parametrize("times", [6, pytest.param(60, marks=pytest.mark.slow)])
+def test_killed_at_random_again_and_again(times, whole, folder):
+    draw = random.Random(times)
+    runs, killed = 1, 0
+    while killed < times:
+        run = folder.with_name(f"run-{runs}")
+        if kill_after(start(run), draw.uniform(0.1, 1) * whole[1]):
+            killed += 1
+        else:
+            ends_as(run, whole[0])
+            runs += 1
+    ends_as(run, whole[0])
+
+
+@pytest.mark.slow
+def test_killed_wherever_something_is_written(whole, folder, tmp_path):
+    """Also between the halves of a file, in a validation, and twice in the same place."""
+    counted = tmp_path / "count"
+    assert finish(folder, (), DeathAt(None, counted)) == 0
+    events = int(counted.read_text())
+    assert events > 100
+    for number in range(1, events + 1, 3):
+        run = folder.with_name(f"run-{number}")
+        assert finish(run, (), DeathAt(number)) == -signal.SIGKILL
+        assert finish(run, (), DeathAt(2)) == -signal.SIGKILL
+        ends_as(run, whole[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_interrupted_runs_lose_nothing_at_all(number, whole, folder):
+    """Nor have they rows of their own: what was in no row yet is in the checkpoint."""
+    process = start(folder, (), Interrupting(number))
+    process.join(60)
+    assert process.exitcode == 128 + number
+    assert state_of(folder)["step"] == 7
+    assert len(state_of(folder)["pending"]) == 1
+    assert rows_of(folder) == [row for row in rows_of(whole[0]) if row["step"] <= 6]
+    ends_as(folder, whole[0])
+
+
+class Interrupting:
+    """Sends this process a signal in its seventh step."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self):
+        import vae.training
+
+        noise = vae.training.step_noise
+
+        def interrupting(seed, step, shape):
+            if step == 6:
+                signal.raise_signal(self.number)
+            return noise(seed, step, shape)
+
+        vae.training.step_noise = interrupting

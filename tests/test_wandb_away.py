@@ -1,0 +1,90 @@
+"""W&B fails in the middle of a run: the run is as one without it, and can be uploaded later."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import wandb
+
+from tests.cli import TINY, call_train
+from tests.wandb_server import WandbServer
+from vae import wandb_run
+from vae.checkpoint import load_checkpoint
+
+RUN = [*(o for o in TINY if not o.startswith("wandb")), "trainer.epochs=5", "hydra.run.dir=run"]
+
+
+def rows(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def upload(said, server):
+    """What has arrived after the command that the warning gives."""
+    (command,) = re.findall(r"to upload the run later: wandb (.*)", said)
+    command = [sys.executable, "-m", "wandb", *shlex.split(command)]
+    known = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": server.key}
+    subprocess.run(command, env={**os.environ, **known}, check=True, capture_output=True)
+    return server.runs
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """wandb reads the environment once in a process, unless it is torn down."""
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["hangs", 403, *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("dies", 500))],
+)
+def test_a_server_that_fails_on_the_way(fault, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(wandb_run, "FINISH_TIMEOUT", 2.0)
+    report = wandb_run.WandbRun.report
+
+    def reported(run, row, pictures=None):
+        server.fault = fault
+        report(run, row, pictures)
+
+    monkeypatch.setattr(wandb_run.WandbRun, "report", reported)
+    with WandbServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", server.key)
+        code, out, err = call_train([*RUN, "wandb.mode=auto"], tmp_path, monkeypatch, capsys)
+        (cut,) = server.runs.values()
+    said = out + err
+    assert code == 0, err
+    assert said.count("All else goes on") == 1, said
+    assert "Traceback" not in said
+    folder = tmp_path / "run"
+    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+    assert load_checkpoint(folder / "checkpoints" / "last.pt")["step"] == 20
+    logged = rows(folder)
+    assert [row["step"] for row in logged if "val/bpd" in row] == [4, 8, 12, 16, 20]
+    assert cut.history == []
+    everything = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    assert not any(WandbServer.key.encode() in content for content in everything)
+    assert WandbServer.key not in said
+    with WandbServer() as healthy:
+        (run,) = upload(said, healthy).values()
+    arrived = [row["val/bpd"] for row in run.history if "val/bpd" in row]
+    assert arrived == [row["val/bpd"] for row in logged if "val/bpd" in row]
+    assert run.exit_code == 0
+
+
+def test_a_password_in_the_servers_address_is_shown_to_nobody(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_BASE_URL", "http://me:hunter2@127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", WandbServer.key)
+    code, out, err = call_train([*RUN, "wandb.mode=online"], tmp_path, monkeypatch, capsys)
+    assert code == 0
+    assert "http://me:***@127.0.0.1:9 cannot be used" in out + err
+    everything = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    for secret in ("hunter2", WandbServer.key):
+        assert secret not in out + err
+        assert not any(secret.encode() in content for content in everything)
