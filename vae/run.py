@@ -132,6 +132,7 @@ class Run:
             on_save=lambda: self._save("last"),
         )
         self.model = self.trainer.model
+        self.record = record_of(self)
         # later rows will be written again
         truncate_metrics(folder / "metrics.jsonl", self.trainer.step)
         remove_unfinished(folder)
@@ -146,7 +147,7 @@ class Run:
             NotFiniteError: a loss, a gradient or a metric was infinite or NaN.
             InterruptedRun: Ctrl-C, SIGTERM or SIGUSR1; the state is saved.
         """
-        record = record_of(self)
+        record = self.record
         log.info(
             "%s: %d parameters, %.0fM multiply-adds an image, beta_elbo %.4g, %d steps in %s on %s",
             *(self.folder, record["parameters"], record["multiply_adds"] / 1e6),

@@ -92,4 +92,14 @@ def test_multiply_adds_are_torchs_own_count(kind):
             layer.form = "plain"  # as the architecture has it
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.rand(1, 3, 32, 32), torch.randn(1, 7))
-    assert multiply_adds(config, 32) == counter.get_total_flops() / 2
+    assert multiply_adds(model, 32) == counter.get_total_flops() / 2
+
+
+def test_counting_leaves_the_model_as_it_was():
+    model = build_model(ConvConfig("conv", 7, [8, 16]), 32).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    multiply_adds(model, 32)
+    assert model.training
+    assert not any(layer._forward_hooks for layer in model.modules())
+    after = model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
