@@ -48,7 +48,9 @@ def single_run(composed: DictConfig) -> dict[str, float]:
     try:
         preset = hydra_config.runtime.choices.get("sweep")
         if preset:
-            raise UserError(f"sweep={preset} is many runs: python train.py -m sweep={preset}")
+            words = hydra_config.overrides.task
+            asked = next((w for w in words if w.startswith("experiment=")), f"sweep={preset}")
+            raise UserError(f"{asked} is many runs: python train.py -m {asked}")
         config = to_config(name_in_wandb(composed))
         with shortages_told(config, folder), run_lock(folder):
             run = prepare(config, to_dict(composed), folder, world=join())

@@ -38,7 +38,6 @@ SET_UP = {
     'pip install -e ".[faces]"',
     'pip install -e ".[export]"',
     "wandb leet multirun/mine/wandb",  # needs a terminal; seen by hand
-    "vae benchmark",  # takes minutes; tests/benchmark has a small one
     "vae dashboard multirun/mine",  # needs a login; tests/sweeps/test_dashboard.py
 }
 
@@ -47,6 +46,7 @@ def commands(page=README):
     """Each command of a page, from its code blocks and from within its sentences."""
     blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
     inline = re.findall(r"`((?:python|pip|uv|vae|wandb) [^`…]*)`", page)
+    inline = [text for text in inline if not re.fullmatch(r"vae \w+", text)]  # a name, as such
     lines = [line for block in blocks for line in block.splitlines()] + inline
     return list(dict.fromkeys(part.strip() for line in lines for part in line.split("&&")))
 

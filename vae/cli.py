@@ -14,6 +14,7 @@ from vae.commands.evaluate import add_evaluate
 from vae.commands.export import add_export
 from vae.commands.faces import add_interpolate, add_reconstruct, add_traverse
 from vae.commands.pack import add_pack
+from vae.commands.report import add_report
 from vae.commands.sample import add_sample
 from vae.errors import UserError
 
@@ -27,6 +28,7 @@ COMMANDS = (  # in the order of the help
     add_export,
     add_compare,
     add_dashboard,
+    add_report,
     add_benchmark,
     add_pack,
 )

@@ -6,6 +6,7 @@ import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -60,6 +61,16 @@ def computes_in_bf16(device: torch.device) -> bool:
         able = torch.cpu.get_capabilities()
         return any(bool(able.get(name)) for name in ("avx512_bf16", "amx_bf16"))
     return False
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself: a GPU's name, or that of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    names = Path("/proc/cpuinfo")
+    if names.exists() and "model name" in (text := names.read_text(encoding="utf-8")):
+        return text.partition("model name")[2].partition(":")[2].partition("\n")[0].strip()
+    return platform.processor() or platform.machine()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vae.devices import pick_precision
+from vae.devices import device_name, pick_precision
 from vae.losses import beta_elbo
 from vae.models.size import multiply_adds
 
@@ -52,6 +52,8 @@ def summary_of(run: Run, status: str, error: str | None) -> dict[str, Any]:
         "step": run.trainer.step,
         "total_steps": run.trainer.total_steps,
         "seconds": run.elapsed(),
+        "machine": machine_of(run),
+        "precision": precision_of(run),
         "beta_elbo": weight_of(run),
         "objective": objectives if isinstance(run.config.objective, list) else objectives[0],
         "final": run.final,
@@ -66,14 +68,25 @@ def record_of(run: Run) -> dict[str, Any]:
         **run.settings,
         "beta_elbo": weight_of(run),
         "parameters": sum(p.numel() for p in run.model.parameters()),
-        "multiply_adds": multiply_adds(run.config.model, run.config.data.image_size),  # of an image
-        "precision": pick_precision(run.config.trainer.precision, run.device),  # auto's, too
+        "multiply_adds": multiply_adds(run.model, run.config.data.image_size),  # of an image
+        "precision": precision_of(run),
     }
 
 
 def weight_of(run: Run) -> float:
     """beta in nats against nats."""
     return beta_elbo(run.config.loss, run.config.data.image_size, run.model.latent_dim)
+
+
+def precision_of(run: Run) -> str:
+    """fp32 or bf16, of `auto`, too."""
+    return pick_precision(run.config.trainer.precision, run.device)
+
+
+def machine_of(run: Run) -> str:
+    """What it computes on, by name, for whoever compares times."""
+    cpu = f" ({place_of(run)})" if run.device.type == "cpu" else ""
+    return f"{device_name(run.device)}{cpu}, torch {torch.__version__.partition('+')[0]}"
 
 
 def place_of(run: Run) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -31,6 +30,7 @@ from vae.benchmark.training import (
     prepare_training,
 )
 from vae.benchmark.workers import Prepare, take_turns, working
+from vae.devices import device_name
 from vae.models.layers import FORMS, fastest_form
 
 log = logging.getLogger(__name__)
@@ -93,16 +93,12 @@ def run_benchmark(
 
 def machine(setting: Setting) -> dict[str, Any]:
     """What was measured on."""
-    cpu = platform.processor() or platform.machine()
-    names = Path("/proc/cpuinfo")
-    if names.exists() and "model name" in (text := names.read_text(encoding="utf-8")):
-        cpu = text.partition("model name")[2].partition(":")[2].partition("\n")[0].strip()
     cuda = setting.device == "cuda"
     return {
-        "cpu": cpu,
+        "cpu": device_name(torch.device("cpu")),
         "cores": os.cpu_count(),
         "threads": setting.threads or torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if cuda else setting.device,
+        "device": device_name(torch.device("cuda")) if cuda else setting.device,
         "torch": torch.__version__,
     }
 

@@ -1,0 +1,1 @@
+"""The pages of docs/experiments: their tables and pictures, made from what was measured."""
