@@ -61,16 +61,21 @@ class UpsampleConv(nn.Conv2d):
 
     def _transposed(self, x: Tensor) -> Tensor:
         """One transposed convolution of stride 2, its 4x4 kernel added up from the 3x3 one."""
-        kernel = torch.einsum("ak,bl,oikl->ioab", self.taps, self.taps, self.weight)
+        kernel = self._add_up("ak,bl,oikl->ioab", self.taps)
         return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
 
     def _subpixel(self, x: Tensor) -> Tensor:
         """One convolution with the four outputs of each pixel as its channels, put in place."""
-        kernel = torch.einsum("pjk,qlm,oikm->pqoijl", self.phases, self.phases, self.weight)
+        kernel = self._add_up("pjk,qlm,oikm->pqoijl", self.phases)
         bias = None if self.bias is None else self.bias.repeat(4)
         y = F.conv2d(x, kernel.flatten(0, 2), bias, padding=1).permute(0, 2, 3, 1)
         y = y.reshape(*y.shape[:3], 2, 2, self.out_channels).transpose(2, 3)
         return y.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)  # from (batch, h, 2, w, 2, out)
+
+    def _add_up(self, sums: str, taps: Tensor) -> Tensor:
+        """A kernel of sums of the 3x3 one's taps: exact, to be rounded once, by the convolution."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            return torch.einsum(sums, taps, taps, self.weight)
 
 
 def group_norm(width: int) -> nn.GroupNorm:
