@@ -42,6 +42,7 @@ def follow(step, repo):
     file.write_text(text.replace(line, new), encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_recipe_works(recipe, copy):
     text = RECIPES[recipe]
