@@ -289,6 +289,7 @@ def test_auto_is_bf16_on_a_gpu_that_has_it(has_it, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux lists what a CPU can do")
+@pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="an older torch cannot say")
 def test_what_a_cpu_says_is_what_the_system_says():
     words = set(Path("/proc/cpuinfo").read_text().split())
     assert computes_in_bf16(CPU) == bool(words & {"avx512_bf16", "amx_bf16"})
@@ -342,7 +343,9 @@ def test_a_compiled_run_takes_the_same_course():
         trainer, found = make(compile=compiled)
         trainer.fit(Interrupts())
         rows.append([[row[f"train/{k}"] for k in ("loss", "rate", "grad_norm")] for row in found])
-    np.testing.assert_allclose(*rows, rtol=1e-4)
+    # Not to the last digits: a gradient near 0 may get another sign by rounding, and Adam's
+    # first steps are of the same length whatever the gradient's.
+    np.testing.assert_allclose(*rows, rtol=1e-3)
 
 
 def test_threads_are_given_back():

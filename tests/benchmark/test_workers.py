@@ -57,7 +57,7 @@ def test_memory_is_what_training_adds():
     assert list(found) == ["rate", "bytes"]
     assert found["rate"].value > 0
     activations = 64 * 4 * (3 * 64 * 64 + 4 * 16 * 32 * 32)  # bytes of four layers, and the images
-    assert activations < found["bytes"].value < 120e6  # torch alone takes 200 MB
+    assert activations < found["bytes"].value < 200e6  # a process with torch begins with more
 
 
 def test_what_a_worker_prepares_can_be_sent_to_it(monkeypatch):
@@ -84,14 +84,13 @@ def test_the_death_of_a_worker_is_told():
     assert multiprocessing.active_children() == []
 
 
-def test_a_timer_repeats_for_long_enough():
-    calls = []
-    timer = Timer(lambda: calls.append(time.sleep(0.01)), "cpu", seconds=0.055)
-    warm_up = len(calls)
-    seconds = timer()
-    assert 2 <= len(calls) - warm_up <= 6
-    assert seconds >= 0.01
-    assert len(calls) == warm_up + timer.calls
+def test_a_timer_repeats_for_long_enough(monkeypatch):
+    ends = [0.0]  # of the calls, by a clock that nothing else moves
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: ends[-1])
+    timer = Timer(lambda: ends.append(ends[-1] + 2.0), "cpu", seconds=11.0)
+    warm_up = len(ends)
+    assert timer() == 2.0
+    assert len(ends) == warm_up + 6  # 12 seconds are the first that are enough
 
 
 def test_the_time_of_a_call(monkeypatch):
