@@ -35,7 +35,7 @@ def test_the_recurrence_of_weights_and_buffers():
     expected = None
     for n in range(30):
         set_to(model, float(n * n % 7))
-        average.update(model, 1.0)
+        average.update(model, torch.tensor(1.0))
         value = float(n * n % 7)
         decay = min(0.5, (1 + n) / (10 + n))
         expected = value if expected is None else decay * expected + (1 - decay) * value

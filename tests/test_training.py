@@ -8,15 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vae.composing import compose
 from vae.data.loader import TrainingBatches
 from vae.devices import autocast, computes_in_bf16, cpu_threads, pick_device
+from vae.distributed import ALONE
 from vae.errors import UserError
 from vae.interrupts import InterruptedRun, Interrupts
 from vae.losses import LossConfig, loss_terms
 from vae.models import ConvConfig, build_model
 from vae.optimizers import OptimizerConfig, build_optimizer
+from vae.parts import build_trainer
 from vae.trainer_config import TrainerConfig
 from vae.training import Trainer, step_noise
 
@@ -295,26 +299,78 @@ def test_what_a_cpu_says_is_what_the_system_says():
     assert computes_in_bf16(CPU) == bool(words & {"avx512_bf16", "amx_bf16"})
 
 
-class Reads(TorchDispatchMode):
-    """Counts the tensors whose value Python asks for: on a GPU, each of them is waited for."""
+class Waits(TorchDispatchMode):
+    """Notes what would have Python wait for a GPU: values of its tensors, and copies to or from it.
 
-    count = 0
+    Not those from pinned memory, as which it takes what was to be pinned.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.pinned, self.noted = [], []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function is torch.ops.aten._local_scalar_dense.default
-        return function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        aten = torch.ops.aten
+        if function is aten._pin_memory.default:
+            self.pinned.append(args[0].clone())
+            return self.pinned[-1]
+        if function is aten._local_scalar_dense.default and args[0].is_cuda:
+            self.noted.append(function)
+        result = function(*args, **kwargs)
+        if function in (aten._to_copy.default, aten.copy_.default):
+            source = args[0] if function is aten._to_copy.default else args[1]
+            waits_not = kwargs.get("non_blocking") and any(source is it for it in self.pinned)
+            if source.device != result.device and not waits_not:
+                self.noted.append(function)
+        return result
 
 
-@pytest.mark.parametrize("name", ["adam", "muon"])
-def test_no_step_waits_for_a_value(name):
-    trainer, rows = make(epochs=2, log_every=6, grad_clip=0.1)
-    config = OptimizerConfig(name, 1e-3, [0.9, 0.999], 1e-8, 0.0, "constant")
-    trainer.optimizer = build_optimizer(config, trainer.model.parameters())
-    with Reads() as reads:
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["optimizer=muon", "loss/schedule=warmup"],
+        ["optimizer=adam", "trainer.grad_clip=0.1", "trainer.ema=0.9"],
+        ["optimizer=adamw", "loss=mse", "model.norm=group"],
+        ["model=residual", "loss=laplace", "loss/regularizer=free_bits"],
+        ["loss=gaussian", "loss/regularizer=capacity"],
+        ["loss/regularizer=tc"],
+        ["loss/regularizer=tc", "loss.regularizer.estimator=weighted"],
+        ["loss/regularizer=mmd", "trainer.ema=0.9"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer")  # copying a stand-in does
+def test_no_step_waits_for_a_gpu(choices, monkeypatch):
+    """On torch's stand-ins for a GPU's tensors, which have a shape and a device but no values."""
+    sizes = ["model.channels=[4,8]", "data.image_size=16", "data.batch_size=8"]
+    config = compose([*sizes, "trainer.precision=fp32", "trainer.epochs=2", *choices])
+    images = np.zeros((24, 16, 16, 3), dtype=np.uint8)
+    model = build_model(config.model, 16)  # what is moved to a stand-in's device is a real one
+    monkeypatch.setattr("vae.parts._seeded_model", lambda _: model)
+    monkeypatch.setattr("vae.parts.require_memory", lambda _: None)
+
+    def backward(loss):  # autograd's own threads want a GPU; what they do mirrors the forward pass
+        for parameter in trainer.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    rows = []
+    with FakeTensorMode(allow_non_fake_inputs=True), Waits() as waits:
+        trainer = build_trainer(
+            config, images, torch.device("cuda"), None, ALONE,
+            on_row=rows.append, on_epoch=lambda _: None, on_save=lambda: None,
+        )  # fmt: skip
+        assert waits.noted  # it saw the model go there
+        waits.noted.clear()
+        trainer._report = rows.append  # the one place that waits
         trainer.fit(Interrupts())
-        assert reads.count == 0
-        float(torch.ones(()))
-        assert reads.count == 1  # it does see them
+        assert len(trainer.interval.rows) == 6
+        assert trainer.interval.rows[0].is_cuda
+        assert waits.noted == []
+        with pytest.raises(Exception, match="scalar"):
+            trainer.interval.rows[0][0].item()
+        assert len(waits.noted) == 1  # it does see them
     assert len(rows) == 2
 
 

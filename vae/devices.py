@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vae.errors import UserError
 
@@ -61,6 +62,16 @@ def computes_in_bf16(device: torch.device) -> bool:
         able = torch.cpu.get_capabilities()
         return any(bool(able.get(name)) for name in ("avx512_bf16", "amx_bf16"))
     return False
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on the device, without waiting until it is there.
+
+    To a GPU it goes from pinned memory: from any other, the copy would be waited for.
+    """
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def device_name(device: torch.device) -> str:

@@ -89,7 +89,7 @@ def build_trainer(
     if trainer.average is not None and state is not None and state.get("ema") is not None:
         with _of_its_own_settings():  # without one, the average begins here
             trainer.average.module.load_state_dict(state["ema"]["model"])
-            trainer.average.n_averaged.fill_(state["ema"]["updates"])
+            trainer.average.n_averaged = int(state["ema"]["updates"])
     return trainer
 
 

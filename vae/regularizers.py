@@ -143,14 +143,16 @@ def total_correlation(
     # log q(z_ik | x_j) of sample i, image j, latent k: (batch, batch, latent_dim)
     errors = (latents.unsqueeze(1) - mean) * torch.exp(-0.5 * logvar)
     log_q = -0.5 * (errors.square() + logvar + math.log(2 * math.pi))
-    weights = batch_weights(len(latents), max(images, len(latents)), stratified)
-    log_weights = weights.log().to(latents.device)
+    of = max(images, len(latents))
+    log_weights = batch_weights(len(latents), of, stratified, latents.device).log()
     together = torch.logsumexp(log_q.sum(2) + log_weights, dim=1)
     alone = torch.logsumexp(log_q + log_weights.unsqueeze(2), dim=1).sum(1)
     return (together - alone).mean()
 
 
-def batch_weights(batch: int, images: int, stratified: bool) -> Tensor:
+def batch_weights(
+    batch: int, images: int, stratified: bool, device: torch.device | None = None
+) -> Tensor:
     """What q(z_i|x_j) weighs in the estimate of q(z_i), (batch, batch).
 
     Args:
@@ -159,10 +161,12 @@ def batch_weights(batch: int, images: int, stratified: bool) -> Tensor:
         stratified: 1/N for the image's own, (N-1) / (N·(B-1)) for each other: unbiased. It is
             the paper's estimator averaged over which of the others it singles out. False:
             1 / (B·N) for all, the paper's minibatch-weighted one, whose rows add up to 1/N.
+        device: where to make them; None: the CPU.
     """
     if not stratified or batch == 1:
-        return torch.full((batch, batch), 1 / (batch * images))
-    weights = torch.full((batch, batch), (images - 1) / (images * (batch - 1)))
+        return torch.full((batch, batch), 1 / (batch * images), device=device)
+    others = (images - 1) / (images * (batch - 1))
+    weights = torch.full((batch, batch), others, device=device)
     return weights.fill_diagonal_(1 / images)
 
 

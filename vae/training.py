@@ -21,6 +21,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vae.data.loader import TrainingBatches
+from vae.devices import send
 from vae.distributed import ALONE, World
 from vae.ema import Average
 from vae.interrupts import InterruptedRun, Interrupts
@@ -182,10 +183,9 @@ class Trainer:
             group["lr"] = self.learning_rate(self.step, self.total_steps)
         size = self.batches.batch_size
         noise = step_noise(self.seed, self.step, (size, self.model.latent_dim))
-        noise = noise[self.world.part(size)]
+        noise = send(noise[self.world.part(size)], images.device)
         buffers = [buffer.clone() for buffer in self.buffers]
         with self.autocast:
-            noise = noise.to(images.device, non_blocking=True)
             logits, posterior = self.forward(images, noise)
         terms = loss_terms(
             self.loss,

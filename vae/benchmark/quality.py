@@ -25,7 +25,7 @@ from vae.benchmark.workers import Figures, Measure, Prepare, take_turns, working
 from vae.composing import compose
 from vae.data import open_data
 from vae.data.loader import TrainingBatches, evaluation_batches
-from vae.devices import keep_memory
+from vae.devices import keep_memory, send
 from vae.metrics import EVALUATION_BATCH, evaluate
 from vae.optimizers import OptimizerConfig, build_optimizer, learning_rate
 from vae.training import step_noise
@@ -89,7 +89,7 @@ def prepare_run(setting: Setting, means: Means) -> Measure:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(means.optimizer, step, means.run)
             noise = step_noise(setting.seed, step, (means.batch, setting.latent_dim))
-            train(batch, noise.to(device))
+            train(batch, send(noise, device))
         synchronize(setting.device)
         seconds = time.perf_counter() - started
         measured.load_state_dict(model.state_dict())
