@@ -85,8 +85,9 @@ def precision_of(run: Run) -> str:
 
 def machine_of(run: Run) -> str:
     """What it computes on, by name, for whoever compares times."""
-    cpu = f" ({place_of(run)})" if run.device.type == "cpu" else ""
-    return f"{device_name(run.device)}{cpu}, torch {torch.__version__.partition('+')[0]}"
+    threads = run.config.trainer.num_threads or torch.get_num_threads()
+    used = f", {threads} thread{'s' * (threads > 1)}" if run.device.type == "cpu" else ""
+    return f"{device_name(run.device)}{used}, torch {torch.__version__.partition('+')[0]}"
 
 
 def place_of(run: Run) -> str:

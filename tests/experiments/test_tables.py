@@ -87,7 +87,7 @@ def test_the_set_up_in_words():
         "optimizer.name": "muon",
         "step": "600",
         "precision": "bf16",
-        "machine": "A CPU (cpu (threads: 2)), torch 2.9",
+        "machine": "A CPU, 2 threads, torch 2.9",
     }
     times = {"1": "90", "0": "150"}
     rows = [{**common, "seed": seed, "seconds": seconds} for seed, seconds in times.items()]
