@@ -99,6 +99,26 @@ def test_the_default_models_layers_in_float32(form, bias):
         torch.testing.assert_close(layer(x).double(), exact, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("width_in", "width", "side"), [(256, 128, 4), (64, 32, 16), (32, 3, 32)])
+def test_in_bfloat16_folding_costs_no_precision(width_in, width, side):
+    """Sums of taps are rounded once, as the taps are; before and after adding were 1.16 times."""
+    torch.manual_seed(0)
+    layer = UpsampleConv(width_in, width)
+    x = torch.randn(2, width_in, side, side)
+    exact = layer.double()(x.double())
+    layer.float()
+
+    def error(form):
+        layer.form = form
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(x)
+        assert y.dtype == torch.bfloat16
+        return (y - exact).square().mean().sqrt()
+
+    plain, *folded = (error(form) for form in FORMS)
+    assert max(folded) < 1.08 * plain  # 1.04 by chance, whatever the form
+
+
 def test_the_decoder_mirrors_the_encoder():
     """As many doublings as halvings, and nothing but convolutions makes the size."""
     model = build_model(config((8, 16, 32)), 64)
