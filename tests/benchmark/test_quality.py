@@ -39,7 +39,7 @@ def tiny(monkeypatch, tmp_path, kept_memory):
 
 
 def test_the_default_means_are_those_of_train_py(tiny, tmp_path, monkeypatch, capsys):
-    means = all_means()[-1]
+    means = all_means("cpu")[-1]
     assert means.run == 8
     arguments = [*TINY, "seed=3", "loss.beta=1e-4", "hydra.run.dir=run"]
     call_train(arguments, tmp_path, monkeypatch, capsys)
@@ -51,7 +51,7 @@ def test_the_default_means_are_those_of_train_py(tiny, tmp_path, monkeypatch, ca
 
 
 def test_a_faster_step_has_the_same_curve(tiny):
-    plain, fast = (replace(means, batch=8, steps=8) for means in all_means()[:2])
+    plain, fast = (replace(means, batch=8, steps=8) for means in all_means("cpu")[:2])
     assert (plain.variant, fast.variant) == (PLAIN, FAST)
     measures = [prepare_run(SMALL, means) for means in (plain, fast)]
     for _ in range(2):
@@ -60,10 +60,12 @@ def test_a_faster_step_has_the_same_curve(tiny):
         assert one["seconds"] > 0
 
 
-def test_means_are_added_one_by_one(monkeypatch):
+@pytest.mark.parametrize(("has_it", "precision"), [(False, "fp32"), (True, "bf16")])
+def test_means_are_added_one_by_one(has_it, precision, monkeypatch):
+    monkeypatch.setattr("vae.devices.computes_in_bf16", lambda _: has_it)
     faces = SimpleNamespace(images={"train": range(9600)})
     monkeypatch.setattr(quality, "open_data", lambda _: faces)  # nothing is drawn
-    means = all_means()
+    means = all_means("cpu")
 
     def parts(each):
         constant = replace(each.optimizer, schedule="constant")
@@ -73,6 +75,8 @@ def test_means_are_added_one_by_one(monkeypatch):
         same = [a == b for a, b in zip(parts(before), parts(after), strict=True)]
         assert same.count(False) == 1, (before.name, after.name)
     assert means[-1].run == 1200
+    assert means[-1].variant.precision == precision
+    assert len(means) == 5 + has_it
 
 
 def rounds(*values):
@@ -98,8 +102,8 @@ def test_the_first_turn_at_the_plain_ones_last_psnr_counts(monkeypatch):
 
 
 def test_all_means_for_each_seed(tiny, in_process, monkeypatch):
-    plain, fast = (replace(means, batch=8, steps=4) for means in all_means()[:2])
-    monkeypatch.setattr(quality, "all_means", lambda: [plain, fast])
+    plain, fast = (replace(means, batch=8, steps=4) for means in all_means("cpu")[:2])
+    monkeypatch.setattr(quality, "all_means", lambda _: [plain, fast])
     assert pickle.dumps(partial(_named, SMALL, plain))  # it is sent to a worker
     found = measure_quality(SMALL, 2)
     assert [(row["seed"], row["means"]) for row in found] == [

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from vae.benchmark import growth, suite
+from vae.benchmark.evaluation import prepare_evaluation
 from vae.benchmark.layers import prepare_layers, upsampling_layers
 from vae.benchmark.matrix import prepare_matrix
 from vae.benchmark.report import as_text
 from vae.benchmark.setting import Setting
 from vae.benchmark.statistics import Sample
-from vae.benchmark.training import BF16, COMPILED, DEFAULT, VARIANTS, image_flops
+from vae.benchmark.training import BF16, COMPILED, DEFAULT, VARIANTS, build, image_flops
 from vae.cli import main
 from vae.models.layers import FORMS, UpsampleConv, fastest_form
 
@@ -104,7 +105,8 @@ def rounds(*values):
     return [Sample(value, 0.0) for value in values]
 
 
-def test_what_is_compared_with_what():
+def test_what_is_compared_with_what(monkeypatch):
+    monkeypatch.setattr("vae.devices.computes_in_bf16", lambda _: False)
     series = {
         "training/plain": rounds(100.0, 50.0, 100.0),
         f"training/{DEFAULT.name}": rounds(250.0, 125.0, 200.0),
@@ -117,13 +119,17 @@ def test_what_is_compared_with_what():
         "data/0 workers": rounds(1000.0, 1000.0, 1000.0),
         "data/2 workers": rounds(2000.0, 2000.0, 2000.0),
     }
-    default = suite.training_row(series, DEFAULT, 10**8)  # 0.1 GFLOP an image
+    default = suite.training_row(series, DEFAULT, 10**8, "cpu")  # 0.1 GFLOP an image
     assert default["ratio"] == 2.5
     assert default["share_of_peak"] == pytest.approx(250 * 0.1 / 50)
     assert default["compile_seconds"] is None
-    bf16 = suite.training_row(series, BF16, 10**8)
+    bf16 = suite.training_row(series, BF16, 10**8, "cpu")
     assert bf16["share_of_peak"] == pytest.approx(500 * 0.1 / 100)
-    assert suite.training_row(series, COMPILED, 10**8)["compile_seconds"] == 9.0
+    assert suite.training_row(series, COMPILED, 10**8, "cpu")["compile_seconds"] == 9.0
+    monkeypatch.setattr("vae.devices.computes_in_bf16", lambda _: True)
+    default = suite.training_row(series, DEFAULT, 10**8, "cpu")
+    assert default["precision"] == "bf16"
+    assert default["share_of_peak"] == pytest.approx(200 * 0.1 / 100)
     packed, alone, two = suite.data_rows(series)
     assert (packed["ratio"], alone["ratio"], two["ratio"]) == (5.0, 1.0, 2.0)
     assert packed["share_of_step"] == 200 / 5000
@@ -156,6 +162,24 @@ def test_compiling_is_measured_where_asked_for(in_process, monkeypatch):
     assert isinstance(found["training"][-1]["compile_seconds"], float)
     assert "compiling" in as_text(found)
     assert found["growth"] is None
+
+
+@pytest.mark.parametrize(("has_it", "bytes_a_value"), [(False, 4), (True, 2)])
+def test_evaluation_is_in_the_default_runs_precision(
+    has_it, bytes_a_value, kept_memory, monkeypatch
+):
+    sizes = set()
+
+    def remember(*arguments):
+        model = build(*arguments)
+        hook = lambda _layer, _inputs, output: sizes.add(output.element_size())  # noqa: E731
+        model.encoder.blocks[0].register_forward_hook(hook)
+        return model
+
+    monkeypatch.setattr("vae.devices.computes_in_bf16", lambda _: has_it)
+    monkeypatch.setattr("vae.benchmark.evaluation.build", remember)
+    assert list(prepare_evaluation(TINY)()) == ["evaluation"]
+    assert sizes == {bytes_a_value}
 
 
 def test_layers_are_timed_in_milliseconds_each_in_its_form(kept_memory, monkeypatch):

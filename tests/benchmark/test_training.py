@@ -11,6 +11,7 @@ from vae.benchmark.training import (
     BF16,
     COMPILED,
     DEFAULT,
+    FAST,
     FOLDED,
     OPTIMIZERS,
     PLAIN,
@@ -98,8 +99,12 @@ def test_the_plain_twin_is_contiguous_and_folds_nothing():
     assert all(layouts(default))
 
 
-@pytest.mark.parametrize(("variant", "bytes_a_value"), [(DEFAULT, 4), (BF16, 2)])
-def test_a_step_trains_in_its_precision(variant, bytes_a_value, monkeypatch):
+@pytest.mark.parametrize(
+    ("variant", "has_bf16", "bytes_a_value"),
+    [(FAST, True, 4), (BF16, False, 2), (DEFAULT, False, 4), (DEFAULT, True, 2)],
+)
+def test_a_step_trains_in_its_precision(variant, has_bf16, bytes_a_value, monkeypatch):
+    monkeypatch.setattr("vae.devices.computes_in_bf16", lambda _: has_bf16)
     built = []
     sizes = []
 
@@ -155,6 +160,7 @@ def test_the_setting_is_the_default_run():
     assert default.image_size == config.data.image_size
     assert default.batch == config.data.batch_size
     assert config.loss == LOSS
+    assert DEFAULT.precision == config.trainer.precision
     muon = OPTIMIZERS[DEFAULT.optimizer]  # at the rate that the default run begins with
     assert replace(muon, schedule=config.optimizer.schedule) == config.optimizer
     ours = build(default, DEFAULT).state_dict()

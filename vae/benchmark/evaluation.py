@@ -8,7 +8,7 @@ from vae.benchmark.setting import LOSS, Setting
 from vae.benchmark.timing import Timer
 from vae.benchmark.training import DEFAULT, build
 from vae.benchmark.workers import Figures, Measure
-from vae.devices import keep_memory
+from vae.devices import autocast, keep_memory
 from vae.metrics import EVALUATION_BATCH, evaluate
 
 
@@ -17,7 +17,8 @@ def prepare_evaluation(setting: Setting) -> Measure:
     keep_memory()
     model = build(setting, DEFAULT)
     images = setting.images(EVALUATION_BATCH).contiguous(memory_format=torch.channels_last)
-    timer = Timer(lambda: evaluate(model, [images], LOSS), setting.device, setting.seconds)
+    context = autocast(DEFAULT.precision, torch.device(setting.device))
+    timer = Timer(lambda: evaluate(model, [images], LOSS, context), setting.device, setting.seconds)
 
     def measure() -> Figures:
         return {"evaluation": EVALUATION_BATCH / timer()}

@@ -25,7 +25,7 @@ from vae.benchmark.workers import Figures, Measure, Prepare, take_turns, working
 from vae.composing import compose
 from vae.data import open_data
 from vae.data.loader import TrainingBatches, evaluation_batches
-from vae.devices import keep_memory, send
+from vae.devices import keep_memory, pick_precision, send
 from vae.metrics import EVALUATION_BATCH, evaluate
 from vae.optimizers import OptimizerConfig, build_optimizer, learning_rate
 from vae.training import step_noise
@@ -47,13 +47,19 @@ class Means:
     run: int = 0  # steps of the whole run, which its schedule of the learning rate refers to
 
 
-def all_means() -> list[Means]:
-    """From the plain ones to those of `python train.py`, one change at a time."""
+def all_means(device: str) -> list[Means]:
+    """From the plain ones to those of `python train.py`, one change at a time.
+
+    Args:
+        device: cpu, cuda or mps: bf16 is among them where it computes in it.
+    """
     config = compose([])
     muon = OPTIMIZERS["muon"]
     plain = Means("plain: Adam at 1e-3, batches of 64", PLAIN, OPTIMIZERS["adam"], 64, 1000)
     fast = replace(plain, name="+ a faster step", variant=FAST)
-    matrices = replace(fast, name="+ Muon", optimizer=muon, steps=400)
+    precision = pick_precision(config.trainer.precision, torch.device(device))
+    precise = replace(fast, name=f"+ in {precision}", variant=replace(FAST, precision=precision))
+    matrices = replace(precise, name="+ Muon", optimizer=muon, steps=400)
     small = replace(matrices, name="+ batches of 32", batch=32, steps=500)
     trained = len(open_data(config.data).images["train"])
     default = replace(
@@ -63,7 +69,8 @@ def all_means() -> list[Means]:
         batch=config.data.batch_size,
         run=(config.trainer.epochs or 1) * (trained // config.data.batch_size),
     )
-    return [plain, fast, matrices, small, default]
+    changed = [precise] if precision != FAST.precision else []
+    return [plain, fast, *changed, matrices, small, default]
 
 
 def prepare_run(setting: Setting, means: Means) -> Measure:
@@ -104,7 +111,7 @@ def measure_quality(setting: Setting, seeds: int) -> list[dict[str, Any]]:
 
     The setting's batch is not used.
     """
-    means = all_means()
+    means = all_means(setting.device)
     rows = []
     for seed in range(setting.seed, setting.seed + seeds):
         log.info("time to quality, seed %d: %d rounds", seed, TURNS)

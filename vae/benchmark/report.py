@@ -63,12 +63,13 @@ def _figure(figure: dict[str, Any]) -> list[str]:
 
 
 def _training(rows: list[dict[str, Any]]) -> list[list[str]]:
-    table = [["variant", "images/s", "", "rounds", "against plain", "of the peak", "compiling, s"]]
+    table = [["variant", "in", "images/s", "", "rounds"]]
+    table[0] += ["against plain", "of the peak", "compiling, s"]
     for row in rows:
         seconds = row["compile_seconds"]
         cells = [*_figure(row["images_per_second"]), number(row["ratio"])]
         cells += [number(row["share_of_peak"]), "" if seconds is None else number(seconds)]
-        table.append([row["variant"], *cells])
+        table.append([row["variant"], row["precision"], *cells])
     return table
 
 

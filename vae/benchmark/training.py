@@ -21,7 +21,7 @@ from vae.models.layers import UpsampleConv
 from vae.models.vae import VAE
 from vae.optimizers import OptimizerConfig, build_optimizer
 
-# What is compared is how a step is computed, so all but the last of these have a plain one's Adam.
+# What is compared is how a step is computed, so all but the default have a plain one's Adam.
 OPTIMIZERS = {
     "adam": OptimizerConfig("adam", 1e-3, [0.9, 0.999], 1e-8, 0.0, "constant"),
     "muon": OptimizerConfig("muon", 2e-3, [0.9, 0.999], 1e-8, 0.0, "constant"),
@@ -36,7 +36,7 @@ class Variant:
     folded: bool = False  # upsampling and convolution in one, where the rule says so
     channels_last: bool = False
     keeps_memory: bool = False  # vae.devices.keep_memory
-    precision: str = "fp32"  # or bf16
+    precision: str = "fp32"  # or bf16, or auto: what the device computes in
     compiled: bool = False  # torch.compile
     optimizer: str = "adam"  # of OPTIMIZERS
 
@@ -47,7 +47,7 @@ CHANNELS_LAST = replace(FOLDED, name="+ channels-last", channels_last=True)
 FAST = replace(CHANNELS_LAST, name="+ allocator", keeps_memory=True)
 BF16 = replace(FAST, name="all that, in bf16", precision="bf16")
 COMPILED = replace(FAST, name="all that, compiled", compiled=True)
-DEFAULT = replace(FAST, name="all that, with Muon", optimizer="muon")
+DEFAULT = replace(FAST, name="as by default, with Muon", optimizer="muon", precision="auto")
 VARIANTS = (PLAIN, FOLDED, CHANNELS_LAST, FAST, BF16, DEFAULT)
 
 
