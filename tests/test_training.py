@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.cli import ROOT, TINY, call_train
 from vae.composing import compose
 from vae.data.loader import TrainingBatches
 from vae.devices import autocast, computes_in_bf16, cpu_threads, pick_device
@@ -439,3 +442,37 @@ def test_a_model_left_in_evaluation_mode_is_trained_all_the_same():
     statistics = [name for name in before if name.endswith("running_mean")]
     assert statistics
     assert not any(torch.equal(before[name], after[name]) for name in statistics)
+
+
+def test_a_plain_run_imports_nothing_that_it_does_not_use(tmp_path):
+    """Each of these takes half a second to two."""
+    script = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import train
+sys.argv = ["train.py", "experiment=debug", "trainer.max_steps=1", "wandb.mode=disabled"]
+train.main()
+slow = {{"torch._dynamo", "torchvision", "optuna", "matplotlib.pyplot", "sklearn", "wandb"}}
+assert not slow & set(sys.modules), slow & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert len(list(tmp_path.glob("outputs/*/*/figures/*.png"))) > 0  # it did all that a run does
+
+
+def test_a_run_begins_with_what_its_model_is(tmp_path, monkeypatch, capsys):
+    """Parameters and multiply-adds, counted by hand."""
+    sizes = ["data.image_size=64", "model.channels=[8,16]", "model.latent_dim=5"]
+    down, up = 3 * 8 * 9, 16 * 8 * 9  # weights of the first convolution of each half
+    linear = 16 * 16**2 * 5  # of each of the three projections
+    kernels, biases = 2 * down + 2 * up, 3  # the halves mirror each other
+    norms = 2 * (8 + 16) + 2 * 8
+    parameters = kernels + biases + norms + 3 * linear + 2 * 5 + 16 * 16**2
+    pixels = 16**2  # of the smallest map
+    encoding = down * 4 * pixels + up * pixels
+    decoding = up * 4 * pixels + down * 16 * pixels
+    multiply_adds = round((encoding + decoding + 3 * linear) / 1e6)
+    arguments = [*TINY, *sizes, "trainer.max_steps=1"]
+    code, out, err = call_train(arguments, tmp_path, monkeypatch, capsys)
+    assert code == 0, err
+    assert f": {parameters} parameters, {multiply_adds}M multiply-adds an image, " in out
