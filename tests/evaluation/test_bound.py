@@ -7,11 +7,13 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 
+from vae.evaluation.aggregate import AggregatePosterior
 from vae.evaluation.bound import importance_weighted_bounds
 from vae.metrics import bits_per_dim, evaluate, gaussian_distortion
 from vae.models import build_model
 from vae.models.conv import ConvConfig
 from vae.models.vae import VAE
+from vae.moments import Gaussian
 
 SIZE, LATENTS = 2, 2
 VALUES = 3 * SIZE**2
@@ -106,8 +108,32 @@ def test_more_samples_than_are_decoded_at_once(images, monkeypatch):
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(whole, parts, strict=True))
 
 
+class OnMPS(torch.Tensor):
+    """As on a Mac's GPU: float32 at most, until it is brought to the CPU."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        if func is torch.Tensor.cpu:
+            return found.as_subclass(torch.Tensor)
+        if isinstance(found, OnMPS) and found.dtype == torch.float64:
+            raise TypeError("the MPS framework doesn't support float64")
+        return found
+
+
+def test_no_float64_before_the_cpu(images):
+    expected = bounds(Linear(), images, 5)
+    found = bounds(Linear(), images.as_subclass(OnMPS), 5)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    moments, aggregate = Gaussian(LATENTS), AggregatePosterior(LATENTS)
+    aggregate.update(Linear().encode(images.as_subclass(OnMPS)))
+    moments.update(images.as_subclass(OnMPS).flatten(1)[:, :LATENTS])
+    assert (aggregate.means.count, moments.count) == (6, 6)
+
+
 def test_it_is_the_bpd_of_the_metrics_up_to_the_noise():
     """The same likelihood and prior as val/bpd: with many images the ELBOs agree."""
+    torch.manual_seed(0)
     model = build_model(ConvConfig("conv", latent_dim=3, channels=[4, 8]), 16).eval()
     images = torch.rand(64, 3, 16, 16)
     from vae.losses import LossConfig

@@ -58,7 +58,8 @@ def _log_weights(
     errors, ratios = [], []
     for part in torch.split(noise, DECODED_AT_ONCE):
         latents = posterior.at(part.to(image.device))
-        errors.append((model.decode(latents) - image).double().square().flatten(1).sum(1).cpu())
+        differences = (model.decode(latents) - image).cpu().double()  # MPS has no float64
+        errors.append(differences.square().flatten(1).sum(1))
         # log p(z) - log q(z|x); what both have of 2π cancels.
         log_q = -0.5 * (part.double().square() + posterior.logvar.cpu().double()).sum(1)
         ratios.append(-0.5 * latents.cpu().double().square().sum(1) - log_q)
