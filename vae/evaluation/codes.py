@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from vae.data.loader import evaluation_batches
@@ -24,19 +25,31 @@ class Codes:
     aggregate: AggregatePosterior  # of all images
 
 
+def batches(images: np.ndarray, device: torch.device, doing: str) -> Iterator[Tensor]:
+    """All packed images (count, size, size, 3) once, in order, with a progress bar.
+
+    Args:
+        doing: what the bar says, "encoding train".
+
+    Yields:
+        (<= EVALUATION_BATCH, 3, size, size) in [0, 1] on the device.
+    """
+    with tqdm(total=len(images), desc=doing, unit=" images", disable=None) as bar:
+        for batch in evaluation_batches(images, EVALUATION_BATCH, device):
+            yield batch
+            bar.update(len(batch))
+
+
 @torch.inference_mode()
 def posteriors(model: VAE, images: np.ndarray, doing: str) -> Iterator[Posterior]:
     """The posteriors of packed images (count, size, size, 3), in order, a batch at a time.
 
     Args:
         model: in evaluation mode; its device is where they are encoded.
-        doing: what the progress bar says, "encoding train".
+        doing: as `batches`.
     """
-    device = next(model.parameters()).device
-    with tqdm(total=len(images), desc=doing, unit=" images", disable=None) as bar:
-        for batch in evaluation_batches(images, EVALUATION_BATCH, device):
-            yield model.encode(batch)
-            bar.update(len(batch))
+    for batch in batches(images, next(model.parameters()).device, doing):
+        yield model.encode(batch)
 
 
 def encode_split(model: VAE, images: np.ndarray, most: int, name: str) -> Codes:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vae.data.loader import evaluation_batches
+from vae.evaluation.codes import batches
 from vae.evaluation.features import Features
 from vae.evaluation.frechet import frechet_distance
 from vae.evaluation.kernel import KernelDistance
@@ -47,17 +47,14 @@ def measure_distances(
     """
     reference = Gaussian(features.dimensions)
     comparisons = {name: _Comparison(features.dimensions) for name in kinds}
-    name = f"distances ({features.name})"
-    with tqdm(total=len(images), desc=name, unit=" images", disable=None) as bar:
-        for batch in evaluation_batches(images, EVALUATION_BATCH, device):
-            real = features(batch)
-            reference.update(real)
-            for kind, make in kinds.items():
-                with torch.inference_mode():
-                    made = make(batch)
-                # In steps of 1/255, as the images that they are compared with.
-                comparisons[kind].update(real, features((made * 255).round() / 255))
-            bar.update(len(batch))
+    for batch in batches(images, device, f"distances ({features.name})"):
+        real = features(batch)
+        reference.update(real)
+        for kind, make in kinds.items():
+            with torch.inference_mode():
+                made = make(batch)
+            # In steps of 1/255, as the images that they are compared with.
+            comparisons[kind].update(real, features((made * 255).round() / 255))
     return {kind: found.result(reference) for kind, found in comparisons.items()}
 
 
@@ -90,8 +87,8 @@ def decoded(model: VAE, latents: Latents) -> Images:
 
 def others(images: np.ndarray, device: torch.device) -> Images:
     """Images of the same source: the floor under all distances, as nothing real is closer."""
-    batches = evaluation_batches(images, EVALUATION_BATCH, device)
-    return lambda _: next(batches)
+    in_turn = evaluation_batches(images, EVALUATION_BATCH, device)
+    return lambda _: next(in_turn)
 
 
 def standard_normal(latent_dim: int, seed: int) -> Latents:
