@@ -4,7 +4,8 @@ CelebA's images are aligned: in 178x218 pixels the eyes are at (69, 111) and (10
 average, the corners of the mouth at (73, 152) and (105, 152). A model of such faces expects
 that of a photograph: in the centre crop of 148 the eyes are at 36 % and 63 % of the width and
 51 % of the height, the mouth at 79 % of the height, and the side is 3.8 times the distance of
-the eyes. `framing` has this for other crops; LEFT,TOP,SIDE cuts such a square from a snapshot.
+the eyes. Drawn faces are framed so, too. `framing` has this for other crops; LEFT,TOP,SIDE cuts
+such a square from a snapshot.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.data import CelebAConfig, DataConfig
+from vae.data import CelebAConfig, DataConfig, SyntheticConfig
 from vae.data.images import open_upright
 from vae.data.loader import to_float
 from vae.errors import UserError, require
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 CELEBA = (178, 218)  # pixels of its aligned images
 EYES = ((69, 111), (108, 111))  # in those pixels, on average
 MOUTH = ((73, 152), (105, 152))  # its corners
+DRAWN = 148  # the crop as which drawn faces are framed (vae/data/faces.py)
 PROPORTIONS = 0.01  # within which a picture has CelebA's
 TAKES = "auto, none, PIXELS of the centre square, or LEFT,TOP,SIDE"
 LONGEST_STEM = 24  # characters of a label in a file's name, which has up to two of them
@@ -49,8 +51,9 @@ def load_faces(
         run: decides the size and the framing; its images are opened for numbers only.
         split: train, val or test.
         crop: of pictures. `auto`: as the training images were cropped, where the picture has
-            the proportions of CelebA's and the run was trained on CelebA; else the largest
-            centre square, as `none`. `PIXELS`: a centre square. `LEFT,TOP,SIDE`: that square.
+            the proportions of CelebA's and the run was trained on CelebA or on drawn faces;
+            else the largest centre square, as `none`. `PIXELS`: a centre square.
+            `LEFT,TOP,SIDE`: that square.
 
     Returns:
         (n, 3, size, size) float32 in [0, 1] on the CPU, and what to call each of them: not
@@ -74,20 +77,28 @@ def load_faces(
     return to_float(np.stack(faces), torch.device("cpu")), _labels(words, split)
 
 
-def file_stem(label: str) -> str:
-    """What files made of a face are called by: its label, safe on any file system.
+def file_stems(labels: Sequence[str]) -> list[str]:
+    """What files made of faces are called by: the labels, safe on any file system.
 
-    >>> file_stem("me.jpg")
-    'me'
+    Without suffixes, unless there are two that differ in these alone.
+
+    >>> file_stems(["me.jpg", "you.jpg"]), file_stems(["me.jpg", "me.png"])
+    (['me', 'you'], ['me.jpg', 'me.png'])
     """
-    stem = str(Path(label).with_suffix(""))
-    safe = re.sub(r"[^\w.+-]+", "-", stem)[:LONGEST_STEM]
-    return safe if safe == stem else f"{safe}-{zlib.crc32(stem.encode()):08x}"
+    stems = [str(Path(label).with_suffix("")) for label in labels]
+    tell_apart = len(set(stems)) == len(set(labels))
+    return [safe_name(name) for name in (stems if tell_apart else labels)]
 
 
-def framing(crop: int | None) -> str:
+def safe_name(text: str) -> str:
+    """A text as a part of a file's name: safe on any file system, and another for another."""
+    safe = re.sub(r"[^\w.+-]+", "-", text)[:LONGEST_STEM]
+    return safe if safe == text else f"{safe}-{zlib.crc32(text.encode()):08x}"
+
+
+def framing(crop: int) -> str:
     """Where the eyes and the mouth are in CelebA's centre squares of `crop` pixels."""
-    left, top, side = _centre(CELEBA, min(crop or CELEBA[0], CELEBA[0]))
+    left, top, side = _centre(CELEBA, crop)
     (left_eye, eyes), (right_eye, _) = EYES
     x, other_x = ((eye - left) / side for eye in (left_eye, right_eye))
     y, mouth = ((height - top) / side for height in (eyes, MOUTH[0][1]))
@@ -136,7 +147,8 @@ def _square(crop: str, shape: tuple[int, int], data: DataConfig, word: str) -> S
         return _centre(shape, min(shape))
     numbers = crop.split(",")
     well_formed = len(numbers) in (1, 3) and all(n.strip().isdecimal() for n in numbers)
-    wants = f" (this model wants {framing(data.crop)})" if isinstance(data, CelebAConfig) else ""
+    trained = _crop_of_training(data)
+    wants = f" (this model wants {framing(trained)})" if trained else ""
     require(well_formed, "--crop", crop, TAKES + wants)
     if len(numbers) == 1:
         return _centre(shape, int(crop))
@@ -146,7 +158,8 @@ def _square(crop: str, shape: tuple[int, int], data: DataConfig, word: str) -> S
 
 def _side_of_training(shape: tuple[int, int], data: DataConfig, word: str) -> int:
     """The side of the centre square that `auto` takes; of a snapshot it says what is wanted."""
-    if not isinstance(data, CelebAConfig):
+    crop = _crop_of_training(data)
+    if crop is None:
         return min(shape)
     width, height = shape
     if abs(width / height / (CELEBA[0] / CELEBA[1]) - 1) > PROPORTIONS:
@@ -154,10 +167,19 @@ def _side_of_training(shape: tuple[int, int], data: DataConfig, word: str) -> in
             "%s: its largest centre square is taken; this model wants %s. "
             "--crop LEFT,TOP,SIDE takes such a square.",
             word,
-            framing(data.crop),
+            framing(crop),
         )
         return min(shape)
-    return min(width, round((data.crop or CELEBA[0]) * width / CELEBA[0]))
+    return min(width, round(crop * width / CELEBA[0]))
+
+
+def _crop_of_training(data: DataConfig) -> int | None:
+    """Which centre square of CelebA's images the training images show; None if they show others."""
+    if isinstance(data, SyntheticConfig):
+        return DRAWN
+    if isinstance(data, CelebAConfig):
+        return min(data.crop or CELEBA[0], CELEBA[0])
+    return None
 
 
 def _centre(shape: tuple[int, int], side: int) -> Square:

@@ -15,7 +15,7 @@ from vae import figures
 from vae.editing.directions import METHODS
 from vae.editing.learned import Learned, learn_directions
 from vae.errors import UserError, require
-from vae.photographs import file_stem, load_faces
+from vae.photographs import file_stems, load_faces, safe_name
 from vae.saved import SavedRun
 
 SHOWN = 6  # faces of the split, where none are given
@@ -58,7 +58,8 @@ def edit(
 
     Args:
         run: its model's device is where it happens.
-        faces: files, or numbers of faces of the split; none: some that lack the attributes.
+        faces: files, or numbers of faces of the split; none: some that lack the attributes, or
+            where these are taken away, some that have them.
         attributes: with one, it is shown at several strengths; with more, each at `strength`.
         strength: 1 leads from the average face without it to the average one with it;
             negative takes it away.
@@ -69,13 +70,13 @@ def edit(
         folder: where the files go; the run's if None.
 
     Raises:
-        UserError: there is no such attribute, or nothing is known of any; or a face that
-            cannot be read.
+        UserError: there is no such attribute, or there are no directions; or a face cannot
+            be read.
     """
     require(method in METHODS, "--method", method, f"one of {', '.join(METHODS)}")
     learned = learn_directions(run)
     _require_known(attributes, learned)
-    words = list(faces) or _faces_lacking(run, attributes, split)
+    words = list(faces) or _faces_to_change(run, attributes, strength, split)
     originals, labels = load_faces(words, run, split, crop)
     latents = run.model.encode(originals.to(run.device)).mode
 
@@ -86,23 +87,33 @@ def edit(
         images = (images + (originals - plain)[:, None]).clamp(0, 1)
 
     folder = folder or run.folder
-    name = "_".join([*attributes, *(["means"] if method == "means" else [])])
+    how = _how(run, method, keep_detail, crop)
     sheet = figures.table(
         torch.cat([originals[:, None], plain[:, None], images], dim=1),
-        folder / "figures" / f"edit_{name}.png",
+        folder / "figures" / f"{'_'.join(['edit', *attributes, *how])}.png",
         columns=["original", "model", *map(str, changes)],
     )
     files = []
-    for label, row in zip(labels, images, strict=True) if faces else ():
-        for change, image in zip(changes, row, strict=True):
-            if change.strength == strength:
-                named = f"{file_stem(label)}_{change.attribute}_{strength:+g}.png"
-                files.append(figures.save(figures.picture(image), folder / "edited" / named))
+    for stem, row in zip(file_stems(labels), images, strict=True) if faces else ():
+        for attribute, image in zip(attributes, row[-len(attributes) :], strict=True):
+            name = "_".join([stem, attribute, f"{strength:+g}", *how])
+            files.append(figures.save(figures.picture(image), folder / "edited" / f"{name}.png"))
     return Edited(images, sheet, files)
 
 
+def _how(run: SavedRun, method: str, keep_detail: bool, crop: str) -> list[str]:
+    """What is not as usual, for the names of files: no other picture takes one's place."""
+    words = {
+        method: method != "normal",
+        "detail": keep_detail,
+        safe_name(f"crop-{crop.replace(',', '-')}"): crop != "auto",
+        run.checkpoint: run.checkpoint != "last",
+    }
+    return [word for word, is_unusual in words.items() if is_unusual]
+
+
 def _changes(attributes: Sequence[str], strength: float) -> list[Change]:
-    """One attribute from the opposite of `strength` to it, or several at it."""
+    """One attribute from the opposite of `strength` to it, or several at it: the last are at it."""
     if len(attributes) > 1:
         return [Change(attribute, strength) for attribute in attributes]
     return [Change(attributes[0], strength * part) for part in (-1, -0.5, 0.5, 1)]
@@ -137,10 +148,16 @@ def _require_known(attributes: Sequence[str], learned: Learned) -> None:
         )
 
 
-def _faces_lacking(run: SavedRun, attributes: Sequence[str], split: str) -> list[str]:
-    """Numbers of the first faces of the split that have the fewest of the attributes."""
+def _faces_to_change(
+    run: SavedRun, attributes: Sequence[str], strength: float, split: str
+) -> list[str]:
+    """Numbers of faces of the split, the first that have the fewest of the attributes.
+
+    The most, where these are taken away.
+    """
     labels = run.data.attributes(split)
     assert labels is not None  # there were directions
     columns = [labels.names.index(attribute) for attribute in attributes]
     have = labels.values[:, columns].astype(np.int64).sum(axis=1)
-    return [str(number) for number in np.argsort(have, kind="stable")[:SHOWN]]
+    order = np.argsort(have if strength >= 0 else -have, kind="stable")
+    return [str(number) for number in order[:SHOWN]]

@@ -12,7 +12,7 @@ from vae import figures
 from vae.errors import require
 from vae.gallery import decode_strips, slerp
 from vae.gallery import interpolate as lerp
-from vae.photographs import file_stem, load_faces
+from vae.photographs import file_stems, load_faces
 from vae.saved import SavedRun
 
 WAYS = {"linear": lerp, "spherical": slerp}
@@ -56,7 +56,7 @@ def interpolate(
 
     ends = originals[:, None].expand(2, len(ways), *originals.shape[1:])[:, :, None]
     rows = torch.cat([ends[0], decoded(steps), ends[1]], dim=1)
-    name = "_".join(["interpolate", *map(file_stem, labels)])
+    name = "_".join(["interpolate", *file_stems(labels)])
     path = (folder or run.folder) / "figures" / f"{name}.png"
     between = [f"{share:.0%}" for share in torch.linspace(0, 1, steps).tolist()]
     columns = [labels[0], *between, labels[1]]

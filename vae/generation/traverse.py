@@ -16,7 +16,7 @@ from vae.evaluation.aggregate import AggregatePosterior
 from vae.evaluation.codes import posteriors
 from vae.gallery import decode_strips
 from vae.metrics import ACTIVE
-from vae.photographs import file_stem, load_faces
+from vae.photographs import file_stems, load_faces
 from vae.saved import SavedRun
 
 SEEN = 2000  # images of the split that the latents' order and ranges are measured on
@@ -83,7 +83,8 @@ def traverse(
         for latent, is_active in zip(latents, active, strict=True)
     ]
     places = torch.linspace(-REACH, REACH, steps).tolist()
-    path = (folder or run.folder) / "figures" / f"traverse_{file_stem(label)}.png"
+    (stem,) = file_stems([label])
+    path = (folder or run.folder) / "figures" / f"traverse_{stem}.png"
     columns = [f"{place:+.3g}sd" if place else "mean" for place in places]
     sheet = figures.table(decoded(steps), path, columns=columns, rows=rows)
     names = [f"z{latent}" for latent in latents]
