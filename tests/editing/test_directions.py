@@ -6,7 +6,7 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import balanced_accuracy_score
 
-from vae.editing.directions import FEWEST, balanced_accuracy, find_directions
+from vae.editing.directions import FEWEST, balanced_accuracy, count_told, find_directions
 from vae.editing.statistics import LatentStatistics
 
 NAMES = ("Smiling", "Beard", "Male")
@@ -69,8 +69,9 @@ def test_the_classifiers_are_fishers():
 
 def test_the_balanced_accuracy_is_scikit_learns():
     latents, has = faces(500, seed=3)
-    scores = directions(*faces()).scores(torch.from_numpy(latents))
-    ours = balanced_accuracy(scores, torch.from_numpy(has))
+    scores, has = directions(*faces()).scores(torch.from_numpy(latents)), torch.from_numpy(has)
+    parts = [count_told(scores[rows], has[rows]) for rows in (slice(0, 77), slice(77, 500))]
+    ours = balanced_accuracy(parts[0] + parts[1])
     for column in range(3):
         expected = balanced_accuracy_score(has[:, column], scores[:, column].numpy() > 0)
         assert ours[column].item() == pytest.approx(expected)
@@ -78,8 +79,21 @@ def test_the_balanced_accuracy_is_scikit_learns():
 
 def test_a_class_without_faces_has_no_accuracy():
     scores, has = torch.tensor([[1.0], [-1.0]]), torch.zeros(2, 1)
-    assert balanced_accuracy(scores, has).isnan().all()
-    assert balanced_accuracy(scores, 1 - has).isnan().all()
+    assert balanced_accuracy(count_told(scores, has)).isnan().all()
+    assert balanced_accuracy(count_told(scores, 1 - has)).isnan().all()
+
+
+@pytest.mark.parametrize("along", ["normal", "means"])
+def test_along_a_direction_the_classes_part_halfway_between_their_means(along):
+    latents, has = faces(together=0.5)
+    found = directions(latents, has)
+    scores = found.scores(torch.from_numpy(latents), along).numpy()
+    for column, mask in enumerate(has.T == 1):
+        lacking, having = latents[~mask].mean(0), latents[mask].mean(0)
+        places = latents @ getattr(found, along)[column].numpy()
+        halfway = (lacking + having) / 2 @ getattr(found, along)[column].numpy()
+        assert np.allclose(scores[:, column], places - halfway, atol=1e-4)
+        assert scores[mask, column].mean() == pytest.approx(-scores[~mask, column].mean(), abs=1e-4)
 
 
 def test_independent_attributes_have_their_own_axes():

@@ -1,21 +1,26 @@
 """`vae edit` on a finished run."""
 
 import json
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 
 from tests.cli import TINY, call_train
 from tests.data_sets import save_noise
 from vae.checkpoint import load_checkpoint, save_checkpoint
 from vae.cli import main
-from vae.editing.directions import balanced_accuracy
+from vae.data import SyntheticSource
+from vae.data.source import Labels
 from vae.editing.edit import edit
 from vae.editing.learned import learn_directions
+from vae.errors import UserError
 from vae.photographs import load_faces
-from vae.saved import load_run
+from vae.saved import SavedRun, load_run
 
 NAME = "Eyeglasses"
 
@@ -45,20 +50,41 @@ def test_the_directions_are_from_the_training_faces_and_tested_on_others(finishe
     for row, mask in enumerate(has.T):
         expected = latents[mask].mean(0) - latents[~mask].mean(0)
         assert np.allclose(learned.directions.means[row], expected, atol=1e-5)
-    scores = learned.directions.scores(means(run, "val"))
-    told = balanced_accuracy(scores, torch.from_numpy(labels["val"].values[:, columns].copy()))
-    assert list(learned.accuracy.values()) == pytest.approx(told.tolist(), nan_ok=True)
     assert "Wearing_Hat" not in names  # no face of the preset `core` has one
 
 
-def test_they_are_kept_and_are_of_the_checkpoint(finished, monkeypatch, caplog):
+@pytest.mark.parametrize("method", ["normal", "means"])
+def test_the_accuracy_is_that_of_the_direction_along_which_faces_move(method, finished):
     run = load_run("run")
+    learned = learn_directions(run)
+    labels = {split: run.data.attributes(split) for split in ("train", "val")}
+    latents = {split: means(run, split).numpy() for split in labels}
+    told = 0
+    for name, accuracy in learned.accuracy.items():
+        has = {split: of.values[:, of.names.index(name)] == 1 for split, of in labels.items()}
+        way = getattr(learned.directions, method)[learned.directions.names.index(name)].numpy()
+        classes = [latents["train"][has["train"] == side].mean(0) for side in (False, True)]
+        says = (latents["val"] - np.mean(classes, axis=0)) @ way > 0
+        if 0 < has["val"].mean() < 1:
+            assert accuracy[method] == pytest.approx(balanced_accuracy_score(has["val"], says))
+            told += 1
+    assert told > 5
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "best", "ema"])
+def test_they_are_kept_and_are_of_the_checkpoint(checkpoint, finished, monkeypatch, caplog):
+    stored = finished / "checkpoints" / f"{'best' if checkpoint == 'best' else 'last'}.pt"
+    state = load_checkpoint(stored)
+    state["ema"] = {"model": dict(state["model"])}
+    save_checkpoint(stored, state)
+    run = load_run("run", checkpoint)
     first = learn_directions(run)
-    file = finished / "directions" / "last.npz"
+    (file,) = (finished / "directions").iterdir()
+    assert file.name == f"{checkpoint}.npz"
     before = file.read_bytes()
     with monkeypatch.context() as none_there:
         none_there.setattr("vae.saved.SavedRun.data", None)  # not needed again
-        again = learn_directions(load_run("run"))
+        again = learn_directions(load_run("run", checkpoint))
     assert again.directions.names == first.directions.names
     assert torch.equal(again.directions.normal, first.directions.normal)
     assert again.accuracy.keys() == first.accuracy.keys()
@@ -68,13 +94,44 @@ def test_they_are_kept_and_are_of_the_checkpoint(finished, monkeypatch, caplog):
     assert "damaged" in caplog.text
     assert file.read_bytes() == before  # the same bytes, made again
 
-    checkpoint = finished / "checkpoints" / "last.pt"
-    state = load_checkpoint(checkpoint)
-    key = next(k for k in state["model"] if k.startswith("encoder") and k.endswith("weight"))
-    state["model"][key] *= 1.1
-    save_checkpoint(checkpoint, state)
-    learn_directions(load_run("run"))
+    weights = state["ema" if checkpoint == "ema" else "model"]
+    weights = weights["model"] if checkpoint == "ema" else weights
+    key = next(k for k in weights if k.startswith("encoder") and k.endswith("weight"))
+    weights[key] = weights[key] * 1.1
+    save_checkpoint(stored, state)
+    learn_directions(load_run("run", checkpoint))
     assert file.read_bytes() != before
+
+
+def test_they_are_of_the_images_and_what_is_known_of_them(finished, monkeypatch):
+    first = learn_directions(load_run("run")).directions
+    read = SyntheticSource.labels
+
+    def others(source, split):
+        known = read(source, split)
+        names, values = known["attributes"].names, known["attributes"].values
+        return known | {"attributes": Labels(names, 1 - values)}
+
+    monkeypatch.setattr(SyntheticSource, "labels", others)
+    monkeypatch.setattr("vae.data.synthetic.DRAWING_VERSION", 1000)
+    second = learn_directions(load_run("run")).directions
+    kept = [first.names.index(name) for name in second.names]
+    assert torch.allclose(second.means, -first.means[kept])
+
+    def gone(config):
+        raise UserError("there is nothing")
+
+    monkeypatch.setattr("vae.saved.open_data", gone)
+    monkeypatch.setattr("vae.editing.learned.open_source", gone)
+    assert torch.equal(learn_directions(load_run("run")).directions.means, second.means)
+
+
+def test_they_need_not_be_kept(finished, capsys, caplog):
+    """Of a run that is somebody else's, say."""
+    (finished / "directions").touch()
+    found = call(["3", "--attribute", NAME, "--out", "mine"], capsys)
+    assert found["files"] == [f"mine/figures/edit_{NAME}.png", f"mine/edited/3_{NAME}_+2.png"]
+    assert "directions: cannot be kept" in caplog.text
 
 
 @pytest.mark.parametrize("method", ["normal", "means"])
@@ -121,7 +178,34 @@ def test_files_of_given_faces(finished, capsys):
     assert [Path(file).read_bytes() for file in again] == before
 
 
-def test_without_faces_it_shows_those_that_lack_it(finished, monkeypatch):
+def test_pictures_that_differ_have_files_of_their_own(finished, capsys):
+    photographs = [save_noise(finished.parent / f"me.{kind}", seed=0) for kind in ("jpg", "png")]
+    words = [*map(str, photographs), "--attribute", NAME]
+    files = call(words, capsys)["files"][1:]
+    assert files == [f"run/edited/me.{kind}_{NAME}_+2.png" for kind in ("jpg", "png")]
+    alone = [call([word, *words[2:]], capsys)["files"][1] for word in words[:1]]
+    assert alone == [f"run/edited/me_{NAME}_+2.png"]
+    assert Path(alone[0]).read_bytes() == Path(files[0]).read_bytes()
+
+    ways = [
+        ["--method", "means"],
+        ["--keep-detail"],
+        ["--crop", "8,0,16"],
+        ["--checkpoint", "best"],
+    ]
+    made = []
+    for chosen in product([False, True], repeat=len(ways)):
+        options = [
+            word for way, is_chosen in zip(ways, chosen, strict=True) if is_chosen for word in way
+        ]
+        made += call([str(photographs[1]), "--attribute", NAME, *options], capsys)["files"]
+    assert len(set(made)) == len(made) == 2 * 2 ** len(ways)
+    assert f"run/edited/me_{NAME}_+2_means_detail_crop-8-0-16_best.png" in made
+    assert len(call(["3", "--attribute", NAME, "--strength", "0"], capsys)["files"]) == 2
+
+
+@pytest.mark.parametrize(("strength", "have"), [(1.0, False), (-1.0, True)])
+def test_without_faces_it_shows_those_that_change(strength, have, finished, monkeypatch):
     seen = []
 
     def spy(words, *arguments):
@@ -130,19 +214,46 @@ def test_without_faces_it_shows_those_that_lack_it(finished, monkeypatch):
 
     monkeypatch.setattr("vae.editing.edit.load_faces", spy)
     run = load_run("run")
-    edit(run, [], [NAME], 1.0)
+    edit(run, [], [NAME], strength)
     labels = run.data.attributes("val")
     assert len(seen) == 6
-    assert not labels.values[[int(n) for n in seen], labels.names.index(NAME)].any()
+    assert (labels.values[[int(n) for n in seen], labels.names.index(NAME)] == have).all()
 
 
 def test_the_list_is_by_accuracy(finished, capsys):
     accuracy = call(["--list"], capsys)["balanced_accuracy"]
-    known = [value for value in accuracy.values() if value is not None]
+    known = [row["normal"] for row in accuracy.values() if row["normal"] is not None]
     assert known == sorted(known, reverse=True)
-    assert NAME in accuracy
+    assert accuracy.keys() == learn_directions(load_run("run")).accuracy.keys()
     assert main(["edit", "run", "--list"]) == 0
-    assert "balanced accuracy on held-out faces" in capsys.readouterr().out
+    title, columns, *rows = capsys.readouterr().out.splitlines()
+    assert title == "balanced accuracy of each direction on held-out faces (chance is 0.5):"
+    assert columns == "normal   means  attribute"
+    row = accuracy[NAME]
+    assert f" {row['normal']:.3f}   {row['means']:.3f}  {NAME}" in rows
+
+
+def few(monkeypatch, **counts):
+    """Of some splits there are so many images only."""
+    data = load_run("run").data
+    fewer = {split: data.images[split][:count] for split, count in counts.items()}
+    monkeypatch.setattr(SavedRun, "data", replace(data, images={**data.images, **fewer}))
+
+
+def test_an_attribute_that_no_held_out_face_has_or_all(finished, monkeypatch, capsys):
+    few(monkeypatch, val=1)
+    accuracy = call(["--list"], capsys)["balanced_accuracy"]
+    assert accuracy[NAME] == {"normal": None, "means": None}
+    assert main(["edit", "run", "--list"]) == 0
+    assert f"     ?       ?  {NAME}: no held-out face has it, or all" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--list"], ["--attribute", NAME]])
+def test_too_few_faces_for_any_direction(arguments, finished, monkeypatch, capsys):
+    few(monkeypatch, train=16, val=2)
+    assert main(["edit", "run", *arguments]) == 1
+    says = "run: no attribute is on at least 10 of the 16 training images and missing on 10 more"
+    assert f"error: {says}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from vae.commands.common import (
@@ -17,6 +18,8 @@ from vae.commands.common import (
 
 if TYPE_CHECKING:
     from vae.saved import SavedRun
+
+NOT_TOLD = "no held-out face has it, or all have"
 
 
 def add_edit(commands: Commands) -> None:
@@ -45,13 +48,16 @@ def add_edit(commands: Commands) -> None:
         "takes it away; default: 2",
     )
     parser.add_argument(
-        "--list", action="store_true", help="the attributes, and how well each is told from z"
+        "--list",
+        action="store_true",
+        help="the attributes, and how well each direction tells them on held-out faces",
     )
     parser.add_argument(
         "--method",
         default="normal",
-        help="normal (the default): a classifier's normal that leaves the other attributes as "
-        "they are; means: the difference of the classes' means, with all that goes along",
+        help="normal (the default): from faces without it to those with it that are alike in the "
+        "other attributes, by a regularised linear regression on all of them; means: the "
+        "difference of the two classes' means, with all that goes along",
     )
     parser.add_argument(
         "--keep-detail",
@@ -88,15 +94,22 @@ def _edit(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace, run: SavedRun) -> None:
-    """The attributes by balanced accuracy, the best first."""
+    """The attributes by the balanced accuracy of the usual direction, the best first."""
+    from vae.editing.directions import METHODS
     from vae.editing.learned import learn_directions
 
     accuracy = learn_directions(run).accuracy
-    known = {name: value for name, value in accuracy.items() if not math.isnan(value)}
-    ordered = sorted(known, key=lambda name: -known[name])
+    known = {name: row for name, row in accuracy.items() if not any(map(math.isnan, row.values()))}
+    ordered = sorted(known, key=lambda name: -known[name][METHODS[0]])
     unknown = sorted(accuracy.keys() - known.keys())
-    lines = ["balanced accuracy on held-out faces (chance is 0.5):"]
-    lines += [f"{known[name]:.3f}  {name}" for name in ordered]
-    lines += [f"    ?  {name}: no held-out face has it, or all have" for name in unknown]
-    found = {name: known.get(name) for name in [*ordered, *unknown]}
+
+    def line(cells: Iterable[str], name: str) -> str:
+        return "  ".join([*(f"{cell:>6}" for cell in cells), name])
+
+    lines = ["balanced accuracy of each direction on held-out faces (chance is 0.5):"]
+    lines += [line(METHODS, "attribute")]
+    lines += [line((f"{known[name][m]:.3f}" for m in METHODS), name) for name in ordered]
+    lines += [line("?" * len(METHODS), f"{name}: {NOT_TOLD}") for name in unknown]
+    nothing = dict.fromkeys(METHODS)
+    found = {name: known.get(name, nothing) for name in [*ordered, *unknown]}
     show(options, {"balanced_accuracy": found}, "\n".join(lines))

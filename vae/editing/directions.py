@@ -4,8 +4,10 @@ Two kinds, of each attribute:
 
 - `means`: from the mean of the faces without it to the mean of those with it (Larsen et
   al. 2016). It takes along whatever goes with the attribute: a beard comes with a man.
-- `normal`: the normal of a linear classifier that tells faces with it from faces without it
-  which are alike in the other attributes, so that these stay as they are.
+- `normal`: from faces without it to faces with it that are alike in the other attributes, so
+  that these stay as they are: what a regularised linear regression of the latents on all
+  attributes gives this one. It is the normal of the linear classifier of such faces among
+  latents that are whitened by their spread; among the latents as they are, that is another.
 
 A step of 1 leads from the average face without it to the average face with it; for `normal`,
 of faces that are alike in the rest.
@@ -34,12 +36,21 @@ class Directions:
     names: tuple[str, ...]
     means: Tensor
     normal: Tensor
-    weights: Tensor  # of the linear classifiers: score = weights · z + biases, > 0 means has it
-    biases: Tensor  # (attributes,)
+    weights: Tensor  # of the linear classifiers: no face is moved along these
+    middles: Tensor  # halfway between the faces with it and those without
 
-    def scores(self, latents: Tensor) -> Tensor:
-        """Of latents (n, latents): (n, attributes), > 0 where the attribute seems to be there."""
-        return latents.to(self.weights) @ self.weights.T + self.biases
+    def scores(self, latents: Tensor, along: str = "weights") -> Tensor:
+        """How far along lie faces, from each attribute's middle: > 0 where it seems to be there.
+
+        Args:
+            latents: (n, latents).
+            along: weights, normal or means.
+
+        Returns:
+            (n, attributes) float64.
+        """
+        ways: Tensor = getattr(self, along)
+        return latents.to(ways) @ ways.T - (ways * self.middles).sum(1)
 
 
 def find_directions(statistics: LatentStatistics, names: tuple[str, ...]) -> Directions:
@@ -58,22 +69,36 @@ def find_directions(statistics: LatentStatistics, names: tuple[str, ...]) -> Dir
     # The covariance of all faces serves as well as that within the classes: the two differ
     # along `means` only, which changes the length of the weights alone.
     weights = torch.linalg.solve(_shrunk(statistics.all.covariance), means.T).T
-    biases = -(weights * (classes.having + classes.lacking) / 2).sum(1)
     normal = _normals(means, classes, total)
-    return Directions(tuple(names[i] for i in kept.tolist()), means, normal, weights, biases)
+    middles = (classes.having + classes.lacking) / 2
+    return Directions(tuple(names[i] for i in kept.tolist()), means, normal, weights, middles)
 
 
-def balanced_accuracy(scores: Tensor, attributes: Tensor) -> Tensor:
-    """Mean of the shares of both classes that are told right, (attributes,); chance is 1/2.
+def count_told(scores: Tensor, attributes: Tensor) -> Tensor:
+    """How many faces with and without each attribute are told right, and how many there are.
+
+    Sums of such counts over batches are those of all their faces.
 
     Args:
         scores: (n, attributes), > 0 says that it is there.
-        attributes: (n, attributes) of 0 and 1. NaN where a class has no face.
+        attributes: (n, attributes) of 0 and 1.
+
+    Returns:
+        (2, 2, attributes) int64: right and all, of those with it and those without.
     """
     has, says = attributes.bool(), scores > 0
-    right_with = (has & says).sum(0) / has.sum(0)
-    right_without = (~has & ~says).sum(0) / (~has).sum(0)
-    return (right_with + right_without) / 2
+    right, everyone = torch.stack([has & says, ~has & ~says]), torch.stack([has, ~has])
+    return torch.stack([right, everyone]).sum(2)
+
+
+def balanced_accuracy(told: Tensor) -> Tensor:
+    """Mean of the shares of both classes that are told right, (attributes,); chance is 1/2.
+
+    Args:
+        told: counts as `count_told` gives them. NaN where a class has no face.
+    """
+    shares: Tensor = told[0] / told[1]
+    return shares.mean(0)
 
 
 def _shrunk(covariance: Tensor) -> Tensor:
@@ -85,9 +110,11 @@ def _shrunk(covariance: Tensor) -> Tensor:
 def _normals(means: Tensor, classes: ClassMeans, total: int) -> Tensor:
     """For each attribute, the mean difference between faces that are alike in those held.
 
-    The coefficients of the ridge regression of the latents on the attribute and the held
-    ones. If N is the covariance that the regression leaves, the discriminant of two such
-    faces is N⁻¹ d, and its normal, measured by N as the spread of faces asks for, is d.
+    The coefficients d of the ridge regression of the latents on the attribute and the held
+    ones. If N is the covariance that the regression leaves, Fisher's discriminant of such
+    faces is N⁻¹ d. That is its plane's normal among the latents as they are, and goes where
+    faces vary least. Among whitened ones it is N^-½ d, which is a step of d among the latents,
+    and leads from the mean of the ones to the mean of the others.
     """
     shares = classes.count / total
     covariance = classes.together / total - torch.outer(shares, shares)

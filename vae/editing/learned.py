@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,52 +13,64 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae.data import open_source
 from vae.data.source import Labels
-from vae.editing.directions import Directions, balanced_accuracy, find_directions
+from vae.editing.directions import (
+    FEWEST,
+    METHODS,
+    Directions,
+    balanced_accuracy,
+    count_told,
+    find_directions,
+)
 from vae.editing.statistics import LatentStatistics
 from vae.errors import UserError
 from vae.evaluation.codes import posteriors
 from vae.files import write_atomically
-from vae.saved import SavedRun
+from vae.models import VAE
+from vae.saved import SavedRun, seen_from_here
 
-FORMAT = 1  # of the file: one of another format is made again
-ARRAYS = ("means", "normal", "weights", "biases")
+FORMAT = 2  # of the file: one of another format is made again
+ARRAYS = ("means", "normal", "weights", "middles")
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Learned:
-    """Directions, and how well their classifiers tell faces that they have not seen."""
+    """Directions, and how well each tells faces that it was not found on."""
 
     directions: Directions
-    accuracy: dict[str, float]  # attribute -> balanced accuracy on the validation split
+    # attribute -> of METHODS -> balanced accuracy on the validation split, NaN where it has
+    # no face with it, or none without
+    accuracy: dict[str, dict[str, float]]
 
 
 def learn_directions(run: SavedRun) -> Learned:
     """The directions of a run's checkpoint, out of its folder or made now and put there.
 
     One pass over the training split and one over the validation split, by the posterior's
-    means, in memory that does not grow with them.
+    means. Of the faces, only the attributes are held, a byte each.
 
     Raises:
-        UserError: nothing is known of the attributes of the run's images, or the images
-            are no longer where they were.
+        UserError: nothing is known of the attributes of the run's images, too few have any,
+            or the images are no longer where they were.
     """
     file = run.folder / "directions" / f"{run.checkpoint}.npz"
-    checkpoint = _digest(run.folder / "checkpoints" / f"{run.checkpoint}.pt")
-    learned = _read(file, checkpoint)
+    weights, images = _digest(run.model), _images_of(run)
+    learned = _read(file, weights, images)
     if learned is None:
         learned = _learn(run)
-        _write(file, learned, checkpoint)
-        log.info("directions: %s", file)
+        try:
+            _write(file, learned, weights, images)
+            log.info("directions: %s", file)
+        except OSError as error:  # somebody else's run, perhaps: it can be edited all the same
+            log.warning("directions: cannot be kept (%s); the next time finds them anew", error)
     return learned
 
 
 def _learn(run: SavedRun) -> Learned:
-    data = run.data
-    labels = {split: data.attributes(split) for split in ("train", "val")}
-    train, held_out = labels["train"], labels["val"]
+    train, held_out = (run.data.attributes(split) for split in ("train", "val"))
     if train is None or held_out is None:
         raise UserError(
             f"{run.folder}: nothing is known of the attributes of its images (data="
@@ -65,33 +78,59 @@ def _learn(run: SavedRun) -> Learned:
             "has attributes, and so has data=celeba with its list_attr_celeba."
         )
     statistics = LatentStatistics(run.model.latent_dim, len(train.names))
-    for posterior in posteriors(run.model, data.images["train"], "encoding train"):
-        start = statistics.all.count
-        rows = train.values[start : start + len(posterior.mode)]
-        statistics.update(posterior.mode.cpu(), torch.from_numpy(np.array(rows)))
+    for latents, has in _encoded(run, "train", train):
+        statistics.update(latents, has)
     directions = find_directions(statistics, train.names)
+    if not directions.names:
+        raise UserError(
+            f"{run.folder}: no attribute is on at least {FEWEST} of the {statistics.all.count} "
+            f"training images and missing on {FEWEST} more, so there are no directions to edit "
+            "along. Train on more images."
+        )
+    columns = [held_out.names.index(name) for name in directions.names]
+    told = {method: torch.zeros(2, 2, len(columns), dtype=torch.int64) for method in METHODS}
+    for latents, has in _encoded(run, "val", held_out):
+        for method in METHODS:
+            told[method] += count_told(directions.scores(latents, method), has[:, columns])
+    accuracies = torch.stack([balanced_accuracy(told[method]) for method in METHODS], dim=1)
+    rows = [dict(zip(METHODS, row, strict=True)) for row in accuracies.tolist()]
+    return Learned(directions, dict(zip(directions.names, rows, strict=True)))
 
-    encoded = posteriors(run.model, data.images["val"], "encoding val")
-    scores = [directions.scores(posterior.mode.cpu()) for posterior in encoded]
-    told = balanced_accuracy(torch.cat(scores), _columns(held_out, directions.names))
-    return Learned(directions, dict(zip(directions.names, told.tolist(), strict=True)))
+
+def _encoded(run: SavedRun, split: str, labels: Labels) -> Iterator[tuple[Tensor, Tensor]]:
+    """Posterior means (n, latents) of a split and attributes (n, all of them), by the batch."""
+    start = 0
+    for posterior in posteriors(run.model, run.data.images[split], f"encoding {split}"):
+        latents = posterior.mode.cpu()
+        rows = labels.values[start : start + len(latents)]
+        yield latents, torch.from_numpy(np.array(rows))
+        start += len(latents)
 
 
-def _columns(labels: Labels, names: tuple[str, ...]) -> Tensor:
-    """The attributes of these names, (n, names)."""
-    columns = [labels.names.index(name) for name in names]
-    return torch.from_numpy(np.array(labels.values[:, columns]))
+def _digest(model: VAE) -> str:
+    """Of the weights, whichever file they are from: the last one, or the average in it."""
+    digest = hashlib.sha256()
+    for weight in model.state_dict().values():
+        digest.update(weight.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _images_of(run: SavedRun) -> str | None:
+    """A digest of what decides the images and their attributes; None where they are gone."""
+    try:
+        source = open_source(seen_from_here(run.config.data, run.folder))
+        canonical = json.dumps(source.fingerprint(), sort_keys=True)
+    except UserError:
+        return None
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _write(file: Path, learned: Learned, checkpoint: str) -> None:
+def _write(file: Path, learned: Learned, weights: str, images: str | None) -> None:
     directions = learned.directions
     about = {
         "format": FORMAT,
-        "checkpoint": checkpoint,
+        "weights": weights,
+        "images": images,
         "names": directions.names,
         "accuracy": learned.accuracy,
     }
@@ -104,16 +143,21 @@ def _write(file: Path, learned: Learned, checkpoint: str) -> None:
     write_atomically(file, save)
 
 
-def _read(file: Path, checkpoint: str) -> Learned | None:
-    """What `_write` wrote for this very checkpoint; None if it did not, or it is damaged."""
+def _read(file: Path, weights: str, images: str | None) -> Learned | None:
+    """What `_write` wrote for these very weights and images; None if it did not, or is damaged.
+
+    Where the images are gone, what was found of them is as true as ever.
+    """
     try:
         with np.load(file, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))
-            if (about["format"], about["checkpoint"]) != (FORMAT, checkpoint):
+            if (about["format"], about["weights"]) != (FORMAT, weights):
+                return None
+            if images is not None and about["images"] != images:
                 return None
             arrays = {name: torch.from_numpy(stored[name]) for name in ARRAYS}
         return Learned(Directions(tuple(about["names"]), **arrays), about["accuracy"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # zipfile and NumPy raise nearly anything on damaged bytes
         log.warning("%s is damaged (%s); making it again", file, error)

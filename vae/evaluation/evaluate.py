@@ -13,17 +13,17 @@ from typing import Any
 import torch
 
 from vae.data import Packed, SyntheticConfig
-from vae.data.loader import evaluation_batches
-from vae.editing.directions import balanced_accuracy
+from vae.editing.directions import balanced_accuracy, count_told
 from vae.editing.learned import learn_directions
 from vae.errors import UserError, require
 from vae.evaluation import distances
 from vae.evaluation.bound import importance_weighted_bounds
-from vae.evaluation.codes import Codes, encode_split
+from vae.evaluation.codes import Codes, batches, encode_split
+from vae.evaluation.distances import Distance, Images
 from vae.evaluation.factors import drawn_factorvae_score, factor_scores
 from vae.evaluation.factorvae import BATCH
-from vae.evaluation.features import pick_features
-from vae.metrics import EVALUATION_BATCH, Evaluation, bits_per_dim, evaluate
+from vae.evaluation.features import Features, face_features, pick_features
+from vae.metrics import Evaluation, bits_per_dim, evaluate
 from vae.saved import SavedRun
 
 SPLITS = ("val", "test")
@@ -38,21 +38,19 @@ class Report:
 
     split: str
     seed: int
-    figures: dict[str, dict[str, Any]] = field(default_factory=dict)  # value, n and how, by name
-    kl_per_latent: list[float] = field(default_factory=list)  # nats
-    separability: dict[str, float] = field(default_factory=dict)  # by attribute
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)  # `measured`, by name
+    kl_per_latent: dict[str, Any] = field(default_factory=dict)  # `measured`: a list, nats
+    separability: dict[str, Any] = field(default_factory=dict)  # `measured`: by attribute
     notes: list[str] = field(default_factory=list)  # on what could not be measured
     seconds: dict[str, float] = field(default_factory=dict)  # by part: not for the record
 
     def add(self, name: str, value: float, n: int, **how: Any) -> None:
         """Record a figure that was measured on n images."""
-        self.figures[f"{self.split}/{name}"] = {
-            "value": value,
-            "n": n,
-            "split": self.split,
-            "seed": self.seed,
-            **how,
-        }
+        self.figures[f"{self.split}/{name}"] = self.measured(value, n, **how)
+
+    def measured(self, value: Any, n: int, **how: Any) -> dict[str, Any]:
+        """What was measured on n images, with what is behind it."""
+        return {"value": value, "n": n, "split": self.split, "seed": self.seed, **how}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -65,10 +63,11 @@ class Report:
 def evaluate_run(run: SavedRun, split: str = "val", seed: int = 0) -> tuple[Report, Evaluation]:
     """Measure a run's checkpoint on a split: the same run, split and seed, the same figures.
 
-    Reconstruction, rate, distortion and bpd as in training; an importance-weighted bound;
-    the aggregate posterior; distances of samples and reconstructions in features of faces
-    or of Inception; against true factors, where they are known, MIG, SAP, DCI and FactorVAE
-    score; with attributes, how well a linear classifier tells them from the latents.
+    Reconstruction, rate, distortion and bpd as in training, but in float32 whatever that ran
+    in; an importance-weighted bound; the aggregate posterior; distances of samples and
+    reconstructions in features of faces or of Inception; against true factors, where they
+    are known, MIG, SAP, DCI and FactorVAE score; with attributes, how well a linear
+    classifier tells them from the latents.
 
     Args:
         run: its model's device is where it is measured; `run.config.metrics` says how.
@@ -89,8 +88,7 @@ def evaluate_run(run: SavedRun, split: str = "val", seed: int = 0) -> tuple[Repo
     with report.part("bound"):
         _bound(run, data, report)
     with report.part("encoding"):
-        codes = encode_split(run.model, data.images[split], MOST_CODES, split)
-        report.add("aggregate_kl", codes.aggregate.kl_to_prior(), len(data.images[split]))
+        codes = _codes(run, data, report)
     with report.part("distances"):
         _distances(run, data, report)
     with report.part("factors"):
@@ -102,14 +100,16 @@ def evaluate_run(run: SavedRun, split: str = "val", seed: int = 0) -> tuple[Repo
 
 def _reconstruction(run: SavedRun, data: Packed, report: Report) -> Evaluation:
     images = data.images[report.split]
-    batches = evaluation_batches(images, EVALUATION_BATCH, run.device)
-    trained_on = len(data.images["train"])
     evaluation = evaluate(
-        run.model, batches, run.config.loss, training_images=trained_on, seed=report.seed
+        run.model,
+        batches(images, run.device, "reconstruction"),
+        run.config.loss,
+        training_images=len(data.images["train"]),
+        seed=report.seed,
     )
     for name, value in evaluation.metrics.items():
         report.add(name, value, len(images))
-    report.kl_per_latent = evaluation.kl_per_latent.tolist()
+    report.kl_per_latent = report.measured(evaluation.kl_per_latent.tolist(), len(images))
     return evaluation
 
 
@@ -126,7 +126,7 @@ def _bound(run: SavedRun, data: Packed, report: Report) -> None:
     variance = math.exp(2 * distortion / values - 1) / (2 * math.pi)
     one, many = importance_weighted_bounds(
         run.model,
-        evaluation_batches(images, EVALUATION_BATCH, run.device),
+        batches(images, run.device, "importance-weighted bound"),
         settings.bound_samples,
         variance,
         torch.Generator().manual_seed(report.seed),
@@ -136,30 +136,48 @@ def _bound(run: SavedRun, data: Packed, report: Report) -> None:
         report.add("iw_bpd" if bounds is many else "iw_bpd_1", bpd, len(images), k=k)
 
 
-def _distances(run: SavedRun, data: Packed, report: Report) -> None:
+def _codes(run: SavedRun, data: Packed, report: Report) -> Codes:
     images = data.images[report.split]
-    count = min(run.config.metrics.distance_images, len(images), len(data.images["train"]))
-    device = run.device
-    features, notes = pick_features(run.config.metrics, run.config.data, device, count)
+    codes = encode_split(run.model, images, MOST_CODES, report.split)
+    if len(images) > 1:
+        report.add("aggregate_kl", codes.aggregate.kl_to_prior(), len(images))
+    else:
+        report.notes.append("The aggregate posterior needs more than 1 image.")
+    return codes
+
+
+def _distances(run: SavedRun, data: Packed, report: Report) -> None:
+    settings, source = run.config.metrics, run.config.data
+    images, train = data.images[report.split], data.images["train"]
+    count = min(settings.distance_images, len(images), len(train))
+    features, notes = pick_features(settings, source, run.device, count)
     report.notes += notes
     if features is None:
         return
-    latents = distances.standard_normal(run.model.latent_dim, report.seed)
-    strangers = distances.choose(data.images["train"], count, report.seed)
-    kinds = {
-        "samples": distances.decoded(run.model, latents),
-        "reconstructions": distances.reconstructions(run.model),
-        "floor": distances.others(strangers, device),
-    }
     chosen = distances.choose(images, count, report.seed)
-    found = distances.measure_distances(chosen, features, device, kinds)
+    strangers = distances.choose(train, count, report.seed)
+
+    def measured(features: Features, **more: Images) -> dict[str, Distance]:
+        kinds = {
+            "reconstructions": distances.reconstructions(run.model),
+            "floor": distances.others(strangers, run.device),
+        }
+        return distances.measure_distances(chosen, features, run.device, more | kinds)
+
+    latents = distances.standard_normal(run.model.latent_dim, report.seed)
+    found = measured(features, samples=distances.decoded(run.model, latents))
     for kind, distance in found.items():
         report.add(f"{features.distance_key}_{kind}", distance.frechet, count)
         error = distance.kernel_error
         report.add(f"{features.kernel_key}_{kind}", distance.kernel, count, error=error)
-    if features.name == "faces":
-        report.add("identity_distance", found["reconstructions"].pairwise, count)
-        report.add("identity_distance_of_others", found["floor"].pairwise, count)
+    if features.name != "faces":  # Inception does not tell people apart
+        try:
+            found = measured(face_features(settings, source, run.device))
+        except UserError as error:
+            report.notes.append(f"The identity distance is left out: {error}")
+            return
+    report.add("identity_distance", found["reconstructions"].pairwise, count)
+    report.add("identity_distance_of_others", found["floor"].pairwise, count)
 
 
 def _disentanglement(run: SavedRun, data: Packed, codes: Codes, report: Report) -> None:
@@ -187,11 +205,23 @@ def _separability(run: SavedRun, data: Packed, codes: Codes, report: Report) -> 
     if attributes is None:
         report.notes.append("Attribute separability needs attributes; none are known.")
         return
-    directions = learn_directions(run).directions
+    try:
+        directions = learn_directions(run).directions
+    except UserError as error:  # too few images
+        report.notes.append(f"Attribute separability is left out: {error}")
+        return
     columns = [attributes.names.index(name) for name in directions.names]
-    truth = torch.from_numpy(attributes.values[: len(codes.means), columns].copy())
-    told = balanced_accuracy(directions.scores(torch.from_numpy(codes.means)), truth)
+    count = len(codes.means)
+    truth = torch.from_numpy(attributes.values[:count, columns].copy())
+    told = balanced_accuracy(count_told(directions.scores(torch.from_numpy(codes.means)), truth))
     known = ~told.isnan()
+    if not known.any():
+        report.notes.append(
+            "Attribute separability needs an attribute that some images have and some lack; "
+            f"among {count:,} there is none."
+        )
+        return
     pairs = zip(directions.names, told.tolist(), known.tolist(), strict=True)
-    report.separability = {name: value for name, value, is_known in pairs if is_known}
-    report.add("attribute_separability", told[known].mean().item(), len(codes.means))
+    by_name = {name: value for name, value, is_known in pairs if is_known}
+    report.separability = report.measured(by_name, count)
+    report.add("attribute_separability", told[known].mean().item(), count)

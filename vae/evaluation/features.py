@@ -93,8 +93,14 @@ def inception_features(weights: str, device: torch.device) -> Features:
     return Features("inception", network, inception.DIMENSIONS, device)
 
 
-def face_features(box: Sequence[float], device: torch.device) -> Features:
-    """Those that tell faces apart, of the face in `box`; UserError as `load_face_net`."""
+def face_features(settings: MetricsConfig, data: DataConfig, device: torch.device) -> Features:
+    """Those that tell faces apart; UserError as `load_face_net`.
+
+    Args:
+        settings: where the face is in the images.
+        data: the images' source, which knows it if the settings do not say.
+    """
+    box = settings.face_box or face_box(data)
     network = nn.Sequential(FaceCrop(box), face_net.load_face_net())
     return Features("faces", network, face_net.DIMENSIONS, device)
 
@@ -108,8 +114,7 @@ def pick_features(
     more about their number than about the model.
 
     Args:
-        settings: where Inception's weights are, and where the face is.
-        data: the images' source, which knows where the face is if the settings do not say.
+        settings, data: as `face_features`; the settings know of Inception's weights, too.
         device: where to compute them.
         count: images on the smaller side of the comparison.
 
@@ -132,7 +137,7 @@ def pick_features(
     if count <= face_net.DIMENSIONS:
         return None, [*notes, _too_few("The face distance", face_net.DIMENSIONS, count)]
     try:
-        return face_features(settings.face_box or face_box(data), device), notes
+        return face_features(settings, data, device), notes
     except UserError as error:
         return None, [*notes, str(error)]
 
