@@ -127,7 +127,7 @@ def test_the_files_need_nothing_of_this_project(format, exports, saved, tmp_path
     np.savez(tmp_path / "inputs.npz", **{key: values.numpy() for key, values in inputs.items()})
     script = USE[format] + MAIN
     subprocess.run(
-        [sys.executable, "-I", "-c", script, tmp_path], cwd=tmp_path, check=True, timeout=120
+        [sys.executable, "-I", "-c", script, tmp_path], cwd=tmp_path, check=True, timeout=300
     )
     found = np.load(tmp_path / "outputs.npz")
     for key, values in inputs.items():
