@@ -52,6 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # what cannot be read or written: a full disk, somebody else's folder
+        reason = f"{error.filename}: {error.strerror}." if error.filename else error
+        print(f"error: {reason}", file=sys.stderr)
+        return 1
     return 0
 
 

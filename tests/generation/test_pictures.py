@@ -154,6 +154,39 @@ def test_separate_samples_are_those_of_the_sheet(finished, capsys):
     assert torch.equal(pixels, (expected[2].permute(1, 2, 0) * 255).round().byte())
 
 
+MORE = {
+    "reconstruct": ["3"],
+    "interpolate": ["1", "2"],
+    "traverse": ["3"],
+    "edit": ["3", "--attribute", "Smiling"],
+    "export": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("file", "--out: got 'file', but it takes a folder, and that is a file."),
+        ("file/below", "file/below: Not a directory."),
+    ],
+)
+@pytest.mark.parametrize("command", ["evaluate", "sample", *MORE])
+def test_a_place_where_nothing_can_be_written_is_told_of_first(
+    command, out, says, finished, monkeypatch, capsys
+):
+    (finished.parent / "file").touch()
+    monkeypatch.setattr("vae.saved.open_data", None)  # nothing is computed before
+    assert main([command, "run", "--out", out, *MORE.get(command, [])]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {says}"
+
+
+def test_a_file_that_cannot_be_written_is_one_message(finished, capsys):
+    (finished / "figures" / "samples_standard.png").mkdir()
+    assert main(["sample", "run"]) == 1
+    says = "error: run/figures/samples_standard.png: Is a directory."
+    assert capsys.readouterr().err.splitlines()[-1] == says
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

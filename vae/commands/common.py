@@ -70,8 +70,9 @@ def add_framing(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="of photographs: auto (as the training images were, for pictures of CelebA's "
         "proportions; else the largest centre square), none (the largest centre square), PIXELS "
-        "(a centre square) or LEFT,TOP,SIDE. A model of CelebA (crop 148) wants the eyes at 36 "
-        "and 63 %% of the width and 51 %% of the height: a side of 3.8 times their distance",
+        "(a centre square) or LEFT,TOP,SIDE. A model of CelebA (crop 148) or of drawn faces wants "
+        "the eyes at 36 and 63 %% of the width and 51 %% of the height: a side of 3.8 times their "
+        "distance",
     )
 
 
@@ -91,9 +92,22 @@ def open_run(options: argparse.Namespace) -> tuple[SavedRun, list[str]]:
     return run, others
 
 
-def out_folder(options: argparse.Namespace) -> Path:
-    """Where the results go."""
-    return Path(options.out or options.run_folder)
+def out_folder(options: argparse.Namespace, below: str = "") -> Path:
+    """Where the results go, which is seen to be possible before they are computed.
+
+    Args:
+        below: in the run's folder, where no other is given.
+
+    Raises:
+        UserError, OSError: why they cannot go there.
+    """
+    from vae.errors import require
+    from vae.folders import require_writable
+
+    folder = Path(options.out or Path(options.run_folder, below))
+    require(not folder.is_file(), "--out", str(folder), "a folder, and that is a file")
+    require_writable(folder)
+    return folder
 
 
 def show(options: argparse.Namespace, found: dict[str, Any], text: str) -> None:

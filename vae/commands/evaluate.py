@@ -36,8 +36,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.wandb:
         reporting = replace(run.config.wandb, mode=options.wandb)
         run = replace(run, config=replace(run.config, wandb=reporting))
-    report, pictures = evaluate_and_record(run, options.split, options.seed, out_folder(options))
-    file = out_folder(options) / FILE
+    folder = out_folder(options)
+    report, pictures = evaluate_and_record(run, options.split, options.seed, folder)
+    file = folder / FILE
     found = {
         "run": str(run.folder),
         "checkpoint": run.checkpoint,

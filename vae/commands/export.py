@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from vae.commands.common import Commands, add_run_command, open_run, show
+from vae.commands.common import Commands, add_run_command, open_run, out_folder, show
 
 
 def add_export(commands: Commands) -> None:
@@ -35,7 +34,7 @@ def _export(options: argparse.Namespace) -> None:
     from vae.export import export_run
 
     run, _ = open_run(options)
-    folder = Path(options.out or run.folder / "export")
+    folder = out_folder(options, "export")
     formats = dict.fromkeys(options.format or ["torch"])
     exports = [made for name in formats for made in export_run(run, name, folder, options.seed)]
     found = {
