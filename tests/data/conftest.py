@@ -1,6 +1,9 @@
 """What all tests of the data share."""
 
 import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,3 +38,23 @@ def quick(monkeypatch: pytest.MonkeyPatch, workers: None) -> None:
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(pool.multiprocessing, "get_context", lambda _: fork)
     monkeypatch.setattr(packing.os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def as_nobody() -> Callable[[], AbstractContextManager[None]]:
+    """`with as_nobody():` without root's right to read everything; others have not got it.
+
+    Nothing may be imported meanwhile, and what is looked at is to be named from a folder that
+    was gone to before: Python and the folders above may be root's own.
+    """
+
+    @contextmanager
+    def nobody() -> Iterator[None]:
+        user = os.geteuid()
+        os.seteuid(65534 if user == 0 else user)
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+
+    return nobody

@@ -122,6 +122,16 @@ def test_says_what_it_found_instead_of_images(tmp_path):
         source(tmp_path / "a.txt")
 
 
+def test_a_folder_in_one_that_may_not_be_entered(pictures, as_nobody, monkeypatch):
+    monkeypatch.chdir(pictures.parent)
+    pictures.chmod(0)
+    try:
+        with as_nobody(), pytest.raises(UserError, match="there is no pictures/a"):
+            source("pictures/a")
+    finally:
+        pictures.chmod(0o700)
+
+
 def test_too_few_images_for_three_splits(tmp_path):
     save_noise(tmp_path / "only.png")
 

@@ -103,7 +103,7 @@ def _existing_folder(path: str | None) -> Path:
     if not path or path == MISSING:
         raise UserError("data.path: not given. Give the folder of images: data.path=FOLDER.")
     root = Path(path).expanduser()
-    if not root.exists():
+    if not os.path.exists(root):  # a Path's own raises where a folder above may not be entered
         raise UserError(
             f"data.path: there is no {root} (looked in {Path.cwd()}). "
             "Give the folder of images: data.path=FOLDER."

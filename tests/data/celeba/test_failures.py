@@ -16,6 +16,7 @@ from tests.data.celeba.standing_in import (
     PARTITION,
     ZIP,
     refusal,
+    source,
     vae_pack,
 )
 from tests.data_sets import save_noise
@@ -77,6 +78,12 @@ def page_as(name):
     return saved
 
 
+def lose_the_middle(folder):
+    with (folder / IMAGES / "000013.jpg").open("r+b") as file:
+        file.seek(4000)
+        file.write(bytes(512))
+
+
 def truncate(folder):
     os.truncate(folder / IMAGES / "000013.jpg", 2000)
 
@@ -127,6 +134,7 @@ HINT = "data\\.on_corrupt=skip"
             [f"{ATTRIBUTE_LIST}: is only Git LFS's pointer", "git lfs pull"],
         ),
         (truncate, [f"{BAD}: .*JPEG.* truncated", "Mend or remove it", HINT]),
+        (lose_the_middle, [f"{BAD}: the JPEG image is damaged", "Mend or remove it", HINT]),
         (write(f"{IMAGES}/000013.jpg", b"hello"), [f"{BAD}: not an image, but text", HINT]),
         (write(f"{IMAGES}/000013.jpg", PAGE.encode()), [f"{BAD}: .*an HTML or XML page", HINT]),
         (write(f"{IMAGES}/000013.jpg", b""), [f"{BAD}: the file is empty", HINT]),
@@ -142,6 +150,16 @@ def test_in_a_folder(damage, says, celeba):
         assert re.search(part, text), text
 
 
+@pytest.mark.parametrize("name", ["list_eval_partition.csv", "list_attr_celeba.csv"])
+def test_a_page_saved_as_csv(name, celeba_in):
+    folder = celeba_in("kaggle")
+    page_as(name)(folder)
+
+    text = refusal(folder)
+    assert f"{folder / name}: is an HTML page" in text
+    assert all(part in text for part in ("quota", "Remove it", *WAYS))
+
+
 def test_an_archive_beside_a_part_of_its_images_is_pointed_to(celeba, celeba_made):
     shutil.copy(celeba_made("zip") / ZIP, celeba)
     remove(9)(celeba)
@@ -149,16 +167,19 @@ def test_an_archive_beside_a_part_of_its_images_is_pointed_to(celeba, celeba_mad
     assert f"remove the folder: {ZIP} beside it is read in place" in refusal(celeba)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 @pytest.mark.parametrize("name", [".", IMAGES, PARTITION, ATTRIBUTE_LIST, f"{IMAGES}/000013.jpg"])
-def test_what_may_not_be_read(name, celeba):
+def test_what_may_not_be_read(name, celeba, as_nobody, monkeypatch):
+    source(celeba).read("val", 0, 1)  # imports all that is needed
+    monkeypatch.chdir(celeba.parent)
     (celeba / name).chmod(0)
     try:
-        text = refusal(celeba)
+        with as_nobody(), pytest.raises(UserError) as caught:
+            source(Path("celeba")).read("train", 0, 24)
     finally:
         (celeba / name).chmod(0o700)
-    assert str(celeba / name) in text
-    assert "Permission denied" in text
+    assert re.search(
+        f"{Path('celeba', name)}:? cannot be read: Permission denied", str(caught.value)
+    )
 
 
 def test_a_picture_folder_that_is_no_celeba(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from tests.data.celeba.standing_in import (
     write_shard,
 )
 from tests.data_sets import save_noise
+from vae.errors import UserError
 
 SNAPSHOTS = Path("hub", "datasets--flwrlabs--celeba", "snapshots")
 
@@ -189,17 +189,37 @@ def test_a_stray_parquet_file_is_not_taken_for_the_images(celeba, is_whole):
     assert "lacks the partition" in refusal(celeba)
 
 
-def test_a_folder_that_may_not_be_read_is_passed_over(celeba, is_whole, monkeypatch):
-    (celeba / "lost+found").mkdir()
-    scandir = os.scandir
+@pytest.mark.parametrize("mode", [0, 0o400, 0o100])
+def test_a_folder_that_may_not_be_entered_is_passed_over(
+    mode, celeba, is_whole, as_nobody, monkeypatch
+):
+    monkeypatch.chdir(celeba.parent)
+    assert is_whole(Path("celeba"))  # imports all that is needed
+    (celeba / "lost+found" / "inside").mkdir(parents=True)
+    (celeba / "link").symlink_to(celeba / "lost+found" / "inside")
+    (celeba / "lost+found").chmod(mode)
+    try:
+        with as_nobody():
+            assert is_whole(Path("celeba"))
+    finally:
+        (celeba / "lost+found").chmod(0o700)
 
-    def guarded(path):
-        if Path(path).name == "lost+found":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", guarded)
+def test_a_link_to_itself_is_passed_over(celeba, is_whole):
+    (celeba / "loop").symlink_to("loop")
+
     assert is_whole(celeba)
+
+
+def test_below_a_folder_that_may_not_be_entered(celeba, as_nobody, monkeypatch):
+    monkeypatch.chdir(celeba.parents[1])
+    for path in (Path("data/celeba"), Path("data/celeba") / IMAGES):
+        celeba.parent.chmod(0)
+        try:
+            with as_nobody(), pytest.raises(UserError, match=f"there is no {path}"):
+                source(path)
+        finally:
+            celeba.parent.chmod(0o700)
 
 
 def test_shards_with_the_split_as_folder(celeba_made, tmp_path, is_whole):

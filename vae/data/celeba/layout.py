@@ -35,6 +35,7 @@ class Found:
     archives: list[Path] = field(default_factory=list)  # *.zip
     shards: list[Path] = field(default_factory=list)  # *.parquet
     kinds: Counter[str] = field(default_factory=Counter)  # files by suffix, for messages
+    closed: dict[Path, str] = field(default_factory=dict)  # folders not looked into, and why
 
     @property
     def is_sharded(self) -> bool:
@@ -62,16 +63,17 @@ def look_below(root: Path) -> Found:
     Raises:
         UserError: the folder is not there.
     """
-    if root.is_file():
+    # os.path throughout: a Path's own questions raise where a folder above may not be entered.
+    if os.path.isfile(root):
         root = root.parent  # data.path=.../img_align_celeba.zip
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(
             f"data.path: there is no {root} (looked in {Path.cwd()}). Put CelebA there, or give "
             f"the folder where it is: data.path=FOLDER.\n{WAYS}\n"
             "To try things without it: data=synthetic."
         )
     if not os.access(root, os.R_OK | os.X_OK):
-        raise UserError(f"data.path: {root} cannot be read: permission denied.")
+        raise UserError(f"data.path: {root} cannot be read: Permission denied.")
     found = _search(root)
     # data.path=.../Img/img_align_celeba: what belongs to the images is beside them, or above.
     if root.name in (IMAGES, "Img") and not found.lists:
@@ -94,14 +96,16 @@ def require_whole(root: Path, found: Found) -> Store:
         lacking.append("the partition (list_eval_partition.txt or .csv)")
     if store and not lacking:
         return store
-    hint = ""
+    closed = itertools.islice(found.closed.items(), 3)
+    hints = [f" {folder} cannot be read: {why}." for folder, why in closed]
     if not store and found.archives:
-        hint = f" Unpack {found.archives[0].name}; only {IMAGES}.zip is read in place."
+        hints += [f" Unpack {found.archives[0].name}; only {IMAGES}.zip is read in place."]
     elif any(path.name == "img_celeba" for path in found.image_folders):
-        hint = " img_celeba/ are the photographs before alignment."
+        hints += [" img_celeba/ are the photographs before alignment."]
     raise UserError(
-        f"data.path: {root} lacks {' and '.join(lacking)} (it holds {_inventory(found)}).{hint}"
-        + f"\n{WAYS}\nFor pictures without CelebA's lists: data=folder data.path=FOLDER."
+        f"data.path: {root} lacks {' and '.join(lacking)} (it holds {_inventory(found)})."
+        f"{''.join(hints)}\n{WAYS}\n"
+        "For pictures without CelebA's lists: data=folder data.path=FOLDER."
     )
 
 
@@ -119,11 +123,11 @@ def _search(root: Path, depth: int = DEPTH) -> Found:
 def _look_into(folder: Path, found: Found) -> list[Path]:
     """Note what lies in a folder; the folders in it."""
     inside = []
-    for entry in _entries(folder):
+    for entry in _entries(folder, found):
         suffix = Path(entry.name).suffix.lower()
         if entry.name.startswith(".") or entry.name == "__MACOSX":
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             inside.append(folder / entry.name)
             continue
         found.kinds[suffix or "without a suffix"] += 1
@@ -136,17 +140,24 @@ def _look_into(folder: Path, found: Found) -> list[Path]:
     # By name, since in a folder of many images a glance may not reach them.
     for kind, stem in LISTS.items():
         for suffix in (".txt", ".csv"):
-            if (folder / f"{stem}{suffix}").exists():
+            if os.path.exists(folder / f"{stem}{suffix}"):
                 found.lists.setdefault(kind, folder / f"{stem}{suffix}")
     return sorted(inside)
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+def _entries(folder: Path, found: Found) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             yield from sorted(itertools.islice(entries, GLANCE), key=lambda entry: entry.name)
-    except OSError:
-        return  # lost+found/ and the like
+    except OSError as error:  # lost+found/ and the like
+        found.closed[folder] = str(error.strerror)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a folder that may not be entered
+        return False
 
 
 def _inventory(found: Found) -> str:
