@@ -187,6 +187,8 @@ def change(old, new):
         (ATTRIBUTE_LIST, change("000013.jpg", "000012.jpg"), r"000012\.jpg more than once|000013"),
         (IDENTITIES, change("000030.jpg", "30.jpg"), r"1 of the images .*000030\.jpg"),
         (IDENTITIES, change("000013.jpg", "000013.jpg ?"), r"line 13 .*000013\.jpg \?"),
+        (IDENTITIES, change("000013.jpg", "000013.jpg --1"), r"line 13 .*000013\.jpg --1"),
+        (IDENTITIES, lambda text: f"{text}000031.jpg {'1' * 5000}", r"line 31 .*000031\.jpg 11"),
         (LANDMARKS, change("000013.jpg", "000013.jpg 1e3"), r"line 15 .*000013\.jpg 1e3"),
     ],
 )
@@ -197,6 +199,19 @@ def test_a_damaged_list_is_named_with_its_line(name, damage, says, celeba):
     assert str(celeba / name) in text
     assert re.search(says, text), text
     assert f"Get {name} again" in text
+
+
+@pytest.mark.parametrize("place", [1, 2, 13])
+@pytest.mark.parametrize("beginning", ["", '"', "000013.jpg,"])
+def test_a_line_without_end_in_a_csv(place, beginning, celeba_in):
+    """Its words are longer than Python's reader takes."""
+    file = celeba_in("kaggle") / "list_attr_celeba.csv"
+    edit_lines(file, lambda lines: [*lines[:place], beginning + "x" * 140_000, *lines[place:]])
+
+    text = refusal(file.parent)
+    assert f"{file}: " in text
+    assert f"Get {file.name} again" in text
+    assert len(text) < 400
 
 
 def test_random_damage_gives_errors_for_the_user_or_none(celeba):

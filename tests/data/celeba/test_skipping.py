@@ -140,6 +140,37 @@ def test_images_without_a_split_are_left_out_and_said(celeba, caplog):
     assert (packed.landmarks("train").values == known()["landmarks"][kept]).all()
 
 
+@pytest.mark.parametrize("layout", ["official", "zip", "kaggle"])
+def test_what_the_partition_alone_knows_is_left_out_and_said(
+    layout, celeba_in, celeba_made, caplog
+):
+    folder = celeba_in(layout)
+    (file,) = folder.glob("list_eval_partition.*")
+    between = "," if layout == "kaggle" else " "
+    lines = file.read_text().splitlines(keepends=True)
+    more = [f"00004{number}.jpg{between}0\n" for number in range(7)]
+    file.write_text("".join([*lines[:10], *more, *lines[10:]]))
+    packed = pack(folder, on_corrupt="skip")
+
+    assert re.search(r"lacks 7 of the 37 .*000040\.jpg.* They are left out", caplog.text)
+    assert [line.split("\t")[0] for line in packed.skipped()] == ["train"] * 7
+    images = np.concatenate([packed.images[split] for split in SPLITS])
+    assert (images == all_pixels(source(celeba_made("official")))).all()
+    for split in SPLITS:
+        for kind in ("attributes", "landmarks"):
+            values = getattr(packed, kind)(split).values
+            np.testing.assert_array_equal(values, known()[kind][rows(split)])
+
+
+def test_an_image_without_attributes_is_refused(celeba):
+    (celeba / IMAGES / "000040.jpg").write_bytes((celeba / IMAGES / "000001.jpg").read_bytes())
+    with (celeba / PARTITION).open("a") as lines:
+        lines.write("000040.jpg 0\n000041.jpg 0\n")
+
+    says = r"list_attr_celeba\.txt: 1 of the images have no line here \(000040\.jpg\)"
+    assert re.search(says, refusal(celeba, on_corrupt="skip"))
+
+
 def test_nothing_is_skipped_where_all_is_well(celeba):
     packed = pack(celeba, on_corrupt="skip")
 

@@ -61,7 +61,7 @@ class ListedCelebA:
         """Attributes, identities and landmarks of the first images of a split, where listed.
 
         Raises:
-            UserError: a line of a list is not right, or an image is not in it.
+            UserError: a line of a list is not right, or an image that is there is not in it.
         """
         rows = self._rows[split][:count]
         labels = {}
@@ -82,8 +82,8 @@ class ListedCelebA:
         """The lists' columns and values, row by row as in the partition: parsed once."""
         kinds = [kind for kind in ("attributes", "identities", "landmarks") if kind in self.lists]
         tables = {kind: read_list(self.lists[kind], kind) for kind in kinds}
-        names = self._partition.names
-        return {kind: (table.columns, table.of(names)) for kind, table in tables.items()}
+        names, there = self._partition.names, self.store.names
+        return {kind: (table.columns, table.of(names, there)) for kind, table in tables.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         """For workers: without the tables, which they do not need."""

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +34,7 @@ RANGES = {  # of the numbers; in words, attributes may also be True and False
 }
 TYPES = {"partition": np.int8, "attributes": np.int8, "identities": np.int32, "landmarks": np.int16}
 WORDS = ("true", "false")
+LONGEST = 100_000  # characters of a line that are looked at: csv raises on a longer word
 
 
 @dataclass(frozen=True)
@@ -43,22 +46,30 @@ class Table:
     names: np.ndarray  # (images,) of str
     values: np.ndarray  # (images, columns) of int
 
-    def of(self, names: np.ndarray) -> np.ndarray:
-        """The values of some images, (len(names), columns).
+    def of(self, names: np.ndarray, there: Callable[[], set[str]]) -> np.ndarray:
+        """The values of some images, (len(names), columns); zeros for one that is not there.
+
+        Args:
+            names: of the images.
+            there: which images there are; asked only if some have no line, since it takes time.
 
         Raises:
-            UserError: one of them has no line.
+            UserError: an image that is there has no line.
         """
         if np.array_equal(self.names, names):
             return self.values  # as CelebA comes: every list in the same order
         row_of = {name: row for row, name in enumerate(self.names.tolist())}
         unlisted = [name for name in names.tolist() if name not in row_of]
+        if unlisted:  # what is not there either, data.on_corrupt=skip leaves out
+            images = there()
+            unlisted = [name for name in unlisted if name in images]
         if unlisted:
             raise UserError(
                 f"{self.file}: {len(unlisted)} of the images have no line here "
                 f"({first_of(unlisted)}). {again(self.file)}"
             )
-        return self.values[[row_of[name] for name in names.tolist()]]
+        values = np.vstack([self.values, np.zeros_like(self.values[:1])])
+        return values[[row_of.get(name, -1) for name in names.tolist()]]
 
 
 class Form(NamedTuple):
@@ -72,7 +83,8 @@ class Form(NamedTuple):
     in_words: bool  # True and False
 
     def words(self, line: str) -> list[str]:
-        """The words of a line."""
+        """The words of a line; of one as long as no line is, those at its beginning."""
+        line = line[:LONGEST]
         if not self.has_commas:
             return line.split()
         return [word.strip() for word in next(csv.reader([line.replace("\0", "")]), [])]
@@ -85,7 +97,7 @@ class Form(NamedTuple):
         if self.in_words:
             return len(words) == self.width and all(word.lower() in WORDS for word in words)
         low, high = RANGES[self.kind]
-        numbers = [int(word) for word in words if word.lstrip("-").isdecimal()]
+        numbers = [int(word) for word in words if re.fullmatch(r"[-+]?[0-9]{1,99}", word)]
         right = [number for number in numbers if low <= number <= high]
         return len(words) == len(right) == self.width
 
