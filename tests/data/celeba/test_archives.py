@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
+import zipfile
 from pathlib import Path
 from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED, ZipFile
 
@@ -160,6 +162,29 @@ def test_a_damaged_directory(place, new, zipped):
         assert "000013.jpg" in "".join(pack(zipped, on_corrupt="skip").skipped())
     else:
         assert str(zipped / ZIP) in refusal(zipped, on_corrupt="skip")
+
+
+@pytest.mark.parametrize("place", [4, 12, 20])  # size, packed size and place, of 8 bytes each
+@pytest.mark.parametrize("value", [1 << 40, (1 << 63) - 1, (1 << 64) - 1])
+def test_a_damaged_directory_of_a_large_archive(place, value, zipped, monkeypatch):
+    files = contents(zipped / ZIP)
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)  # every member is a large one
+    build(zipped / ZIP, files)
+    pack(zipped)
+    shutil.rmtree(zipped.parent / "cache")
+    content = (zipped / ZIP).read_bytes()
+    extra = entry(content, all_members()[12]) + 46 + len(all_members()[12])
+    overwrite(zipped / ZIP, extra + place, value.to_bytes(8, "little"))
+    if place == 4:  # of the image unpacked: not needed
+        pack(zipped)
+        return
+
+    text = refusal(zipped)
+    assert str(zipped / ZIP) in text
+    assert "000013.jpg: the archive is damaged here" in text
+    assert HINT in text
+    (skipped,) = pack(zipped, on_corrupt="skip").skipped()
+    assert "000013.jpg" in skipped
 
 
 def test_random_damage_gives_whole_images_or_errors_for_the_user(zipped, pixels):

@@ -8,7 +8,7 @@ from zipfile import ZIP_STORED
 
 import pytest
 
-from tests.celeba_stand_in import LAYOUTS
+from tests.celeba_stand_in import LAYOUTS, NUM
 from tests.data.celeba.standing_in import (
     ATTRIBUTE_LIST,
     IMAGES,
@@ -20,6 +20,7 @@ from tests.data.celeba.standing_in import (
     source,
     write_shard,
 )
+from vae.data.celeba.stores import TAIL
 
 SETTINGS = {"crop": 140, "image_size": 24, "num_images": 20}
 
@@ -117,6 +118,11 @@ def test_another_archive_changes_it(celeba_in):
     rewrite_zip(folder / ZIP, change, ZIP_STORED)
     assert (folder / ZIP).stat().st_size == size
     assert mark(folder) != before
+
+
+def test_all_members_of_an_archive_of_full_size_are_in_it():
+    """Info-ZIP adds 24 bytes to each entry at the archive's end: times and owners."""
+    assert NUM * (46 + len(f"{IMAGES}/000001.jpg") + 24) < TAIL
 
 
 @pytest.mark.parametrize("number", [0, 12, 29])

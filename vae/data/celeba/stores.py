@@ -16,7 +16,7 @@ from vae.data.images import is_image_name
 from vae.data.source import ImageError
 from vae.errors import UserError
 
-TAIL = 1 << 24  # bytes: the list of 202,599 members at an archive's end is 15 MB
+TAIL = 1 << 25  # bytes: the list of 202,599 members at an archive's end is 15 to 20 MB
 
 
 Place = tuple[int, int, int, int]  # where a member begins, packed size, method, checksum
@@ -111,12 +111,14 @@ class ZipStore:
         start, size, method, checksum = member
         try:
             with open(self.path, "rb") as file:
+                if start + size > file.seek(0, os.SEEK_END):
+                    raise EOFError("it would end after the archive")
                 file.seek(start)
                 header = file.read(30)  # its last two fields: lengths of name and extra field
                 file.seek(sum(struct.unpack("<HH", header[26:30])), os.SEEK_CUR)
                 packed = file.read(size)
             content = zlib.decompress(packed, -zlib.MAX_WBITS) if method else packed
-        except (OSError, struct.error, zlib.error) as error:
+        except (OSError, EOFError, struct.error, zlib.error) as error:
             raise ImageError(f"{where}: the archive is damaged here ({error}).") from error
         if zlib.crc32(content) != checksum:
             raise ImageError(f"{where}: the archive is damaged here (other checksum).")
