@@ -43,9 +43,10 @@ class Tiny:
         bad: Iterable[tuple[str, int]] = (),  # images that cannot be read
         kinds: Iterable[str] = ("attributes", "identities"),
         says: str = "",  # of the bad images, in place of what is said below
+        gate: Path | None = None,  # all jobs but the first wait until this file is there
     ) -> None:
         self.calls, self.size, self.fails, self.seconds = calls, size, fails, seconds
-        self.bad, self.kinds, self.says = list(bad), list(kinds), says
+        self.bad, self.kinds, self.says, self.gate = list(bad), list(kinds), says, gate
 
     def fingerprint(self) -> dict[str, Any]:
         return {"size": self.size}
@@ -57,6 +58,8 @@ class Tiny:
         with open(self.calls, "a") as file:
             file.write(f"{split} {start} {os.getpid()}\n")
         time.sleep(self.seconds)
+        if self.gate and (split, start) != JOBS[0]:
+            wait_until(self.gate.exists)
         if self.fails == "disk" and split == "val":
             raise OSError(errno.ENOSPC, "No space left on device")
         if self.fails == "killed" and split == "val":
@@ -106,14 +109,15 @@ def asked(calls: Path) -> list[tuple[str, int]]:
 
 
 def pids(calls: Path) -> set[int]:
-    return {int(line.split()[2]) for line in calls.read_text().splitlines()}
+    lines = calls.read_text().splitlines() if calls.exists() else []
+    return {int(line.split()[2]) for line in lines}
 
 
 def packing_code(root: Path, calls: Path, num_workers: int, skip: bool, **options: Any) -> str:
     """A program that packs."""
     return (
         "import logging, signal\n"
-        "from pathlib import Path\n"
+        "from pathlib import Path, PosixPath\n"  # the second for the options
         "from tests.data import tiny as t\n"
         "from vae.data import pool\n"
         "logging.basicConfig(level='INFO')\n"
