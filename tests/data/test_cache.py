@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,6 +148,16 @@ def test_what_was_left_out_and_is_mended_is_packed_again(tmp_path, calls, caplog
         assert (packed.images[split] == images).all()
 
 
+def test_one_of_many_that_is_not_mended_keeps_the_cache(tmp_path, calls):
+    bad = [("train", row) for row in range(21)]
+    folder = open_or_pack(Tiny(calls, bad=bad), config(tmp_path, skip=True)).folder
+    before = contents(folder)
+    for left in bad:
+        with pytest.raises(UserError, match="left out: 21"):
+            open_or_pack(Tiny(calls, bad=[left]), config(tmp_path))
+        assert contents(folder) == before
+
+
 @pytest.mark.parametrize("says", ["two\nlines.jpg: bad", "a\ttab.jpg", "caf\udce9.jpg", "\u2028"])
 def test_skip_lists_any_file_name(tmp_path, calls, says):
     source = Tiny(calls, bad=BAD, says=says)
@@ -197,7 +208,7 @@ def test_several_at_once_pack_once(tmp_path, calls, caplog):
 
 
 def test_one_that_waits_goes_on_when_the_packer_is_killed(tmp_path, calls, caplog):
-    packer = start_packing(tmp_path, calls, 1, seconds=0.5)
+    packer = start_packing(tmp_path, calls, 1, gate=tmp_path / "never")
     wait_until(lambda: len(asked(calls)) == 2)
     with caplog.at_level(logging.INFO), ThreadPoolExecutor() as threads:
         waiting = threads.submit(open_or_pack, Tiny(tmp_path / "again"), config(tmp_path))
@@ -223,3 +234,19 @@ def test_a_disk_that_is_away_for_a_moment_is_no_damage(tmp_path, calls, monkeypa
     with pytest.raises(UserError, match=r"train\.npy: cannot be read: Stale file handle"):
         open_or_pack(Tiny(calls), config(tmp_path))
     assert contents(folder) == before
+
+
+def test_a_bad_sector_is_damage_when_every_byte_is_read(tmp_path, calls, monkeypatch):
+    folder = open_or_pack(Tiny(calls), config(tmp_path)).folder
+
+    def read(file: Path, *_: object, all_of_it: bool = False) -> list[int]:
+        if all_of_it and file.name == "train.npy":
+            raise OSError(errno.EIO, "Input/output error")
+        return [0] if all_of_it and file.name == "val.npy" else []
+
+    monkeypatch.setattr("vae.data.cache.damaged_blocks", read)
+    with pytest.raises(UserError) as caught:
+        verify(Tiny(calls), config(tmp_path))
+    assert str(folder) in str(caught.value)
+    assert "train.npy cannot be read (Input/output error)" in str(caught.value)
+    assert "val.npy is damaged in 1 of 1 MiB (the first at byte 0)" in str(caught.value)

@@ -34,7 +34,6 @@ from vae.data.source import SPLITS, DataConfig, ImageError, ImageSource, Labels
 from vae.errors import UserError
 from vae.files import FULL, free_bytes
 
-GLANCES = 20  # of the images that were left out, looked at again at each start
 UNGUARDED = "A script that packs must do so under `if __name__ == '__main__':`."
 
 log = logging.getLogger(__name__)
@@ -118,20 +117,26 @@ def verify(source: ImageSource, config: DataConfig) -> Packed:
     if not folder.exists():
         raise UserError(f"{folder}: nothing is packed yet. Without --verify, it is.")
     if not fault:
-        files = _read_index(folder)["files"]
-        damage = {
-            name: damaged_blocks(folder / name, entry["crc32"], all_of_it=True)
-            for name, entry in files.items()
-        }
-        fault = "; ".join(
-            f"{name} is damaged in {len(blocks)} of {len(files[name]['crc32'])} MiB "
-            f"(the first at byte {blocks[0] * BLOCK:,})"
-            for name, blocks in damage.items()
-            if blocks
-        )
+        files = _read_index(folder)["files"].items()
+        damage = [_damage(folder / name, entry["crc32"]) for name, entry in files]
+        fault = "; ".join(filter(None, damage))
     if fault:
         raise UserError(f"{folder}: {fault}. Remove this folder: the next run packs it again.")
     return _open(folder)
+
+
+def _damage(file: Path, expected: list[int]) -> str:
+    """What is wrong with a file of a cache, "" if nothing is: every byte is read."""
+    try:
+        blocks = damaged_blocks(file, expected, all_of_it=True)
+    except OSError as error:  # a sector of the disk has gone bad
+        return f"{file.name} cannot be read ({error.strerror})"
+    if not blocks:
+        return ""
+    return (
+        f"{file.name} is damaged in {len(blocks)} of {len(expected)} MiB "
+        f"(the first at byte {blocks[0] * BLOCK:,})"
+    )
 
 
 def _folder(source: ImageSource, config: DataConfig, fingerprint: dict[str, Any]) -> Path:
@@ -189,11 +194,14 @@ def _fault(folder: Path) -> str:
 
 
 def _mended(source: ImageSource, config: DataConfig, folder: Path) -> str:
-    """That images which were left out, but are not to be, can be read now; "" if not so."""
+    """That images which were left out, but are not to be, can be read now; "" if not so.
+
+    All of them: packing again for fewer would remove this cache, and then end at the first.
+    """
     skipped = Packed(folder, {}).skipped()
     if config.skips_corrupt or not skipped:
         return ""
-    for line in skipped[:: -(-len(skipped) // GLANCES)]:
+    for line in skipped:
         split, number, _ = line.split("\t", 2)
         try:
             source.read(split, int(number), int(number) + 1)
