@@ -31,11 +31,24 @@ def usual(files: list[Path]) -> None:
         to_tensor(image.resize((64, 64), Image.Resampling.BILINEAR))
 
 
+def settings(folder: Path, count: int, root: str = "") -> CelebAConfig:
+    """The first images of each split, `count` in all, packed by one process."""
+    return CelebAConfig("celeba", root, 64, 2, count, True, 1, path=str(folder), crop=148)
+
+
 def packing(folder: Path, count: int) -> None:
-    """`vae pack celeba` in one process, of the first images of each split."""
+    """`vae pack celeba`."""
     with tempfile.TemporaryDirectory() as root:
-        config = CelebAConfig("celeba", root, 64, 2, count, True, 1, path=str(folder), crop=148)
+        config = settings(folder, count, root)
         open_or_pack(open_source(config), config)
+
+
+def packed_files(folder: Path, count: int) -> list[Path]:
+    """The image files that are packed."""
+    source = open_source(settings(folder, count))
+    images = source.layout.store.path
+    names = source.layout.names
+    return [images / name for split, n in source.sizes().items() for name in names[split][:n]]
 
 
 def seconds(work: Callable[[], None]) -> float:
@@ -53,7 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    files = sorted(options.folder.rglob("*.jpg"))[: options.images]
+    files = packed_files(options.folder, options.images)
     count = len(files)
     usual(files)  # brings the files into memory, for both
     rates: dict[str, list[float]] = {"usual": [], "packing": []}
