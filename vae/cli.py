@@ -56,6 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
         reason = f"{error.filename}: {error.strerror}." if error.filename else error
         print(f"error: {reason}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130  # as shells count
     return 0
 
 

@@ -28,6 +28,7 @@ from tests.data.tiny import (
     pids,
     whole,
 )
+from vae.cli import main
 from vae.data.cache import open_or_pack
 from vae.data.packing import _lay_out
 from vae.errors import UserError
@@ -145,12 +146,21 @@ def test_what_was_lost_is_done_again_and_no_more(tmp_path, calls, caplog, loss, 
     assert "going on from image 200" in caplog.text
 
 
+def test_ctrl_c_in_the_command_is_a_word(tmp_path, monkeypatch, capsys):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vae.data.open_or_pack", interrupt)
+    assert main(["pack", "synthetic", f"data.root={tmp_path}"]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+
+
 @pytest.mark.slow
 def test_a_script_without_a_main_guard_ends_with_the_reason(tmp_path, calls):
     script = tmp_path / "script.py"
     script.write_text(packing_code(tmp_path, calls, 2, False))
     result = subprocess.run(
-        [sys.executable, script], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=60
+        [sys.executable, script], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300
     )
 
     assert result.returncode != 0

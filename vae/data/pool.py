@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -96,10 +97,25 @@ def _do_in_workers(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (source,))
     try:
-        for done in as_completed([pool.submit(_do_in_worker, job) for job in jobs]):
+        with _interrupts_blocked():
+            running = [pool.submit(_do_in_worker, job) for job in jobs]
+        for done in as_completed(running):
             report(done.result())
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C waits; the processes that are started meanwhile never see it, importing or not."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _source: ImageSource | None = None  # a worker's copy: sent once, and not with every job
