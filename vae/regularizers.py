@@ -127,10 +127,11 @@ def total_correlation(
     """KL(q(z) || Π q(z_j)) in nats, with q(z) the mean posterior of the training set.
 
     Estimated from the batch (Chen et al. 2018, appendix C), log q(z_i) for each i by the
-    log of Σ_j w_ij q(z_i|x_j), with weights of `batch_weights`. Neither is unbiased: the
-    weighted one is (latent_dim - 1) · log N too high, which no gradient sees; of the
-    stratified one the sum is right, and its log a little off (docs/losses.md has figures).
-    And q(z) is that of a finite number of images: where latents are many, it is a sum of
+    log of Σ_j w_ij q(z_i|x_j), with weights of `batch_weights`. Neither is unbiased. With L
+    latents in a batch of B the weighted one is too high, by (L - 1) · log N where posteriors
+    overlap in all latents together, and by L · log N - log B where they overlap in each latent
+    alone, but in all together each image's own dominates. Of the stratified one the sum is
+    right, and its log a little off (docs/losses.md has figures of both). And q(z) is that of a finite number of images: where latents are many, it is a sum of
     spikes, of a large total correlation even if they are independent.
 
     Args:

@@ -21,7 +21,7 @@ class ScheduleConfig:
 
 @dataclass
 class WarmupConfig(ScheduleConfig):
-    """`loss/schedule=warmup`: from 0 to β in a straight line (Bowman et al. 2016)."""
+    """`loss/schedule=warmup`: from 0 to β in a straight line (Sønderby et al. 2016)."""
 
     epochs: float = MISSING  # until β is reached; a number > 0
 
