@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from tests.test_training import make
+from vae import training
+from vae.distributed import World
 from vae.interrupts import Interrupts
 from vae.optimizers import OptimizerConfig, build_optimizer
 from vae.skipping import NotFiniteError, Skipped
@@ -47,6 +49,36 @@ def test_a_skipped_update_leaves_all_as_it_was(name, clip):
     trainer._update(other)
     assert all(tensor.isfinite().all() for tensor in everything(trainer))
     assert not torch.equal(everything(trainer)[0], before[0])
+
+
+class Others(World):
+    """Another process, whose loss was infinite."""
+
+    def average(self, tensors):
+        tensors[-1].fill_(math.inf)
+
+
+@pytest.mark.parametrize("where", ["loss", "rate", "another process"])
+def test_a_loss_that_is_not_finite_is_enough(where, monkeypatch):
+    """Its gradient may be finite; and all processes are to skip the same updates."""
+    trainer, _ = make()
+    trainer.model.train()
+    images = next(iter(trainer.batches.epoch(0)))
+    trainer._update(images)
+    before = copy.deepcopy(everything(trainer))
+    if where == "another process":
+        trainer.world = Others()
+    else:
+        of = training.loss_terms
+
+        def infinite(*args, **kwargs):
+            terms = of(*args, **kwargs)
+            return terms._replace(**{where: getattr(terms, where) + math.inf})
+
+        monkeypatch.setattr(training, "loss_terms", infinite)
+    _, norm = trainer._update(images)
+    assert math.isfinite(norm)
+    assert all(torch.equal(a, b) for a, b in zip(before, everything(trainer), strict=True))
 
 
 @pytest.mark.parametrize("name", ["adam", "muon"])

@@ -200,12 +200,13 @@ class Trainer:
         self.optimizer.zero_grad()
         terms.loss.backward()  # type: ignore[no-untyped-call]
         grads = [p.grad for p in self.parameters if p.grad is not None]
-        self.world.average(grads)
+        total = torch.stack(terms).detach().sum()  # one that is not finite makes this so, too
+        self.world.average([*grads, total])
         norm = get_total_norm(grads)
         if self.config.grad_clip:
             clip_grads_with_norm_(self.parameters, self.config.grad_clip, norm)
         # An update that is not finite is skipped where it is computed: nothing waits to know.
-        skipped = ~norm.isfinite()
+        skipped = ~(norm + total).isfinite()
         self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
         self.optimizer.step()
         for buffer, before in zip(self.buffers, buffers, strict=True):
