@@ -131,7 +131,8 @@ def total_correlation(
     latents in a batch of B the weighted one is too high, by (L - 1) · log N where posteriors
     overlap in all latents together, and by L · log N - log B where they overlap in each latent
     alone, but in all together each image's own dominates. Of the stratified one the sum is
-    right, and its log a little off (docs/losses.md has figures of both). And q(z) is that of a finite number of images: where latents are many, it is a sum of
+    right, and its log a little off (docs/losses.md has figures of both).
+    And q(z) is that of a finite number of images: where latents are many, it is a sum of
     spikes, of a large total correlation even if they are independent.
 
     Args:
