@@ -13,12 +13,16 @@ import pytest
 import torch
 
 from tests.cli import TINY
+from vae import apart
 from vae.checkpoint import load_checkpoint
 from vae.composing import compose
 from vae.interrupts import InterruptedRun
 
+# There is one server of processes in a pytest, started by the test that is the first to need it:
+# whichever it is, vae.apart's processes and these find the same modules there.
+apart.PRELOADED = ("tests.killed", "torch._dynamo", *apart.PRELOADED)
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.killed", "vae.run", "torch._dynamo"])
+CONTEXT.set_forkserver_preload(list(apart.PRELOADED))
 RUN = [
     *TINY,
     "optimizer.schedule=constant",

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from tests import apart_functions
 from tests.apart_functions import LOGS
 from tests.cli import ROOT
-from tests.sweeps.processes import wait_until
+from tests.sweeps.processes import is_gone, wait_until
 from vae.apart import FailedApartError, call_apart
 from vae.errors import UserError
 
@@ -136,21 +137,24 @@ def test_a_worker_of_joblib_can_call():
 
 
 def start(function, folder):
-    """A process that calls; (it, the id of the one that it has started)."""
+    """A process that calls; (it, the id of the one that it has started).
+
+    The other may be there before the caller is ready to pass SIGTERM on.
+    """
     caller = subprocess.Popen(
         [sys.executable, "-m", "tests.apart_functions", function, str(folder)],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     file = folder / "pid"
-    return caller, int(wait_until(lambda: file.exists() and file.read_text()))
+    pid = int(wait_until(lambda: file.exists() and file.read_text()))
+    wait_until(lambda: catches(caller.pid, signal.SIGTERM))
+    return caller, pid
 
 
-def is_gone(pid):
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return True
-    return stat.rpartition(")")[2].split()[0] == "Z"  # ended, and nobody has asked how
+def catches(pid, number):
+    """Whether a process has a handler for a signal."""
+    (mask,) = re.findall(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_own_seconds_count_threads_and_children_living_or_not():
 
     before = own_seconds()
     burn(0.1)
-    assert 0.07 <= own_seconds() - before < 0.5  # the system counts in hundredths
+    assert 0.07 <= own_seconds() - before < 5  # the system counts in hundredths
 
     def of_children():
         return own_seconds() - time.process_time()
@@ -135,7 +135,7 @@ def test_own_seconds_count_threads_and_children_living_or_not():
     before = of_children()
     child = multiprocessing.get_context("fork").Process(target=lambda: (burn(0.3), time.sleep(60)))
     child.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while of_children() - before < 0.25 and time.monotonic() < deadline:
         time.sleep(0.02)
     living = of_children() - before

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from tests.cli import ROOT, TINY
 
-# A run that lasts, next to those of TINY: something to kill in the middle of.
-LONG = ["trainer.epochs=null", "trainer.max_steps=160", "trainer.figures_every=1000"]
+# A run that lasts some seconds, next to those of TINY: something to kill in the middle of.
+STEPS = 600
+LONG = ["trainer.epochs=null", f"trainer.max_steps={STEPS}", "trainer.figures_every=1000"]
 FROM_STUDY = ["sweep=optuna", "model.latent_dim=4"]
 
 
@@ -23,7 +25,7 @@ def start(arguments, cwd, **environment):
     )  # fmt: skip
 
 
-def finish(process, timeout=120):
+def finish(process, timeout=300):
     """(exit code, what it printed)."""
     out, _ = process.communicate(timeout=timeout)
     return process.returncode, out
@@ -34,7 +36,7 @@ def sweep(arguments, cwd, **environment):
     return finish(start(arguments, cwd, **environment))
 
 
-def wait_until(condition, timeout=60):
+def wait_until(condition, timeout=120):
     """What `condition()` is in the end, as soon as it is something."""
     deadline = time.monotonic() + timeout
     while not (found := condition()):
@@ -60,6 +62,21 @@ def rows(folder):
     file = folder / "metrics.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def is_training(folder):
+    """Whether the run in `folder` has a checkpoint and is not done."""
+    validated = [row for row in rows(folder) if "val/bpd" in row]
+    return len(validated) >= 2 and not (folder / "summary.json").exists()
+
+
+def is_gone(pid):
+    """Whether a process has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"  # ended, and nobody has asked how
 
 
 def process_of(folder):

@@ -1,6 +1,5 @@
 """A sweep that is killed, and started again under its name."""
 
-import os
 import signal
 
 import optuna
@@ -11,7 +10,10 @@ from tests.cli import TINY, run_train
 from tests.sweeps.processes import (
     FROM_STUDY,
     LONG,
+    STEPS,
     finish,
+    is_gone,
+    is_training,
     kill,
     process_of,
     rows,
@@ -33,17 +35,12 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def in_the_middle_of(folder):
-    """Whether the run in `folder` has a checkpoint and is not done."""
-    return len([row for row in rows(folder) if "val/bpd" in row]) >= 2
-
-
 def test_a_grid(tmp_path):
     """kill -9 in the second of three runs: the first is not run again, the second goes on."""
     arguments = ["loss.beta=0.001,0.01,0.1", "sweep.name=s", *LONG]
     folder = tmp_path / "multirun" / "s"
     process = start(arguments, tmp_path)
-    wait_until(lambda: in_the_middle_of(folder / "loss.beta=0.01"))
+    wait_until(lambda: is_training(folder / "loss.beta=0.01"))
     kill(process)
     statuses = {name: summary["status"] for name, summary in summaries(folder).items()}
     assert statuses == {"loss.beta=0.001": "finished", "loss.beta=0.01": "interrupted"}
@@ -55,7 +52,7 @@ def test_a_grid(tmp_path):
     assert out.count("going on at step") == 1
     assert [s["status"] for s in summaries(folder).values()] == ["finished"] * 3
     steps = [row["step"] for row in rows(folder / "loss.beta=0.01") if "val/bpd" in row]
-    assert steps == list(range(4, 161, 4))  # nothing lost, nothing doubled
+    assert steps == list(range(4, STEPS + 1, 4))  # nothing lost, nothing doubled
     alone = [*TINY, *LONG, "loss.beta=0.01", "hydra.run.dir=alone"]
     assert run_train(alone, tmp_path).returncode == 0
     assert same(weights(folder / "loss.beta=0.01"), weights(tmp_path / "alone"))
@@ -72,8 +69,7 @@ def test_a_study(tmp_path):
     folder = tmp_path / "multirun" / "o"
     process = start(arguments, tmp_path)
     second = wait_until(lambda: summaries(folder) and next(
-        (run for run in folder.glob("loss*") if run.name not in summaries(folder)
-         and in_the_middle_of(run)), None)
+        filter(is_training, folder.glob("loss*")), None)
     )  # fmt: skip
     kill(process)
     before = study_of(folder).trials
@@ -86,7 +82,7 @@ def test_a_study(tmp_path):
     assert trials[1].user_attrs["reason"] == "cut"
     assert trials[2].params == before[1].params  # tried again …
     assert out.count("going on at step") == 1  # … from where it was
-    assert [row["step"] for row in rows(second) if "val/bpd" in row] == list(range(4, 161, 4))
+    assert [row["step"] for row in rows(second) if "val/bpd" in row] == list(range(4, STEPS + 1, 4))
     betas = [t.params["loss.beta"] for t in trials if t.state.name == "COMPLETE"]
     assert len(set(betas)) == 4  # the sampler's seed does not make it repeat itself
     assert len(summaries(folder)) == 4
@@ -102,7 +98,7 @@ def test_an_interrupt_saves_the_run_and_closes_the_trial(number, tmp_path):
     arguments.append("trainer.max_steps=100000")
     folder = tmp_path / "multirun" / "o"
     process = start(arguments, tmp_path)
-    wait_until(lambda: any(map(in_the_middle_of, folder.glob("loss*"))))
+    wait_until(lambda: any(map(is_training, folder.glob("loss*"))))
     process.send_signal(number)
     code, out = finish(process)
     assert code != 0
@@ -120,7 +116,7 @@ def test_nobody_is_left_to_train_when_the_sweep_is_gone(launcher, tmp_path):
     arguments.append("trainer.max_steps=100000")
     run = tmp_path / "multirun" / "s" / "loss.beta=0.1"
     process = start(arguments, tmp_path)
-    wait_until(lambda: in_the_middle_of(run))
+    wait_until(lambda: is_training(run))
     trainer = wait_until(lambda: process_of(run))
     assert trainer != process.pid
     process.send_signal(signal.SIGKILL)
@@ -128,14 +124,6 @@ def test_nobody_is_left_to_train_when_the_sweep_is_gone(launcher, tmp_path):
     wait_until(lambda: is_gone(trainer), timeout=30)
     process.communicate(timeout=30)  # the workers, too, have let go of its output
     assert not (tmp_path / "multirun" / "s" / "loss.beta=0.3").exists()
-
-
-def is_gone(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 def test_another_sweep_under_the_same_name_is_refused(tmp_path):
