@@ -1,11 +1,13 @@
 """Checkpoints: whole or not at all, and nothing in them runs."""
 
+import errno
 import hashlib
 import pickle
 import random
 import subprocess
 import sys
 import textwrap
+from unittest import mock
 
 import pytest
 import torch
@@ -124,6 +126,18 @@ def test_a_failed_save_leaves_no_trace(tmp_path):
         save_checkpoint(path, {"step": 2, "bad": lambda: None})
     assert load_checkpoint(path)["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_the_one_before_is_kept_and_only_once_the_new_one_is_whole(tmp_path):
+    path, previous = tmp_path / "last.pt", tmp_path / "previous.pt"
+    for step in (1, 2):
+        save_checkpoint(path, {"step": step}, "previous.pt")
+    assert [load_checkpoint(file)["step"] for file in (path, previous)] == [2, 1]
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with mock.patch("os.fsync", side_effect=full), pytest.raises(OSError, match="No space"):
+        save_checkpoint(path, {"step": 3}, "previous.pt")
+    assert [load_checkpoint(file)["step"] for file in (path, previous)] == [2, 1]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_file_is_replaced_and_never_written_over(tmp_path):

@@ -70,7 +70,7 @@ def test_every_pair_trains_or_is_refused(pair):
     assert rows[1]["train/skipped"] == 0
     assert rows[1]["train/beta"] == beta_at(config.loss, 1 / 3)
     assert any((a != b).any() for a, b in zip(before, trainer.model.parameters(), strict=True))
-    metrics, _ = measure(trainer, images)
+    metrics, _ = measure(trainer, images, Interrupts())
     assert metrics["val/rate"] >= 0
 
 

@@ -152,7 +152,7 @@ def test_an_interrupt_on_a_full_disk(tmp_path, monkeypatch, capsys):
 def test_a_drive_that_is_gone(tmp_path, monkeypatch, capsys):
     """The run's folder cannot be written to any more, for whatever reason."""
 
-    def gone(path, state):
+    def gone(path, state, before):
         write_atomically(path, lambda file: file.parent.joinpath("no", "where").touch())
 
     with mock.patch("vae.run.save_checkpoint", gone):

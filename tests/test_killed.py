@@ -48,11 +48,56 @@ def test_interrupted_runs_lose_nothing_at_all(number, whole, folder):
     ends_as(folder, whole[0])
 
 
-class Interrupting:
-    """Sends this process a signal in its seventh step."""
+@pytest.mark.parametrize("call", [2, 3, 7], ids=["average", "model", "end"])
+def test_an_interrupt_does_not_wait_for_a_validation(call, whole, folder):
+    """What was measured by then is measured again, and the rest of it, when the run goes on."""
+    process = start(folder, (), InterruptingValidation(call))
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM
+    step = 4 * ((call + 1) // 2)
+    assert state_of(folder)["step"] == step
+    assert rows_of(folder) == rows_before_validation(whole[0], step)
+    assert finish(folder, (), DeathAt(9)) == -signal.SIGKILL  # once its row is written
+    ends_as(folder, whole[0])
 
-    def __init__(self, number):
-        self.number = number
+
+def test_an_interrupt_in_the_last_step_of_an_epoch(whole, folder):
+    process = start(folder, (), Interrupting(signal.SIGTERM, step=7))
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert rows_of(folder) == rows_before_validation(whole[0], 8)
+    ends_as(folder, whole[0])
+
+
+def rows_before_validation(folder, step):
+    return [r for r in rows_of(folder) if r["step"] < step + ("train/loss" in r)]
+
+
+class InterruptingValidation:
+    """Sends this process SIGTERM in the n-th evaluation: of the model, of its average, in turn."""
+
+    def __init__(self, call):
+        self.call, self.seen = call, 0
+
+    def __call__(self):
+        import vae.metrics
+
+        terms = vae.metrics.loss_terms
+
+        def interrupting(*args, **kwargs):
+            self.seen += 1
+            if self.seen == self.call:
+                signal.raise_signal(signal.SIGTERM)
+            return terms(*args, **kwargs)
+
+        vae.metrics.loss_terms = interrupting
+
+
+class Interrupting:
+    """Sends this process a signal in its seventh step, or another."""
+
+    def __init__(self, number, step=6):
+        self.number, self.step = number, step
 
     def __call__(self):
         import vae.training
@@ -60,7 +105,7 @@ class Interrupting:
         noise = vae.training.step_noise
 
         def interrupting(seed, step, shape):
-            if step == 6:
+            if step == self.step:
                 signal.raise_signal(self.number)
             return noise(seed, step, shape)
 

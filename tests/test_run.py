@@ -1,6 +1,7 @@
 """Whole runs: the folder, the metrics, resuming, sweeping by hand."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -15,7 +16,10 @@ from PIL import Image
 
 from tests.cli import ROOT, TINY, call_train, run_train
 from vae.checkpoint import load_checkpoint, save_checkpoint
+from vae.errors import UserError
 from vae.metrics import METRICS
+from vae.resuming import saved_state
+from vae.saved import run_config
 
 
 def rows(folder):
@@ -143,7 +147,7 @@ def test_auto_starts_and_goes_on(tmp_path, monkeypatch, capsys):
 
 
 def test_a_strangers_folder_runs_nothing(finished, tmp_path, monkeypatch, capsys):
-    """Nor is a checkpoint that was put together by hand a traceback."""
+    """Nor are weights and moments that are another model's a traceback."""
     run = shutil.copytree(finished, tmp_path / "run")
     proof = tmp_path / "proof"
     callback = f"hydra.callbacks.prepare={{_target_:os.mkdir,path:{proof}}}"
@@ -155,25 +159,69 @@ def test_a_strangers_folder_runs_nothing(finished, tmp_path, monkeypatch, capsys
     assert not proof.exists()
     shutil.copy(finished / ".hydra" / "accepted.yaml", run / ".hydra")
     state = load_checkpoint(run / "checkpoints" / "last.pt")
-    other = {**state, "model": {**state["model"], "encoder.mean.bias": torch.zeros(9)}}
-    without = {key: value for key, value in state.items() if key != "best"}
+    other = {**state["model"], "encoder.mean.bias": torch.zeros(9)}
     moments = {**state["optimizer"], "state": {0: {"exp_avg": torch.zeros(9)}}}
-    strange = {**state, "optimizer": moments}
     few = {i: {"exp_avg": of["exp_avg"]} for i, of in state["optimizer"]["state"].items()}
-    vague = {**state, "optimizer": {**state["optimizer"], "state": few}}
-    cases = (
-        (other, "weights"),
-        (strange, "weights"),
-        (vague, "weights"),
-        (without, "lacks"),
-        ({"a": 1}, "lacks"),
-    )
-    for made_up, says in cases:
-        save_checkpoint(run / "checkpoints" / "last.pt", made_up)
+    vague = {**state["optimizer"], "state": few}
+    for made_up in ({"model": other}, {"optimizer": moments}, {"optimizer": vague}):
+        save_checkpoint(run / "checkpoints" / "last.pt", {**state, **made_up})
         code, _, err = call_train(["resume=run"], tmp_path, monkeypatch, capsys)
         assert code == 1
-        assert says in err
+        assert "weights" in err
         assert "Traceback" not in err
+
+
+def without(values, *path):
+    """A copy of nested dicts with one entry taken out."""
+    key, *rest = path
+    kept = {k: v for k, v in values.items() if k != key}
+    return {**kept, key: without(values[key], *rest)} if rest else kept
+
+
+STRANGE = {
+    "nothing": lambda state: {"a": 1},
+    "best": lambda state: without(state, "best"),
+    "step": lambda state: {**state, "step": -1},
+    "config": lambda state: without(state, "config", "seed"),
+    "config ": lambda state: without(state, "config", "wandb", "name"),
+    "config  ": lambda state: {**state, "config": {**state["config"], "loss": torch.ones(2)}},
+    "best ": lambda state: without(state, "best", "val/bpd"),
+    "best  ": lambda state: {**state, "best": {**state["best"], "val/mse": math.nan}},
+    "skipped": lambda state: {**state, "skipped": {**state["skipped"], "more": 1}},
+    "skipped ": lambda state: {**state, "skipped": {"total": None, "in_a_row": 0}},
+    "seconds": lambda state: {**state, "seconds": math.nan},
+    "final": lambda state: {**state, "final": {"val/bpd": 10**400}},
+    "pending": lambda state: {**state, "pending": torch.empty(0, 5, device="meta")},
+    "pending ": lambda state: {**state, "pending": torch.zeros(2, 5).to_sparse()},
+    "ema": lambda state: {**state, "ema": {"updates": math.inf}},
+}
+
+
+@pytest.mark.parametrize("entry", STRANGE)
+def test_a_checkpoint_put_together_by_hand_is_no_traceback(entry, finished, tmp_path):
+    """Its file and what is wrong with it are named."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    state = load_checkpoint(run / "checkpoints" / "last.pt")
+    config, settings = run_config(state["config"]), state["config"]
+    save_checkpoint(run / "checkpoints" / "previous.pt", STRANGE[entry](state))
+    save_checkpoint(run / "checkpoints" / "last.pt", STRANGE[entry](state))
+    named = "model" if entry == "nothing" else entry.strip()
+    for name in ("last.pt", "previous.pt"):  # the last one is damaged, the second time
+        with pytest.raises(UserError, match=rf"{name} lacks .*: its '{named}' is missing, or"):
+            saved_state(config, settings, run)
+        (run / "checkpoints" / "last.pt").unlink(missing_ok=True)
+
+
+def test_another_precision_is_said(finished, tmp_path, monkeypatch, capsys):
+    """Of `auto`: on this machine and on the one before."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "data").symlink_to(finished.parent / "data")
+    state = load_checkpoint(run / "checkpoints" / "last.pt")
+    for before, said in (("fp32", False), ("bf16", True), (None, False)):
+        save_checkpoint(run / "checkpoints" / "last.pt", {**state, "precision": before})
+        code, out, err = call_train(["resume=run"], tmp_path, monkeypatch, capsys)
+        assert code == 0, err
+        assert ("computed in bf16 before, and is in fp32 now" in out + err) == said
 
 
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(finished, monkeypatch, capsys):
@@ -185,7 +233,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(finished, monkeypatc
         code, out, err = call_train([f"resume={finished}"], cwd, monkeypatch, capsys)
         assert code == 0, err
         assert "last.pt: th" in out  # this is ... damaged; there is no such ...
-        assert f"Going on from {folder / 'previous.pt'}, step 4." in out
+        assert f"In its place: {folder / 'previous.pt'}, step 4." in out
         assert same(weights(finished), expected)
         assert timeless_rows(finished) == course
 

@@ -1,6 +1,8 @@
 """A trained model, back from its folder; and checkpoints that cannot be."""
 
+import shutil
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +51,25 @@ def test_the_model_is_the_one_that_was_saved(saved, config):
     assert type(run.config.model) is type(config.model)
     assert (run.step, run.epoch, run.metrics["val/bpd"]) == (7, 0.5, 6.5)
     assert load_run(str(folder), "best").step == 5
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"torn"), Path.unlink])
+@pytest.mark.parametrize("checkpoint", ["last", "ema"])
+def test_where_the_last_one_is_damaged_it_is_the_one_before(checkpoint, damage, saved, caplog):
+    folder, model = saved
+    average = {"model": model.state_dict(), "updates": 3}
+    change(folder, lambda state: state.update(step=3, ema=average))
+    last = folder / "checkpoints" / "last.pt"
+    last.rename(last.with_name("previous.pt"))
+    shutil.copy(last.with_name("best.pt"), last)
+    damage(last)
+    assert load_run(folder, checkpoint).step == 3
+    assert "last.pt: th" in caplog.text  # this is ... damaged; there is no such ...
+    assert "previous.pt, step 3." in caplog.text
+    assert load_run(folder, "best").step == 5
+    damage(last.with_name("previous.pt"))
+    with pytest.raises(UserError, match=r"(last|previous)\.pt: th"):
+        load_run(folder, checkpoint)
 
 
 def test_loading_leaves_the_random_numbers_alone(saved):

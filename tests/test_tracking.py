@@ -476,6 +476,25 @@ def test_truncate_metrics(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_validation_that_is_done_again_is_logged_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": 4, "train/loss": 1.0}, {"step": 4, "val/loss": 1.0}]
+    rows += [{"step": 8, "train/loss": 1.0}, {"step": 8, "val/loss": 1.0}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    truncate_metrics(path, 8, measured=True)
+    assert metric_rows(tmp_path) == rows
+    truncate_metrics(path, 8, measured=False)
+    assert metric_rows(tmp_path) == rows[:3]
+
+
+def test_rows_that_nobody_can_place_are_dropped(tmp_path: Path) -> None:
+    steps = ("null", '"x"', "NaN", "[]", "9" * 5000)
+    rows = [f'{{"step": {step}}}' for step in steps] + ["[" * 100_000, "null"]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*rows, '{"step": 2}']))
+    truncate_metrics(tmp_path / "metrics.jsonl", 5)
+    assert metric_rows(tmp_path) == [{"step": 2}]
+
+
 def test_truncate_metrics_leaves_the_file_whole_when_it_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

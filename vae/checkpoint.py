@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import torch
 from vae.errors import UserError
 from vae.files import write_atomically
 
+log = logging.getLogger(__name__)
+
 FORMAT = 1  # of the checkpoint's contents; a file of another format is refused
 SEAL = 32  # bytes at the end of a file: the digest of all before them
 
 
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors and plain values to `path`, atomically.
+def save_checkpoint(path: Path, state: Mapping[str, Any], before: str | None = None) -> None:
+    """Write tensors and plain values to `path`, atomically; `before` names what was in it.
 
     The file is torch's own format with a digest behind it, which torch does not mind. Its
     own check sums say nothing: it loads other weights from a file with a flipped bit.
@@ -26,7 +29,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
-    write_atomically(path, lambda file: file.write_bytes(content + _digest(content)))
+    write_atomically(path, lambda file: file.write_bytes(content + _digest(content)), before)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -55,6 +58,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         )
     assert isinstance(state, dict)
     return state
+
+
+def load_last(checkpoints: Path) -> tuple[dict[str, Any], Path]:
+    """What is in last.pt, and its path; where it is damaged, of previous.pt, and a line says so.
+
+    Raises:
+        UserError: neither of them is whole.
+    """
+    last, previous = checkpoints / "last.pt", checkpoints / "previous.pt"
+    try:
+        return load_checkpoint(last), last
+    except UserError as error:
+        if not previous.exists():
+            raise
+        state = load_checkpoint(previous)
+        log.warning("%s In its place: %s, step %s.", error, previous, state.get("step"))
+        return state, previous
 
 
 def _digest(content: bytes) -> bytes:

@@ -24,24 +24,34 @@ FULL = {  # errors of writes that want more room than there is, and what they me
 DEEPEST = 50  # lists and mappings within each other, in a YAML file
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+def write_atomically(
+    path: Path, write: Callable[[Path], Any], before: str | None = None
+) -> None:
     """Call `write(temporary path)`, flush the file to disk, and give it its name.
 
     Whoever looks at `path` sees the old file or the new one, never a part.
+
+    Args:
+        path: the file.
+        write: writes it to the path that it is given.
+        before: the name under which the old file is kept, once the new one is written whole.
 
     Raises:
         OSError: it cannot be written; `path` is as it was, and the error's filename.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with naming(path):
-        try:
+    try:
+        with naming(path):
             write(temporary)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
+        if before and path.exists():
+            keep_as(path, before)
+        with naming(path):
             os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from vae.distributed import World
 from vae.errors import UserError
 from vae.interrupts import InterruptedRun, Interrupts
 from vae.parts import build_trainer, measure
-from vae.resuming import saved_state
+from vae.resuming import is_unmeasured, saved_state
 from vae.training import Trainer
 
 
@@ -56,8 +56,10 @@ def take_part(world: World, config: RunConfig, settings: Mapping[str, Any], fold
     state = saved_state(config, settings, folder)
     data = open_data(config.data)
 
+    interrupts = Interrupts()
+
     def on_epoch(trainer: Trainer) -> None:
-        measure(trainer, data.images["val"])
+        measure(trainer, data.images["val"], interrupts)
 
     trainer = build_trainer(
         config,
@@ -69,5 +71,7 @@ def take_part(world: World, config: RunConfig, settings: Mapping[str, Any], fold
         on_epoch=on_epoch,
         on_save=lambda: None,
     )
-    with Interrupts() as interrupts, cpu_threads(config.trainer.num_threads):
+    with interrupts, cpu_threads(config.trainer.num_threads):
+        if is_unmeasured(state):
+            on_epoch(trainer)
         trainer.fit(interrupts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vae.config import RunConfig
 from vae.data.loader import TrainingBatches, evaluation_batches
 from vae.devices import autocast, keep_memory
 from vae.distributed import World
 from vae.errors import UserError
+from vae.interrupts import InterruptedRun, Interrupts
 from vae.metrics import EVALUATION_BATCH, Evaluation, evaluate
 from vae.models import VAE, build_model
 from vae.muon import Muon
@@ -93,7 +96,9 @@ def build_trainer(
     return trainer
 
 
-def measure(trainer: Trainer, images: np.ndarray) -> tuple[dict[str, float], Evaluation]:
+def measure(
+    trainer: Trainer, images: np.ndarray, interrupts: Interrupts
+) -> tuple[dict[str, float], Evaluation]:
     """The validation metrics by key, `val/bpd`, and what else is known of the latents.
 
     Those of the average of the weights, where there is one, are `ema/bpd` and so on.
@@ -101,16 +106,27 @@ def measure(trainer: Trainer, images: np.ndarray) -> tuple[dict[str, float], Eva
     Args:
         trainer: its model, as it is now.
         images: the validation split, (count, size, size, 3) uint8.
+        interrupts: looked at before and after each batch.
 
     Raises:
         NotFiniteError: one of them is infinite or NaN.
+        InterruptedRun: a signal came to a process.
     """
+    world = trainer.world
+
+    def look() -> None:
+        if world.max(bool(interrupts.received)):
+            raise InterruptedRun(interrupts.received or signal.SIGTERM)  # another's
+
+    def batches() -> Iterator[Tensor]:
+        look()
+        for batch in evaluation_batches(images, EVALUATION_BATCH, trainer.batches.device):
+            yield batch
+            look()
 
     def evaluated(model: VAE) -> Evaluation:
-        batches = evaluation_batches(images, EVALUATION_BATCH, trainer.batches.device)
         count = len(trainer.batches.images)
-        world = trainer.world
-        return evaluate(model, batches, trainer.loss, trainer.autocast, count, world=world)
+        return evaluate(model, batches(), trainer.loss, trainer.autocast, count, world=world)
 
     evaluation = evaluated(trainer.model)
     metrics = {f"val/{name}": value for name, value in evaluation.metrics.items()}

@@ -5,25 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
-from torch import Tensor
-
-from vae.checkpoint import load_checkpoint
+from vae.checkpoint import load_last
 from vae.config import RunConfig, default_of
 from vae.errors import UserError
+from vae.sound import GROUPS, require_sound
 
 log = logging.getLogger(__name__)
 
-GROUPS = ("model", "data", "optimizer", "loss")  # what decides a run's course, beside its seed
-NEEDED: dict[str, Any] = {  # of a checkpoint, to go on from it
-    **dict.fromkeys(("model", "optimizer", "skipped", "config", "best", "final"), Mapping),
-    **dict.fromkeys(("step", "seed"), int),
-    "pending": Tensor,
-    "seconds": (int, float),
-    "run_id": (str, NoneType),
-}
 INDIFFERENT = ("data.root", "data.num_workers")  # the same images, wherever they are packed
 MAY_CHANGE = ("data.path", "optimizer.", "loss.beta")  # by resume=, and it is said so
 
@@ -37,19 +27,13 @@ def saved_state(
 
     Raises:
         UserError: it is another run's: what decides a run's course has changed; or it is
-            damaged, and so is the one before it.
+            damaged, and so is the one before it; or somebody else has written it.
     """
-    state = _last_whole(folder / "checkpoints")
-    if state is None:
+    checkpoints = folder / "checkpoints"
+    if not any((checkpoints / name).exists() for name in ("last.pt", "previous.pt")):
         return None
-    groups = {*GROUPS, "wandb"}
-    complete = all(isinstance(state.get(key, ...), kind) for key, kind in NEEDED.items())
-    values = [*state["best"].values(), *state["final"].values()] if complete else []
-    complete = complete and all(isinstance(value, (int, float)) for value in values)
-    if not complete or not all(isinstance(state["config"].get(g), Mapping) for g in groups):
-        raise UserError(
-            f"resume: the checkpoint in {folder} lacks what this version needs to go on from it."
-        )
+    state, file = load_last(checkpoints)
+    require_sound(state, file)
     for key, before, now in changes(state["config"], settings):
         if config.resume is not None and key.startswith(MAY_CHANGE):
             log.warning("resume: %s was %s and is %s now", key, before, now)
@@ -60,22 +44,12 @@ def saved_state(
                 f"sweep.name: {folder} holds a run with {key}={before}, and it is {now} now. "
                 "Take another sweep.name, or go on with the settings of before."
             )
-    return state
+    return state if file.name == "last.pt" else {**state, "file": file}
 
 
-def _last_whole(checkpoints: Path) -> dict[str, Any] | None:
-    """last.pt, or previous.pt where it is damaged; None where there is neither."""
-    last, previous = checkpoints / "last.pt", checkpoints / "previous.pt"
-    if not last.exists() and not previous.exists():
-        return None
-    try:
-        return load_checkpoint(last)
-    except UserError as error:
-        if not previous.exists():
-            raise
-        state = load_checkpoint(previous)
-        log.warning("%s Going on from %s, step %d.", error, previous, state["step"])
-        return {**state, "file": previous}
+def is_unmeasured(state: Mapping[str, Any] | None) -> bool:
+    """Whether a checkpoint was written in a validation, which is to be done before all else."""
+    return state is not None and state.get("measured", True) is False
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, object, object]]:

@@ -27,8 +27,9 @@ from vae.interrupts import InterruptedRun, Interrupts
 from vae.metrics import EVALUATION_BATCH, Evaluation
 from vae.parts import build_trainer, measure
 from vae.resources import last_good, shortages_told
-from vae.resuming import saved_state
+from vae.resuming import is_unmeasured, saved_state
 from vae.skipping import NotFiniteError
+from vae.sound import BEST_BY
 from vae.state import checkpoint_of, place_of, record_of, summary_of
 from vae.summary import write_summary
 from vae.tracking import Tracker, check, truncate_metrics
@@ -36,8 +37,6 @@ from vae.tracking import Tracker, check, truncate_metrics
 log = logging.getLogger(__name__)
 
 FACES_SHOWN = 16  # validation faces in the figures
-BEST_BY = "val/bpd"  # which epoch is kept as best.pt: the smallest
-
 
 KeepGoing = Callable[[int, Mapping[str, float]], bool]  # of (epochs done, validation metrics)
 
@@ -113,6 +112,8 @@ class Run:
         self.seconds = 0.0  # of training before this process
         self.began = time.monotonic()
         self.run_id: str | None = None
+        self.interrupts = Interrupts()
+        self.measured = not is_unmeasured(state)
         self.reporting = config.wandb
         if state is not None:
             self.best, self.final, self.run_id = state["best"], state["final"], state["run_id"]
@@ -133,9 +134,17 @@ class Run:
         )
         self.model = self.trainer.model
         self.record = record_of(self)
+        self._tell_of_another_precision(state or {})
         # later rows will be written again
-        truncate_metrics(folder / "metrics.jsonl", self.trainer.step)
+        truncate_metrics(folder / "metrics.jsonl", self.trainer.step, self.measured)
         remove_unfinished(folder)
+
+    def _tell_of_another_precision(self, state: Mapping[str, Any]) -> None:
+        """trainer.precision=auto is bf16 on one machine and fp32 on another."""
+        now = self.record["precision"]
+        before = state.get("precision")  # which older versions did not note
+        if before not in (None, now):
+            log.warning("resume: the run was computed in %s before, and is in %s now", before, now)
 
     def train(self) -> dict[str, float]:
         """To the end; whatever happens, the folder and W&B say how it ended.
@@ -157,12 +166,12 @@ class Run:
         with (
             self._shortages_told(),
             Tracker(self.folder, self.reporting, record, run_id=self.run_id) as self.tracker,
-            Interrupts() as interrupts,  # until all is saved
+            self.interrupts,  # until all is saved
         ):
             self.run_id = self.tracker.run_id
             try:
                 with self._shortages_told():
-                    self._fit(interrupts)
+                    self._fit()
                 status = "finished"
             except PrunedRun:
                 status = "pruned"
@@ -185,11 +194,13 @@ class Run:
             self.tracker.log_model(self.folder / "checkpoints" / "best.pt")
         return self.final
 
-    def _fit(self, interrupts: Interrupts) -> None:
+    def _fit(self) -> None:
         """Train to the end, or to an interrupt, whose state is saved."""
         try:
             with cpu_threads(self.config.trainer.num_threads):
-                self.trainer.fit(interrupts)
+                if not self.measured:
+                    self._end_epoch()
+                self.trainer.fit(self.interrupts)
         except InterruptedRun:
             self._save("last")
             raise
@@ -204,8 +215,10 @@ class Run:
     def _end_epoch(self) -> None:
         """Measure, draw, save."""
         trainer = self.trainer
+        self.measured = False
         with self._shortages_told(EVALUATION_BATCH):
-            self.final, evaluation = measure(trainer, self.validation)
+            self.final, evaluation = measure(trainer, self.validation, self.interrupts)
+        self.measured = True
         self._log({**trainer.position, **self.final})
         log.info(
             "epoch %.3g: bpd %.3f, psnr %.2f dB, rate %.1f nats, %d active latents",
@@ -238,11 +251,9 @@ class Run:
         The last one before it is kept as previous.pt.
         """
         path = self.folder / "checkpoints" / f"{name}.pt"
-        if name == "last" and path.exists():
-            keep_as(path, "previous.pt")
         with naming(self.folder / "metrics.jsonl"):
             self.tracker.sync()  # the rows before it are to be there where it is
-        save_checkpoint(path, checkpoint_of(self))
+        save_checkpoint(path, checkpoint_of(self), "previous.pt" if name == "last" else None)
 
     def _write_summary(self, status: str, reason: str | None) -> None:
         try:

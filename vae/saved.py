@@ -12,7 +12,7 @@ import torch
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vae.checkpoint import load_checkpoint
+from vae.checkpoint import load_checkpoint, load_last
 from vae.config import SCHEMAS, RunConfig
 from vae.data import DataConfig, Packed, open_data
 from vae.errors import UserError, require
@@ -65,7 +65,8 @@ def load_run(
 
     Args:
         folder: the run's.
-        checkpoint: `last`, or `best` (by val/bpd), or `ema`: the average of the weights.
+        checkpoint: `last`, or `best` (by val/bpd), or `ema`: the average of the weights. Where
+            the last one is damaged it is the one before it, and a line is logged that says so.
         overrides: `data.path=FOLDER` or `data.root=FOLDER` where the images have moved,
             `metrics.*=...` for how to measure.
 
@@ -76,9 +77,7 @@ def load_run(
     folder = Path(folder)
     average = checkpoint == "ema"  # is in the last one
     path = folder / "checkpoints" / f"{'last' if average else checkpoint}.pt"
-    if not path.is_file():
-        raise UserError(_what_is_missing(folder, path))
-    state = load_checkpoint(path)
+    state, path = _load(folder, path)
     try:
         config = run_config(_overridden(state["config"], overrides))
         with torch.random.fork_rng(devices=[]):
@@ -97,6 +96,16 @@ def load_run(
         raise UserError(
             f"{path}: what is in it is not a run of this version ({_one_line(error)})."
         ) from error
+
+
+def _load(folder: Path, path: Path) -> tuple[dict[str, Any], Path]:
+    """What is in a checkpoint of a run, and in which."""
+    try:
+        return load_last(path.parent) if path.name == "last.pt" else (load_checkpoint(path), path)
+    except UserError:
+        if path.is_file():
+            raise
+        raise UserError(_what_is_missing(folder, path)) from None
 
 
 def run_config(values: Mapping[str, Any]) -> RunConfig:

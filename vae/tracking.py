@@ -41,11 +41,12 @@ def summary_key(metric: str) -> str:
     return f"{metric}.last" if metric in LOWER_IS_BETTER + HIGHER_IS_BETTER else metric
 
 
-def truncate_metrics(path: Path, step: int) -> None:
+def truncate_metrics(path: Path, step: int, measured: bool = True) -> None:
     """Drop the rows of `metrics.jsonl` that come after `step`: a resumed run logs them again.
 
-    A line that a killed run left torn goes too. The file is replaced whole or
-    not at all; a missing file is left missing.
+    So does the row of the validation at `step`, unless it is `measured`. A line that a killed
+    run left torn goes too. The file is replaced whole or not at all; a missing file is left
+    missing.
     """
     if not path.exists():
         return
@@ -53,9 +54,11 @@ def truncate_metrics(path: Path, step: int) -> None:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and row.get("step", math.inf) <= step:
+        at = row.get("step") if isinstance(row, dict) else None
+        again = at == step and not measured and "val/loss" in row
+        if isinstance(at, int) and at <= step and not again:
             kept.append(line + "\n")
     write_text_atomically(path, "".join(kept))
 

@@ -162,7 +162,7 @@ def _run_config(folder: Path, root: str) -> RunConfig:
 
 
 def checkpoint(folder: Path, name: str, done: list[Edit]) -> None:
-    """A checkpoint: no other weights than were saved, and resuming takes the one before it."""
+    """A checkpoint: no other weights than were saved; of the last, the one before is taken."""
     run = _copy(folder, "run")
     changed = _damage(run / "checkpoints" / f"{name}.pt", done)
     if name == "last":
@@ -174,8 +174,8 @@ def checkpoint(folder: Path, name: str, done: list[Edit]) -> None:
     except UserError as error:
         assert f"{name}.pt" in str(error), error
         raise
-    assert not changed
-    _require_weights(found.model, folder, name)
+    assert name == "last" or not changed
+    _require_weights(found.model, folder, "previous" if changed else name)
 
 
 def _settings(folder: Path) -> tuple[RunConfig, Any]:

@@ -74,7 +74,7 @@ def metrics_of_finished(
         return None
     limits = ("epochs", "max_steps")  # a longer run goes on from here
     before = state["config"]["trainer"]
-    if any(before[key] != settings["trainer"][key] for key in limits):
+    if any(before.get(key) != settings["trainer"][key] for key in limits):
         return None
     return dict(summary["final"])
 
