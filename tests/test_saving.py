@@ -7,8 +7,12 @@ import pytest
 from vae.errors import UserError
 from vae.saving import Saving
 
+MANY = "9" * 5000  # digits, which Python would not read
 
-@pytest.mark.parametrize("every", ["0", "-5", "5.5", "min", "10 h", "nan", "", "1e3"])
+
+@pytest.mark.parametrize(
+    "every", ["0", "-5", "5.5", "min", "10 h", "nan", "", "1e3", MANY, f"{MANY}min", f"1.{MANY}min"]
+)
 def test_what_it_takes(every):
     with pytest.raises(UserError, match=r"trainer\.checkpoint_every: got .* 10min"):
         Saving(every)

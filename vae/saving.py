@@ -7,7 +7,8 @@ import time
 
 from vae.errors import require
 
-EVERY = re.compile(r"(?P<steps>[1-9]\d*)|(?P<minutes>\d+(\.\d+)?) ?min")
+# Of so many digits at most: Python refuses to read numbers of thousands.
+EVERY = re.compile(r"(?P<steps>[1-9]\d{0,17})|(?P<minutes>\d{1,17}(\.\d{1,17})?) ?min")
 
 
 class Saving:
