@@ -392,3 +392,13 @@ def test_it_is_a_run_of_its_own_on_wandb(finished, capsys, caplog):
     assert logged.config["model"]["latent_dim"] == 4
     assert logged.metric_rows == [{"step": 20, **{k: f["value"] for k, f in saved.items()}}]
     assert "test/figures/samples" in logged.pictures
+
+
+def test_only_the_parts_that_are_asked_for(finished):
+    run = load_run(finished, overrides=["metrics.parts=[attributes]"])
+    report, _ = evaluate_run(run)
+    names = {key.partition("/")[2] for key in report.figures}
+    assert {"bpd", "aggregate_kl", "attribute_separability"} <= names
+    assert not any(name.startswith(("iw_", "face_", "mig", "dci_")) for name in names)
+    with pytest.raises(UserError, match=r"metrics\.parts: got 'bond'"):
+        load_run(finished, overrides=["metrics.parts=[bond]"])

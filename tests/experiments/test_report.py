@@ -132,3 +132,17 @@ def test_figures_in_the_prose_are_in_the_tables(page):
     made = set(re.findall(r"\d+\.\d+", measured(page)))
     said = set(re.findall(r"(?<![\d.])\d+\.\d+", prose(page)))
     assert said - made == set()
+
+
+def test_each_figure_is_of_one_part_of_an_evaluation(finished):
+    """What a page asks for decides what is measured: every part's figures, and no others."""
+    from vae.evaluation.evaluate import evaluate_run
+    from vae.evaluation.settings import PARTS
+    from vae.experiments.results import parts_of
+    from vae.saved import load_run
+
+    for part in PARTS:
+        report, _ = evaluate_run(load_run(finished, overrides=[f"metrics.parts=[{part}]"]))
+        alone, _ = evaluate_run(load_run(finished, overrides=["metrics.parts=[]"]))
+        assert parts_of(report.figures) == [part] or report.notes
+        assert parts_of(alone.figures) == []

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vae.errors import require
+
+# What takes long, and how the names of its figures begin.
+PARTS = {
+    "bound": ("iw_bpd",),
+    "distances": ("face_", "fid_", "kid_", "identity_"),
+    "factors": ("mig", "sap", "dci_", "factorvae_"),
+    "attributes": ("attribute_",),
+}
 
 
 @dataclass
@@ -17,12 +25,15 @@ class MetricsConfig:
     bound_images: int = 200  # at most this many in the importance-weighted bound; int >= 1
     bound_samples: int = 64  # samples of z an image in it, k; int >= 1
     face_box: list[float] | None = None  # left, top, side of the face, parts of the image's side
+    parts: list[str] = field(default_factory=lambda: list(PARTS))  # what of PARTS is measured
 
     def __post_init__(self) -> None:
         distance, images, samples = self.distance_images, self.bound_images, self.bound_samples
         require(distance >= 2, "metrics.distance_images", distance, "an int >= 2")
         require(images >= 1, "metrics.bound_images", images, "an int >= 1")
         require(samples >= 1, "metrics.bound_samples", samples, "an int >= 1")
+        unknown = next((part for part in self.parts if part not in PARTS), None)
+        require(unknown is None, "metrics.parts", unknown, f"a list of {', '.join(PARTS)}")
         box = self.face_box
         # OmegaConf lets lists through for numbers where they are in a list
         numbers = box is None or all(isinstance(part, (float, int)) for part in box)

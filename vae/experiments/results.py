@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from vae.errors import UserError
 from vae.evaluation.record import FILE as EVALUATED
 from vae.evaluation.record import evaluate_and_record
+from vae.evaluation.settings import PARTS
 from vae.files import read_json, write_atomically
 from vae.saved import load_run
 from vae.summary import read_summary
@@ -70,7 +71,9 @@ def evaluated(run: SweepRun, figures: Collection[str]) -> dict[str, float]:
         wanted = ", ".join(sorted(figures))
         log.info("%s: vae evaluate, for %s", run.folder, wanted)
         try:
-            saved = load_run(run.folder)
+            saved = load_run(
+                run.folder, overrides=[f"metrics.parts=[{','.join(parts_of(figures))}]"]
+            )
             quiet = replace(saved.config.wandb, mode="disabled")
             evaluate_and_record(replace(saved, config=replace(saved.config, wandb=quiet)))
         except UserError as error:
@@ -79,6 +82,12 @@ def evaluated(run: SweepRun, figures: Collection[str]) -> dict[str, float]:
     for key in sorted(set(figures) - known.keys()):
         raise UserError(f"{key}: {run.folder} has no such figure, nor such a setting.")
     return {key: known[key] for key in figures}
+
+
+def parts_of(figures: Collection[str]) -> list[str]:
+    """Which parts of an evaluation measure them: the others need not be done."""
+    names = [key.partition("/")[2] for key in figures]
+    return [part for part, starts in PARTS.items() if any(n.startswith(starts) for n in names)]
 
 
 def _measured(folder: Path) -> dict[str, float]:
