@@ -13,7 +13,7 @@ from vae.cli import main
 from vae.experiments.pages import fill, measured, prose, results_of
 from vae.experiments.results import read_results
 
-SHIPPED = [*sorted((ROOT / "docs" / "experiments").glob("*.md")), ROOT / "README.md"]
+SHIPPED = [*sorted((ROOT / "docs" / "experiments").glob("exp_*.md")), ROOT / "README.md"]
 PAGE = """# A page
 
 <!-- set up -->

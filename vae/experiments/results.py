@@ -71,9 +71,8 @@ def evaluated(run: SweepRun, figures: Collection[str]) -> dict[str, float]:
         wanted = ", ".join(sorted(figures))
         log.info("%s: vae evaluate, for %s", run.folder, wanted)
         try:
-            saved = load_run(
-                run.folder, overrides=[f"metrics.parts=[{','.join(parts_of(figures))}]"]
-            )
+            parts = ",".join(parts_of(figures))
+            saved = load_run(run.folder, overrides=[f"metrics.parts=[{parts}]"])
             quiet = replace(saved.config.wandb, mode="disabled")
             evaluate_and_record(replace(saved, config=replace(saved.config, wandb=quiet)))
         except UserError as error:
