@@ -20,7 +20,8 @@ CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
 
 
 def extra(group, choice):
-    return ["data.path=pictures"] if (group, choice) == ("data", "folder") else []
+    on_files = {("data", "folder"), ("experiment", "exp_07_photographs")}
+    return ["data.path=pictures"] if (group, choice) in on_files else []
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
