@@ -24,7 +24,7 @@ from vae.folders import FolderTakenError, forget_run_folder, require_writable, r
 from vae.interrupts import InterruptedRun
 from vae.overrides import expand_resume, remember_overrides, run_name
 from vae.resources import shortages_told
-from vae.run import prepare
+from vae.run import Run, prepare
 from vae.summary import record_failure
 from vae.sweeps.trial import run_trial
 
@@ -55,11 +55,22 @@ def single_run(composed: DictConfig) -> dict[str, float]:
         with shortages_told(config, folder), run_lock(folder):
             run = prepare(config, to_dict(composed), folder, world=join())
             remember_overrides(folder)
-            return run.train()
+            return train(run)
     except UserError as error:
         if composed.resume is None and not isinstance(error, FolderTakenError):
             forget_run_folder(folder)  # no run's but this one's, which never began
         raise
+
+
+def train(run: Run) -> dict[str, float]:
+    """Train; a second Ctrl-C ends the process at once, whatever it is waiting for."""
+    try:
+        return run.train()
+    except InterruptedRun:
+        raise
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(130)  # at an orderly exit, wandb would go on waiting for its server
 
 
 def sweep_run(composed: DictConfig) -> dict[str, float]:

@@ -4,14 +4,17 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 
 import pytest
 import wandb
 
-from tests.cli import TINY, call_train
+from tests.cli import ROOT, TINY, call_train
+from tests.sweeps.processes import wait_until
 from tests.wandb_server import WandbServer
 from vae import wandb_run
 from vae.checkpoint import load_checkpoint
@@ -84,6 +87,51 @@ def test_a_server_that_fails_on_the_way(fault, tmp_path, monkeypatch, capsys):
     arrived = [row["val/bpd"] for row in run.history if "val/bpd" in row]
     assert arrived == [row["val/bpd"] for row in logged if "val/bpd" in row]
     assert run.exit_code == 0
+
+
+def running(tmp_path, server):
+    """`python train.py`, online at the server and for longer than anybody waits."""
+    words = [o for o in RUN if not o.startswith("trainer.epochs")]
+    endless = ["trainer.epochs=null", "trainer.max_steps=1000000", "trainer.figures_every=100000"]
+    known = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": server.key}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words, *endless, "wandb.mode=online"],
+        cwd=tmp_path, env={**os.environ, **known}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_server_that_hangs(tmp_path):
+    """The first one saves, and gives the server time to take what is left."""
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.pt"
+    with WandbServer() as server, running(tmp_path, server) as process:
+        wait_until(checkpoint.exists)
+        server.fault = "hangs"
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(4)
+        saved = load_checkpoint(checkpoint)["step"]
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        out, err = process.communicate(timeout=60)
+        assert time.monotonic() - began < 5
+    assert process.returncode == 130
+    assert "Traceback" not in out + err
+    assert err.endswith("interrupted\n")
+    assert load_checkpoint(checkpoint)["step"] == saved
+
+
+def test_a_password_in_an_address_that_works(tmp_path, monkeypatch, capsys):
+    with WandbServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url.replace("://", "://me:hunter2@"))
+        monkeypatch.setenv("WANDB_API_KEY", server.key)
+        code, out, err = call_train([*RUN, "wandb.mode=online"], tmp_path, monkeypatch, capsys)
+        (run,) = server.runs.values()
+    assert code == 0
+    assert f"W&B run: {server.url}" in out
+    assert run.exit_code == 0
+    assert "hunter2" not in out + err
+    assert not any(b"hunter2" in content for content in contents(tmp_path / "run"))
 
 
 def test_a_password_in_the_servers_address_is_shown_to_nobody(tmp_path, monkeypatch, capsys):

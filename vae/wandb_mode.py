@@ -38,7 +38,7 @@ def resolve_mode(mode: str) -> Literal["online", "offline", "disabled"]:
             raise UserError(text) from error
     if mode == "auto" and known.mode in ("disabled", "offline", "dryrun"):
         return "disabled" if known.mode == "disabled" else "offline"
-    if known.identity_token_file or known.api_key or _netrc_has(known.base_url):
+    if known.identity_token_file or known.api_key or _netrc_has(server_of(known.base_url)):
         return "online"
     if mode == "online":
         raise UserError(
@@ -56,6 +56,16 @@ def _netrc_has(url: str) -> bool:
             found = netrc.netrc(Path(path).expanduser()).authenticators(urlsplit(url).netloc)
             return bool(found and found[2])
     return False
+
+
+def server_of(url: str) -> str:
+    """The URL without a user and a password.
+
+    urllib takes them for a part of the host's name, and wandb, which shows them to everybody,
+    has no use for them: it sends the API key in their place.
+    """
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def unreachable(url: str) -> str | None:

@@ -24,6 +24,7 @@ from vae.wandb_mode import (
     launch_left_out,
     process_unchanged,
     resolve_mode,
+    server_of,
     unreachable,
 )
 
@@ -132,7 +133,7 @@ class WandbRun:
         # wandb itself would knock at a closed door for INIT_TIMEOUT, in every run of a sweep.
         # (Through a proxy out of wandb's own settings only wandb can knock.)
         proxied = known.http_proxy or known.https_proxy
-        trouble = None if proxied else unreachable(known.base_url)
+        trouble = None if proxied else unreachable(server_of(known.base_url))
         if trouble is None:
             try:
                 self._start("online")
@@ -162,6 +163,7 @@ class WandbRun:
                 resume="allow" if self.run_id else None,
                 reinit="create_new",  # a run of its own, whatever else this process has open
                 settings=wandb.Settings(
+                    base_url=server_of(wandb.setup().settings.base_url),
                     silent=True,  # the lines that matter are logged here; wandb's warnings remain
                     console="off",  # train.log has it, and tqdm stays as it is
                     disable_code=True,
