@@ -102,6 +102,15 @@ def test_a_folder_that_is_held_is_refused(tmp_path, holder):
     assert not is_locked(tmp_path.parent)
 
 
+def test_a_mistake_in_the_folder_of_a_run_that_has_just_begun(tmp_path, holder):
+    """Its images are still being packed: there are no metrics yet."""
+    hydras_files(tmp_path)
+    claim_run_folder(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    forget_run_folder(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_folder_that_is_held_can_be_waited_for(tmp_path, holder, caplog):
     """While it is held the wait goes on, and says so; then it is over."""
     caplog.set_level(logging.INFO)
