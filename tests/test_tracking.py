@@ -518,6 +518,7 @@ def test_truncate_metrics_leaves_the_file_whole_when_it_fails(
         ("project", "faces/vae"),
         ("tags", [""]),
         ("tags", ["x" * 65]),
+        ("tags", [{"a": 1}]),
     ],
 )
 def test_settings_are_checked(key: str, value: Any) -> None:

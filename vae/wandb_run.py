@@ -57,7 +57,7 @@ class WandbConfig:
         usable = 0 < len(self.project) <= 128 and not set(self.project) & set("/\\#?%:")
         takes = "a name of at most 128 characters, none of them / \\ # ? % :"
         require(usable, "wandb.project", self.project, takes)
-        fit = all(0 < len(tag) <= 64 for tag in self.tags)
+        fit = all(isinstance(tag, str) and 0 < len(tag) <= 64 for tag in self.tags)
         require(fit, "wandb.tags", self.tags, "tags of 1 to 64 characters each")
 
 

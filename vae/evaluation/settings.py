@@ -32,10 +32,10 @@ class MetricsConfig:
         require(distance >= 2, "metrics.distance_images", distance, "an int >= 2")
         require(images >= 1, "metrics.bound_images", images, "an int >= 1")
         require(samples >= 1, "metrics.bound_samples", samples, "an int >= 1")
-        unknown = next((part for part in self.parts if part not in PARTS), None)
+        # OmegaConf lets lists and dicts through where a list is of something else
+        unknown = next((part for part in self.parts if part not in list(PARTS)), None)
         require(unknown is None, "metrics.parts", unknown, f"a list of {', '.join(PARTS)}")
         box = self.face_box
-        # OmegaConf lets lists through for numbers where they are in a list
         numbers = box is None or all(isinstance(part, (float, int)) for part in box)
         inside = box is None or (
             numbers
