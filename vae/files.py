@@ -24,9 +24,7 @@ FULL = {  # errors of writes that want more room than there is, and what they me
 DEEPEST = 50  # lists and mappings within each other, in a YAML file
 
 
-def write_atomically(
-    path: Path, write: Callable[[Path], Any], before: str | None = None
-) -> None:
+def write_atomically(path: Path, write: Callable[[Path], Any], before: str | None = None) -> None:
     """Call `write(temporary path)`, flush the file to disk, and give it its name.
 
     Whoever looks at `path` sees the old file or the new one, never a part.
