@@ -433,6 +433,21 @@ def test_two_processes_go_on_with_a_run_of_one(tmp_path, monkeypatch, capsys):
     assert {p.name for p in tmp_path.iterdir()} - {"home"} == {"data", "parts", "whole"}
 
 
+@pytest.mark.slow
+def test_a_validation_that_was_cut_is_done_by_both(tmp_path, monkeypatch, capsys):
+    def interrupting(*args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+        return loss_terms(*args, **kwargs)
+
+    arguments = [*RUN, "hydra.run.dir=run", "trainer.epochs=2"]
+    with mock.patch("vae.metrics.loss_terms", interrupting):
+        assert call_train(arguments, tmp_path, monkeypatch, capsys)[0] == 128 + signal.SIGTERM
+    assert not load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["measured"]
+    code, _, err = train_by_two(["resume=run"], tmp_path)
+    assert code == 0, err
+    assert [row["step"] for row in rows(tmp_path / "run") if "val/bpd" in row] == [4, 8]
+
+
 def start_endless(cwd):
     """A run without end, when it has measured twice: torchrun's process, its processes by rank."""
     process = of_two([str(ROOT / "train.py"), *ENDLESS, "hydra.run.dir=run"], cwd)

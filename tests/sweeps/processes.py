@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.cli import ROOT, TINY
 
 # A run that lasts some seconds, next to those of TINY: something to kill in the middle of.
-STEPS = 600
+STEPS = 400
 LONG = ["trainer.epochs=null", f"trainer.max_steps={STEPS}", "trainer.figures_every=1000"]
 FROM_STUDY = ["sweep=optuna", "model.latent_dim=4"]
 
