@@ -19,8 +19,9 @@ from vae.composing import compose
 from vae.interrupts import InterruptedRun
 
 # There is one server of processes in a pytest, started by the test that is the first to need it:
-# whichever it is, vae.apart's processes and these find the same modules there.
-apart.PRELOADED = ("tests.killed", "torch._dynamo", *apart.PRELOADED)
+# whichever it is, vae.apart's processes and these find the same modules there. (None of tests:
+# in another folder than this one, a package of that name is somebody else's.)
+apart.PRELOADED = ("torch._dynamo", *apart.PRELOADED)
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(list(apart.PRELOADED))
 RUN = [
