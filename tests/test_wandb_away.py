@@ -114,7 +114,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_server_that_hangs(tmp_path):
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
         out, err = process.communicate(timeout=60)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 8  # wandb itself: 13
     assert process.returncode == 130
     assert "Traceback" not in out + err
     assert err.endswith("interrupted\n")
