@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vae.errors import UserError
 from vae.experiments.results import Row
-from vae.experiments.tables import best_row
+from vae.experiments.tables import as_text, best_row
 from vae.files import write_atomically
 from vae.sweeps.charts import DOTS_PER_INCH, NAMES, draw_charts
 from vae.sweeps.comparison import Comparison, rank
@@ -123,7 +123,9 @@ def _caption(found: Sequence[Row], name: str) -> str:
         return f"Against {key}: means over the seeds, and their standard deviation"
     picture, which, metric = name.split(":")
     run = _chosen(found, name)
-    return f"The {picture} of {run['run']}, the {which} by {metric} ({run[metric]})"
+    return (
+        f"The {picture} of {run['run']}, the {which} by {metric} ({as_text(metric, run[metric])})"
+    )
 
 
 def _chosen(found: Sequence[Row], name: str) -> Row:

@@ -102,7 +102,7 @@ def set_up(found: Sequence[Row]) -> str:
 def _runs(chosen: Iterable[Row], columns: Sequence[str]) -> str:
     """One line a run, as it was measured."""
     lines = [
-        [_figure(key, row[key]) if "/" in key else _setting(_of(row, key)) for key in columns]
+        [as_text(key, row[key]) if "/" in key else _setting(_of(row, key)) for key in columns]
         for row in chosen
     ]
     return _markdown(columns, lines)
@@ -118,12 +118,13 @@ def _mean(rows: Sequence[Row], key: str) -> str:
     values = [float(_of(row, key)) for row in rows if _of(row, key)]
     if not values:
         return ""
-    mean = _figure(key, fmean(values))
+    mean = as_text(key, fmean(values))
     alike = len(values) == 1 or max(values) == min(values)
-    return mean if alike else f"{mean} ± {_figure(key, stdev(values))}"
+    return mean if alike else f"{mean} ± {as_text(key, stdev(values))}"
 
 
-def _figure(key: str, value: float | str) -> str:
+def as_text(key: str, value: float | str) -> str:
+    """A figure or a setting with as many digits as it deserves."""
     found = float(value)
     if (digits := DIGITS.get(key)) is not None:
         return f"{found:.{digits}f}"
