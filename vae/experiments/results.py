@@ -52,6 +52,8 @@ def collect(comparison: Comparison, figures: Collection[str]) -> list[Row]:
         summary = read_summary(run.folder)
         row |= {key: run.value(key) for key in SET_UP}
         row |= {key: summary.get(key) for key in ("precision", "machine")}
+        best = summary.get("best") or {}
+        row |= {f"best/{key}": best.get(key) for key in ("step", "val/bpd")}  # of best.pt
         missing = [key for key in figures if row.get(key) is None]
         row |= evaluated(run, missing)
         found.append({key: text(row[key]) for key in row if key not in NOT_KEPT})

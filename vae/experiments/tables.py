@@ -13,6 +13,8 @@ from vae.sweeps.runs import number
 
 DIGITS = {  # behind the point, of figures; others have four digits in all
     "val/bpd": 3,
+    "best/val/bpd": 3,
+    "best/step": 0,
     "val/rate": 1,
     "val/distortion": 1,
     "val/psnr": 2,
@@ -91,8 +93,9 @@ def set_up(found: Sequence[Row]) -> str:
         if len(found) > 1
         else (f"One run, {minutes:.0f} minutes of training")
     )
+    what = f"{count}{faces}{preset} at {one_of('data.image_size')} px"
     return (
-        f"{count}{faces}{preset} at {one_of('data.image_size')} px, {one_of('step')} steps of "
+        f"{what[0].upper()}{what[1:]}, {one_of('step')} steps of "
         f"{one_of('data.batch_size')} images by {one_of('optimizer.name')}, "
         f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}. {runs} in all, in "
         f"{one_of('precision')} on {one_of('machine')}."
