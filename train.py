@@ -49,7 +49,9 @@ def single_run(composed: DictConfig) -> dict[str, float]:
         preset = hydra_config.runtime.choices.get("sweep")
         if preset:
             words = hydra_config.overrides.task
-            asked = next((w for w in words if w.startswith("experiment=")), f"sweep={preset}")
+            asked = f"sweep={preset}"
+            if asked not in words:  # it is the experiment's
+                asked = next(word for word in words if word.startswith("experiment="))
             raise UserError(f"{asked} is many runs: python train.py -m {asked}")
         config = to_config(name_in_wandb(composed))
         with shortages_told(config, folder), run_lock(folder):

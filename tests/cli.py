@@ -57,5 +57,7 @@ def call_train(arguments, cwd, monkeypatch, capsys):
         code = 1
     finally:
         root.handlers, root.level = handlers, level
+        if loky := sys.modules.get("joblib.externals.loky"):
+            loky.get_reusable_executor().shutdown()  # its processes stay in this test's folder
     captured = capsys.readouterr()
     return code, captured.out, captured.err

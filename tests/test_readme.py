@@ -18,6 +18,7 @@ DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 LOSSES = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
 PAGES = (README, SWEEPS, DATA, EVALUATION, RELIABILITY, LOSSES)
+EXPERIMENTS = sorted((ROOT / "docs" / "experiments").glob("exp_*.md"))
 
 # What sets the project up, which a test inside of it cannot: .ci/run does, in a fresh
 # environment, on every change.
@@ -71,7 +72,36 @@ def settled(tmp_path, pictures, celeba, monkeypatch, capsys):
 
 ALL = dict.fromkeys(command for page in PAGES for command in commands(page))
 MEASURED = {c for c in ALL if "tests.benchmarks" in c or "tests.celeba_stand_in" in c}
-RUN_HERE = [c for c in ALL if c not in SET_UP | MEASURED and "SWEEP" not in c]
+OF_PAGES = {c for c in ALL if "experiment=exp_" in c}  # test_the_experiment_works
+RUN_HERE = [c for c in ALL if c not in SET_UP | MEASURED | OF_PAGES and "SWEEP" not in c]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", EXPERIMENTS, ids=lambda p: p.stem)
+def test_the_experiment_works(page, settled, monkeypatch, capsys):
+    command, *_ = commands(page.read_text(encoding="utf-8"))
+    arguments = shlex.split(command.replace("FOLDER", "pictures"))[2:]
+    small_ones = [o for o in small(arguments) if not o.startswith("model.latent_dim")]
+    one_seed = [] if any(a.startswith("seed=") for a in arguments) else ["seed=0"]
+    trials = ["hydra.sweeper.n_trials=2"] if "pareto" in page.stem else []
+    given = [*arguments, *small_ones, *one_seed, *trials, "data.batch_size=4"]
+    code, _, err = call_train(given, settled, monkeypatch, capsys)
+    assert code == 0, err
+    sweep = settled / "multirun" / page.stem
+    runs = [json.loads(path.read_text()) for path in sweep.glob("*/summary.json")]
+    assert len(runs) == COMBINATIONS[page.stem]
+    assert {run["status"] for run in runs} == {"finished"}
+
+
+COMBINATIONS = {  # of one seed, but for the first: its command has three
+    "exp_01_baseline": 3,
+    "exp_02_latent_dim": 7,
+    "exp_03_beta": 5,
+    "exp_04_pareto": 2,
+    "exp_05_likelihoods": 4,
+    "exp_06_disentanglement": 6,
+    "exp_07_photographs": 2,
+}
 
 
 @pytest.mark.parametrize("command", RUN_HERE)

@@ -104,7 +104,8 @@ def test_a_report_again_is_the_same(sweep):
 
 
 def test_a_model_that_cannot_be_read_is_left_out_and_named(sweep):
-    (sweep / "loss.beta=1" / "checkpoints" / "last.pt").write_bytes(b"damaged")
+    for name in ("last.pt", "previous.pt"):
+        (sweep / "loss.beta=1" / "checkpoints" / name).write_bytes(b"damaged")
     (sweep / "loss.beta=100" / "checkpoints" / "last.pt").unlink()
     write_report(sweep)
     rows_of(sweep / "reconstructions.png", 2)
