@@ -38,6 +38,7 @@ SET_UP = {
     'pip install -e ".[fid]"',
     'pip install -e ".[faces]"',
     'pip install -e ".[export]"',
+    'pip install -e ".[notebook]"',
     "wandb leet multirun/mine/wandb",  # needs a terminal; seen by hand
     "vae dashboard multirun/mine",  # needs a login; tests/sweeps/test_dashboard.py
 }

@@ -4,8 +4,10 @@ from dataclasses import asdict
 
 import pytest
 
+from tests.cli import TINY, call_train
 from vae.composing import compose
 from vae.resuming import changes
+from vae.summary import read_summary
 
 
 def settings(*overrides):
@@ -44,3 +46,18 @@ def test_what_an_older_version_did_not_know_is_as_by_default():
 def test_other_models_are_told_apart():
     found = changes(settings(), settings("model=residual"))
     assert found == [("model.name", "conv", "residual"), ("model.norm", "batch", None)]
+
+
+def test_a_run_that_is_past_the_end_it_is_given_is_left_as_it_was(tmp_path, monkeypatch, capsys):
+    first = [*TINY, "hydra.run.dir=run"]
+    assert call_train(first, tmp_path, monkeypatch, capsys)[0] == 0
+    before = read_summary(tmp_path / "run")
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text()
+    again = ["resume=run", "trainer.max_steps=5"]
+    code, out, err = call_train(again, tmp_path, monkeypatch, capsys)
+    assert code == 1
+    assert f"at step {before['step']} already" in err
+    assert "would end at step 5" in err
+    assert "Traceback" not in out + err
+    assert read_summary(tmp_path / "run") == before
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == rows

@@ -132,6 +132,12 @@ class Run:
             on_epoch=lambda _: self._end_epoch(),
             on_save=lambda: self._save("last"),
         )
+        if self.trainer.step > self.trainer.total_steps:
+            raise UserError(
+                f"resume: the run in {folder} is at step {self.trainer.step} already, and with "
+                f"these trainer.epochs and trainer.max_steps it would end at step "
+                f"{self.trainer.total_steps}. Give it more, or leave them out."
+            )
         self.model = self.trainer.model
         self.record = record_of(self)
         self._tell_of_another_precision(state or {})
