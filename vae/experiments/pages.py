@@ -19,24 +19,20 @@ A page has results of its own, in `results/<page>.csv` beside it; a third part n
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from vae.errors import UserError
 from vae.experiments.pictures import pictures
-from vae.experiments.results import Row, read_results
+from vae.experiments.results import read_results
 from vae.experiments.tables import best, front, set_up, table
 
 KINDS = "set up|table|front|best|pictures"
 BLOCK = re.compile(rf"(<!-- ({KINDS})\b([^>]*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
-def fill(page: Path, found: Sequence[Row] | None = None) -> str:
-    """A page's text with each block made anew.
-
-    Args:
-        page: a Markdown file.
-        found: the page's results; None: those in the file beside it.
+def fill(page: Path) -> str:
+    """The text of a page, a Markdown file, with each block made anew of the results beside it.
 
     Raises:
         UserError: a block cannot be made; names it.
@@ -45,7 +41,7 @@ def fill(page: Path, found: Sequence[Row] | None = None) -> str:
     def make(block: re.Match[str]) -> str:
         start, kind, words, _, end = block.groups()
         try:
-            return f"{start}{_body(kind, words, page, found)}\n{end}"
+            return f"{start}{_body(kind, words, page)}\n{end}"
         except UserError as error:
             raise UserError(f"{page}: {start.strip()}: {error}") from error
 
@@ -93,12 +89,10 @@ def _blocks(page: Path) -> list[tuple[str, str, str]]:
     return [(kind, words, body) for _, kind, words, body, _ in found]
 
 
-def _body(kind: str, words: str, page: Path, found: Sequence[Row] | None) -> str:
+def _body(kind: str, words: str, page: Path) -> str:
     parts = [part.split() for part in words.split("|")]
-    if len(parts) == 3:
-        rows = read_results(page.parent / parts.pop()[0])
-    else:
-        rows = list(found) if found is not None else read_results(results_of(page))
+    others = page.parent / parts.pop()[0] if len(parts) == 3 else None
+    rows = read_results(others or results_of(page))
     makers: dict[str, Callable[..., str]] = {
         "set up": lambda _: set_up(rows),
         "table": lambda keys, columns: table(rows, keys, columns),
