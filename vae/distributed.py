@@ -8,6 +8,7 @@ the configuration and keeps the record; the others do as it does (vae/follower.p
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache
@@ -125,11 +126,17 @@ class Processes(World):
     def unite(self, model: nn.Module) -> None:
         from vae.models.global_norm import use_global_statistics
 
-        use_global_statistics(model)
+        use_global_statistics(model, self)
+
+    def shares(self, tensor: Tensor) -> list[Tensor]:
+        """Every process's tensor, by rank; they are alike, and stay until the next exchange."""
+        shares = [torch.empty_like(tensor) for _ in range(self.size)]
+        self._dist.all_gather(shares, tensor)
+        return shares
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        # In one piece: by gloo, a hundred small messages take several times as long. And not
-        # while the backward pass is still at work, whose BatchNorms would queue behind them.
+        # In one piece: a hundred small messages take several times as long. And not while
+        # the backward pass is still at work, whose BatchNorms would queue behind them.
         together = torch.cat([tensor.flatten() for tensor in tensors])
         self._dist.all_reduce(together)
         together /= self.size
@@ -146,24 +153,20 @@ class Processes(World):
         self._underway.clear()
 
     def sum(self, values: Tensor) -> Tensor:
-        total = values.clone()
-        self._dist.all_reduce(total)
-        return total
+        return torch.stack(self.shares(values)).sum(0)
 
     def gather(self, share: Tensor) -> Tensor:
         count = int(self.sum(torch.tensor(len(share))))
         own = self.part(count)
         whole = share.new_zeros(count, *share.shape[1:])
         whole[own] = share.detach()
-        self._dist.all_reduce(whole)
+        whole = self.sum(whole)
         if share.requires_grad:
             whole[own] = share * self.size - share.detach() * (self.size - 1)
         return whole
 
     def max(self, value: int) -> int:
-        largest = torch.tensor(value)
-        self._dist.all_reduce(largest, self._dist.ReduceOp.MAX)
-        return int(largest)
+        return max(int(share) for share in self.shares(torch.tensor(value)))
 
     def broadcast(self, message: Any = None) -> Any:
         messages = [message]
@@ -177,8 +180,55 @@ class Processes(World):
         self._dist.destroy_process_group()
 
 
+class Neighbours(Processes):
+    """Processes of one machine: what they have on its CPU they exchange by its memory."""
+
+    def __init__(self) -> None:
+        from vae.shared_memory import SharedMemory
+
+        super().__init__()
+        self._memory = SharedMemory()
+        self._owned: list[list[Tensor]] = [[] for _ in range(self.size)]  # to be shared, by owner
+
+    def shares(self, tensor: Tensor) -> list[Tensor]:
+        if tensor.device.type != "cpu":
+            return super().shares(tensor)
+        return [share for (share,) in self._memory.exchange([[tensor.contiguous()]] * self.size)]
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        if tensors[0].device.type != "cpu":
+            return super().average(tensors)
+        every = self._memory.exchange([tensors] * self.size)
+        for tensor, first, second, *others in zip(tensors, *every, strict=True):
+            torch.lerp(first, second, 0.5, out=tensor)
+            for count, other in enumerate(others, start=3):
+                tensor.lerp_(other, 1 / count)
+
+    def share(self, tensor: Tensor, owner: int) -> None:
+        if tensor.device.type != "cpu":
+            return super().share(tensor, owner)
+        self._owned[owner].append(tensor)
+
+    def wait(self) -> None:
+        super().wait()
+        if not any(self._owned):
+            return
+        for rank, places in enumerate(self._memory.exchange(self._owned)):
+            if rank != self.rank:
+                for tensor, place in zip(self._owned[rank], places, strict=True):
+                    tensor.copy_(place)
+        self._owned = [[] for _ in range(self.size)]
+
+    def leave(self) -> None:
+        self._memory.close()
+        super().leave()
+
+
 @cache
 def join() -> World:
     """The world that this process belongs to; the first call waits for the others."""
-    together = "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
-    return Processes() if together else ALONE
+    size = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if size == 1:
+        return ALONE
+    neighbours = sys.platform == "linux" and int(os.environ["LOCAL_WORLD_SIZE"]) == size
+    return Neighbours() if neighbours else Processes()

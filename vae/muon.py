@@ -9,7 +9,7 @@ several times the steps (docs/performance.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
             its square's; in [0, 1).
         eps: added to the root of a vector's mean square, > 0.
         weight_decay: a step shrinks the weights by lr * this, >= 0.
-        world: processes with the same gradients; each orthogonalises its part of the matrices.
+        world: processes with the same gradients; each orthogonalises some of the matrices.
     """
 
     def __init__(
@@ -71,7 +71,9 @@ class Muon(torch.optim.Optimizer):
                     parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
             matrices = [p for p in given if p.ndim >= 2]
             vectors = [p for p in given if p.ndim < 2]
-            updates = [self._matrix_update(i, p, group, keep) for i, p in enumerate(matrices)]
+            owners = share_out([_work(p) for p in matrices], self.world.size)
+            pairs = zip(matrices, owners, strict=True)
+            updates = [self._matrix_update(p, owner, group, keep) for p, owner in pairs]
             updates += [_vector_update(p.grad, self.state[p], group, keep) for p in vectors]
             self.world.wait()
             rate = torch.as_tensor(group["lr"] * keep)
@@ -81,33 +83,62 @@ class Muon(torch.optim.Optimizer):
                 parameter.addcmul_(update, rate, value=-1)
 
     def _matrix_update(
-        self, index: int, parameter: Tensor, group: dict[str, Any], keep: float | Tensor
+        self, parameter: Tensor, owner: int, group: dict[str, Any], keep: float | Tensor
     ) -> Tensor:
         """The direction of a matrix's or kernel's step; there after the world was waited for.
 
-        Number `index` of the matrices: the processes take turns.
+        It is computed by process `owner`, for all.
         """
         assert parameter.grad is not None
-        update = _momentum(parameter.grad, self.state[parameter], group, keep)
-        owner = index % self.world.size
-        if owner == self.world.rank:
-            matrix = update.flatten(1)
-            scale = STEP_SIZE * max(matrix.shape) ** 0.5
-            # into the same memory: what travels is laid out alike in all processes
-            torch.mul(orthogonalize(matrix).view(update.shape), scale, out=update)
+        mean = self._momentum(parameter, group, keep)
+        if owner != self.world.rank:
+            update = torch.empty_like(mean)
+        else:
+            decay, _ = group["betas"]
+            update = parameter.grad.lerp(mean, decay)  # Nesterov: where the mean will be
+            matrix = as_matrix(update)
+            torch.mul(orthogonalize(matrix), STEP_SIZE * max(matrix.shape) ** 0.5, out=matrix)
         self.world.share(update, owner)
         return update
 
+    def _momentum(self, parameter: Tensor, group: dict[str, Any], keep: float | Tensor) -> Tensor:
+        """The mean of a matrix's or kernel's gradients, this one included."""
+        assert parameter.grad is not None
+        decay, _ = group["betas"]
+        state = self.state[parameter]
+        if not state:
+            state["exp_avg"] = torch.zeros_like(parameter.grad)
+        mean: Tensor = state["exp_avg"].lerp_(parameter.grad, (1 - decay) * keep)
+        return mean
 
-def _momentum(
-    grad: Tensor, state: dict[str, Tensor], group: dict[str, Any], keep: float | Tensor
-) -> Tensor:
-    """Nesterov's momentum of a matrix or kernel: where the mean will be."""
-    decay, _ = group["betas"]
-    if not state:
-        state["exp_avg"] = torch.zeros_like(grad)
-    mean = state["exp_avg"].lerp_(grad, (1 - decay) * keep)
-    return grad.lerp(mean, decay)
+
+def share_out(work: Sequence[float], count: int) -> list[int]:
+    """Which of `count` processes does each piece of work, so that they end about together.
+
+    The largest pieces first, each to the one that has the least to do (Graham 1969).
+    """
+    loads, owners = [0.0] * count, [0] * len(work)
+    for piece in sorted(range(len(work)), key=lambda piece: -work[piece]):
+        owners[piece] = loads.index(min(loads))
+        loads[owners[piece]] += work[piece]
+    return owners
+
+
+def as_matrix(kernel: Tensor) -> Tensor:
+    """A kernel (out, in, h, w) as a matrix (out, in · h · w) in the same memory.
+
+    Its columns are in the order in which they lie there, which may be channels-last: another
+    order of them gives the same step in another order.
+    """
+    if not kernel.is_contiguous():
+        kernel = kernel.permute(0, 2, 3, 1)
+    return kernel.view(len(kernel), -1)
+
+
+def _work(parameter: Tensor) -> int:
+    """Multiply-adds of orthogonalising it: products with the matrix, and of Gram matrices."""
+    rows, columns = sorted((len(parameter), parameter[0].numel()))
+    return 2 * rows**2 * columns + (4 * ROUNDS - 3) * rows**3
 
 
 def _vector_update(
@@ -135,15 +166,15 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     of them commute, so they are gathered in the Gram matrix's size, the smaller one, and the
     matrix itself is multiplied once: a third of the work.
     """
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalize(matrix.T).T
+    tall = matrix.shape[0] > matrix.shape[1]
+    gram = matrix.T @ matrix if tall else matrix @ matrix.T
     shrink = 1 / (matrix.norm() + 1e-12)  # makes all singular values at most 1
-    gram = matrix @ matrix.T * shrink**2
+    gram *= shrink**2
     factors = _polynomial(gram)
     for _ in range(ROUNDS - 1):
         factors = _polynomial(factors @ gram @ factors) @ factors
     factors *= shrink
-    return factors @ matrix
+    return matrix @ factors.T if tall else factors @ matrix
 
 
 def _polynomial(gram: Tensor) -> Tensor:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae.distributed import Processes
 
-def use_global_statistics(model: nn.Module) -> None:
+
+def use_global_statistics(model: nn.Module, world: Processes) -> None:
     """Have each BatchNorm2d of the model normalise by what the processes' shares have together.
 
     In place; parameters and buffers stay the same objects under the same names.
@@ -21,7 +22,7 @@ def use_global_statistics(model: nn.Module) -> None:
     for parent in list(model.modules()):
         for name, layer in parent.named_children():
             if type(layer) is nn.BatchNorm2d:
-                setattr(parent, name, GlobalBatchNorm2d(layer))
+                setattr(parent, name, GlobalBatchNorm2d(layer, world))
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -30,8 +31,9 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     For CPUs: torch's own SyncBatchNorm works on GPUs alone.
     """
 
-    def __init__(self, layer: nn.BatchNorm2d) -> None:
+    def __init__(self, layer: nn.BatchNorm2d, world: Processes) -> None:
         super().__init__(layer.num_features, layer.eps)
+        self.world = world
         self.weight, self.bias = layer.weight, layer.bias
         self.running_mean, self.running_var = layer.running_mean, layer.running_var
         self.num_batches_tracked = layer.num_batches_tracked
@@ -46,25 +48,25 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         with torch.no_grad():
-            mean, variance = global_statistics(x)
-            values = x.numel() // x.shape[1] * dist.get_world_size()
+            mean, variance = global_statistics(x, self.world)
+            values = x.numel() // x.shape[1] * self.world.size
             unbiased = variance * (values / (values - 1))
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(unbiased, self.momentum)
             self.num_batches_tracked += 1
-        normalised: Tensor = _Normalise.apply(x, self.weight, self.bias, mean, variance, self.eps)
+        normalised: Tensor = _Normalise.apply(
+            x, self.weight, self.bias, mean, variance, self.eps, self.world
+        )
         return normalised
 
 
-def global_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+def global_statistics(x: Tensor, world: Processes) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, (C,) float32 each, of the shares (batch, C, h, w) together."""
     # The kernel of BatchNorm itself: over channels-last maps, var_mean takes ten times as long.
     # Of bfloat16 it makes float32 only where it is given running statistics of float32.
     unused = torch.zeros(2, x.shape[1], device=x.device)
     own = torch.stack(torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0))
-    shares = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(shares, own)
-    means, variances = torch.stack(shares, dim=1)
+    means, variances = torch.stack(world.shares(own), dim=1)
     mean = means.mean(0)
     # Not E[x²] - E[x]², which loses all digits where the mean is large.
     return mean, (variances + (means - mean).square()).mean(0)
@@ -82,9 +84,10 @@ class _Normalise(torch.autograd.Function):
         mean: Tensor,
         variance: Tensor,
         eps: float,
+        world: Processes,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, mean, variance)
-        ctx.eps = eps
+        ctx.eps, ctx.world = eps, world
         return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
 
     @staticmethod
@@ -100,10 +103,9 @@ class _Normalise(torch.autograd.Function):
         _, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
             dy, x, weight, None, None, mean, inverse, True, ctx.eps, [False, True, True]
         )
-        sums = torch.stack([grad_weight, grad_bias])  # of dy · x̂ and of dy
-        dist.all_reduce(sums)
+        sums = ctx.world.sum(torch.stack([grad_weight, grad_bias]))  # of dy · x̂ and of dy
         scale = weight * inverse
-        shares = sums * (-scale / (x.numel() // x.shape[1] * dist.get_world_size()))
+        shares = sums * (-scale / (x.numel() // x.shape[1] * ctx.world.size))
         dx = F.batch_norm(x, mean, variance, shares[0], shares[1], eps=ctx.eps)
         dx = dx.addcmul_(dy, scale.to(dx.dtype).view(1, -1, 1, 1))
-        return dx, grad_weight, grad_bias, None, None, None
+        return dx, grad_weight, grad_bias, None, None, None, None

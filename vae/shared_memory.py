@@ -1,0 +1,134 @@
+"""Tensors that the processes of one machine lay into memory for each other.
+
+gloo sends them through the machine's own network, by threads that compete with the training
+for the cores. A step exchanges some twenty times: see docs/performance.md for what it gains.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+PATIENCE = 300  # times that a process asks, in about half a millisecond, before it sleeps
+
+
+class SharedMemory:
+    """Where each process of a machine lays its tensors and finds those of the others.
+
+    All of torch.distributed's processes make one at the same point, and call `exchange` at
+    the same points. Linux alone has what it is made of.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self._half = 0  # bytes of an exchange; there is room for two of them
+        self._turn = 0
+        self._memory: list[Tensor] = []  # each process's
+        # Pipes to every other process; each opens its end of those to it, and keeps that alone.
+        pipes = {rank: os.pipe() for rank in range(self.size) if rank != self.rank}
+        inlets = _tell({rank: _path(inlet) for rank, (inlet, _) in pipes.items()})
+        del inlets[self.rank]
+        self._inlets = [os.open(paths[self.rank], os.O_RDONLY) for paths in inlets]
+        self._outlets = [outlet for _, outlet in pipes.values()]
+        for inlet in self._inlets:
+            os.set_blocking(inlet, False)
+        dist.barrier()
+        for inlet, _ in pipes.values():
+            os.close(inlet)
+
+    def exchange(self, given: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+        """Have what every process gives; it stays until the next exchange.
+
+        Args:
+            given: for each process, tensors laid out like those that it gives: on the CPU,
+                dense, all of one dtype. What stands for this process, it gives.
+
+        Returns:
+            What each process gave, in the memory that they share: to be read only.
+
+        Raises:
+            ConnectionError: another process has ended.
+        """
+        self._reserve(max(sum(tensor.nbytes for tensor in tensors) for tensors in given))
+        # Others may still be reading what was given last, but nothing older.
+        self._turn = 1 - self._turn
+        places = [self._places(rank, tensors) for rank, tensors in enumerate(given)]
+        for place, tensor in zip(places[self.rank], given[self.rank], strict=True):
+            place.copy_(tensor)
+        self._meet()
+        return places
+
+    def _places(self, rank: int, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The parts of a process's memory for tensors like these, one after another."""
+        if not tensors:
+            return []
+        begin = self._turn * self._half
+        memory = self._memory[rank][begin : begin + self._half].view(tensors[0].dtype)
+        counts = [tensor.numel() for tensor in tensors]
+        parts = torch.split(memory[: sum(counts)], counts)
+        return [
+            part.as_strided(tensor.shape, tensor.stride())
+            for part, tensor in zip(parts, tensors, strict=True)
+        ]
+
+    def _meet(self) -> None:
+        """Wait until all processes are here: each tells each, and what it wrote before is there.
+
+        A pipe also tells of a process that has died.
+        """
+        for outlet in self._outlets:
+            os.write(outlet, b".")
+        for inlet in self._inlets:
+            if not _read(inlet):
+                raise ConnectionError("another process of this run has ended")
+
+    def _reserve(self, count: int) -> None:
+        """Have room for so many bytes an exchange; all processes ask for the same."""
+        if count <= self._half:
+            return
+        self._half = 1 << (count - 1).bit_length()  # soon there is enough for all
+        # Without a name, so that nothing is left behind, whatever ends the processes.
+        own = os.memfd_create("tensors")
+        os.posix_fallocate(own, 0, 2 * self._half)  # OSError now, not a bus error later
+        self._memory = [
+            torch.from_file(path, shared=True, size=2 * self._half, dtype=torch.uint8)
+            for path in _tell(_path(own))
+        ]
+        dist.barrier()
+        os.close(own)
+
+    def close(self) -> None:
+        """Let the others know that this process exchanges no more."""
+        for pipe in self._inlets + self._outlets:
+            os.close(pipe)
+
+
+def _read(inlet: int) -> bytes:
+    """A byte from a pipe; none if its other end is closed.
+
+    At first by asking again and again: who is put to sleep is late to wake up.
+    """
+    for _ in range(PATIENCE):
+        with suppress(BlockingIOError):
+            return os.read(inlet, 1)
+    select.select([inlet], [], [])
+    return os.read(inlet, 1)
+
+
+def _path(descriptor: int) -> str:
+    """By which the other processes of this machine can open what this one has open."""
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
+
+
+def _tell(message: Any) -> list[Any]:
+    """What each process says."""
+    messages: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(messages, message)
+    return messages
