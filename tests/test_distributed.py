@@ -178,8 +178,11 @@ def steps_of_muon(world):
     return {"weights": [*map(torch.detach, weights), *moments], "worked": worked.call_count}
 
 
-def work_of_a_rank(out):
+def work_of_a_rank(out, kind):
+    if kind == "Processes":
+        os.environ["LOCAL_WORLD_SIZE"] = "1"  # as if the other one were on another machine
     world = join()
+    assert type(world).__name__ == kind
     results = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         layer, maps, upstream = layer_and_batch(dtype)
@@ -210,11 +213,13 @@ def work_of_a_rank(out):
     world.leave()
 
 
-@pytest.fixture(scope="module")
-def shares(tmp_path_factory):
-    """What each of two processes computed."""
+@pytest.fixture(scope="module", params=["Neighbours", "Processes"])
+def shares(request, tmp_path_factory):
+    """What each of two processes computed, exchanging by shared memory or by gloo."""
+    if request.param == "Neighbours" and sys.platform != "linux":
+        pytest.skip("memory is shared on Linux")
     folder = tmp_path_factory.mktemp("shares")
-    process = of_two([__file__, str(folder)], folder)
+    process = of_two([__file__, str(folder), request.param], folder)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
@@ -502,4 +507,4 @@ def test_nobody_waits_for_one_that_was_killed(rank, tmp_path):
 
 
 if __name__ == "__main__":
-    work_of_a_rank(sys.argv[1])
+    work_of_a_rank(*sys.argv[1:])
