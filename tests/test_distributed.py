@@ -30,7 +30,7 @@ from vae.losses import (
 )
 from vae.metrics import evaluate
 from vae.models import ConvConfig, build_model
-from vae.muon import Muon, orthogonalize
+from vae.muon import Muon, orthogonalize, share_out
 from vae.regularizers import (
     CapacityConfig,
     FreeBitsConfig,
@@ -40,7 +40,6 @@ from vae.regularizers import (
 
 CPU = torch.device("cpu")
 LOSS = LossConfig(name="bce", beta=1e-2, kl_reduction="latents")
-TWO = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
 RUN = [*TINY, "data.flip=true", "trainer.log_every=2", "trainer.grad_clip=0.05"]
 # A constant rate, or a longer run would be another; a small one, for tolerances that are small:
 # at the usual rates the last digits of a sum come to be the fourth ones within a hundred steps.
@@ -55,11 +54,11 @@ class Rank(World):
         self.rank, self.size = rank, size
 
 
-def of_two(arguments, cwd, **options):
-    """A command by two processes, on a thread each."""
+def of_two(arguments, cwd, count=2, **options):
+    """A command by two processes, or by so many, on a thread each."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, *TWO, *arguments],
+        [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", *arguments],
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
@@ -178,7 +177,28 @@ def steps_of_muon(world):
     return {"weights": [*map(torch.detach, weights), *moments], "worked": worked.call_count}
 
 
+def exchange_among_three(out):
+    """What each of three processes has of the others; the last one leaves, and is missed."""
+    world = join()
+    kernel = torch.arange(54.0).view(2, 3, 3, 3).contiguous(memory_format=torch.channels_last)
+    mine = [kernel * (world.rank + 1), torch.tensor(10.0**world.rank), torch.zeros(0)]
+    world.average(mine)
+    large = torch.full((300, 300), float(world.rank))  # larger than all before
+    shared = [torch.full((5,), float(10 * world.rank + owner)) for owner in (2, 0, 2)]
+    for owner, tensor in zip((2, 0, 2), shared, strict=True):
+        world.share(tensor, owner)
+    world.wait()
+    results = {"average": mine, "sum": world.sum(large), "shared": shared}
+    if world.rank < 2:
+        with pytest.raises(ConnectionError):
+            world.max(0)
+    torch.save(results, out / f"{world.rank}.pt")
+    world.leave()
+
+
 def work_of_a_rank(out, kind):
+    if kind == "three":
+        return exchange_among_three(Path(out))
     if kind == "Processes":
         os.environ["LOCAL_WORLD_SIZE"] = "1"  # as if the other one were on another machine
     world = join()
@@ -285,6 +305,25 @@ def test_what_is_exchanged(shares):
         assert [tensor[0, 0].item() for tensor in share["shared"]] == [0, 11]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is shared on Linux")
+def test_three_that_share_memory(tmp_path):
+    process = of_two([__file__, str(tmp_path), "three"], tmp_path, count=3)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    kernel = torch.arange(54.0).view(2, 3, 3, 3)
+    for rank in range(3):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(found["average"][:2], [kernel * 2, torch.tensor(37.0)])
+        assert torch.equal(found["sum"], torch.full((300, 300), 3.0))
+        assert [tensor.unique().tolist() for tensor in found["shared"]] == [[22], [0], [22]]
+
+
+def test_work_is_shared_out_evenly():
+    assert share_out([5, 1, 4, 3, 2], 2) == [0, 0, 1, 1, 0]  # 8 and 7
+    assert share_out([1, 1], 3) == [0, 1]
+    assert share_out([2, 3], 1) == [0, 0]
+
+
 def test_muon_shares_its_work(shares):
     alone = steps_of_muon(ALONE)
     for share in shares:
@@ -358,6 +397,17 @@ def test_it_takes_the_course_of_one_process(by_two, tmp_path, monkeypatch, capsy
     arguments = [*RUN, "hydra.run.dir=one"]
     assert call_train(arguments, tmp_path, monkeypatch, capsys)[0] == 0
     assert_same_course(the_run(by_two[0]), tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["trainer.ema=0.5", "trainer.compile=true"])
+def test_so_it_does_with(setting, tmp_path, monkeypatch, capsys):
+    """An average of the weights, of a model that exchanges; and exchanges amid compiled code."""
+    arguments = [*RUN, setting]
+    code, _, err = train_by_two([*arguments, "hydra.run.dir=two"], tmp_path)
+    assert code == 0, err
+    assert call_train([*arguments, "hydra.run.dir=one"], tmp_path, monkeypatch, capsys)[0] == 0
+    assert_same_course(tmp_path / "two", tmp_path / "one")
 
 
 @pytest.mark.slow

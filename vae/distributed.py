@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -53,6 +53,11 @@ class World:
     def unite(self, model: nn.Module) -> None:
         """Have the model's BatchNorm layers see the processes' shares of a batch as one."""
 
+    def compile(self, model: nn.Module) -> Callable[..., Any]:
+        """The united model as torch compiles it, with the same parameters."""
+        compiled: Callable[..., Any] = torch.compile(model, dynamic=False)
+        return compiled
+
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Average each of the tensors, on the model's device, over the processes, in place."""
 
@@ -92,6 +97,10 @@ class World:
 
     def leave(self) -> None:
         """Part from the other processes, at the end."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> World:
+        """There is but one: the layers of a copied model exchange with the same processes."""
+        return self
 
 
 ALONE = World()
@@ -188,17 +197,25 @@ class Neighbours(Processes):
 
         super().__init__()
         self._memory = SharedMemory()
+        self._exchange = self._memory.exchange
         self._owned: list[list[Tensor]] = [[] for _ in range(self.size)]  # to be shared, by owner
+
+    def compile(self, model: nn.Module) -> Callable[..., Any]:
+        # The compiler knows nothing of pipes.
+        self._exchange = torch.compiler.disable(  # type: ignore[no-untyped-call]
+            self._memory.exchange
+        )
+        return super().compile(model)
 
     def shares(self, tensor: Tensor) -> list[Tensor]:
         if tensor.device.type != "cpu":
             return super().shares(tensor)
-        return [share for (share,) in self._memory.exchange([[tensor.contiguous()]] * self.size)]
+        return [share for (share,) in self._exchange([[tensor.contiguous()]] * self.size)]
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         if tensors[0].device.type != "cpu":
             return super().average(tensors)
-        every = self._memory.exchange([tensors] * self.size)
+        every = self._exchange([tensors] * self.size)
         for tensor, first, second, *others in zip(tensors, *every, strict=True):
             torch.lerp(first, second, 0.5, out=tensor)
             for count, other in enumerate(others, start=3):
@@ -213,7 +230,7 @@ class Neighbours(Processes):
         super().wait()
         if not any(self._owned):
             return
-        for rank, places in enumerate(self._memory.exchange(self._owned)):
+        for rank, places in enumerate(self._exchange(self._owned)):
             if rank != self.rank:
                 for tensor, place in zip(self._owned[rank], places, strict=True):
                     tensor.copy_(place)

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-PATIENCE = 300  # times that a process asks, in about half a millisecond, before it sleeps
+TRIES = 300  # times that a process asks, in about half a millisecond, before it sleeps
 
 
 class SharedMemory:
@@ -115,7 +115,7 @@ def _read(inlet: int) -> bytes:
 
     At first by asking again and again: who is put to sleep is late to wake up.
     """
-    for _ in range(PATIENCE):
+    for _ in range(TRIES):
         with suppress(BlockingIOError):
             return os.read(inlet, 1)
     select.select([inlet], [], [])

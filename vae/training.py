@@ -100,7 +100,7 @@ class Trainer:
         self.average = Average(model, config.ema) if config.ema else None
         # The compiled callable shares the module's parameters; the plain module is what
         # is evaluated and saved, so checkpoints do not know of the compiler.
-        self.forward = torch.compile(model, dynamic=False) if config.compile else model
+        self.forward = world.compile(model) if config.compile else model
         self._compiling = config.compile  # the first step does
 
     @property
