@@ -7,16 +7,12 @@ for the cores. A step exchanges some twenty times: see docs/performance.md for w
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-TRIES = 300  # times that a process asks, in about half a millisecond, before it sleeps
 
 
 class SharedMemory:
@@ -37,8 +33,6 @@ class SharedMemory:
         del inlets[self.rank]
         self._inlets = [os.open(paths[self.rank], os.O_RDONLY) for paths in inlets]
         self._outlets = [outlet for _, outlet in pipes.values()]
-        for inlet in self._inlets:
-            os.set_blocking(inlet, False)
         dist.barrier()
         for inlet, _ in pipes.values():
             os.close(inlet)
@@ -86,7 +80,7 @@ class SharedMemory:
         for outlet in self._outlets:
             os.write(outlet, b".")
         for inlet in self._inlets:
-            if not _read(inlet):
+            if not os.read(inlet, 1):
                 raise ConnectionError("another process of this run has ended")
 
     def _reserve(self, count: int) -> None:
@@ -108,18 +102,6 @@ class SharedMemory:
         """Let the others know that this process exchanges no more."""
         for pipe in self._inlets + self._outlets:
             os.close(pipe)
-
-
-def _read(inlet: int) -> bytes:
-    """A byte from a pipe; none if its other end is closed.
-
-    At first by asking again and again: who is put to sleep is late to wake up.
-    """
-    for _ in range(TRIES):
-        with suppress(BlockingIOError):
-            return os.read(inlet, 1)
-    select.select([inlet], [], [])
-    return os.read(inlet, 1)
 
 
 def _path(descriptor: int) -> str:
