@@ -30,15 +30,21 @@ from vae.losses import (
 )
 from vae.metrics import evaluate
 from vae.models import ConvConfig, build_model
-from vae.muon import Muon, orthogonalize, share_out
+from vae.muon import orthogonalize
+from vae.optimizers import OptimizerConfig, build_optimizer
 from vae.regularizers import (
     CapacityConfig,
     FreeBitsConfig,
     MMDConfig,
     TotalCorrelationConfig,
 )
+from vae.sharding import Sharding, share_out
 
 CPU = torch.device("cpu")
+OPTIMIZERS = {
+    kind: OptimizerConfig(kind, 0.1, [0.9, 0.99], 1e-8, 0.01, "constant")
+    for kind in ("adam", "adamw", "muon")
+}
 LOSS = LossConfig(name="bce", beta=1e-2, kl_reduction="latents")
 RUN = [*TINY, "data.flip=true", "trainer.log_every=2", "trainer.grad_clip=0.05"]
 # A constant rate, or a longer run would be another; a small one, for tolerances that are small:
@@ -146,6 +152,14 @@ LOSSES = {  # those that are no mean over images
 }
 
 
+def averages(tensors, world):
+    """Each averaged over the processes, in all of them."""
+    everywhere = [[tensor.clone() for tensor in tensors] for _ in range(world.size)]
+    for owner, copies in enumerate(everywhere):
+        world.reduce(copies, [owner] * len(copies))
+    return everywhere[world.rank]
+
+
 def gradients(loss, world):
     """Of a batch's loss, averaged over the processes, and the terms."""
     model = a_model().eval()
@@ -158,23 +172,37 @@ def gradients(loss, world):
         loss, logits, images[part], posterior, latents, training_images=50, world=world
     )
     terms.loss.backward()
-    grads = [parameter.grad for parameter in model.parameters()]
-    world.average(grads)
+    grads = averages([parameter.grad for parameter in model.parameters()], world)
     return grads, world.mean(torch.stack(terms).detach())
 
 
-def steps_of_muon(world):
-    """Three steps with given gradients: the weights, and how many matrices were orthogonalised."""
+SHAPES = ((4, 9), (6,), (5, 3, 2, 2), (7, 4), (3, 3))
+
+
+def steps_of(kind, world):
+    """Three steps with gradients that have a given average: weights, moments, their work."""
     torch.manual_seed(0)
-    weights = [nn.Parameter(torch.randn(shape)) for shape in ((4, 9), (6,), (5, 3, 2, 2), (7, 4))]
-    optimizer = Muon(weights, 0.1, (0.9, 0.99), 1e-8, 0.01, world)
+    model = nn.ParameterList([torch.randn(shape) for shape in SHAPES])
+    model[2].data = model[2].data.contiguous(memory_format=torch.channels_last)
+    world.unite(model)
+    optimizer = build_optimizer(OPTIMIZERS[kind], model.parameters())
+    sharding = Sharding(optimizer, world)
+    kept = []
     with mock.patch("vae.muon.orthogonalize", side_effect=orthogonalize) as worked:
         for _ in range(3):
-            for weight in weights:
-                weight.grad = torch.randn_like(weight)
+            for weight in model[:4]:  # nothing is known of how the last one should change
+                weight.grad = torch.randn_like(weight) * (1 + world.rank - (world.size - 1) / 2)
+            kept.append(sum(grad.numel() for grad in sharding.reduce()))
             optimizer.step()
-    moments = [optimizer.state[weight]["exp_avg"] for weight in weights]
-    return {"weights": [*map(torch.detach, weights), *moments], "worked": worked.call_count}
+            sharding.spread()
+    alone = len(optimizer.state)
+    sharding.gather()
+    moments = [optimizer.state[weight]["exp_avg"] for weight in model[:4]]
+    weights = [weight.detach().clone() for weight in model]
+    return {
+        "weights": [*weights, *moments], "worked": worked.call_count, "kept": kept,
+        "moments before": alone, "moments": len(optimizer.state),
+    }  # fmt: skip
 
 
 def exchange_among_three(out):
@@ -182,13 +210,16 @@ def exchange_among_three(out):
     world = join()
     kernel = torch.arange(54.0).view(2, 3, 3, 3).contiguous(memory_format=torch.channels_last)
     mine = [kernel * (world.rank + 1), torch.tensor(10.0**world.rank), torch.zeros(0)]
-    world.average(mine)
+    world.reduce(mine, [2, 0, 2])
     large = torch.full((300, 300), float(world.rank))  # larger than all before
-    shared = [torch.full((5,), float(10 * world.rank + owner)) for owner in (2, 0, 2)]
-    for owner, tensor in zip((2, 0, 2), shared, strict=True):
-        world.share(tensor, owner)
-    world.wait()
-    results = {"average": mine, "sum": world.sum(large), "shared": shared}
+    model = nn.ParameterList([torch.zeros(5), torch.zeros(5, 3), torch.zeros(1)])
+    world.unite(model)
+    for owner, parameter in zip((2, 0, 2), model, strict=True):
+        if owner == world.rank:
+            parameter.data.fill_(owner + 1)
+    world.spread(list(model), [2, 0, 2])
+    results = {"average": mine, "sum": world.sum(large), "spread": list(model)}
+    results["collected"] = world.collect("abc"[world.rank])
     if world.rank < 2:
         with pytest.raises(ConnectionError):
             world.max(0)
@@ -210,7 +241,8 @@ def work_of_a_rank(out, kind):
         world.unite(parent)
         part = world.part(6)
         results[name] = normalise(parent[0], maps[part], upstream[part])
-        world.average([parent[0].weight.grad, parent[0].bias.grad])
+        own = results[name]
+        own["dw"], own["db"] = averages([own["dw"], own["db"]], world)
         results[name]["kind"] = type(parent[0]).__name__
     results["evaluation"] = evaluate(a_model(), validation_batches(), LOSS, world=world)
     torch.manual_seed(3)
@@ -222,12 +254,8 @@ def work_of_a_rank(out, kind):
     results["max"] = [world.max(2 * world.rank), world.max(1 - world.rank), world.max(0)]
     results["mean"] = world.mean(torch.tensor([1.0, 3.0 + 4 * world.rank]))
     results["message"] = world.broadcast({"from": world.rank})
-    shared = [torch.full((2, 3), float(10 * world.rank + owner)) for owner in (0, 1)]
-    for owner, tensor in enumerate(shared):
-        world.share(tensor, owner)
-    world.wait()
-    results["shared"] = shared
-    results["muon"] = steps_of_muon(world)
+    results["collected"] = world.collect({world.rank: torch.full((2,), world.rank)})
+    results["steps"] = {kind: steps_of(kind, world) for kind in OPTIMIZERS}
     results["rank"] = world.rank
     torch.save(results, Path(out, f"{world.rank}.pt"))
     world.leave()
@@ -302,7 +330,9 @@ def test_what_is_exchanged(shares):
         assert share["max"] == [2, 1, 0]
         assert share["mean"].tolist() == [1, 5]
         assert share["message"] == {"from": 0}
-        assert [tensor[0, 0].item() for tensor in share["shared"]] == [0, 11]
+        assert [(k, v.tolist()) for said in share["collected"] for k, v in said.items()] == [
+            (0, [0, 0]), (1, [1, 1]),
+        ]  # fmt: skip
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is shared on Linux")
@@ -313,9 +343,13 @@ def test_three_that_share_memory(tmp_path):
     kernel = torch.arange(54.0).view(2, 3, 3, 3)
     for rank in range(3):
         found = torch.load(tmp_path / f"{rank}.pt")
-        torch.testing.assert_close(found["average"][:2], [kernel * 2, torch.tensor(37.0)])
+        if rank == 2:
+            torch.testing.assert_close(found["average"][0], kernel * 2)
+        if rank == 0:
+            torch.testing.assert_close(found["average"][1], torch.tensor(37.0))
         assert torch.equal(found["sum"], torch.full((300, 300), 3.0))
-        assert [tensor.unique().tolist() for tensor in found["shared"]] == [[22], [0], [22]]
+        assert [tensor.unique().tolist() for tensor in found["spread"]] == [[3], [1], [3]]
+        assert found["collected"] == ["a", "b", "c"]
 
 
 def test_work_is_shared_out_evenly():
@@ -324,13 +358,24 @@ def test_work_is_shared_out_evenly():
     assert share_out([2, 3], 1) == [0, 0]
 
 
-def test_muon_shares_its_work(shares):
-    alone = steps_of_muon(ALONE)
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_updates_are_shared_out(kind, shares):
+    alone = steps_of(kind, ALONE)
     for share in shares:
-        for ours, wanted in zip(share["muon"]["weights"], alone["weights"], strict=True):
-            assert torch.equal(ours, wanted)
-    assert alone["worked"] == 9  # three steps of three matrices
-    assert [share["muon"]["worked"] for share in shares] == [3, 6]  # the largest, the others
+        found = share["steps"][kind]
+        torch.testing.assert_close(found["weights"], alone["weights"], rtol=1e-5, atol=1e-6)
+        assert found["moments"] == alone["moments"] == 4
+        for ours, wanted in zip(found["weights"], alone["weights"], strict=True):
+            assert ours.stride() == wanted.stride()
+    one, two = (share["steps"][kind] for share in shares)
+    for a, b in zip(one["weights"], two["weights"], strict=True):
+        assert torch.equal(a, b)
+    # Each has the gradients, the moments and the matrices of its own parameters.
+    assert [a + b for a, b in zip(one["kept"], two["kept"], strict=True)] == alone["kept"]
+    assert min(one["moments before"], two["moments before"]) > 0
+    assert one["moments before"] + two["moments before"] == 4
+    assert one["worked"] + two["worked"] == alone["worked"] == (9 if kind == "muon" else 0)
+    assert min(one["worked"], two["worked"]) == (3 if kind == "muon" else 0)
 
 
 def test_each_has_its_rows_of_the_same_batches():

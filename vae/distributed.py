@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -58,14 +58,27 @@ class World:
         compiled: Callable[..., Any] = torch.compile(model, dynamic=False)
         return compiled
 
-    def average(self, tensors: Sequence[Tensor]) -> None:
-        """Average each of the tensors, on the model's device, over the processes, in place."""
+    def reduce(self, tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
+        """Average each of the tensors over the processes, in place, in its owner alone.
 
-    def share(self, tensor: Tensor, owner: int) -> None:
-        """Have process `owner`'s tensor in all processes, in place; it is there after `wait`."""
+        They are on the model's device, in the same order in all processes; in the others,
+        what is in them after it is of no use.
+        """
 
-    def wait(self) -> None:
-        """Wait until what was shared is there."""
+    def spread(self, parameters: Sequence[Tensor], owners: Sequence[int]) -> None:
+        """Have the united model's parameters, in place, as they are in each one's owner."""
+
+    def shares(self, tensor: Tensor) -> list[Tensor]:
+        """Every process's tensor, by rank; they are alike, and stay until the next exchange."""
+        return [tensor]
+
+    def collect(self, message: Any) -> list[Any]:
+        """What each process says, by rank. Anything that can be pickled.
+
+        Raises:
+            ConnectionError: one of them has ended.
+        """
+        return [message]
 
     def sum(self, values: Tensor) -> Tensor:
         """`values`, on the CPU, summed over the processes."""
@@ -117,7 +130,6 @@ class Processes(World):
         dist.init_process_group(backend, timeout=PATIENCE)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._dist = dist
-        self._underway: list[Any] = []  # exchanges that nobody has waited for
 
     def device(self, device: torch.device) -> torch.device:
         if device.type == "cpu":
@@ -143,23 +155,29 @@ class Processes(World):
         self._dist.all_gather(shares, tensor)
         return shares
 
-    def average(self, tensors: Sequence[Tensor]) -> None:
-        # In one piece: a hundred small messages take several times as long. And not while
+    def reduce(self, tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
+        # A message an owner: a hundred small ones take several times as long. And not while
         # the backward pass is still at work, whose BatchNorms would queue behind them.
-        together = torch.cat([tensor.flatten() for tensor in tensors])
-        self._dist.all_reduce(together)
-        together /= self.size
-        parts = torch.split(together, [tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view(tensor.shape))
+        for owner, theirs in by_owner(tensors, owners):
+            together = torch.cat([tensor.flatten() for tensor in theirs])
+            self._dist.reduce(together, owner)
+            if owner == self.rank:
+                _lay_out(together / self.size, theirs)
 
-    def share(self, tensor: Tensor, owner: int) -> None:
-        self._underway.append(self._dist.broadcast(tensor, owner, async_op=True))
+    def spread(self, parameters: Sequence[Tensor], owners: Sequence[int]) -> None:
+        for owner, theirs in by_owner(parameters, owners):
+            together = torch.cat([parameter.detach().flatten() for parameter in theirs])
+            self._dist.broadcast(together, owner)
+            if owner != self.rank:
+                _lay_out(together, theirs)
 
-    def wait(self) -> None:
-        for exchange in self._underway:
-            exchange.wait()
-        self._underway.clear()
+    def collect(self, message: Any) -> list[Any]:
+        messages: list[Any] = [None] * self.size
+        try:
+            self._dist.all_gather_object(messages, message)
+        except RuntimeError as error:
+            raise ConnectionError("another process of this run has ended") from error
+        return messages
 
     def sum(self, values: Tensor) -> Tensor:
         return torch.stack(self.shares(values)).sum(0)
@@ -198,7 +216,6 @@ class Neighbours(Processes):
         super().__init__()
         self._memory = SharedMemory()
         self._exchange = self._memory.exchange
-        self._owned: list[list[Tensor]] = [[] for _ in range(self.size)]  # to be shared, by owner
 
     def compile(self, model: nn.Module) -> Callable[..., Any]:
         # The compiler knows nothing of pipes.
@@ -212,33 +229,52 @@ class Neighbours(Processes):
             return super().shares(tensor)
         return [share for (share,) in self._exchange([[tensor.contiguous()]] * self.size)]
 
-    def average(self, tensors: Sequence[Tensor]) -> None:
+    def unite(self, model: nn.Module) -> None:
+        super().unite(model)
+        parameters = list(model.parameters())
+        if parameters and parameters[0].device.type == "cpu":
+            common = self._memory.common([parameter.detach() for parameter in parameters])
+            for parameter, place in zip(parameters, common, strict=True):
+                parameter.data = place
+
+    def reduce(self, tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
         if tensors[0].device.type != "cpu":
-            return super().average(tensors)
-        every = self._exchange([tensors] * self.size)
-        for tensor, first, second, *others in zip(tensors, *every, strict=True):
-            torch.lerp(first, second, 0.5, out=tensor)
-            for count, other in enumerate(others, start=3):
-                tensor.lerp_(other, 1 / count)
+            return super().reduce(tensors, owners)
+        pairs = list(zip(tensors, owners, strict=True))
+        own = [tensor for tensor, owner in pairs if owner == self.rank]
+        # Each process gives what others own.
+        every = self._exchange([[t for t, o in pairs if o != rank] for rank in range(self.size)])
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        for count, rank in enumerate(others, start=2):
+            given_to = [owner for owner in owners if owner != rank]
+            theirs = [p for p, o in zip(every[rank], given_to, strict=True) if o == self.rank]
+            for tensor, place in zip(own, theirs, strict=True):
+                tensor.lerp_(place, 1 / count)
 
-    def share(self, tensor: Tensor, owner: int) -> None:
-        if tensor.device.type != "cpu":
-            return super().share(tensor, owner)
-        self._owned[owner].append(tensor)
-
-    def wait(self) -> None:
-        super().wait()
-        if not any(self._owned):
-            return
-        for rank, places in enumerate(self._exchange(self._owned)):
-            if rank != self.rank:
-                for tensor, place in zip(self._owned[rank], places, strict=True):
-                    tensor.copy_(place)
-        self._owned = [[] for _ in range(self.size)]
+    def spread(self, parameters: Sequence[Tensor], owners: Sequence[int]) -> None:
+        if parameters[0].device.type != "cpu":
+            return super().spread(parameters, owners)
+        self._memory.meet()  # there is but one of each: they are where all processes have them
 
     def leave(self) -> None:
         self._memory.close()
         super().leave()
+
+
+def by_owner(
+    tensors: Sequence[Tensor], owners: Sequence[int]
+) -> Iterator[tuple[int, list[Tensor]]]:
+    """Each owner that has any, in order, with its tensors."""
+    for owner in sorted(set(owners)):
+        yield owner, [t for t, o in zip(tensors, owners, strict=True) if o == owner]
+
+
+def _lay_out(together: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Put the values of one long tensor into several."""
+    with torch.no_grad():
+        parts = torch.split(together, [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view(tensor.shape))
 
 
 @cache

@@ -9,13 +9,11 @@ several times the steps (docs/performance.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from vae.distributed import ALONE, World
 
 # Newton and Schulz's iteration s -> a s + b s^3 + c s^5, with Jordan's coefficients: five
 # rounds bring any singular value from 0.002 to 1 to between 0.68 and 1.21. Nearer would cost
@@ -25,6 +23,9 @@ ROUNDS = 5
 # The root mean square of a step, relative to the learning rate, is what AdamW's is, so that
 # one learning rate serves for matrices and vectors (Liu et al. 2025, section 2.2).
 STEP_SIZE = 0.2
+# Reading and writing a weight, its gradient and its momentum takes about as long as so many
+# multiply-adds of a matrix product do (a CPU's core).
+ELEMENT_WORK = 250
 
 
 class Muon(torch.optim.Optimizer):
@@ -39,7 +40,6 @@ class Muon(torch.optim.Optimizer):
             its square's; in [0, 1).
         eps: added to the root of a vector's mean square, > 0.
         weight_decay: a step shrinks the weights by lr * this, >= 0.
-        world: processes with the same gradients; each orthogonalises some of the matrices.
     """
 
     def __init__(
@@ -49,11 +49,9 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float],
         eps: float,
         weight_decay: float,
-        world: World = ALONE,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults)
-        self.world = world
         self.found_inf: Tensor | None = None  # 1 has the next step leave all as it is, 0 has not
 
     @torch.no_grad()
@@ -65,63 +63,31 @@ class Muon(torch.optim.Optimizer):
         """
         keep = 1.0 if self.found_inf is None else 1 - self.found_inf
         for group in self.param_groups:
-            given = [p for p in group["params"] if p.grad is not None]
-            if self.found_inf is not None:  # NaN times 0 would be NaN
-                for parameter in given:
-                    parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
-            matrices = [p for p in given if p.ndim >= 2]
-            vectors = [p for p in given if p.ndim < 2]
-            owners = share_out([_work(p) for p in matrices], self.world.size)
-            pairs = zip(matrices, owners, strict=True)
-            updates = [self._matrix_update(p, owner, group, keep) for p, owner in pairs]
-            updates += [_vector_update(p.grad, self.state[p], group, keep) for p in vectors]
-            self.world.wait()
             rate = torch.as_tensor(group["lr"] * keep)
-            for parameter, update in zip(matrices + vectors, updates, strict=True):
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                if self.found_inf is not None:  # NaN times 0 would be NaN
+                    parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
+                update = _matrix_update if parameter.ndim >= 2 else _vector_update
+                direction = update(parameter.grad, self.state[parameter], group, keep)
                 if group["weight_decay"]:
                     parameter.mul_(1 - rate * group["weight_decay"])
-                parameter.addcmul_(update, rate, value=-1)
-
-    def _matrix_update(
-        self, parameter: Tensor, owner: int, group: dict[str, Any], keep: float | Tensor
-    ) -> Tensor:
-        """The direction of a matrix's or kernel's step; there after the world was waited for.
-
-        It is computed by process `owner`, for all.
-        """
-        assert parameter.grad is not None
-        mean = self._momentum(parameter, group, keep)
-        if owner != self.world.rank:
-            update = torch.empty_like(mean)
-        else:
-            decay, _ = group["betas"]
-            update = parameter.grad.lerp(mean, decay)  # Nesterov: where the mean will be
-            matrix = as_matrix(update)
-            torch.mul(orthogonalize(matrix), STEP_SIZE * max(matrix.shape) ** 0.5, out=matrix)
-        self.world.share(update, owner)
-        return update
-
-    def _momentum(self, parameter: Tensor, group: dict[str, Any], keep: float | Tensor) -> Tensor:
-        """The mean of a matrix's or kernel's gradients, this one included."""
-        assert parameter.grad is not None
-        decay, _ = group["betas"]
-        state = self.state[parameter]
-        if not state:
-            state["exp_avg"] = torch.zeros_like(parameter.grad)
-        mean: Tensor = state["exp_avg"].lerp_(parameter.grad, (1 - decay) * keep)
-        return mean
+                parameter.addcmul_(direction, rate, value=-1)
 
 
-def share_out(work: Sequence[float], count: int) -> list[int]:
-    """Which of `count` processes does each piece of work, so that they end about together.
-
-    The largest pieces first, each to the one that has the least to do (Graham 1969).
-    """
-    loads, owners = [0.0] * count, [0] * len(work)
-    for piece in sorted(range(len(work)), key=lambda piece: -work[piece]):
-        owners[piece] = loads.index(min(loads))
-        loads[owners[piece]] += work[piece]
-    return owners
+def _matrix_update(
+    grad: Tensor, state: dict[str, Tensor], group: dict[str, Any], keep: float | Tensor
+) -> Tensor:
+    """The direction of a matrix's or kernel's step, at a learning rate of 1."""
+    decay, _ = group["betas"]
+    if not state:
+        state["exp_avg"] = torch.zeros_like(grad)
+    mean = state["exp_avg"].lerp_(grad, (1 - decay) * keep)
+    update = grad.lerp(mean, decay)  # Nesterov: where the mean will be
+    matrix = as_matrix(update)
+    torch.mul(orthogonalize(matrix), STEP_SIZE * max(matrix.shape) ** 0.5, out=matrix)
+    return update
 
 
 def as_matrix(kernel: Tensor) -> Tensor:
@@ -135,10 +101,13 @@ def as_matrix(kernel: Tensor) -> Tensor:
     return kernel.view(len(kernel), -1)
 
 
-def _work(parameter: Tensor) -> int:
-    """Multiply-adds of orthogonalising it: products with the matrix, and of Gram matrices."""
+def update_work(parameter: Tensor) -> int:
+    """What a parameter's step takes, in multiply-adds of matrix products."""
+    passes = ELEMENT_WORK * parameter.numel()
+    if parameter.ndim < 2:
+        return passes
     rows, columns = sorted((len(parameter), parameter[0].numel()))
-    return 2 * rows**2 * columns + (4 * ROUNDS - 3) * rows**3
+    return passes + 2 * rows**2 * columns + (4 * ROUNDS - 3) * rows**3
 
 
 def _vector_update(

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from omegaconf import MISSING
 
-from vae.distributed import ALONE, World
 from vae.errors import require
 from vae.muon import Muon
 
@@ -76,18 +75,17 @@ def eager(kind: Any) -> Any:
 
 
 def build_optimizer(
-    config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter], world: World = ALONE
+    config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter]
 ) -> torch.optim.Optimizer:
     """Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or Muon over the parameters.
 
     Args:
         config: which, and its settings.
-        parameters: what is optimised, with the same gradients in all processes.
-        world: the processes that train together; Muon's share its work.
+        parameters: what is optimised.
     """
     kind = eager(KINDS[config.name])
     # fused: one kernel for all parameters, on CPUs and GPUs alike; Muon has none
-    options = {"world": world} if config.name == "muon" else {"fused": True}
+    options = {} if config.name == "muon" else {"fused": True}
     optimizer: torch.optim.Optimizer = kind(parameters, **group_settings(config), **options)
     return optimizer
 

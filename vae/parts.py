@@ -60,7 +60,7 @@ def build_trainer(
         keep_memory()
     require_memory(config)
     model = _seeded_model(config).to(device)
-    optimizer = build_optimizer(config.optimizer, model.parameters(), world)
+    optimizer = build_optimizer(config.optimizer, model.parameters())
     step, skipped, pending = 0, None, None
     if state is not None:
         with _of_its_own_settings():

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import accumulate
+from mmap import mmap
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+ALIGNMENT = 64  # bytes: a line of the cache, which vector units like to begin at
 
 
 class SharedMemory:
@@ -56,8 +60,40 @@ class SharedMemory:
         places = [self._places(rank, tensors) for rank, tensors in enumerate(given)]
         for place, tensor in zip(places[self.rank], given[self.rank], strict=True):
             place.copy_(tensor)
-        self._meet()
+        self.meet()
         return places
+
+    def common(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The first process's tensors, on the CPU and dense, in memory that is everybody's.
+
+        What a process writes there, all find there after the next meeting.
+        """
+        sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]
+        memory = _new_memory(sum(sizes))[0]
+        begins = accumulate(sizes, initial=0)
+        # Each a storage of its own: in a checkpoint, a part of one would bring all of it along.
+        places = [
+            torch.frombuffer(
+                memory, dtype=tensor.dtype, count=tensor.numel(), offset=begin
+            ).as_strided(tensor.shape, tensor.stride())
+            for tensor, begin in zip(tensors, begins, strict=False)
+        ]
+        if self.rank == 0:
+            for place, tensor in zip(places, tensors, strict=True):
+                place.copy_(tensor)
+        self.meet()
+        return places
+
+    def meet(self) -> None:
+        """Wait until all processes are here: each tells each, and what it wrote before is there.
+
+        A pipe also tells of a process that has died.
+        """
+        for outlet in self._outlets:
+            os.write(outlet, b".")
+        for inlet in self._inlets:
+            if not os.read(inlet, 1):
+                raise ConnectionError("another process of this run has ended")
 
     def _places(self, rank: int, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The parts of a process's memory for tensors like these, one after another."""
@@ -72,36 +108,33 @@ class SharedMemory:
             for part, tensor in zip(parts, tensors, strict=True)
         ]
 
-    def _meet(self) -> None:
-        """Wait until all processes are here: each tells each, and what it wrote before is there.
-
-        A pipe also tells of a process that has died.
-        """
-        for outlet in self._outlets:
-            os.write(outlet, b".")
-        for inlet in self._inlets:
-            if not os.read(inlet, 1):
-                raise ConnectionError("another process of this run has ended")
-
     def _reserve(self, count: int) -> None:
         """Have room for so many bytes an exchange; all processes ask for the same."""
         if count <= self._half:
             return
         self._half = 1 << (count - 1).bit_length()  # soon there is enough for all
-        # Without a name, so that nothing is left behind, whatever ends the processes.
-        own = os.memfd_create("tensors")
-        os.posix_fallocate(own, 0, 2 * self._half)  # OSError now, not a bus error later
-        self._memory = [
-            torch.from_file(path, shared=True, size=2 * self._half, dtype=torch.uint8)
-            for path in _tell(_path(own))
-        ]
-        dist.barrier()
-        os.close(own)
+        memories = _new_memory(2 * self._half)
+        self._memory = [torch.frombuffer(memory, dtype=torch.uint8) for memory in memories]
 
     def close(self) -> None:
         """Let the others know that this process exchanges no more."""
         for pipe in self._inlets + self._outlets:
             os.close(pipe)
+
+
+def _new_memory(size: int) -> list[mmap]:
+    """So many bytes of each process, which all of them have."""
+    # Without a name, so that nothing is left behind, whatever ends the processes.
+    own = os.memfd_create("tensors")
+    os.posix_fallocate(own, 0, size)  # OSError now, not a bus error later
+    memories = []
+    for path in _tell(_path(own)):
+        file = os.open(path, os.O_RDWR)
+        memories.append(mmap(file, size))
+        os.close(file)
+    dist.barrier()
+    os.close(own)
+    return memories
 
 
 def _path(descriptor: int) -> str:

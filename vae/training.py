@@ -29,6 +29,7 @@ from vae.interval import Interval
 from vae.losses import LossConfig, LossTerms, beta_at, loss_terms
 from vae.models.vae import VAE
 from vae.saving import Saving
+from vae.sharding import Sharding
 from vae.skipping import Skipped
 from vae.trainer_config import TrainerConfig
 
@@ -95,6 +96,7 @@ class Trainer:
         self.interval = Interval(pending)
         self.pending = self.interval.values()
         self.parameters = list(model.parameters())
+        self.sharding = Sharding(optimizer, world)
         world.unite(model)
         self.buffers = list(model.buffers())  # BatchNorm's statistics: a forward pass changes them
         self.average = Average(model, config.ema) if config.ema else None
@@ -137,10 +139,11 @@ class Trainer:
             while self.step < self.total_steps:
                 self._train_epoch(bar, interrupts)
                 if self.step % len(self.batches) == 0 or self.step == self.total_steps:
+                    self._gather()
                     self.on_epoch(self)
                     self.saving.saved()
                 if self.world.max(bool(interrupts.received)):
-                    self._gather_pending()
+                    self._gather()
                     raise InterruptedRun(interrupts.received or signal.SIGTERM)  # another's
 
     def _progress(self) -> tqdm:  # type: ignore[type-arg]
@@ -173,7 +176,7 @@ class Trainer:
             if asked == STOP or last:
                 break
             if asked == SAVE:
-                self._gather_pending()
+                self._gather()
                 self.on_save()
                 self.saving.saved()
 
@@ -199,26 +202,29 @@ class Trainer:
         )
         self.optimizer.zero_grad()
         terms.loss.backward()  # type: ignore[no-untyped-call]
-        grads = [p.grad for p in self.parameters if p.grad is not None]
+        own = get_total_norm(self.sharding.reduce())
         total = torch.stack(terms).detach().sum()  # one that is not finite makes this so, too
-        self.world.average([*grads, total])
-        norm = get_total_norm(grads)
+        norms, totals = torch.stack(self.world.shares(torch.stack([own, total]))).unbind(1)
+        norm, total = norms.norm(), totals.sum()
         if self.config.grad_clip:
             clip_grads_with_norm_(self.parameters, self.config.grad_clip, norm)
         # An update that is not finite is skipped where it is computed: nothing waits to know.
         skipped = ~(norm + total).isfinite()
         self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
         self.optimizer.step()
+        self.sharding.spread()
         for buffer, before in zip(self.buffers, buffers, strict=True):
             buffer.copy_(torch.where(skipped, before, buffer))
         if self.average is not None:
             self.average.update(self.model, (~skipped).float())
         return terms, norm
 
-    def _gather_pending(self) -> None:
-        """Have in `pending` what is in no row yet: a checkpoint needs it."""
+    def _gather(self) -> None:
+        """Have here what a checkpoint needs: `pending`, what is in no row yet, and all moments."""
         if self.interval.steps:
             self.pending = self.world.mean(self.interval.values())
+        if self.world.size > 1:
+            self.sharding.gather()
 
     def _report(self, bar: tqdm) -> None:  # type: ignore[type-arg]
         """One row of the interval's averages; the only point where the loop waits for a GPU."""
