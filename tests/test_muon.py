@@ -27,7 +27,12 @@ def test_only_the_singular_values_change(shape):
     matrix = left * values @ right
     expected = left * iterated(values / np.linalg.norm(values)) @ right
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 2e-3)):
-        found = orthogonalize(torch.tensor(matrix, dtype=dtype))
+        others = [
+            torch.randn(len(values), 50, dtype=dtype),
+            torch.zeros(len(values), 60, dtype=dtype),
+        ]
+        found, *_, zeros = orthogonalize([torch.tensor(matrix, dtype=dtype), *others])
+        assert not zeros.any()
         np.testing.assert_allclose(found.double().numpy(), expected, atol=tolerance)
 
 

@@ -54,8 +54,9 @@ def test_a_skipped_update_leaves_all_as_it_was(name, clip):
 class Others(World):
     """Another process, whose loss was infinite."""
 
-    def average(self, tensors):
-        tensors[-1].fill_(math.inf)
+    def shares(self, tensor):
+        norm, _ = tensor
+        return [tensor, torch.stack([norm, torch.tensor(math.inf)])]
 
 
 @pytest.mark.parametrize("where", ["loss", "rate", "another process"])

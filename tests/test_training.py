@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from tests.cli import ROOT, TINY, call_train
 from vae.composing import compose
@@ -367,6 +368,7 @@ def test_no_step_waits_for_a_gpu(choices, monkeypatch):
         assert waits.noted  # it saw the model go there
         waits.noted.clear()
         trainer._report = rows.append  # the one place that waits
+        trainer._gather = lambda: None  # and what a checkpoint needs
         trainer.fit(Interrupts())
         assert len(trainer.interval.rows) == 6
         assert trainer.interval.rows[0].is_cuda
@@ -375,6 +377,43 @@ def test_no_step_waits_for_a_gpu(choices, monkeypatch):
             trainer.interval.rows[0][0].item()
         assert len(waits.noted) == 1  # it does see them
     assert len(rows) == 2
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer")
+def test_a_gpu_goes_on_from_a_checkpoint(optimizer, monkeypatch):
+    """Where the weights are, all moments are to be; on stand-ins that refuse to mix devices."""
+    sizes = ["model.channels=[4,8]", "data.image_size=16", "data.batch_size=8"]
+    config = compose([*sizes, "trainer.precision=fp32", f"optimizer={optimizer}"])
+    images = np.zeros((24, 16, 16, 3), dtype=np.uint8)
+    models = [build_model(config.model, 16) for _ in range(2)]
+    monkeypatch.setattr("vae.parts.require_memory", lambda _: None)
+
+    def trainer(state):
+        monkeypatch.setattr("vae.parts._seeded_model", lambda _: models.pop())
+        return build_trainer(
+            config, images, torch.device("cuda"), state, ALONE,
+            on_row=print, on_epoch=print, on_save=print,
+        )  # fmt: skip
+
+    def step(trainer):
+        for parameter in trainer.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        trainer.optimizer.found_inf = torch.zeros((), device="cuda")
+        trainer.optimizer.step()
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        first = trainer(None)
+        step(first)
+        moments = tree_map(lambda value: value.cpu(), first.optimizer.state_dict()["state"])
+        state = {
+            "model": first.model.state_dict(), "step": 1, "skipped": {}, "pending": None,
+            "optimizer": {**first.optimizer.state_dict(), "state": moments},
+        }  # fmt: skip
+        second = trainer(state)
+        step(second)
+        for moments in second.optimizer.state.values():
+            assert all(value.is_cuda for value in moments.values())
 
 
 def test_compiling_is_reported_once(monkeypatch, caplog):

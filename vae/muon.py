@@ -9,11 +9,13 @@ several times the steps (docs/performance.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 # Newton and Schulz's iteration s -> a s + b s^3 + c s^5, with Jordan's coefficients: five
 # rounds bring any singular value from 0.002 to 1 to between 0.68 and 1.21. Nearer would cost
@@ -54,6 +56,13 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, defaults)
         self.found_inf: Tensor | None = None  # 1 has the next step leave all as it is, 0 has not
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """After loading, too: torch leaves counts of steps on the CPU."""
+        super().__setstate__(state)
+        for parameter, moments in self.state.items():
+            if "step" in moments:
+                moments["step"] = moments["step"].to(parameter.device)
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient.
@@ -61,33 +70,68 @@ class Muon(torch.optim.Optimizer):
         As with torch's own optimisers, `found_inf` may be set before: where it is 1, weights
         and state stay as they are, decided where the gradients are, so that nobody waits.
         """
-        keep = 1.0 if self.found_inf is None else 1 - self.found_inf
         for group in self.param_groups:
-            rate = torch.as_tensor(group["lr"] * keep)
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                if self.found_inf is not None:  # NaN times 0 would be NaN
-                    parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
-                update = _matrix_update if parameter.ndim >= 2 else _vector_update
-                direction = update(parameter.grad, self.state[parameter], group, keep)
-                if group["weight_decay"]:
-                    parameter.mul_(1 - rate * group["weight_decay"])
-                parameter.addcmul_(direction, rate, value=-1)
+            given = [p for p in group["params"] if p.grad is not None]
+            self._step_vectors([p for p in given if p.ndim < 2], group)
+            matrices = sorted((p for p in given if p.ndim >= 2), key=_side)
+            for _, alike in groupby(matrices, key=_side):
+                self._step_matrices(list(alike), group)
 
+    def _step_vectors(self, vectors: list[Tensor], group: dict[str, Any]) -> None:
+        """AdamW's (Loshchilov & Hutter 2019)."""
+        if not vectors:
+            return
+        states = [self.state[vector] for vector in vectors]
+        for vector, state in zip(vectors, states, strict=True):
+            if not state:
+                state["step"] = torch.zeros((), device=vector.device)
+                state["exp_avg"] = torch.zeros_like(vector)
+                state["exp_avg_sq"] = torch.zeros_like(vector)
+        beta1, beta2 = group["betas"]
+        adamw(
+            vectors,
+            [vector.grad for vector in vectors if vector.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            found_inf=self.found_inf,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
 
-def _matrix_update(
-    grad: Tensor, state: dict[str, Tensor], group: dict[str, Any], keep: float | Tensor
-) -> Tensor:
-    """The direction of a matrix's or kernel's step, at a learning rate of 1."""
-    decay, _ = group["betas"]
-    if not state:
-        state["exp_avg"] = torch.zeros_like(grad)
-    mean = state["exp_avg"].lerp_(grad, (1 - decay) * keep)
-    update = grad.lerp(mean, decay)  # Nesterov: where the mean will be
-    matrix = as_matrix(update)
-    torch.mul(orthogonalize(matrix), STEP_SIZE * max(matrix.shape) ** 0.5, out=matrix)
-    return update
+    def _step_matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Muon's, of matrices and kernels whose smaller sides are equal."""
+        keep = 1.0 if self.found_inf is None else 1 - self.found_inf
+        directions = [self._direction(p, group, keep) for p in parameters]
+        matrices = [as_matrix(direction) for direction in directions]
+        rate = torch.as_tensor(group["lr"] * keep)
+        for parameter, direction, matrix, orthogonal in zip(
+            parameters, directions, matrices, orthogonalize(matrices), strict=True
+        ):
+            if group["weight_decay"]:
+                parameter.mul_(1 - rate * group["weight_decay"])
+            update = orthogonal.as_strided(direction.shape, direction.stride())  # a kernel again
+            parameter.addcmul_(update, rate, value=-STEP_SIZE * max(matrix.shape) ** 0.5)
+
+    def _direction(self, parameter: Tensor, group: dict[str, Any], keep: float | Tensor) -> Tensor:
+        """The gradient's mean as it will be (Nesterov), after taking this one in."""
+        grad = parameter.grad
+        assert grad is not None
+        if self.found_inf is not None:  # NaN times 0 would be NaN
+            grad.nan_to_num_(0.0, 0.0, 0.0)
+        decay, _ = group["betas"]
+        state = self.state[parameter]
+        if not state:
+            state["exp_avg"] = torch.zeros_like(grad)
+        mean = state["exp_avg"].lerp_(grad, (1 - decay) * keep)
+        return grad.lerp(mean, decay)
 
 
 def as_matrix(kernel: Tensor) -> Tensor:
@@ -101,54 +145,54 @@ def as_matrix(kernel: Tensor) -> Tensor:
     return kernel.view(len(kernel), -1)
 
 
+def _side(parameter: Tensor) -> int:
+    """The smaller side of the matrix that a parameter is."""
+    return min(len(parameter), parameter[0].numel())
+
+
 def update_work(parameter: Tensor) -> int:
     """What a parameter's step takes, in multiply-adds of matrix products."""
     passes = ELEMENT_WORK * parameter.numel()
     if parameter.ndim < 2:
         return passes
-    rows, columns = sorted((len(parameter), parameter[0].numel()))
+    rows = _side(parameter)
+    columns = parameter.numel() // rows
     return passes + 2 * rows**2 * columns + (4 * ROUNDS - 3) * rows**3
 
 
-def _vector_update(
-    grad: Tensor, state: dict[str, Tensor], group: dict[str, Any], keep: float | Tensor
-) -> Tensor:
-    """The direction of a vector's step by Adam (Kingma & Ba 2015), at a learning rate of 1."""
-    decay, square_decay = group["betas"]
-    if not state:
-        state["step"] = torch.zeros((), device=grad.device)
-        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(grad), torch.zeros_like(grad)
-    state["step"] += keep
-    mean = state["exp_avg"].lerp_(grad, (1 - decay) * keep)
-    square = state["exp_avg_sq"].lerp_(grad.square(), (1 - square_decay) * keep)
-    steps = state["step"].clamp(min=1)  # the very first may have been skipped
-    unbiased = mean / (1 - decay**steps)
-    root = (square / (1 - square_decay**steps)).sqrt()
-    update: Tensor = unbiased / (root + group["eps"])
-    return update
+def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """U φ(S) Vᵀ of each matrix U S Vᵀ, with φ near 1 but for tiny singular values.
 
-
-def orthogonalize(matrix: Tensor) -> Tensor:
-    """U φ(S) Vᵀ of a matrix U S Vᵀ (rows, columns), with φ near 1 but for tiny singular values.
-
-    Each round of the iteration multiplies the matrix by a polynomial of its Gram matrix. All
+    Each round of the iteration multiplies a matrix by a polynomial of its Gram matrix. All
     of them commute, so they are gathered in the Gram matrix's size, the smaller one, and the
     matrix itself is multiplied once: a third of the work.
+
+    Args:
+        matrices: (rows, columns) each, with the same smaller side: their Gram matrices are
+            worked on together, as a GPU takes as long for one as for several of them.
     """
-    tall = matrix.shape[0] > matrix.shape[1]
-    gram = matrix.T @ matrix if tall else matrix @ matrix.T
-    shrink = 1 / (matrix.norm() + 1e-12)  # makes all singular values at most 1
+    flat = [matrix if _is_flat(matrix) else matrix.T for matrix in matrices]
+    gram = torch.stack([matrix @ matrix.T for matrix in flat])
+    norm = gram.diagonal(dim1=1, dim2=2).sum(1).sqrt()
+    shrink = (1 / (norm + 1e-12)).view(-1, 1, 1)  # makes all singular values at most 1
     gram *= shrink**2
     factors = _polynomial(gram)
     for _ in range(ROUNDS - 1):
         factors = _polynomial(factors @ gram @ factors) @ factors
     factors *= shrink
-    return matrix @ factors.T if tall else factors @ matrix
+    return [
+        factor @ matrix if _is_flat(matrix) else matrix @ factor.T
+        for matrix, factor in zip(matrices, factors, strict=True)
+    ]
+
+
+def _is_flat(matrix: Tensor) -> bool:
+    return matrix.shape[0] <= matrix.shape[1]
 
 
 def _polynomial(gram: Tensor) -> Tensor:
-    """a I + b G + c G² of a Gram matrix G: what a round multiplies the matrix by."""
+    """a I + b G + c G² of Gram matrices G: what a round multiplies the matrices by."""
     a, b, c = COEFFICIENTS
-    factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-    factor.diagonal().add_(a)
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal(dim1=1, dim2=2).add_(a)
     return factor
