@@ -419,15 +419,15 @@ def test_a_gpu_goes_on_from_a_checkpoint(optimizer, monkeypatch):
 def test_compiling_is_reported_once(monkeypatch, caplog):
     calls = []
 
-    def compiled(model, dynamic):
-        calls.append(dynamic)
+    def compiled(model, dynamic, mode):
+        calls.append((dynamic, mode))
         return model
 
     monkeypatch.setattr(torch, "compile", compiled)
     trainer, _ = make(compile=True)
     with caplog.at_level("INFO"):
         trainer.fit(Interrupts())
-    assert calls == [False]
+    assert calls == [(False, None)]
     reported = [r.message for r in caplog.records if "compiling included" in r.message]
     assert len(reported) == 1
     assert reported[0].startswith("first step")

@@ -55,7 +55,11 @@ class World:
 
     def compile(self, model: nn.Module) -> Callable[..., Any]:
         """The united model as torch compiles it, with the same parameters."""
-        compiled: Callable[..., Any] = torch.compile(model, dynamic=False)
+        # On a GPU a small model waits for its kernels to be launched: as CUDA graphs, all are at
+        # once. What GPUs exchange amid a pass is no part of one.
+        alone_on_gpu = self.size == 1 and next(model.parameters()).is_cuda
+        mode = "reduce-overhead" if alone_on_gpu else None
+        compiled: Callable[..., Any] = torch.compile(model, dynamic=False, mode=mode)
         return compiled
 
     def reduce(self, tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
