@@ -63,7 +63,7 @@ def test_the_record_of_a_real_run(small_growth, in_process, kept_memory, monkeyp
     names = ["8 to 8 at 4 px", "8 to 3 at 8 px"]
     assert layers == [(name, form) for name in names for form in FORMS]
     chosen = [row["form"] for row in found["layers"] if row["chosen"]]
-    assert chosen == [fastest_form(4, 8), fastest_form(8, 3)]
+    assert chosen == [fastest_form("cpu", 2, 4, 8), fastest_form("cpu", 2, 8, 3)]
     assert [row["precision"] for row in found["matrix"]] == ["fp32", "bf16"]
     assert [row["loading"] for row in found["data"]] == ["packed", "0 workers", "2 workers"]
     figures = [row["images_per_second"] for row in (*found["training"], *found["data"])]
@@ -144,12 +144,12 @@ def test_a_form_that_takes_half_the_time_counts_two():
     series |= {f"layers/{name}/subpixel": rounds(1.0) for name in names}
     found = list(suite.layer_rows(series, small))
     assert [(row["layer"], row["form"], row["ratio"], row["chosen"]) for row in found] == [
-        ("8 to 8 at 2 px", "plain", 1.0, fastest_form(2, 8) == "plain"),
-        ("8 to 8 at 2 px", "transposed", 2.0, fastest_form(2, 8) == "transposed"),
-        ("8 to 8 at 2 px", "subpixel", 4.0, fastest_form(2, 8) == "subpixel"),
-        ("8 to 3 at 4 px", "plain", 1.0, fastest_form(4, 3) == "plain"),
-        ("8 to 3 at 4 px", "transposed", 2.0, fastest_form(4, 3) == "transposed"),
-        ("8 to 3 at 4 px", "subpixel", 4.0, fastest_form(4, 3) == "subpixel"),
+        ("8 to 8 at 2 px", "plain", 1.0, fastest_form("cpu", 4, 2, 8) == "plain"),
+        ("8 to 8 at 2 px", "transposed", 2.0, fastest_form("cpu", 4, 2, 8) == "transposed"),
+        ("8 to 8 at 2 px", "subpixel", 4.0, fastest_form("cpu", 4, 2, 8) == "subpixel"),
+        ("8 to 3 at 4 px", "plain", 1.0, fastest_form("cpu", 4, 4, 3) == "plain"),
+        ("8 to 3 at 4 px", "transposed", 2.0, fastest_form("cpu", 4, 4, 3) == "transposed"),
+        ("8 to 3 at 4 px", "subpixel", 4.0, fastest_form("cpu", 4, 4, 3) == "subpixel"),
     ]
 
 

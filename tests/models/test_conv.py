@@ -6,7 +6,7 @@ from torch import nn
 
 from vae.errors import UserError
 from vae.models import ConvConfig, build_model
-from vae.models.layers import FORMS, UpsampleConv
+from vae.models.layers import FORMS, UpsampleConv, fastest_form
 
 
 def config(channels=(8, 16), latent_dim=5):
@@ -154,3 +154,13 @@ def test_gradients_reach_every_parameter():
     (logits.square().mean() + posterior.kl().mean()).backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
+
+
+def test_the_rule_is_the_measured_one():
+    """docs/performance.md, of the default model's layers and of one that is smaller."""
+    layers = [(2, 256), (4, 128), (8, 64), (16, 32), (32, 3)]
+    on_cpu = [fastest_form("cpu", 32, *layer) for layer in layers]
+    assert on_cpu == ["plain", "transposed", "transposed", "transposed", "subpixel"]
+    assert {fastest_form("cuda", 32, *layer) for layer in layers} == {"plain"}
+    large = [fastest_form("cuda", 512, *layer) for layer in layers]
+    assert large == ["plain", "plain", "plain", "transposed", "transposed"]

@@ -133,6 +133,8 @@ def training_row(
 def layer_rows(series: dict[str, Series], setting: Setting) -> Iterator[dict[str, Any]]:
     """Each layer in each form, against its plain form, and which of them the rule chooses."""
     for name, layer in upsampling_layers(setting).items():
+        sizes = (setting.batch, layer.side, layer.module.out_channels)
+        chosen = fastest_form(setting.device, *sizes)
         for form in FORMS:
             samples = series[f"layers/{name}/{form}"]
             yield {
@@ -140,7 +142,7 @@ def layer_rows(series: dict[str, Series], setting: Setting) -> Iterator[dict[str
                 "form": form,
                 "milliseconds": figure(samples),
                 "ratio": ratio(series[f"layers/{name}/plain"], samples),
-                "chosen": form == fastest_form(layer.side, layer.module.out_channels),
+                "chosen": form == chosen,
             }
 
 

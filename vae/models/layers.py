@@ -27,6 +27,7 @@ PHASES = (
 FORMS = ("plain", "transposed", "subpixel")
 SMALL = 2  # pixels: for images no larger, adding taps costs more than it saves
 FEW = 4  # channels: with no more, all four outputs of a pixel fit into one convolution
+BUSY = 2**17  # pixels of a batch: for fewer, a GPU waits for its kernels to be launched
 
 
 class UpsampleConv(nn.Conv2d):
@@ -45,11 +46,19 @@ class UpsampleConv(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
         self.form: str | None = None  # one of FORMS, to compare them; None: the fastest
-        self.register_buffer("taps", torch.tensor(TAPS, dtype=torch.float), persistent=False)
-        self.register_buffer("phases", torch.tensor(PHASES, dtype=torch.float), persistent=False)
+        # For kernels, what is in TAPS and PHASES for rows and for columns: (16, 9) and (36, 9).
+        taps, phases = (
+            torch.tensor(TAPS, dtype=torch.float),
+            torch.tensor(PHASES, dtype=torch.float),
+        )
+        both = torch.einsum("ak,bl->abkl", taps, taps).reshape(-1, 9)
+        self.register_buffer("taps", both, persistent=False)
+        both = torch.einsum("pjk,qlm->pqjlkm", phases, phases).reshape(-1, 9)
+        self.register_buffer("phases", both, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        form = self.form or fastest_form(x.shape[-1], self.out_channels)
+        batch, _, _, width = x.shape
+        form = self.form or fastest_form(x.device.type, batch, width, self.out_channels)
         if form == "plain":
             return self._plain(x)
         return self._subpixel(x) if form == "subpixel" else self._transposed(x)
@@ -61,22 +70,25 @@ class UpsampleConv(nn.Conv2d):
 
     def _transposed(self, x: Tensor) -> Tensor:
         """One transposed convolution of stride 2, its 4x4 kernel added up from the 3x3 one."""
-        # Its taps before its channels in memory: oneDNN takes such a kernel with less copying.
-        kernel = self._add_up("ak,bl,oikl->iabo", self.taps).permute(0, 3, 1, 2)
+        kernel = self._add_up(self.taps, 4, 4).permute(2, 3, 0, 1)
         return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
 
     def _subpixel(self, x: Tensor) -> Tensor:
         """One convolution with the four outputs of each pixel as its channels, put in place."""
-        kernel = self._add_up("pjk,qlm,oikm->pqoijl", self.phases)
+        kernel = self._add_up(self.phases, 4, 3, 3).permute(0, 4, 3, 1, 2)
         bias = None if self.bias is None else self.bias.repeat(4)
-        y = F.conv2d(x, kernel.flatten(0, 2), bias, padding=1).permute(0, 2, 3, 1)
+        y = F.conv2d(x, kernel.flatten(0, 1), bias, padding=1).permute(0, 2, 3, 1)
         y = y.reshape(*y.shape[:3], 2, 2, self.out_channels).transpose(2, 3)
         return y.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)  # from (batch, h, 2, w, 2, out)
 
-    def _add_up(self, sums: str, taps: Tensor) -> Tensor:
-        """A kernel of sums of the 3x3 one's taps: exact, to be rounded once, by the convolution."""
+    def _add_up(self, sums: Tensor, *shape: int) -> Tensor:
+        """Sums of the 3x3 kernel's taps, (n, 9) -> (*shape, in_channels, out_channels).
+
+        Exact, to be rounded once, by the convolution.
+        """
         with torch.autocast(self.weight.device.type, enabled=False):
-            return torch.einsum(sums, taps, taps, self.weight)
+            taps = self.weight.permute(2, 3, 1, 0).flatten(0, 1)
+            return (sums @ taps.flatten(1)).view(*shape, *taps.shape[1:])
 
 
 def group_norm(width: int) -> nn.GroupNorm:
@@ -87,15 +99,17 @@ def group_norm(width: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(8, width, max(1, width // 4)), width)
 
 
-def fastest_form(width: int, channels: int) -> str:
-    """The form that is the fastest on a CPU in fp32, by measurement (docs/performance.md).
-
-    Taken on every device and in every precision; elsewhere it was not measured.
+def fastest_form(device: str, batch: int, width: int, channels: int) -> str:
+    """The form that is the fastest, by measurement (docs/performance.md).
 
     Args:
+        device: cuda, where it was measured on one H100; else the rule is that of a CPU in fp32.
+        batch: images.
         width: pixels of the layer's input.
         channels: of its output.
     """
+    if device == "cuda":
+        return "plain" if batch * width**2 < BUSY else "transposed"
     if channels <= FEW:
         return "subpixel"
     return "plain" if width <= SMALL else "transposed"
