@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae.distributed import Processes
+from vae.distributed import World
 
 
-def use_global_statistics(model: nn.Module, world: Processes) -> None:
+def use_global_statistics(model: nn.Module, world: World) -> None:
     """Have each BatchNorm2d of the model normalise by what the processes' shares have together.
 
     In place; parameters and buffers stay the same objects under the same names.
@@ -31,7 +31,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     For CPUs: torch's own SyncBatchNorm works on GPUs alone.
     """
 
-    def __init__(self, layer: nn.BatchNorm2d, world: Processes) -> None:
+    def __init__(self, layer: nn.BatchNorm2d, world: World) -> None:
         super().__init__(layer.num_features, layer.eps)
         self.world = world
         self.weight, self.bias = layer.weight, layer.bias
@@ -60,7 +60,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         return normalised
 
 
-def global_statistics(x: Tensor, world: Processes) -> tuple[Tensor, Tensor]:
+def global_statistics(x: Tensor, world: World) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, (C,) float32 each, of the shares (batch, C, h, w) together."""
     # The kernel of BatchNorm itself: over channels-last maps, var_mean takes ten times as long.
     # Of bfloat16 it makes float32 only where it is given running statistics of float32.
@@ -84,7 +84,7 @@ class _Normalise(torch.autograd.Function):
         mean: Tensor,
         variance: Tensor,
         eps: float,
-        world: Processes,
+        world: World,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, mean, variance)
         ctx.eps, ctx.world = eps, world

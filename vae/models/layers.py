@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -46,15 +47,13 @@ class UpsampleConv(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
         self.form: str | None = None  # one of FORMS, to compare them; None: the fastest
-        # For kernels, what is in TAPS and PHASES for rows and for columns: (16, 9) and (36, 9).
-        taps, phases = (
-            torch.tensor(TAPS, dtype=torch.float),
-            torch.tensor(PHASES, dtype=torch.float),
-        )
-        both = torch.einsum("ak,bl->abkl", taps, taps).reshape(-1, 9)
-        self.register_buffer("taps", both, persistent=False)
-        both = torch.einsum("pjk,qlm->pqjlkm", phases, phases).reshape(-1, 9)
-        self.register_buffer("phases", both, persistent=False)
+        # Of kernels: (16, 9) and (36, 9).
+        taps = [_outer(rows, columns) for rows in TAPS for columns in TAPS]
+        phases = [
+            _outer(rows, columns) for p in PHASES for q in PHASES for rows in p for columns in q
+        ]
+        self.register_buffer("taps", torch.tensor(taps, dtype=torch.float), persistent=False)
+        self.register_buffer("phases", torch.tensor(phases, dtype=torch.float), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, _, width = x.shape
@@ -89,6 +88,11 @@ class UpsampleConv(nn.Conv2d):
         with torch.autocast(self.weight.device.type, enabled=False):
             taps = self.weight.permute(2, 3, 1, 0).flatten(0, 1)
             return (sums @ taps.flatten(1)).view(*shape, *taps.shape[1:])
+
+
+def _outer(rows: Sequence[int], columns: Sequence[int]) -> list[int]:
+    """Which taps of a kernel are added up, from which of its rows' and of its columns' are."""
+    return [row * column for row in rows for column in columns]
 
 
 def group_norm(width: int) -> nn.GroupNorm:
