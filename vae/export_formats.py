@@ -133,7 +133,9 @@ def _program(part: Part) -> ExportedProgram:
     """A part as a graph of torch's operations, for any number of images or latents >= 1."""
     example = torch.zeros(2, *part.shape)  # a batch of 1 would be taken for a constant
     program = torch.export.export(part, (example,), dynamic_shapes=({0: Dim("batch", min=1)},))
-    for node in program.graph.nodes:
+    # What is under autocast is a graph of its own.
+    graphs = [m for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
+    for node in (node for graph in graphs for node in graph.graph.nodes):
         node.meta.pop("stack_trace", None)  # it has the paths of this machine
     return program
 
