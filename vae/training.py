@@ -204,6 +204,7 @@ class Trainer:
         terms.loss.backward()  # type: ignore[no-untyped-call]
         own = get_total_norm(self.sharding.reduce())
         total = torch.stack(terms).detach().sum()  # one that is not finite makes this so, too
+        own = own.to(total.device)  # a process that owns nothing has its 0 on the CPU
         norms, totals = torch.stack(self.world.shares(torch.stack([own, total]))).unbind(1)
         norm, total = norms.norm(), totals.sum()
         if self.config.grad_clip:
