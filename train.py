@@ -17,16 +17,22 @@ from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from vae.composing import CONF, register_schemas, require_readable, to_config, to_dict
-from vae.distributed import join
-from vae.errors import UserError
-from vae.folders import FolderTakenError, forget_run_folder, require_writable, run_lock
-from vae.interrupts import InterruptedRun
-from vae.overrides import expand_resume, remember_overrides, run_name
-from vae.resources import shortages_told
-from vae.run import Run, prepare
-from vae.summary import record_failure
+from vae.runs.compose import CONF, register_schemas, require_readable, to_config, to_dict
+from vae.runs.failures import shortages_told
+from vae.runs.launch import prepare
+from vae.runs.overrides import expand_resume, remember_overrides, run_name
+from vae.runs.run import Run
+from vae.runs.run_dir import (
+    FolderTakenError,
+    forget_run_folder,
+    record_failure,
+    require_writable,
+    run_lock,
+)
 from vae.sweeps.trial import run_trial
+from vae.training.processes import join
+from vae.utils.errors import UserError
+from vae.utils.signals import InterruptedRun
 
 register_schemas()
 logging.raiseExceptions = False  # what does not fit into a log any more is no traceback
@@ -127,7 +133,7 @@ def main() -> None:
 
     world = join()
     if world.rank > 0:
-        from vae.follower import follow
+        from vae.runs.launch import follow
 
         return follow(world)
     sys.excepthook = print_error  # in place of torch's own, too

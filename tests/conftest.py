@@ -9,7 +9,12 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["tests.data_sets", "tests.disks", "tests.killed", "tests.runs"]
+pytest_plugins = [
+    "tests.support.data_sets",
+    "tests.support.disks",
+    "tests.support.killed_runs",
+    "tests.support.finished_runs",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from vae.benchmark.statistics import Sample
-from vae.devices import cpu_threads
+from vae.benchmark.timing import Sample
+from vae.utils.devices import cpu_threads
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def one_thread():
 def kept_memory(monkeypatch):
     """The allocator is left as it is; a list of the modules that asked."""
     asked = []
-    for name in ("training", "layers", "loading", "evaluation", "growth", "quality"):
+    for name in ("steps", "cases", "growth", "quality"):
         path = f"vae.benchmark.{name}.keep_memory"
         monkeypatch.setattr(path, lambda name=name: asked.append(name))
     return asked

@@ -3,8 +3,8 @@
 import torch
 from PIL import Image
 
-from vae.benchmark.loading import Files, pack, prepare_loading, write_pictures
-from vae.benchmark.setting import Setting
+from vae.benchmark.cases import Files, pack, prepare_loading, write_pictures
+from vae.benchmark.steps import Setting
 
 TINY = Setting(batch=4, image_size=16, channels=(8, 8), latent_dim=4, pictures=9)
 
@@ -30,7 +30,7 @@ def test_loading_counts_every_picture_of_whole_batches(tmp_path, kept_memory, mo
         def __call__(self):
             return 0.5
 
-    monkeypatch.setattr("vae.benchmark.loading.Timer", FakeTimer)
+    monkeypatch.setattr("vae.benchmark.cases.Timer", FakeTimer)
     found = prepare_loading(TINY, tmp_path)()
     assert found == {"data/packed": 24.0, "data/0 workers": 24.0, "data/2 workers": 24.0}
     assert len(list(tmp_path.glob("*.jpg"))) == 12  # 9, to whole batches of 4

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.cli import TINY, call_train
-from tests.test_distributed import rows
+from tests.support.train_command import TINY, call_train
+from tests.training.test_processes import rows
 from vae.benchmark import quality
 from vae.benchmark.quality import (
     Means,
@@ -19,11 +19,10 @@ from vae.benchmark.quality import (
     prepare_run,
     quality_rows,
 )
-from vae.benchmark.report import _quality
-from vae.benchmark.setting import Setting
-from vae.benchmark.statistics import Sample
-from vae.benchmark.training import FAST, OPTIMIZERS, PLAIN
-from vae.composing import compose
+from vae.benchmark.steps import FAST, OPTIMIZERS, PLAIN, Setting
+from vae.benchmark.suite import _quality
+from vae.benchmark.timing import Sample
+from vae.runs.compose import compose
 
 # What TINY trains, in eight steps.
 SMALL = Setting(image_size=16, channels=(4, 8), latent_dim=4, threads=1, seed=3)
@@ -62,7 +61,7 @@ def test_a_faster_step_has_the_same_curve(tiny):
 
 @pytest.mark.parametrize(("has_it", "precision"), [(False, "fp32"), (True, "bf16")])
 def test_means_are_added_one_by_one(has_it, precision, monkeypatch):
-    monkeypatch.setattr("vae.devices.computes_in_bf16", lambda _: has_it)
+    monkeypatch.setattr("vae.utils.devices.computes_in_bf16", lambda _: has_it)
     faces = SimpleNamespace(images={"train": range(9600)})
     monkeypatch.setattr(quality, "open_data", lambda _: faces)  # nothing is drawn
     means = all_means("cpu")

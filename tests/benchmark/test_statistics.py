@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vae.benchmark.statistics import ENOUGH, QUIET, Sample, figure, kept, quartiles, ratio
+from vae.benchmark.timing import ENOUGH, QUIET, Sample, figure, kept, quartiles, ratio
 
 NOISY = QUIET + 0.1
 

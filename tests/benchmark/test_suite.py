@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from vae.benchmark import growth, suite
-from vae.benchmark.evaluation import prepare_evaluation
-from vae.benchmark.layers import prepare_layers, upsampling_layers
-from vae.benchmark.matrix import prepare_matrix
-from vae.benchmark.report import as_text
-from vae.benchmark.setting import Setting
-from vae.benchmark.statistics import Sample
-from vae.benchmark.training import BF16, COMPILED, DEFAULT, VARIANTS, build, image_flops
-from vae.cli import main
+from vae.benchmark.cases import (
+    prepare_evaluation,
+    prepare_layers,
+    prepare_matrix,
+    upsampling_layers,
+)
+from vae.benchmark.steps import BF16, COMPILED, DEFAULT, VARIANTS, Setting, build, image_flops
+from vae.benchmark.suite import as_text
+from vae.benchmark.timing import Sample
+from vae.cli.main import main
 from vae.models.layers import FORMS, UpsampleConv, fastest_form
 
 TINY = Setting(
@@ -44,7 +46,7 @@ def test_the_record_of_a_real_run(small_growth, in_process, kept_memory, monkeyp
         sizes.update(options)
         return TINY
 
-    monkeypatch.setattr("vae.benchmark.setting.Setting", tiny)
+    monkeypatch.setattr("vae.benchmark.steps.Setting", tiny)
     arguments = ["--rounds", "2", "--threads", "1", "--growth", "--device", "cpu", "--json"]
     assert main(["benchmark", *arguments, "--batch", "5", "--image-size", "32", "--seed", "3"]) == 0
     wanted = {"batch": 5, "image_size": 32, "device": "cpu", "threads": 1, "seed": 3}
@@ -82,7 +84,7 @@ def test_the_record_of_a_real_run(small_growth, in_process, kept_memory, monkeyp
         (["4 images"], 1),
         (["8 images"], 1),
     ]
-    assert set(kept_memory) == {"training", "layers", "loading", "evaluation", "growth"}
+    assert set(kept_memory) == {"steps", "cases", "growth"}
     small, large = found["growth"]["batch"]
     assert large["flops_per_image"] == small["flops_per_image"] == image_flops(TINY)
     assert small["time_growth"] is None
@@ -106,7 +108,7 @@ def rounds(*values):
 
 
 def test_what_is_compared_with_what(monkeypatch):
-    monkeypatch.setattr("vae.devices.computes_in_bf16", lambda _: False)
+    monkeypatch.setattr("vae.utils.devices.computes_in_bf16", lambda _: False)
     series = {
         "training/plain": rounds(100.0, 50.0, 100.0),
         f"training/{DEFAULT.name}": rounds(250.0, 125.0, 200.0),
@@ -126,7 +128,7 @@ def test_what_is_compared_with_what(monkeypatch):
     bf16 = suite.training_row(series, BF16, 10**8, "cpu")
     assert bf16["share_of_peak"] == pytest.approx(500 * 0.1 / 100)
     assert suite.training_row(series, COMPILED, 10**8, "cpu")["compile_seconds"] == 9.0
-    monkeypatch.setattr("vae.devices.computes_in_bf16", lambda _: True)
+    monkeypatch.setattr("vae.utils.devices.computes_in_bf16", lambda _: True)
     default = suite.training_row(series, DEFAULT, 10**8, "cpu")
     assert default["precision"] == "bf16"
     assert default["share_of_peak"] == pytest.approx(200 * 0.1 / 100)
@@ -176,8 +178,8 @@ def test_evaluation_is_in_the_default_runs_precision(
         model.encoder.blocks[0].register_forward_hook(hook)
         return model
 
-    monkeypatch.setattr("vae.devices.computes_in_bf16", lambda _: has_it)
-    monkeypatch.setattr("vae.benchmark.evaluation.build", remember)
+    monkeypatch.setattr("vae.utils.devices.computes_in_bf16", lambda _: has_it)
+    monkeypatch.setattr("vae.benchmark.cases.build", remember)
     assert list(prepare_evaluation(TINY)()) == ["evaluation"]
     assert sizes == {bytes_a_value}
 
@@ -201,7 +203,7 @@ def test_layers_are_timed_in_milliseconds_each_in_its_form(kept_memory, monkeypa
         shapes.append(tuple(x.shape))
         return forward(layer, x)
 
-    monkeypatch.setattr("vae.benchmark.layers.Timer", FakeTimer)
+    monkeypatch.setattr("vae.benchmark.cases.Timer", FakeTimer)
     monkeypatch.setattr(UpsampleConv, "forward", spied)
     found = prepare_layers(TINY)()
     assert set(found.values()) == {250.0}
@@ -210,7 +212,7 @@ def test_layers_are_timed_in_milliseconds_each_in_its_form(kept_memory, monkeypa
 
 
 def test_a_matrix_product_is_two_operations_a_multiply_add(monkeypatch):
-    monkeypatch.setattr("vae.benchmark.matrix.Timer", lambda *_: lambda: 1e-3)
+    monkeypatch.setattr("vae.benchmark.cases.Timer", lambda *_: lambda: 1e-3)
     wanted = 2 * 64**3 / 1e-3 / 1e9
     assert prepare_matrix(TINY)() == pytest.approx({"matrix/fp32": wanted, "matrix/bf16": wanted})
 

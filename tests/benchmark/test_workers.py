@@ -11,14 +11,21 @@ from functools import partial
 
 import pytest
 
-from tests.benchmark.prepared import prepare_dying, prepare_noting
+from tests.support.benchmark_workers import prepare_dying, prepare_noting
 from vae.benchmark import timing
 from vae.benchmark.growth import prepare_growth
-from vae.benchmark.setting import Setting
+from vae.benchmark.steps import Setting
 from vae.benchmark.suite import run_benchmark
-from vae.benchmark.timing import LINUX, Others, Timer, own_seconds, seconds_per_call
-from vae.benchmark.workers import take_turns, working
-from vae.errors import UserError
+from vae.benchmark.timing import (
+    LINUX,
+    Others,
+    Timer,
+    own_seconds,
+    seconds_per_call,
+    take_turns,
+    working,
+)
+from vae.utils.errors import UserError
 
 TINY = Setting(batch=2, image_size=8, channels=(4,), latent_dim=2, seconds=0.001)
 

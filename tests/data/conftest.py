@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vae.data import packing, pool
+from vae.data import packing
+from vae.data import packing_jobs as pool
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.tiny import (
+from tests.support.tiny_source import (
     BAD,
     JOBS,
     KINDS,
@@ -27,12 +27,12 @@ from tests.data.tiny import (
     start_packing,
     wait_until,
 )
-from vae.data import pool
+from vae.data import packing_jobs as pool
+from vae.data.base import SPLITS
 from vae.data.cache import open_or_pack, verify
 from vae.data.folder import FolderConfig, FolderSource
 from vae.data.packing import lock_of
-from vae.data.source import SPLITS
-from vae.errors import UserError
+from vae.utils.errors import UserError
 
 
 def test_holds_what_the_source_reads_memory_mapped_and_read_only(tmp_path, calls):

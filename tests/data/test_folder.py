@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data_sets import save_noise
+from tests.support.data_sets import save_noise
+from vae.data.base import SPLITS
 from vae.data.folder import FolderConfig, FolderSource, split_of
 from vae.data.images import load_square
-from vae.data.source import SPLITS
-from vae.errors import UserError
+from vae.utils.errors import UserError
 
 
 def source(path: Path | str | None, num_images: int | None = None, size: int = 16) -> FolderSource:

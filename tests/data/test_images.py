@@ -12,9 +12,9 @@ import torch
 from PIL import Image, ImageDraw
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from tests.data_sets import save_noise
+from tests.support.data_sets import save_noise
+from vae.data.base import ImageError
 from vae.data.images import decode_square, is_image_name, limit_splits, load_square
-from vae.data.source import ImageError
 
 
 def solid(mode: str, colour: object, file: Path) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.tiny import (
+from tests.support.tiny_source import (
     ENV,
     JOBS,
     ROOT,
@@ -28,10 +28,10 @@ from tests.data.tiny import (
     pids,
     whole,
 )
-from vae.cli import main
+from vae.cli.main import main
 from vae.data.cache import open_or_pack
 from vae.data.packing import _lay_out
-from vae.errors import UserError
+from vae.utils.errors import UserError
 
 
 @pytest.mark.usefixtures("workers")

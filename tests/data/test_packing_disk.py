@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from filelock import Timeout
 
-from tests.data.tiny import (
+from tests.support.tiny_source import (
     BAD,
     JOBS,
     SIZES,
@@ -29,7 +29,7 @@ from tests.data.tiny import (
 from vae.data import packing
 from vae.data.cache import open_or_pack
 from vae.data.packing import lock_of
-from vae.errors import UserError
+from vae.utils.errors import UserError
 
 DAY = 24 * 3600
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.data.tiny import (
+from tests.support.tiny_source import (
     JOBS,
     Tiny,
     asked,
@@ -31,7 +31,8 @@ from tests.data.tiny import (
     wait_until,
     whole,
 )
-from vae.data import journal, packing
+from vae.data import packing
+from vae.data import packing_jobs as journal
 from vae.data.cache import open_or_pack
 
 pytestmark = pytest.mark.slow

@@ -8,9 +8,9 @@ from scipy.stats import entropy
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import mutual_info_score
 
-from vae.errors import UserError
 from vae.evaluation import disentanglement
 from vae.evaluation.disentanglement import DCI, dci, mig, mutual_information, sap
+from vae.utils.errors import UserError
 
 STILL = 0.7  # its mean over 600 rows is rounded
 METRICS = (mig, sap, lambda codes, factors: dci(codes, factors, seed=0))

@@ -10,28 +10,28 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from tests.editing.test_edit import few
-from tests.wandb_files import read_runs
-from vae.checkpoint import load_checkpoint, save_checkpoint
-from vae.cli import main
+from tests.generation.test_edit import few
+from tests.support.wandb_files import read_runs
+from vae.cli.main import main
 from vae.data import SyntheticSource
 from vae.data.loader import evaluation_batches
-from vae.editing.learned import learn_directions
-from vae.errors import UserError
+from vae.evaluation.attributes import learn_directions
 from vae.evaluation.disentanglement import dci, mig, sap
-from vae.evaluation.evaluate import evaluate_run
+from vae.evaluation.evaluate import evaluate_model
 from vae.evaluation.features import Features
-from vae.evaluation.record import write_report
 from vae.generation.sample import measure_gain
-from vae.metrics import evaluate
-from vae.saved import load_run
+from vae.runs.checkpoint import load_checkpoint, save_checkpoint
+from vae.runs.evaluation_report import write_report
+from vae.runs.load import load_run
+from vae.training.metrics import evaluate
+from vae.utils.errors import UserError
 
 QUICK = ["metrics.bound_images=4", "metrics.bound_samples=3", "metrics.inception_weights=none"]
 
 
 @pytest.fixture(autouse=True)
 def few_votes(monkeypatch):
-    monkeypatch.setattr("vae.evaluation.factors.VOTES", 6)
+    monkeypatch.setattr("vae.evaluation.disentanglement.VOTES", 6)
 
 
 def call(arguments, capsys):
@@ -72,7 +72,7 @@ EXPECTED = (
 
 def test_codes_are_measured_against_what_is_known_of_their_own_split(finished):
     run = load_run("run")
-    report, _ = evaluate_run_quickly(run, "test", seed=2)
+    report, _ = evaluate_quickly(run, "test", seed=2)
     images = torch.from_numpy(run.data.images["test"].copy()).permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
         posterior = run.model.encode(images)
@@ -131,7 +131,7 @@ def test_too_few_faces_for_any_attribute_are_told_of(finished, monkeypatch, caps
     found = json.loads(call(["--json"], capsys))
     assert "val/attribute_separability" not in found["metrics"]
     assert any(
-        note.startswith("Attribute separability is left out: run: no attribute is on at least 10")
+        note.startswith("Attribute separability is left out: data.num_images: no attribute is on")
         for note in found["notes"]
     )
     assert json.loads((finished / "metrics.json").read_text())["attributes"] == {"val": {}}
@@ -153,8 +153,8 @@ def test_what_takes_long_has_a_progress_bar(finished, monkeypatch):
         def update(self, count):
             seen[self.desc][1] += count
 
-    monkeypatch.setattr("vae.evaluation.codes.tqdm", Bar)
-    evaluate_run_quickly(load_run("run"), "val")
+    monkeypatch.setattr("vae.evaluation.latents.tqdm", Bar)
+    evaluate_quickly(load_run("run"), "val")
     assert seen["reconstruction"] == [40, 40]
     assert seen["importance-weighted bound"] == [2, 2]
 
@@ -195,7 +195,7 @@ def test_the_other_split_of_the_same_checkpoint_stays(finished, capsys):
 def test_the_bound_of_one_sample_is_the_bpd_up_to_its_noise(finished):
     """So both have the same likelihood, the Gaussian that is optimal on the split."""
     run = load_run("run", overrides=["metrics.bound_samples=32"])
-    figures = evaluate_run(run)[0].figures
+    figures = evaluate_model(run)[0].figures
     bpd, one, many = (figures[f"val/{name}"]["value"] for name in ("bpd", "iw_bpd_1", "iw_bpd"))
     assert one == pytest.approx(bpd, abs=0.01)
     assert many < one
@@ -206,24 +206,24 @@ def test_the_seed_is_that_of_all_figures(finished):
     run = load_run("run")
     batches = evaluation_batches(run.data.images["val"], 128, torch.device("cpu"))
     expected = evaluate(run.model, batches, run.config.loss, seed=5).metrics["bpd"]
-    assert evaluate_run(run, seed=5)[0].figures["val/bpd"]["value"] == expected
+    assert evaluate_model(run, seed=5)[0].figures["val/bpd"]["value"] == expected
 
 
 def test_the_test_split_is_not_the_others(finished):
     run = load_run("run")
     images = run.data.images["test"]
-    report, _ = evaluate_run_quickly(run, "test")
+    report, _ = evaluate_quickly(run, "test")
     batches = evaluation_batches(np.array(images), 40, torch.device("cpu"))
     mse = sum((run.model.decode(run.model.encode(x).mode) - x).square().sum() for x in batches)
     assert report.figures["test/mse"]["value"] == pytest.approx(mse.item() / images.size, rel=1e-5)
     assert report.figures["test/mse"]["n"] == len(images) == 40
 
 
-def evaluate_run_quickly(run, split, seed=0):
+def evaluate_quickly(run, split, seed=0):
     from dataclasses import replace
 
     settings = replace(run.config.metrics, bound_images=2, bound_samples=2)
-    return evaluate_run(replace(run, config=replace(run.config, metrics=settings)), split, seed)
+    return evaluate_model(replace(run, config=replace(run.config, metrics=settings)), split, seed)
 
 
 def test_too_few_images_for_a_distance_are_refused_with_the_number(finished, capsys):
@@ -241,7 +241,7 @@ def test_results_go_where_they_are_wanted(finished, capsys):
 
 def test_a_report_of_another_step_replaces_the_file(finished):
     run = load_run("run")
-    report, _ = evaluate_run_quickly(run, "val")
+    report, _ = evaluate_quickly(run, "val")
     file = finished / "metrics.json"
     file.write_text(json.dumps({"checkpoint": "last", "step": 1, "metrics": {"test/x": 1}}))
     write_report(run, report, file)
@@ -308,7 +308,7 @@ def test_distances_are_those_of_the_pictures(finished, monkeypatch):
     run = load_run("run")
     features = Features("faces", Averages(), 8, torch.device("cpu"))
     monkeypatch.setattr("vae.evaluation.evaluate.pick_features", lambda *_: (features, ["why"]))
-    report, _ = evaluate_run_quickly(run, "val")
+    report, _ = evaluate_quickly(run, "val")
     images = run.data.images["val"]
     real = torch.from_numpy(images.copy()).permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
@@ -343,10 +343,10 @@ def test_people_are_told_apart_by_the_face_network_alone(finished, monkeypatch):
     monkeypatch.setattr(
         "vae.evaluation.evaluate.pick_features", lambda *_: (sees[picked["name"]], [])
     )
-    expected = evaluate_run_quickly(run, "val")[0].figures
+    expected = evaluate_quickly(run, "val")[0].figures
     picked["name"] = "inception"
     monkeypatch.setattr("vae.evaluation.evaluate.face_features", lambda *_: sees["faces"])
-    report, _ = evaluate_run_quickly(run, "val")
+    report, _ = evaluate_quickly(run, "val")
     for name in ("identity_distance", "identity_distance_of_others"):
         assert report.figures[f"val/{name}"] == expected[f"val/{name}"]
     assert report.figures["val/fid_floor"] == expected["val/face_distance_floor"]
@@ -357,7 +357,7 @@ def test_people_are_told_apart_by_the_face_network_alone(finished, monkeypatch):
         raise UserError("Face features are not installed")
 
     monkeypatch.setattr("vae.evaluation.evaluate.face_features", missing)
-    report, _ = evaluate_run_quickly(run, "val")
+    report, _ = evaluate_quickly(run, "val")
     assert "val/identity_distance" not in report.figures
     assert report.notes == ["The identity distance is left out: Face features are not installed"]
 
@@ -368,7 +368,7 @@ def test_the_gain_of_the_fitted_density(finished, monkeypatch):
     monkeypatch.setattr("vae.evaluation.evaluate.pick_features", lambda *_: (features, []))
     monkeypatch.setattr("vae.generation.sample.pick_features", lambda *_: (features, []))
     gain, notes = measure_gain(run)
-    report, _ = evaluate_run_quickly(run, "val")
+    report, _ = evaluate_quickly(run, "val")
     assert (gain.n, gain.features, notes) == (40, "faces", [])
     assert gain.standard == pytest.approx(report.figures["val/face_distance_samples"]["value"])
     assert gain.floor == pytest.approx(report.figures["val/face_distance_floor"]["value"])
@@ -396,7 +396,7 @@ def test_it_is_a_run_of_its_own_on_wandb(finished, capsys, caplog):
 
 def test_only_the_parts_that_are_asked_for(finished):
     run = load_run(finished, overrides=["metrics.parts=[attributes]"])
-    report, _ = evaluate_run(run)
+    report, _ = evaluate_model(run)
     names = {key.partition("/")[2] for key in report.figures}
     assert {"bpd", "aggregate_kl", "attribute_separability"} <= names
     assert not any(name.startswith(("iw_", "face_", "mig", "dci_")) for name in names)

@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from vae.errors import UserError
-from vae.evaluation import face_net
-from vae.evaluation.face_net import load_face_net
+from vae.evaluation import networks as face_net
+from vae.evaluation.networks import load_face_net
+from vae.utils.errors import UserError
 
 # Every 11th of the 128 features of the pictures below, as dlib 20.0.1 computed them
 # (face_recognition_model_v1.compute_face_descriptor).

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from vae.data.faces import FACTOR_NAMES, FACTORS, PRESETS, draw, sample_factors
-from vae.data.source import SPLITS
+from vae.data.base import SPLITS
+from vae.data.synthetic.faces import FACTOR_NAMES, FACTORS, PRESETS, draw, sample_factors
 from vae.evaluation.factorvae import drawn_votes, factorvae_score, vote_factors
-from vae.metrics import EVALUATION_BATCH
+from vae.training.metrics import EVALUATION_BATCH
 
 
 def uniform_votes(held, batch, seed, count):

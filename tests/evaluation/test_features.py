@@ -6,12 +6,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from vae.data import CelebAConfig, FolderConfig, SyntheticConfig
-from vae.data.faces import FACTOR_NAMES, draw, sample_factors
-from vae.errors import UserError
-from vae.evaluation import face_net, features, inception
+from vae.data.synthetic.faces import FACTOR_NAMES, draw, sample_factors
+from vae.evaluation import MetricsConfig, features
+from vae.evaluation import networks as face_net
+from vae.evaluation import networks as inception
 from vae.evaluation.features import FaceCrop, Features, face_box, pick_features
-from vae.evaluation.inception import load_inception
-from vae.evaluation.settings import MetricsConfig
+from vae.evaluation.networks import load_inception
+from vae.utils.errors import UserError
 
 CPU = torch.device("cpu")
 COMMON = {"root": "data", "image_size": 64, "batch_size": 8, "num_images": 100}

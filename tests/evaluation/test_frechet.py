@@ -6,8 +6,8 @@ import torch
 from scipy.linalg import sqrtm
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from vae.evaluation.frechet import frechet_distance
-from vae.moments import Gaussian
+from vae.evaluation.distances import frechet_distance
+from vae.evaluation.latents import Gaussian
 
 
 def fitted(features):

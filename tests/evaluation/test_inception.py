@@ -11,10 +11,10 @@ from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from vae.errors import UserError
 from vae.evaluation.features import Features
-from vae.evaluation.inception import load_inception
-from vae.moments import Gaussian
+from vae.evaluation.latents import Gaussian
+from vae.evaluation.networks import load_inception
+from vae.utils.errors import UserError
 
 CPU = torch.device("cpu")
 DOWNLOAD = torch.hub.download_url_to_file  # before it is taken from all tests

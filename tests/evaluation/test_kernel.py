@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from vae.evaluation.kernel import BLOCK, KernelDistance, squared_mmd
+from vae.evaluation.distances import BLOCK, KernelDistance, squared_mmd
 
 
 def normal(count, dimensions, seed, mean=0.0):

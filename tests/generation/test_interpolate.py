@@ -1,6 +1,7 @@
 """From one face to another: the way between, the strip, the animations, their names."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,13 +9,13 @@ import torch
 from PIL import Image
 from scipy.spatial import geometric_slerp
 
-from tests.data_sets import save_noise
 from tests.generation.test_reconstruct import as_bytes, faces_on
-from vae.errors import UserError
-from vae.gallery import slerp
-from vae.generation.interpolate import interpolate
-from vae.photographs import load_faces
-from vae.saved import load_run
+from tests.support.data_sets import save_noise
+from vae.generation.figures import slerp
+from vae.generation.latent_walks import interpolate
+from vae.generation.photos import load_faces
+from vae.runs.load import load_run
+from vae.utils.errors import UserError
 
 
 @pytest.mark.parametrize("dimensions", [2, 3, 128])
@@ -57,7 +58,7 @@ def ends_of(run, words):
 
 def test_the_strip_leads_from_one_original_to_the_other(finished):
     run = outspoken(load_run("run"))
-    strip, *_ = interpolate(run, ["2", "5"], steps=3)
+    strip, *_ = interpolate(run, ["2", "5"], steps=3, folder=run.folder)
     faces, (start, end) = ends_of(run, ["2", "5"])
     shown = faces_on(strip, 2)
     line = decoded(run, torch.stack([start, (start + end) / 2, end]))
@@ -71,7 +72,7 @@ def test_the_strip_leads_from_one_original_to_the_other(finished):
 
 def test_the_animations_begin_and_turn_at_the_faces(finished):
     run = outspoken(load_run("run"))
-    _, linear, spherical = interpolate(run, ["2", "5"])
+    _, linear, spherical = interpolate(run, ["2", "5"], folder=run.folder)
     _, latents = ends_of(run, ["2", "5"])
     ends = as_bytes(decoded(run, latents)).astype(int)
     assert np.abs(ends[0] - ends[1]).mean() > 10
@@ -98,7 +99,7 @@ def test_one_way_or_both(method, kinds, finished):
     with Image.open(files[0]) as strip:
         assert 98 * len(kinds) < strip.height < 98 * len(kinds) + 60
     with pytest.raises(UserError, match="--method: got 'curved', but it takes linear, spherical"):
-        interpolate(load_run("run"), method="curved")
+        interpolate(load_run("run"), method="curved", folder=Path("run"))
 
 
 def test_another_pair_has_files_of_its_own(finished):
@@ -107,7 +108,10 @@ def test_another_pair_has_files_of_its_own(finished):
     for number, folder in enumerate("ab"):
         save_noise(finished.parent / folder / "me.png", seed=number)
     pairs = [["0", "1"], ["1", "0"], [str(long), "1"], ["a/me.png", "b/me.png"]]
-    strips = [interpolate(run, pair, method="linear")[0] for pair in pairs]
-    strips += [interpolate(run, split=split, method="linear")[0] for split in ("test", "train")]
+    strips = [interpolate(run, pair, method="linear", folder=run.folder)[0] for pair in pairs]
+    strips += [
+        interpolate(run, split=split, method="linear", folder=run.folder)[0]
+        for split in ("test", "train")
+    ]
     assert len(set(strips)) == len(strips)
     assert all(strip.parent.samefile(finished / "figures") for strip in strips)

@@ -1,16 +1,18 @@
 """Reconstructions: which faces, how good, all of them on the sheet."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from tests.data_sets import save_noise
+from tests.support.data_sets import save_noise
 from vae.generation import reconstruct as module
+from vae.generation.photos import load_faces
 from vae.generation.reconstruct import reconstruct
-from vae.photographs import load_faces
-from vae.saved import load_run
+from vae.runs.load import load_run
 
 
 def faces_on(sheet, rows):
@@ -49,7 +51,7 @@ def test_each_face_is_measured_and_the_mean_is_theirs(finished):
 def test_all_faces_are_on_the_sheet(count, finished):
     run = load_run("run")
     words = [str(number) for number in range(count)]
-    made = reconstruct(run, words)
+    made = reconstruct(run, words, folder=run.folder)
     rows = 2 * -(-count // 8)
     shown = faces_on(made.sheet, rows)
     originals, _ = load_faces(words, run)
@@ -61,7 +63,7 @@ def test_all_faces_are_on_the_sheet(count, finished):
 
 def test_a_sheet_has_its_limit_and_all_are_measured(finished, monkeypatch):
     monkeypatch.setattr(module, "MOST_SHOWN", 16)
-    made = reconstruct(load_run("run"), [str(number) for number in range(20)])
+    made = reconstruct(load_run("run"), [str(number) for number in range(20)], folder=Path("run"))
     assert len(made.images) == len(made.metrics) == 20
     assert np.array_equal(
         faces_on(made.sheet, 4)[1::2].reshape(-1, 16, 16, 3), as_bytes(made.images[:16])
@@ -71,7 +73,7 @@ def test_a_sheet_has_its_limit_and_all_are_measured(finished, monkeypatch):
 
 
 def test_without_faces_it_is_the_first_of_the_split(finished):
-    made = reconstruct(load_run("run"), split="test")
+    made = reconstruct(load_run("run"), split="test", folder=Path("run"))
     assert made.labels == [f"test_{number}" for number in range(16)]
     assert (finished / "figures" / "reconstruct.png").samefile(made.sheet)
 
@@ -79,11 +81,11 @@ def test_without_faces_it_is_the_first_of_the_split(finished):
 def test_many_faces_go_through_in_batches(finished, monkeypatch):
     run = load_run("run")
     words = [str(number) for number in range(10)]
-    at_once = reconstruct(run, words).images
+    at_once = reconstruct(run, words, folder=run.folder).images
     monkeypatch.setattr(module, "EVALUATION_BATCH", 4)
     sizes = []
     run.model.encoder.register_forward_hook(lambda _, given, out: sizes.append(len(given[0])))
-    assert torch.allclose(reconstruct(run, words).images, at_once, atol=1e-5)
+    assert torch.allclose(reconstruct(run, words, folder=run.folder).images, at_once, atol=1e-5)
     assert sizes == [4, 4, 2]
 
 
@@ -92,7 +94,7 @@ def test_training_pictures_are_kept_and_others_are_not_mixed_up(finished):
     before = standard.read_bytes()
     save_noise(finished.parent / "a" / "me.png", seed=1)
     save_noise(finished.parent / "b" / "me.png", seed=2)
-    made = reconstruct(load_run("run"), ["a/me.png", "b/me.png"])
+    made = reconstruct(load_run("run"), ["a/me.png", "b/me.png"], folder=Path("run"))
     assert len(dict(zip(made.labels, made.metrics, strict=True))) == 2
     assert standard.read_bytes() == before
     assert made.sheet.name == "reconstruct.png"

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from tests.generation.test_reconstruct import as_bytes
-from vae import figures
-from vae.errors import UserError
-from vae.generation import traverse as module
-from vae.generation.traverse import traverse
-from vae.photographs import load_faces
-from vae.saved import SavedRun, load_run
+from vae.generation import figures
+from vae.generation import latent_walks as module
+from vae.generation.latent_walks import traverse
+from vae.generation.photos import load_faces
+from vae.runs.load import SavedRun, load_run
+from vae.utils.errors import UserError
 
 
 def posteriors(run, split):
@@ -29,7 +29,7 @@ def test_rows_are_what_the_decoder_makes_of_the_moved_latents(finished, monkeypa
     monkeypatch.setattr(
         figures, "table", lambda images, path, **labels: seen.update(labels, images=images) or path
     )
-    made = traverse(run, "2", count=3, steps=5, split="test")
+    made = traverse(run, "2", count=3, steps=5, split="test", folder=run.folder)
     posterior = posteriors(run, "test")
     centre = posterior.mean.mean(0)
     spread = (posterior.mean.var(0) + posterior.logvar.exp().mean(0)).sqrt()
@@ -48,7 +48,7 @@ def test_rows_are_what_the_decoder_makes_of_the_moved_latents(finished, monkeypa
 
 def test_all_rows_move_together_in_the_animation(finished):
     run = load_run("run")
-    made = traverse(run, "2", count=3)
+    made = traverse(run, "2", count=3, folder=run.folder)
     posterior = posteriors(run, "val")
     spread = (posterior.mean.var(0) + posterior.logvar.exp().mean(0)).sqrt()
     with Image.open(made.files[1]) as animation:
@@ -74,7 +74,7 @@ def test_a_latent_that_says_nothing_is_said_to_be_inactive(finished, monkeypatch
     monkeypatch.setattr(
         figures, "table", lambda images, path, **labels: seen.update(labels) or path
     )
-    made = traverse(run, count=4, steps=2)
+    made = traverse(run, count=4, steps=2, folder=run.folder)
     active = dict(zip(made.latents, made.active, strict=True))
     assert active == {0: True, 1: True, 2: False, 3: True}
     said = [row.endswith(" nats, inactive") for row in seen["rows"]]
@@ -86,7 +86,7 @@ def test_as_many_images_as_are_needed_and_no_more(finished, monkeypatch):
     monkeypatch.setattr(module, "SEEN", 10)
     sizes = []
     run.model.encoder.register_forward_hook(lambda _, given, out: sizes.append(len(given[0])))
-    made = traverse(run, "2", count=4)
+    made = traverse(run, "2", count=4, folder=run.folder)
     assert sum(sizes) == 11  # with the face
     kl = posteriors(run, "val").kl()[:10].mean(0)
     assert made.kl == pytest.approx(kl[made.latents].tolist(), rel=1e-4)
@@ -97,4 +97,4 @@ def test_a_lone_image_has_no_spread(finished, monkeypatch):
     monkeypatch.setattr(SavedRun, "data", SimpleNamespace(images={"val": images}))
     run = load_run("run")
     with pytest.raises(UserError, match="--split: got 'val', but it takes one with two images"):
-        traverse(run)
+        traverse(run, folder=run.folder)

@@ -3,25 +3,26 @@
 import subprocess
 import sys
 
-from tests.cli import ROOT
+from tests.support.train_command import ROOT
 
 NOTEBOOK = """
 import sys
 sys.modules["hydra"] = None  # to import it, or anything of it, is an ImportError from here on
-from vae.saved import load_run
-from vae.editing.edit import edit
-from vae.evaluation.evaluate import evaluate_run
-from vae.generation.interpolate import interpolate
+from vae.evaluation.attributes import learn_directions
+from vae.evaluation.evaluate import evaluate_model
+from vae.generation.edit import edit
+from vae.generation.latent_walks import interpolate, traverse
 from vae.generation.reconstruct import reconstruct
 from vae.generation.sample import sample
-from vae.generation.traverse import traverse
+from vae.runs.load import load_run
 
 run = load_run("run", overrides=["metrics.bound_images=1", "metrics.inception_weights=none"])
-assert reconstruct(run, ["3"]).sheet.exists()
-assert all(file.exists() for file in sample(run, num=4, prior="fitted"))
-assert all(file.exists() for file in interpolate(run, ["1", "2"]))
-assert all(file.exists() for file in traverse(run).files)
-assert edit(run, ["3"], ["Smiling"]).sheet.exists()
+out = run.folder
+assert reconstruct(run, ["3"], folder=out).sheet.exists()
+assert all(file.exists() for file in sample(run, num=4, prior="fitted", folder=out))
+assert all(file.exists() for file in interpolate(run, ["1", "2"], folder=out))
+assert all(file.exists() for file in traverse(run, folder=out).files)
+assert edit(run, learn_directions(run), ["3"], ["Smiling"], folder=out).sheet.exists()
 """
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from vae.errors import UserError
 from vae.models import ConvConfig, build_model
 from vae.models.layers import FORMS, UpsampleConv, fastest_form
+from vae.utils.errors import UserError
 
 
 def config(channels=(8, 16), latent_dim=5):

@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vae.errors import UserError
 from vae.models import ConvConfig, ResidualConfig, build_model
+from vae.models.base import multiply_adds
 from vae.models.layers import group_norm
 from vae.models.residual import ResidualBlock
-from vae.models.size import multiply_adds
+from vae.utils.errors import UserError
 
 
 def config(**changes):

@@ -8,12 +8,11 @@ import pytest
 from matplotlib.collections import PathCollection
 from PIL import Image
 
-from tests.sweeps.made import VALUES, make_run, make_sweep
-from vae.errors import UserError
-from vae.metrics import bits_per_dim
+from tests.support.fake_sweeps import VALUES, make_run, make_sweep
 from vae.sweeps.charts import axis_keys, charts, draw_charts
-from vae.sweeps.comparison import read_sweep
-from vae.sweeps.importance import importances
+from vae.sweeps.comparison import importances, read_sweep
+from vae.training.metrics import bits_per_dim
+from vae.utils.errors import UserError
 
 GRID = [
     {"loss.beta": beta, "model.latent_dim": size}

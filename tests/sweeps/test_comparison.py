@@ -8,13 +8,13 @@ import random
 import optuna
 import pytest
 
-from tests.sweeps.made import make_run, make_sweep, measured
-from vae.errors import UserError
-from vae.folders import run_lock
-from vae.metrics import METRICS
+from tests.support.fake_sweeps import make_run, make_sweep, measured
+from vae.runs.run_dir import run_lock
 from vae.sweeps.comparison import COLUMNS, brief, pareto_front, read_sweep, rows, write_csv
-from vae.sweeps.record import write_record
 from vae.sweeps.report import write_report
+from vae.sweeps.results import write_record
+from vae.training.metrics import METRICS
+from vae.utils.errors import UserError
 
 
 @pytest.mark.parametrize("objectives", [1, 2, 3])

@@ -11,13 +11,13 @@ import sys
 import pytest
 import wandb
 
-from tests.cli import TINY, run_train
-from tests.wandb_files import read_run, read_runs
-from tests.wandb_server import WandbServer
-from vae.commands.dashboard import add_dashboard
-from vae.errors import UserError
+from tests.support.train_command import TINY, run_train
+from tests.support.wandb_files import read_run, read_runs
+from tests.support.wandb_server import WandbServer
+from vae.cli.result_commands import add_dashboard
 from vae.sweeps.comparison import read_sweep
-from vae.sweeps.workspace import build_workspace
+from vae.sweeps.wandb_sweep import build_workspace
+from vae.utils.errors import UserError
 
 pytest.importorskip("wandb_workspaces", reason="the extra `dashboard` is not installed")
 
@@ -203,6 +203,6 @@ def test_without_the_package_it_says_what_to_do(sweep, monkeypatch):
 
 
 def test_the_command_costs_nothing_until_it_runs():
-    program = "import vae.commands.dashboard, sys; print({'torch', 'wandb'} & set(sys.modules))"
+    program = "import vae.cli.result_commands, sys; print({'torch', 'wandb'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tests.sweeps.processes import (
+from tests.support.sweep_processes import (
     FROM_STUDY,
     LONG,
     STEPS,
@@ -21,8 +21,8 @@ from tests.sweeps.processes import (
     sweep,
     wait_until,
 )
-from tests.wandb_files import read_run
-from vae.checkpoint import load_checkpoint
+from tests.support.wandb_files import read_run
+from vae.runs.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -5,11 +5,11 @@ import json
 import optuna
 import pytest
 
-from tests.sweeps.processes import FROM_STUDY, LONG, rows, summaries, sweep
-from vae.config import SweepConfig
-from vae.errors import UserError
-from vae.sweeps.pruning import earlier_values
+from tests.support.sweep_processes import FROM_STUDY, LONG, rows, summaries, sweep
+from vae.runs.config import SweepConfig
 from vae.sweeps.study import build_pruner
+from vae.sweeps.trial import earlier_values
+from vae.utils.errors import UserError
 
 SWEEP = {
     "name": "o", "storage": None, "max_failures": None, "trial": None,

@@ -7,14 +7,13 @@ from dataclasses import asdict
 
 import pytest
 
-from tests.sweeps.made import make_run, make_sweep
-from vae.cli import main
-from vae.composing import compose
-from vae.folders import run_lock
-from vae.summary import record_failure
+from tests.support.fake_sweeps import make_run, make_sweep
+from vae.cli.main import main
+from vae.runs.compose import compose
+from vae.runs.run_dir import record_failure, run_lock
 from vae.sweeps.comparison import read_sweep
-from vae.sweeps.record import read_record, write_record
 from vae.sweeps.report import BEST_RUNS, command, overview, report, write_report
+from vae.sweeps.results import read_record, write_record
 
 BETAS = [{"loss.beta": beta} for beta in (1e-2, 1e-4, 1e-3)]
 

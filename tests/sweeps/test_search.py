@@ -9,7 +9,7 @@ import optuna
 import pytest
 from omegaconf import OmegaConf
 
-from tests.sweeps.searching import (
+from tests.support.search_processes import (
     ask_for_all,
     at_once,
     launcher,
@@ -18,10 +18,10 @@ from tests.sweeps.searching import (
     search_slowly,
     sweep_config,
 )
-from vae.errors import UserError
-from vae.summary import write_summary
+from vae.runs.run_dir import write_summary
 from vae.sweeps import search as search_module
 from vae.sweeps.study import MOST_TRIES, counts, open_storage, open_study, storage_url
+from vae.utils.errors import UserError
 
 
 @cache

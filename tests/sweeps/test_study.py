@@ -14,8 +14,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from tests.sweeps.searching import SPACE, ask, sweep_config
-from vae.errors import UserError
+from tests.support.search_processes import SPACE, ask, sweep_config
 from vae.sweeps.study import (
     GRACE,
     MOST_TRIES,
@@ -29,6 +28,7 @@ from vae.sweeps.study import (
     storage_url,
     take_back,
 )
+from vae.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

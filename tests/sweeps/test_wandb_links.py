@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vae.sweeps.wandb_links import link_runs
+from vae.sweeps.wandb_sweep import link_runs
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_many_at_once(sweep, caplog):
         run = sweep / str(number) / "wandb" / f"offline-run-20261122_130000-{number:04}"
         run.mkdir(parents=True)
     program = (
-        "import logging; from pathlib import Path; from vae.sweeps.wandb_links import link_runs\n"
+        "import logging; from pathlib import Path; from vae.sweeps.wandb_sweep import link_runs\n"
         "logging.basicConfig(level=logging.INFO)\n"
         f"for _ in range(50): link_runs(Path({str(sweep)!r}))"
     )

@@ -11,12 +11,12 @@ import pytest
 import wandb
 from PIL import Image
 
-from tests.wandb_files import read_runs
-from tests.wandb_server import WandbServer
+from tests.support.wandb_files import read_runs
+from tests.support.wandb_server import WandbServer
+from vae.runs.wandb_run import WandbConfig
 from vae.sweeps.comparison import Comparison
-from vae.sweeps.runs import SweepRun
-from vae.sweeps.wandb_summary import REMEMBERED, log_summary
-from vae.wandb_run import WandbConfig
+from vae.sweeps.results import SweepRun
+from vae.sweeps.wandb_sweep import REMEMBERED, log_summary
 
 SETTINGS = WandbConfig("offline", "faces", None, None, None, ["celeba"], log_model=False)
 

@@ -13,12 +13,9 @@ from typing import Any
 
 import torch
 
-from vae.benchmark.setting import Setting
-from vae.benchmark.statistics import figure
-from vae.benchmark.timing import LINUX, Timer
-from vae.benchmark.training import DEFAULT, image_flops, repeated_step
-from vae.benchmark.workers import Figures, Measure, take_turns, working
-from vae.devices import keep_memory
+from vae.benchmark.steps import DEFAULT, Setting, image_flops, repeated_step
+from vae.benchmark.timing import LINUX, Figures, Measure, Timer, figure, take_turns, working
+from vae.utils.devices import keep_memory
 
 IMAGE_SIZES = (32, 64, 128, 256)
 BATCHES = (8, 16, 32, 64, 128)

@@ -17,18 +17,24 @@ from typing import Any
 
 import torch
 
-from vae.benchmark.setting import LOSS, Setting
-from vae.benchmark.statistics import Series
-from vae.benchmark.timing import synchronize
-from vae.benchmark.training import FAST, OPTIMIZERS, PLAIN, Variant, build, training_step
-from vae.benchmark.workers import Figures, Measure, Prepare, take_turns, working
-from vae.composing import compose
+from vae.benchmark.steps import (
+    FAST,
+    LOSS,
+    OPTIMIZERS,
+    PLAIN,
+    Setting,
+    Variant,
+    build,
+    training_step,
+)
+from vae.benchmark.timing import Figures, Measure, Prepare, Series, synchronize, take_turns, working
 from vae.data import open_data
 from vae.data.loader import TrainingBatches, evaluation_batches
-from vae.devices import keep_memory, pick_precision, send
-from vae.metrics import EVALUATION_BATCH, evaluate
-from vae.optimizers import OptimizerConfig, build_optimizer, learning_rate
-from vae.training import step_noise
+from vae.runs.compose import compose
+from vae.training.metrics import EVALUATION_BATCH, evaluate
+from vae.training.optim import OptimizerConfig, build_optimizer, learning_rate
+from vae.training.trainer import step_noise
+from vae.utils.devices import keep_memory, pick_precision, send
 
 TURNS = 20  # parts that each run is cut into, so that all can take turns
 

@@ -1,19 +1,88 @@
-"""How long work takes, and how much of the processor others took meanwhile."""
+"""Timing: work in processes that take turns, and statistics of repeated rounds.
+
+An allocator's setting cannot be undone within a process, nor the state that a compiler or a
+thread pool leaves behind. Taking turns (A B C A B C ...) spreads other load over all of them.
+"""
 
 from __future__ import annotations
 
 import math
 import multiprocessing
 import os
+import signal
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
+from vae.utils.errors import UserError
+
+QUIET = 0.25  # cores that other processes may take in a round that counts
+ENOUGH = 3  # quiet rounds without which all rounds count
+
 WARM_UP = 2  # calls before timing: memory, kernels and caches find their places
 LINUX = sys.platform == "linux"
+
+Figures: TypeAlias = dict[str, float]  # of one round, by name
+Measure: TypeAlias = Callable[[], Figures]  # one round
+Prepare: TypeAlias = Callable[[], Measure]  # picklable: it is called in the worker
+
+
+class Sample(NamedTuple):
+    """What one round measured."""
+
+    value: float
+    others: float  # cores that other processes took meanwhile; 0 where it is not known
+
+
+Series = Sequence[Sample]  # by round
+
+
+def kept(*series: Series) -> list[int]:
+    """The rounds that count: those in which no series was disturbed by other processes.
+
+    All rounds where fewer than `ENOUGH` were quiet: a median of one or two says less than
+    one of a busy machine does.
+    """
+    rounds = range(len(series[0]))
+    quiet = [i for i in rounds if all(samples[i].others <= QUIET for samples in series)]
+    return quiet if len(quiet) >= ENOUGH else list(rounds)
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile, interpolated linearly between samples."""
+    if len(values) == 1:
+        return (values[0],) * 3
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, median, high
+
+
+def figure(samples: Series) -> dict[str, Any]:
+    """The median, the quartiles, how many rounds were dropped, and every round."""
+    rounds = kept(samples)
+    low, median, high = quartiles([samples[i].value for i in rounds])
+    return {
+        "median": median,
+        "low": low,
+        "high": high,
+        "dropped": len(samples) - len(rounds),
+        "values": [sample.value for sample in samples],
+        "others": [sample.others for sample in samples],
+    }
+
+
+def ratio(ours: Series, theirs: Series) -> float:
+    """The median over the rounds of ours / theirs.
+
+    Round by round, as what slows a machine down for seconds slows both.
+    """
+    return statistics.median(ours[i].value / theirs[i].value for i in kept(ours, theirs))
 
 
 def synchronize(device: str) -> None:
@@ -94,3 +163,85 @@ def _process_seconds(pid: int | None) -> float:
         return 0.0
     user, system = stat.rpartition(")")[2].split()[11:13]  # fields 14 and 15 of proc(5)
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+class Worker:
+    """A process that measures one round when it is told to, and sleeps otherwise.
+
+    Args:
+        name: for messages.
+        prepare: builds what is measured; the constructor returns when it has.
+        threads: CPU threads of the process; None: torch's own choice.
+
+    Raises:
+        UserError: the process died; its own traceback, if it had one, is on stderr.
+    """
+
+    def __init__(self, name: str, prepare: Prepare, threads: int | None) -> None:
+        self.name = name
+        # spawn: a process forked from one that has computed would have half of its threads
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, prepare, threads))
+        self.process.start()
+        theirs.close()  # so that its end is seen here
+        self._receive()
+
+    def round(self) -> dict[str, Sample]:
+        """What one round measured."""
+        self.connection.send("round")
+        return self._receive()
+
+    def close(self) -> None:
+        """End the process and wait for its end."""
+        self.connection.close()
+        self.process.join()
+
+    def _receive(self) -> dict[str, Sample]:
+        try:
+            found: dict[str, Sample] = self.connection.recv()
+        except EOFError:
+            self.process.join()
+            raise UserError(
+                f"{self.name}: measuring it ended with code {self.process.exitcode}; "
+                "what it said is above (-9: killed, perhaps for want of memory)."
+            ) from None
+        return found
+
+
+def _serve(connection: Connection, prepare: Prepare, threads: int | None) -> None:
+    """The worker's life: it ends when the other end of the pipe does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one at the other end
+    if threads:
+        torch.set_num_threads(threads)
+    measure = prepare()
+    with suppress(EOFError, ConnectionError):
+        connection.send({})
+        while connection.recv():
+            others = Others()
+            figures = measure()
+            cores = others.cores()
+            connection.send({name: Sample(value, cores) for name, value in figures.items()})
+
+
+@contextmanager
+def working(prepares: dict[str, Prepare], threads: int | None) -> Iterator[list[Worker]]:
+    """A worker for each of what is to be measured, ready; all are ended afterwards."""
+    workers: list[Worker] = []
+    try:
+        for name, prepare in prepares.items():
+            workers.append(Worker(name, prepare, threads))
+        yield workers
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def take_turns(rounds: int, turns: Sequence[Callable[[], dict[str, Sample]]]) -> dict[str, Series]:
+    """Every turn once a round, in order; what each measured, by name and round."""
+    series: dict[str, list[Sample]] = {}
+    for _ in range(rounds):
+        for turn in turns:
+            for name, sample in turn().items():
+                series.setdefault(name, []).append(sample)
+    return dict(series)

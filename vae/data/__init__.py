@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from vae.data.base import DataConfig, ImageSource
 from vae.data.cache import Packed, open_or_pack, verify
 from vae.data.celeba import CelebAConfig, CelebASource
 from vae.data.folder import FolderConfig, FolderSource
-from vae.data.source import DataConfig, ImageSource
 from vae.data.synthetic import SyntheticConfig, SyntheticSource
-from vae.errors import UserError, require
+from vae.utils.errors import UserError, require
 
 __all__ = [
     "CelebAConfig",

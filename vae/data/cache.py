@@ -27,12 +27,10 @@ from typing import Any
 import numpy as np
 from filelock import Timeout
 
-from vae.data.checksums import BLOCK, damaged_blocks, unseal
-from vae.data.packing import FORMAT, SKIPPED, lock_of, pack
-from vae.data.room import room_for
-from vae.data.source import SPLITS, DataConfig, ImageError, ImageSource, Labels
-from vae.errors import UserError
-from vae.files import FULL, free_bytes
+from vae.data.base import SPLITS, DataConfig, ImageError, ImageSource, Labels
+from vae.data.packing import FORMAT, SKIPPED, lock_of, pack, room_for
+from vae.utils.errors import UserError
+from vae.utils.files import BLOCK, FULL, damaged_blocks, free_bytes, unseal
 
 UNGUARDED = "A script that packs must do so under `if __name__ == '__main__':`."
 

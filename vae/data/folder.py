@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from omegaconf import MISSING
 
+from vae.data.base import SPLITS, FilesConfig, Labels
 from vae.data.images import is_image_name, limit_splits, load_square
-from vae.data.source import SPLITS, FilesConfig, Labels
-from vae.errors import UserError
+from vae.utils.errors import UserError
 
 READER_VERSION = 1  # part of the fingerprint: raise it when the same files give other pixels
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vae.data.source import ImageError
-from vae.errors import UserError
+from vae.data.base import ImageError
+from vae.utils.errors import UserError
 
-if TYPE_CHECKING:  # PIL is imported where it decodes: a warm cache never pays for it
+if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGE_SUFFIXES = frozenset(

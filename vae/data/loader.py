@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.distributed import ALONE, World
+from vae.utils.distributed import ALONE, World
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:

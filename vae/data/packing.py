@@ -1,7 +1,7 @@
-"""Making a cache: a source's images and labels into a folder, whole or not at all.
+"""Pack a source's images and labels into a cache folder.
 
-The folder is made under another name, .<name>.partial, and renamed when all of it is on the
-disk. A packing that was cut goes on from its journal.
+The folder is written as .<name>.partial and renamed when every file is on the disk. An
+interrupted packing is resumed from its journal.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,10 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from vae.data.checksums import checksums, seal
-from vae.data.journal import Done, Job, Journal
-from vae.data.pool import do_jobs
-from vae.data.room import require_room
-from vae.data.source import SPLITS, DataConfig, ImageError, ImageSource, Labels
-from vae.errors import UserError
-from vae.files import is_full
+from vae.data.base import SPLITS, DataConfig, ImageError, ImageSource, Labels
+from vae.data.packing_jobs import Done, Job, Journal, do_jobs
+from vae.utils.errors import UserError
+from vae.utils.files import checksums, free_bytes, is_full, seal
 
 FORMAT = 2  # of the cache's files: raise it when they change
 CHUNK = 64  # images a job at most, and bytes
@@ -238,3 +236,31 @@ def _forget_old_partials(folder: Path) -> None:
             if time.time() - newest > KEEP_PARTIAL:
                 log.info("%s: removed, a packing of over a week ago that was not finished", old)
                 shutil.rmtree(old)
+
+
+def require_room(sizes: dict[str, int], config: DataConfig, there: Iterable[Path]) -> None:
+    """Refuse what the disk cannot hold, before any image is decoded.
+
+    Args:
+        sizes: images of each split.
+        config: `root` is on the disk in question.
+        there: folders whose images are gone on with, or removed.
+    """
+    needed = room_for(sizes, config)
+    for folder in there:
+        needed -= sum(file.stat().st_blocks * 512 for file in folder.glob("*.npy"))
+    free = free_bytes(Path(config.root))
+    if needed > free:
+        raise UserError(
+            f"data.root: {config.root} has {free / 1e9:.2f} GB free, but the packed images need "
+            f"{needed / 1e9:.2f} GB. Free some, set data.root to another disk, or lower "
+            "data.num_images or data.image_size."
+        )
+
+
+def room_for(sizes: dict[str, int], config: DataConfig) -> int:
+    """Bytes that packing takes, labels aside."""
+    images = sum(sizes.values())
+    if config.skips_corrupt:  # a split is written again without what is left out
+        images += max(sizes.values())
+    return images * 3 * config.image_size**2

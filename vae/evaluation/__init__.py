@@ -1,1 +1,97 @@
-"""A finished run → numbers and pictures."""
+"""Evaluation of a trained model. Here: its input, and its settings (`metrics` in the YAML)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from vae.data import DataConfig, Packed
+from vae.losses import LossConfig
+from vae.models import VAE, ModelConfig
+from vae.utils.errors import require
+
+# What takes long, and how the names of its figures begin.
+PARTS = {
+    "bound": ("iw_bpd",),
+    "distances": ("face_", "fid_", "kid_", "identity_"),
+    "factors": ("mig", "sap", "dci_", "factorvae_"),
+    "attributes": ("attribute_",),
+}
+
+
+@dataclass
+class MetricsConfig:
+    """Settings of `vae evaluate` and `vae sample`; training does not use them."""
+
+    # Values here, since runs of before this group have none; train.yaml holds them as the others.
+    inception_weights: str = "download"  # FID's network: a file, download or none
+    distance_images: int = 10000  # at most this many on each side of a distance; int >= 2
+    bound_images: int = 200  # at most this many in the importance-weighted bound; int >= 1
+    bound_samples: int = 64  # samples of z an image in it, k; int >= 1
+    face_box: list[float] | None = None  # left, top, side of the face, parts of the image's side
+    parts: list[str] = field(default_factory=lambda: list(PARTS))  # what of PARTS is measured
+
+    def __post_init__(self) -> None:
+        distance, images, samples = self.distance_images, self.bound_images, self.bound_samples
+        require(distance >= 2, "metrics.distance_images", distance, "an int >= 2")
+        require(images >= 1, "metrics.bound_images", images, "an int >= 1")
+        require(samples >= 1, "metrics.bound_samples", samples, "an int >= 1")
+        # OmegaConf lets lists and dicts through where a list is of something else
+        unknown = next((part for part in self.parts if part not in list(PARTS)), None)
+        require(unknown is None, "metrics.parts", unknown, f"a list of {', '.join(PARTS)}")
+        box = self.face_box
+        numbers = box is None or all(isinstance(part, (float, int)) for part in box)
+        inside = box is None or (
+            numbers
+            and len(box) == 3
+            and min(box[:2]) >= 0
+            and box[2] > 0
+            and max(box[:2]) + box[2] <= 1
+        )
+        require(
+            inside,
+            "metrics.face_box",
+            box,
+            "null or [left, top, side] within the image, in parts of its side from 0 to 1",
+        )
+
+
+class TrainedModel(Protocol):
+    """A trained model, its data and its settings: the input of evaluation and generation.
+
+    `vae.runs.load.load_run` returns one from a run folder.
+    """
+
+    @property
+    def model(self) -> VAE:
+        """In evaluation mode."""
+
+    @property
+    def device(self) -> torch.device:
+        """The model's device."""
+
+    @property
+    def data(self) -> Packed:
+        """The images that the model was trained on, opened at the first access.
+
+        Raises:
+            UserError: they are not where `data_config` says.
+        """
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The settings of `model`."""
+
+    @property
+    def data_config(self) -> DataConfig:
+        """The settings of `data`."""
+
+    @property
+    def loss_config(self) -> LossConfig:
+        """The loss that the model was trained with."""
+
+    @property
+    def metrics_config(self) -> MetricsConfig:
+        """How to measure the model."""

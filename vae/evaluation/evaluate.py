@@ -1,4 +1,4 @@
-"""A finished run, measured: every figure with the number of images and the seed behind it."""
+"""Measure a trained model: each metric with the number of images and the seed behind it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from vae.data import Packed, SyntheticConfig
-from vae.editing.directions import balanced_accuracy, count_told
-from vae.editing.learned import learn_directions
-from vae.errors import UserError, require
-from vae.evaluation import distances
-from vae.evaluation.bound import importance_weighted_bounds
-from vae.evaluation.codes import Codes, batches, encode_split
+from vae.evaluation import TrainedModel, distances
+from vae.evaluation.attributes import learn_directions
+from vae.evaluation.directions import balanced_accuracy, count_told
+from vae.evaluation.disentanglement import drawn_factorvae_score, factor_scores
 from vae.evaluation.distances import Distance, Images
-from vae.evaluation.factors import drawn_factorvae_score, factor_scores
 from vae.evaluation.factorvae import BATCH
 from vae.evaluation.features import Features, face_features, pick_features
-from vae.metrics import Evaluation, bits_per_dim, evaluate
-from vae.saved import SavedRun
+from vae.evaluation.latents import Codes, batches, encode_split
+from vae.evaluation.likelihood_bound import importance_weighted_bounds
+from vae.training.metrics import Evaluation, bits_per_dim, evaluate
+from vae.utils.errors import UserError, require
 
 SPLITS = ("val", "test")
 MOST_CODES = 10_000  # posterior means for the metrics that need them at once
@@ -60,8 +60,10 @@ class Report:
         self.seconds[name] = time.monotonic() - start
 
 
-def evaluate_run(run: SavedRun, split: str = "val", seed: int = 0) -> tuple[Report, Evaluation]:
-    """Measure a run's checkpoint on a split: the same run, split and seed, the same figures.
+def evaluate_model(
+    trained: TrainedModel, split: str = "val", seed: int = 0, directions_cache: Path | None = None
+) -> tuple[Report, Evaluation]:
+    """Measure a model on a split: the same model, split and seed give the same figures.
 
     Reconstruction, rate, distortion and bpd as in training, but in float32 whatever that ran
     in; an importance-weighted bound; the aggregate posterior; distances of samples and
@@ -70,42 +72,43 @@ def evaluate_run(run: SavedRun, split: str = "val", seed: int = 0) -> tuple[Repo
     classifier tells them from the latents.
 
     Args:
-        run: its model's device is where it is measured; `run.config.metrics` says how.
+        trained: is measured on its device, as its `metrics_config` says.
         split: val, or test, which training never touched.
         seed: of the noise, the samples and the choice of images, >= 0.
+        directions_cache: as for `learn_directions`.
 
     Returns:
         The report, and what figures of the split need to know of each latent.
 
     Raises:
-        UserError: the run's images are no longer there, or a file that metrics names.
+        UserError: the images are no longer there, or a file that metrics names.
     """
     require(split in SPLITS, "--split", split, "val or test")
-    data = run.data
+    data = trained.data
     report = Report(split, seed)
     with report.part("reconstruction"):
-        evaluation = _reconstruction(run, data, report)
+        evaluation = _reconstruction(trained, data, report)
     with report.part("encoding"):
-        codes = _codes(run, data, report)
+        codes = _codes(trained, data, report)
     parts: dict[str, Callable[[], None]] = {
-        "bound": lambda: _bound(run, data, report),
-        "distances": lambda: _distances(run, data, report),
-        "factors": lambda: _disentanglement(run, data, codes, report),
-        "attributes": lambda: _separability(run, data, codes, report),
+        "bound": lambda: _bound(trained, data, report),
+        "distances": lambda: _distances(trained, data, report),
+        "factors": lambda: _disentanglement(trained, data, codes, report),
+        "attributes": lambda: _separability(trained, data, codes, report, directions_cache),
     }
     for name, measure in parts.items():
-        if name in run.config.metrics.parts:
+        if name in trained.metrics_config.parts:
             with report.part(name):
                 measure()
     return report, evaluation
 
 
-def _reconstruction(run: SavedRun, data: Packed, report: Report) -> Evaluation:
+def _reconstruction(trained: TrainedModel, data: Packed, report: Report) -> Evaluation:
     images = data.images[report.split]
     evaluation = evaluate(
-        run.model,
-        batches(images, run.device, "reconstruction"),
-        run.config.loss,
+        trained.model,
+        batches(images, trained.device, "reconstruction"),
+        trained.loss_config,
         training_images=len(data.images["train"]),
         seed=report.seed,
     )
@@ -115,8 +118,8 @@ def _reconstruction(run: SavedRun, data: Packed, report: Report) -> Evaluation:
     return evaluation
 
 
-def _bound(run: SavedRun, data: Packed, report: Report) -> None:
-    settings = run.config.metrics
+def _bound(trained: TrainedModel, data: Packed, report: Report) -> None:
+    settings = trained.metrics_config
     images = distances.choose(
         data.images[report.split],
         min(settings.bound_images, len(data.images[report.split])),
@@ -127,8 +130,8 @@ def _bound(run: SavedRun, data: Packed, report: Report) -> None:
     distortion = report.figures[f"{report.split}/distortion"]["value"]
     variance = math.exp(2 * distortion / values - 1) / (2 * math.pi)
     one, many = importance_weighted_bounds(
-        run.model,
-        batches(images, run.device, "importance-weighted bound"),
+        trained.model,
+        batches(images, trained.device, "importance-weighted bound"),
         settings.bound_samples,
         variance,
         torch.Generator().manual_seed(report.seed),
@@ -138,9 +141,9 @@ def _bound(run: SavedRun, data: Packed, report: Report) -> None:
         report.add("iw_bpd" if bounds is many else "iw_bpd_1", bpd, len(images), k=k)
 
 
-def _codes(run: SavedRun, data: Packed, report: Report) -> Codes:
+def _codes(trained: TrainedModel, data: Packed, report: Report) -> Codes:
     images = data.images[report.split]
-    codes = encode_split(run.model, images, MOST_CODES, report.split)
+    codes = encode_split(trained.model, images, MOST_CODES, report.split)
     if len(images) > 1:
         report.add("aggregate_kl", codes.aggregate.kl_to_prior(), len(images))
     else:
@@ -148,11 +151,11 @@ def _codes(run: SavedRun, data: Packed, report: Report) -> Codes:
     return codes
 
 
-def _distances(run: SavedRun, data: Packed, report: Report) -> None:
-    settings, source = run.config.metrics, run.config.data
+def _distances(trained: TrainedModel, data: Packed, report: Report) -> None:
+    settings, source = trained.metrics_config, trained.data_config
     images, train = data.images[report.split], data.images["train"]
     count = min(settings.distance_images, len(images), len(train))
-    features, notes = pick_features(settings, source, run.device, count)
+    features, notes = pick_features(settings, source, trained.device, count)
     report.notes += notes
     if features is None:
         return
@@ -161,20 +164,20 @@ def _distances(run: SavedRun, data: Packed, report: Report) -> None:
 
     def measured(features: Features, **more: Images) -> dict[str, Distance]:
         kinds = {
-            "reconstructions": distances.reconstructions(run.model),
-            "floor": distances.others(strangers, run.device),
+            "reconstructions": distances.reconstructions(trained.model),
+            "floor": distances.others(strangers, trained.device),
         }
-        return distances.measure_distances(chosen, features, run.device, more | kinds)
+        return distances.measure_distances(chosen, features, trained.device, more | kinds)
 
-    latents = distances.standard_normal(run.model.latent_dim, report.seed)
-    found = measured(features, samples=distances.decoded(run.model, latents))
+    latents = distances.standard_normal(trained.model.latent_dim, report.seed)
+    found = measured(features, samples=distances.decoded(trained.model, latents))
     for kind, distance in found.items():
         report.add(f"{features.distance_key}_{kind}", distance.frechet, count)
         error = distance.kernel_error
         report.add(f"{features.kernel_key}_{kind}", distance.kernel, count, error=error)
     if features.name != "faces":  # Inception does not tell people apart
         try:
-            found = measured(face_features(settings, source, run.device))
+            found = measured(face_features(settings, source, trained.device))
         except UserError as error:
             report.notes.append(f"The identity distance is left out: {error}")
             return
@@ -182,7 +185,7 @@ def _distances(run: SavedRun, data: Packed, report: Report) -> None:
     report.add("identity_distance_of_others", found["floor"].pairwise, count)
 
 
-def _disentanglement(run: SavedRun, data: Packed, codes: Codes, report: Report) -> None:
+def _disentanglement(trained: TrainedModel, data: Packed, codes: Codes, report: Report) -> None:
     factors = data.factors(report.split)
     if factors is None:
         report.notes.append("MIG, DCI, SAP and FactorVAE score need true factors; none are known.")
@@ -195,20 +198,28 @@ def _disentanglement(run: SavedRun, data: Packed, codes: Codes, report: Report) 
         return
     for name, value in scores.items():
         report.add(name, value, len(truth))
-    if isinstance(run.config.data, SyntheticConfig):
+    if isinstance(trained.data_config, SyntheticConfig):
         spread = codes.aggregate.means.covariance.diagonal().sqrt().numpy()
-        score, votes = drawn_factorvae_score(run.model, run.config.data, spread, report.seed)
+        score, votes = drawn_factorvae_score(
+            trained.model, trained.data_config, spread, report.seed
+        )
         report.add("factorvae_score", score, votes * BATCH, votes=votes)
 
 
-def _separability(run: SavedRun, data: Packed, codes: Codes, report: Report) -> None:
+def _separability(
+    trained: TrainedModel,
+    data: Packed,
+    codes: Codes,
+    report: Report,
+    directions_cache: Path | None,
+) -> None:
     """Of attributes, which are no factors: not called disentanglement."""
     attributes = data.attributes(report.split)
     if attributes is None:
         report.notes.append("Attribute separability needs attributes; none are known.")
         return
     try:
-        directions = learn_directions(run).directions
+        directions = learn_directions(trained, directions_cache).directions
     except UserError as error:  # too few images
         report.notes.append(f"Attribute separability is left out: {error}")
         return

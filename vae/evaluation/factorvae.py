@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.data.faces import FACTOR_NAMES, PRESETS, draw, sample_factors
+from vae.data.base import SPLITS
 from vae.data.loader import to_float
-from vae.data.source import SPLITS
-from vae.devices import cpu_threads
-from vae.metrics import ACTIVE, EVALUATION_BATCH
+from vae.data.synthetic.faces import FACTOR_NAMES, PRESETS, draw, sample_factors
+from vae.training.metrics import ACTIVE, EVALUATION_BATCH
+from vae.utils.devices import cpu_threads
 
 # By simulation on the factors of both presets, with mixed codes: 600 votes leave the score
 # a standard deviation of at most 0.02 over seeds. Its level rises with the batch, most so
@@ -49,7 +49,7 @@ def factorvae_score(
             vote share that factor's value. `drawn_votes` takes the same three.
         num_factors: how many there are.
         stds: (latents,) of the codes of many images in which all varies. A latent with a
-            variance of at most `vae.metrics.ACTIVE` is inactive and has no vote.
+            variance of at most `vae.training.metrics.ACTIVE` is inactive and has no vote.
         seed: which factors are held; handed on to `encode`.
         votes: how many, >= 3.
         batch: images a vote, >= 2.

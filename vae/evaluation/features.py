@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae.data import CelebAConfig, DataConfig, SyntheticConfig
-from vae.errors import UserError
-from vae.evaluation import face_net, inception
-from vae.evaluation.settings import MetricsConfig
+from vae.evaluation import MetricsConfig, networks
+from vae.utils.errors import UserError
 
 BATCH = 16  # images at a time: Inception's largest maps take 100 MB
 KEYS = {"inception": ("fid", "kid"), "faces": ("face_distance", "face_kernel_distance")}
@@ -61,7 +60,7 @@ class FaceCrop(nn.Module):
         side = max(1, side)
         left, top = (min(place, size - side) for place in (left, top))  # rounded beyond the edge
         square = images[:, :, top : top + side, left : left + side]
-        shape = (face_net.SIDE, face_net.SIDE)
+        shape = (networks.FACE_SIDE, networks.FACE_SIDE)
         return F.interpolate(square, shape, mode="bilinear", antialias=True)
 
 
@@ -89,8 +88,8 @@ class Features:
 
 def inception_features(weights: str, device: torch.device) -> Features:
     """Those of FID; UserError as `load_inception`."""
-    network = inception.load_inception(weights)
-    return Features("inception", network, inception.DIMENSIONS, device)
+    network = networks.load_inception(weights)
+    return Features("inception", network, networks.INCEPTION_DIMENSIONS, device)
 
 
 def face_features(settings: MetricsConfig, data: DataConfig, device: torch.device) -> Features:
@@ -101,8 +100,8 @@ def face_features(settings: MetricsConfig, data: DataConfig, device: torch.devic
         data: the images' source, which knows it if the settings do not say.
     """
     box = settings.face_box or face_box(data)
-    network = nn.Sequential(FaceCrop(box), face_net.load_face_net())
-    return Features("faces", network, face_net.DIMENSIONS, device)
+    network = nn.Sequential(FaceCrop(box), networks.load_face_net())
+    return Features("faces", network, networks.FACE_DIMENSIONS, device)
 
 
 def pick_features(
@@ -125,17 +124,17 @@ def pick_features(
     weights = settings.inception_weights
     if weights == "none":
         notes.append("FID is left out: metrics.inception_weights=none.")
-    elif count <= inception.DIMENSIONS:
-        notes.append(_too_few("FID", inception.DIMENSIONS, count))
+    elif count <= networks.INCEPTION_DIMENSIONS:
+        notes.append(_too_few("FID", networks.INCEPTION_DIMENSIONS, count))
     else:
         try:
             return inception_features(weights, device), notes
         except UserError as error:
-            if weights != inception.DOWNLOAD:
+            if weights != networks.DOWNLOAD:
                 raise
             notes.append(f"FID is left out: {error}")
-    if count <= face_net.DIMENSIONS:
-        return None, [*notes, _too_few("The face distance", face_net.DIMENSIONS, count)]
+    if count <= networks.FACE_DIMENSIONS:
+        return None, [*notes, _too_few("The face distance", networks.FACE_DIMENSIONS, count)]
     try:
         return face_features(settings, data, device), notes
     except UserError as error:

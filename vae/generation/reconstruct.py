@@ -1,4 +1,4 @@
-"""Faces through a finished run's model."""
+"""Reconstructions of faces by a trained model."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vae import figures
-from vae.gallery import COLUMNS
-from vae.metrics import EVALUATION_BATCH, psnr, ssim
-from vae.photographs import load_faces
-from vae.saved import SavedRun
+from vae.evaluation import TrainedModel
+from vae.generation import figures
+from vae.generation.figures import COLUMNS
+from vae.generation.photos import load_faces
+from vae.training.metrics import EVALUATION_BATCH, psnr, ssim
 
 SHOWN = 16  # faces of the split, where none are given
 MOST_SHOWN = 256  # faces on the sheet
@@ -40,33 +40,33 @@ class Reconstructed:
 
 @torch.inference_mode()
 def reconstruct(
-    run: SavedRun,
+    trained: TrainedModel,
     faces: Sequence[str] = (),
     split: str = "val",
     crop: str = "auto",
-    folder: Path | None = None,
+    *,
+    folder: Path,
 ) -> Reconstructed:
     """Encode faces to their posterior's mean and decode it.
 
     Args:
-        run: its model's device is where it happens.
+        trained: computes on its device.
         faces, split, crop: as `load_faces`; without any, the first of the split.
-        folder: figures/reconstruct.png goes below it, with the first MOST_SHOWN of the faces;
-            the run's if None.
+        folder: the file is figures/reconstruct.png below it, with the first MOST_SHOWN faces.
     """
-    originals, labels = load_faces(faces or first_of(run, split), run, split, crop)
+    originals, labels = load_faces(faces or first_of(trained, split), trained, split, crop)
     batches = torch.split(originals, EVALUATION_BATCH)
-    made = [_through(run, batch) for batch in batches]
+    made = [_through(trained, batch) for batch in batches]
     metrics = [row for pair in zip(batches, made, strict=True) for row in _measure(*pair)]
     images = torch.cat(made)
-    sheet = (folder or run.folder) / "figures" / "reconstruct.png"
+    sheet = folder / "figures" / "reconstruct.png"
     figures.reconstructions(_whole_rows(originals), _whole_rows(images), sheet)
     return Reconstructed(images, labels, metrics, sheet)
 
 
-def first_of(run: SavedRun, split: str, count: int = SHOWN) -> list[str]:
+def first_of(trained: TrainedModel, split: str, count: int = SHOWN) -> list[str]:
     """The numbers of the first faces of a split."""
-    return [str(number) for number in range(min(count, len(run.data.images[split])))]
+    return [str(number) for number in range(min(count, len(trained.data.images[split])))]
 
 
 def _whole_rows(images: Tensor) -> Tensor:
@@ -76,9 +76,10 @@ def _whole_rows(images: Tensor) -> Tensor:
     return torch.cat([shown, shown.new_ones(missing, *shown.shape[1:])])
 
 
-def _through(run: SavedRun, images: Tensor) -> Tensor:
-    """A batch, encoded and decoded on the model's device: on the CPU."""
-    return run.model.decode(run.model.encode(images.to(run.device)).mode).cpu()
+def _through(trained: TrainedModel, images: Tensor) -> Tensor:
+    """Encode and decode a batch on the model's device; the result is on the CPU."""
+    posterior = trained.model.encode(images.to(trained.device))
+    return trained.model.decode(posterior.mode).cpu()
 
 
 def _measure(originals: Tensor, images: Tensor) -> list[dict[str, float]]:

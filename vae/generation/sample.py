@@ -1,25 +1,107 @@
-"""New faces from a finished run: from the prior, or from a density fitted to its latents."""
+"""A density fitted to a trained model's latents, to sample from in place of the prior.
+
+The prior is what the latents were meant to follow. With a small beta they do not, and its
+samples decode to what the decoder has never seen. A Gaussian mixture fitted afterwards is
+nearer to where the latents are (Ghosh et al. 2020, section 4: ex-post density estimation).
+The model stays as it is.
+"""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import trange
 
-from vae import figures
-from vae.errors import require
-from vae.evaluation import distances
-from vae.evaluation.distances import Latents
+from vae.evaluation import TrainedModel, distances
+from vae.evaluation.distances import Latents, choose
 from vae.evaluation.features import pick_features
-from vae.generation.density import Density, fit_density
-from vae.metrics import EVALUATION_BATCH
-from vae.saved import SavedRun
+from vae.evaluation.latents import posteriors
+from vae.generation import figures
+from vae.models.base import VAE
+from vae.training.metrics import EVALUATION_BATCH
+from vae.utils.errors import UserError, require
+
+COMPONENTS = 10  # as in the paper
+PER_COMPONENT = 10  # latents that a component needs: with fewer images there are fewer of them
+MOST_LATENTS = 20_000  # that it is fitted to: bounds memory and time, and is enough
+FLOOR = 1e-6  # added to the variances, as some latents may not vary
 
 PRIORS = ("standard", "fitted")
 MOST_SHOWN = 256  # samples on a sheet
+
+
+@dataclass(frozen=True)
+class Density:
+    """A mixture of Gaussians over the latents, float64."""
+
+    weights: Tensor  # (components,), sum to 1
+    means: Tensor  # (components, latent_dim)
+    roots: Tensor  # (components, latent_dim, latent_dim), lower: roots · rootsᵀ is the covariance
+
+    def sampler(self, seed: int) -> Latents:
+        """Samples, one stream for a seed: a function of their number."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(count: int) -> Tensor:
+            which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+            shape = (count, self.means.shape[1])
+            noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+            moved = torch.einsum("nij,nj->ni", self.roots[which], noise)
+            return (self.means[which] + moved).float()
+
+        return draw
+
+
+def fit_density(model: VAE, images: np.ndarray, seed: int) -> Density:
+    """Fit a mixture of at most COMPONENTS Gaussians to the latents of a training split.
+
+    To one sample of each image's posterior, not to its mean: such samples are what the
+    decoder was trained on, and their density is the aggregate posterior.
+
+    Args:
+        model: in evaluation mode.
+        images: (n, size, size, 3) uint8; at most MOST_LATENTS of them are used.
+        seed: of the samples, the choice of images and the start of the fit.
+
+    Raises:
+        UserError: there are too few images for one component.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    latents = _sample_latents(model, choose(images, min(MOST_LATENTS, len(images)), seed), seed)
+    components = min(COMPONENTS, len(latents) // PER_COMPONENT)
+    if components < 1:
+        raise UserError(
+            f"--prior fitted: needs at least {PER_COMPONENT} training images; there are "
+            f"{len(latents)}."
+        )
+    mixture = GaussianMixture(components, reg_covar=FLOOR, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred steps are near enough
+        mixture.fit(latents)
+    covariances = torch.from_numpy(mixture.covariances_)
+    return Density(
+        torch.from_numpy(mixture.weights_),
+        torch.from_numpy(mixture.means_),
+        torch.linalg.cholesky(covariances),
+    )
+
+
+@torch.inference_mode()
+def _sample_latents(model: VAE, images: np.ndarray, seed: int) -> np.ndarray:
+    """One latent of each image's posterior, (n, latent_dim) float64."""
+    generator = torch.Generator().manual_seed(seed)
+    latents = []
+    for posterior in posteriors(model, images, "encoding train"):
+        noise = torch.randn(posterior.mode.shape, generator=generator)
+        latents.append(posterior.at(noise.to(posterior.mode)).cpu().double())
+    return torch.cat(latents).numpy()
 
 
 @dataclass(frozen=True)
@@ -33,43 +115,46 @@ class Gain:
     floor: float  # that of training images
 
 
-def fit(run: SavedRun, seed: int) -> Density:
-    """The density of a run's latents, fitted to its training images: about a minute."""
-    return fit_density(run.model, run.data.images["train"], seed)
+def fit(trained: TrainedModel, seed: int) -> Density:
+    """Fit a density to the latents of the training images; takes about a minute."""
+    return fit_density(trained.model, trained.data.images["train"], seed)
 
 
-def sampler(run: SavedRun, prior: str, seed: int, density: Density | None = None) -> Latents:
-    """Latents of a run's `standard` or `fitted` prior: a function of their number.
+def sampler(
+    trained: TrainedModel, prior: str, seed: int, density: Density | None = None
+) -> Latents:
+    """Return a function of a number that draws latents from the `standard` or `fitted` prior.
 
     Args:
-        density: what `fit` gave for this run; fitted now if None and it is needed.
+        density: what `fit` returned for this model; fitted now if None and it is needed.
 
     Raises:
         UserError: `prior` is neither; or the training images, which `fitted` needs, are gone.
     """
     require(prior in PRIORS, "--prior", prior, "standard or fitted")
     if prior == "standard":
-        return distances.standard_normal(run.model.latent_dim, seed)
-    return (density or fit(run, seed)).sampler(seed)
+        return distances.standard_normal(trained.model.latent_dim, seed)
+    return (density or fit(trained, seed)).sampler(seed)
 
 
 @torch.inference_mode()
 def sample(
-    run: SavedRun,
+    trained: TrainedModel,
     num: int = 64,
     prior: str = "standard",
     seed: int = 0,
-    folder: Path | None = None,
+    *,
+    folder: Path,
     separate: bool = False,
     density: Density | None = None,
 ) -> list[Path]:
-    """Draw faces: the same run, prior, number and seed, the same files.
+    """Draw faces: the same model, prior, number and seed give the same files.
 
     Args:
-        run: its model's device is where they are decoded.
+        trained: decodes on its device.
         num: how many, >= 1.
         prior: standard, N(0, I), or fitted.
-        folder: where the files go; the run's if None.
+        folder: where the files go.
         separate: one PNG a sample, too.
         density: as `sampler`.
 
@@ -78,12 +163,12 @@ def sample(
         samples_PRIOR/00000.png, ...
     """
     require(num >= 1, "--num", num, "an int >= 1")
-    folder = folder or run.folder
-    latents = sampler(run, prior, seed, density)
+    latents = sampler(trained, prior, seed, density)
     shown: list[Tensor] = []
     files: list[Path] = []
     for start in trange(0, num, EVALUATION_BATCH, desc="decoding", unit=" batches", disable=None):
-        images = run.model.decode(latents(min(EVALUATION_BATCH, num - start)).to(run.device)).cpu()
+        batch = latents(min(EVALUATION_BATCH, num - start)).to(trained.device)
+        images = trained.model.decode(batch).cpu()
         if start < MOST_SHOWN:
             shown.append(images)
         if separate:
@@ -97,22 +182,23 @@ def sample(
 
 
 def measure_gain(
-    run: SavedRun, split: str = "val", seed: int = 0, density: Density | None = None
+    trained: TrainedModel, split: str = "val", seed: int = 0, density: Density | None = None
 ) -> tuple[Gain | None, list[str]]:
     """How much nearer to a split the fitted density's samples are; and why not, where it is None.
 
-    The standard samples are those that `evaluate_run` measures.
+    The standard samples are those that `evaluate_model` measures.
     """
-    data = run.data
+    data, settings = trained.data, trained.metrics_config
     images, train = data.images[split], data.images["train"]
-    count = min(run.config.metrics.distance_images, len(images), len(train))
-    features, notes = pick_features(run.config.metrics, run.config.data, run.device, count)
+    count = min(settings.distance_images, len(images), len(train))
+    features, notes = pick_features(settings, trained.data_config, trained.device, count)
     if features is None:
         return None, notes
     kinds = {
-        prior: distances.decoded(run.model, sampler(run, prior, seed, density)) for prior in PRIORS
-    } | {"floor": distances.others(distances.choose(train, count, seed), run.device)}
+        prior: distances.decoded(trained.model, sampler(trained, prior, seed, density))
+        for prior in PRIORS
+    } | {"floor": distances.others(distances.choose(train, count, seed), trained.device)}
     chosen = distances.choose(images, count, seed)
-    found = distances.measure_distances(chosen, features, run.device, kinds)
+    found = distances.measure_distances(chosen, features, trained.device, kinds)
     frechet = {kind: distance.frechet for kind, distance in found.items()}
     return Gain(features.name, count, **frechet), notes

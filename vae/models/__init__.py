@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from vae.errors import UserError
+from vae.models.base import VAE, ModelConfig
 from vae.models.conv import ConvConfig, build_conv
 from vae.models.posterior import Posterior
 from vae.models.residual import ResidualConfig, build_residual
-from vae.models.vae import VAE, ModelConfig
+from vae.utils.errors import UserError
 
-__all__ = ["VAE", "ConvConfig", "ModelConfig", "Posterior", "ResidualConfig", "build_model"]
+MODELS: dict[str, type[ModelConfig]] = {  # the choices of model=
+    "conv": ConvConfig,
+    "residual": ResidualConfig,
+}
+
+__all__ = [
+    "MODELS",
+    "VAE",
+    "ConvConfig",
+    "ModelConfig",
+    "Posterior",
+    "ResidualConfig",
+    "build_model",
+]
 
 
 def build_model(config: ModelConfig, image_size: int) -> VAE:

@@ -9,9 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from vae.errors import require
+from vae.models.base import VAE, ModelConfig
 from vae.models.layers import UpsampleConv, group_norm
-from vae.models.vae import VAE, ModelConfig
+from vae.utils.errors import require
 
 LEAK = 0.2  # LeakyReLU's slope below 0
 NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": group_norm}

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae.distributed import World
+from vae.utils.distributed import World
 
 
 def use_global_statistics(model: nn.Module, world: World) -> None:

@@ -8,8 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from vae.models.base import VAE, ModelConfig
 from vae.models.layers import UpsampleConv, group_norm
-from vae.models.vae import VAE, ModelConfig
 
 
 @dataclass

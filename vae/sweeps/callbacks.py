@@ -19,13 +19,13 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from vae.config import objectives_of
-from vae.errors import UserError, without_password
-from vae.folders import remove_empty, require_writable
-from vae.resuming import changes
-from vae.sweeps.record import FILE, read_record, write_record
-from vae.sweeps.wandb_links import link_runs
-from vae.wandb_run import WandbConfig
+from vae.runs.checkpoint import changes
+from vae.runs.config import objectives_of
+from vae.runs.run_dir import remove_empty, require_writable
+from vae.runs.wandb_run import WandbConfig
+from vae.sweeps.results import FILE, read_record, write_record
+from vae.sweeps.wandb_sweep import link_runs
+from vae.utils.errors import UserError, without_password
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class ReportOnSweep(Callback):
             return
         try:
             from vae.sweeps.report import overview, write_report
-            from vae.sweeps.wandb_summary import log_summary
+            from vae.sweeps.wandb_sweep import log_summary
 
             comparison = write_report(folder)
             settings = OmegaConf.to_object(config.wandb)

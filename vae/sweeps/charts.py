@@ -10,12 +10,20 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from vae.errors import UserError
-from vae.files import write_atomically
-from vae.metrics import MAXIMISED, bits_per_dim
-from vae.sweeps.comparison import FIRST, SYMBOLS, Comparison, brief, pareto_front, rank
-from vae.sweeps.importance import FEWEST, draw_importances, importances, is_wide
-from vae.sweeps.runs import SweepRun, number
+from vae.sweeps.comparison import (
+    FIRST,
+    SYMBOLS,
+    Comparison,
+    brief,
+    importances,
+    is_wide,
+    pareto_front,
+    rank,
+)
+from vae.sweeps.results import SweepRun, number
+from vae.training.metrics import MAXIMISED, bits_per_dim
+from vae.utils.errors import UserError
+from vae.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +44,7 @@ NAMES = {
     "val/ssim": "SSIM",
     "val/active_units": "active latents",
 }
+FEWEST = 5  # bars that there is room for: one or two alone would be too thick
 TRADE = ("val/rate", "val/distortion")
 
 
@@ -270,3 +279,19 @@ def _is_grid(comparison: Comparison) -> bool:
     keys = [key for key in comparison.swept if key != "seed"]
     cells = prod(len({run.value(key) for run in runs}) for key in keys)
     return 2 * len({tuple(run.value(key) for key in keys) for run in runs}) >= cells
+
+
+def draw_importances(axes: Axes, shares: dict[str, dict[str, float]], runs: int) -> None:
+    """Bars: the share of each key in which runs came out well."""
+    labels = []
+    for metric, share in shares.items():
+        for key, value in share.items():
+            labels.append(key if len(shares) == 1 else f"{key} for {metric}")
+            axes.barh(len(labels), value, color=f"C{list(shares).index(metric)}", height=0.5)
+            axes.text(value + 0.005, len(labels), f"{value:.0%}", va="center", fontsize=9)
+    axes.set_yticks(range(1, len(labels) + 1), labels)
+    axes.set_ylim(max(len(labels), FEWEST) + 0.6, 0.4)  # downwards
+    axes.set_xlim(0, 1.06)
+    axes.set_xticks([])
+    axes.set_title(f"What mattered for being good (PED-ANOVA, {runs} runs)")
+    axes.spines[["top", "right", "bottom"]].set_visible(False)

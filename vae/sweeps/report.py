@@ -9,13 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vae.errors import UserError
-from vae.files import write_text_atomically
-from vae.metrics import MAXIMISED
 from vae.sweeps.charts import draw_charts
 from vae.sweeps.comparison import Comparison, brief, read_sweep, write_csv
-from vae.sweeps.faces import draw_faces
-from vae.sweeps.runs import SweepRun
+from vae.sweeps.face_sheets import draw_faces
+from vae.sweeps.results import SweepRun
+from vae.training.metrics import MAXIMISED
+from vae.utils.errors import UserError
+from vae.utils.files import write_text_atomically
 
 BEST_RUNS = 5
 TABLE = ("val/bpd", "val/rate", "val/mse", "val/psnr", "val/active_units")

@@ -15,10 +15,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from vae.config import SweepConfig
-from vae.errors import UserError
-from vae.files import write_text_atomically
-from vae.summary import read_summary
+from vae.runs.config import SweepConfig
+from vae.runs.run_dir import read_summary
 from vae.sweeps.study import (
     Participant,
     build_pruner,
@@ -31,6 +29,8 @@ from vae.sweeps.study import (
     storage_url,
     take_back,
 )
+from vae.utils.errors import UserError
+from vae.utils.files import write_text_atomically
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vae.config import SweepConfig
-from vae.errors import UserError, without_password
-from vae.metrics import MAXIMISED
+from vae.runs.config import SweepConfig
+from vae.training.metrics import MAXIMISED
+from vae.utils.errors import UserError, without_password
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
 from omegaconf import OmegaConf
 
-from vae.config import SweepConfig, objectives_of
-from vae.errors import UserError
+from vae.runs.config import SweepConfig, objectives_of
+from vae.utils.errors import UserError
 
 if TYPE_CHECKING:
     from vae.sweeps.search import Search

@@ -1,23 +1,69 @@
-"""One run of a sweep: what is done already is not done again, and what fails fails alone."""
+"""One run of a sweep: skip it when finished, resume it when interrupted, prune it when told.
+
+The sweeper learns of a trial only when it has ended. For pruning, the run itself opens the
+study, reports its objective after each epoch, and asks the pruner. A pruned run ends like a
+finished one, with its last metrics and the status `pruned`; the sweeper then tells the study.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vae.apart import call_apart
-from vae.config import RunConfig
-from vae.errors import UserError
-from vae.folders import run_lock
-from vae.resuming import saved_state
-from vae.run import prepare
-from vae.summary import read_summary, record_failure
-from vae.sweeps.pruning import reporter
-from vae.sweeps.record import read_record
+from vae.runs.checkpoint import saved_state
+from vae.runs.config import RunConfig
+from vae.runs.launch import prepare
+from vae.runs.run import KeepGoing
+from vae.runs.run_dir import read_summary, record_failure, run_lock
+from vae.sweeps.results import read_record
+from vae.sweeps.study import build_pruner, open_storage, storage_url
+from vae.sweeps.subprocess_runner import call_apart
+from vae.utils.errors import UserError
 
 log = logging.getLogger(__name__)
+
+
+def reporter(config: RunConfig, folder: Path) -> KeepGoing:
+    """What to ask after each epoch of the run in `folder`: (epochs, metrics) -> go on?"""
+    sweep = config.sweep
+    if sweep.trial is None or sweep.pruner is None:
+        return lambda epochs, metrics: True
+    from optuna import load_study
+
+    storage = open_storage(storage_url(sweep, folder.parent))
+    pruner = build_pruner(sweep, config.trainer.epochs)
+    study = load_study(study_name=sweep.name, storage=storage, pruner=pruner)
+    trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, sweep.trial)
+    (objective,) = config.objectives
+    for epochs, value in earlier_values(folder, objective):  # a trial that was cut has a new number
+        storage.set_trial_intermediate_value(trial_id, epochs, value)
+
+    def keep_going(epochs: int, metrics: Mapping[str, float]) -> bool:
+        try:
+            storage.set_trial_intermediate_value(trial_id, epochs, metrics[objective])
+            return not study.pruner.prune(study, storage.get_trial(trial_id))
+        except Exception as error:  # the storage is not training's life line
+            log.warning("the study cannot be reached; the run goes on unpruned: %s", error)
+            return True
+
+    return keep_going
+
+
+def earlier_values(folder: Path, objective: str) -> list[tuple[int, float]]:
+    """(epochs, value) of the validations of a run that is gone on with."""
+    values = []
+    file = folder / "metrics.jsonl"
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        with suppress(ValueError):  # a line that was cut
+            row = json.loads(line)
+            if objective in row:
+                values.append((math.ceil(row["epoch"]), row[objective]))
+    return values
 
 
 def run_trial(
@@ -26,7 +72,7 @@ def run_trial(
     """Train one run of a sweep, in a process of its own; or what is left of it, or nothing.
 
     Args:
-        config, settings: as for vae.run.prepare.
+        config, settings: as for vae.runs.launch.prepare.
         folder: multirun/<sweep>/<what differs>; a run in it is gone on with.
         logs: how that process logs, for logging.config.dictConfig.
 

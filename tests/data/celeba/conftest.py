@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.data.celeba.standing_in import SHARDS, read_jpegs, write_shard
+from tests.support.celeba_shards import SHARDS, read_jpegs, write_shard
 
 
 @pytest.fixture

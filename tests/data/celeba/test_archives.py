@@ -11,8 +11,7 @@ from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED, ZipFile
 
 import pytest
 
-from tests.celeba_stand_in import names as all_names
-from tests.data.celeba.standing_in import (
+from tests.support.celeba_shards import (
     IMAGES,
     PARTITION,
     ZIP,
@@ -23,7 +22,8 @@ from tests.data.celeba.standing_in import (
     source,
     vae_pack,
 )
-from vae.errors import UserError
+from tests.support.celeba_stand_in import names as all_names
+from vae.utils.errors import UserError
 
 AGAIN = f"Get {ZIP} again"
 HINT = "data.on_corrupt=skip"

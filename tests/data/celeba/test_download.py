@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.data.celeba.standing_in import (
+from tests.support.celeba_shards import (
     ATTRIBUTE_LIST,
     IMAGES,
     PARTITION,

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import TINY, call_train
-from tests.data.celeba.standing_in import (
+from tests.support.celeba_shards import (
     ATTRIBUTE_LIST,
     IMAGES,
     PARTITION,
@@ -19,9 +18,10 @@ from tests.data.celeba.standing_in import (
     source,
     vae_pack,
 )
-from tests.data_sets import save_noise
-from vae.cli import main
-from vae.errors import UserError
+from tests.support.data_sets import save_noise
+from tests.support.train_command import TINY, call_train
+from vae.cli.main import main
+from vae.utils.errors import UserError
 
 WAYS = ("mmlab.ie.cuhk.edu.hk", "jessicali9530/celeba-dataset", "flwrlabs/celeba")
 PAGE = "\n <!DOCTYPE html><title>Google Drive - Quota exceeded</title>"

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.celeba_stand_in import LAYOUTS
-from tests.data.celeba.standing_in import (
+from tests.support.celeba_shards import (
     ATTRIBUTE_LIST,
     IMAGES,
     PARTITION,
@@ -22,8 +21,9 @@ from tests.data.celeba.standing_in import (
     source,
     write_shard,
 )
-from tests.data_sets import save_noise
-from vae.errors import UserError
+from tests.support.celeba_stand_in import LAYOUTS
+from tests.support.data_sets import save_noise
+from vae.utils.errors import UserError
 
 SNAPSHOTS = Path("hub", "datasets--flwrlabs--celeba", "snapshots")
 
@@ -167,7 +167,7 @@ def test_the_archive_is_read_where_its_folder_is_empty(celeba_in, is_whole):
 
 
 def test_more_files_than_are_looked_at(celeba, is_whole, monkeypatch):
-    monkeypatch.setattr("vae.data.celeba.layout.GLANCE", 2)
+    monkeypatch.setattr("vae.data.celeba.layouts.GLANCE", 2)
 
     assert is_whole(celeba)
 

@@ -8,8 +8,7 @@ from zipfile import ZIP_STORED
 
 import pytest
 
-from tests.celeba_stand_in import LAYOUTS, NUM
-from tests.data.celeba.standing_in import (
+from tests.support.celeba_shards import (
     ATTRIBUTE_LIST,
     IMAGES,
     PARTITION,
@@ -20,6 +19,7 @@ from tests.data.celeba.standing_in import (
     source,
     write_shard,
 )
+from tests.support.celeba_stand_in import LAYOUTS, NUM
 from vae.data.celeba.stores import TAIL
 
 SETTINGS = {"crop": 140, "image_size": 24, "num_images": 20}
@@ -141,7 +141,7 @@ def test_another_shard_changes_it(number, celeba_made, tmp_path):
 
 def test_a_second_start_finds_the_cache_and_reads_no_image(celeba, monkeypatch):
     first = pack(celeba)
-    monkeypatch.setattr("vae.data.celeba.source.decode_square", None)
+    monkeypatch.setattr("vae.data.celeba.decode_square", None)
     monkeypatch.setattr("vae.data.celeba.stores.check_names", None)
     second = pack(celeba)
 

@@ -9,9 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.celeba_stand_in import ATTRIBUTES, LAYOUTS, POINTS
-from tests.cli import ROOT
-from tests.data.celeba.standing_in import (
+from tests.support.celeba_shards import (
     SIZES,
     SPLITS,
     all_pixels,
@@ -24,6 +22,8 @@ from tests.data.celeba.standing_in import (
     source,
     vae_pack,
 )
+from tests.support.celeba_stand_in import ATTRIBUTES, LAYOUTS, POINTS
+from tests.support.train_command import ROOT
 
 KINDS = {
     **{layout: {"attributes", "identities", "landmarks"} for layout in LAYOUTS},

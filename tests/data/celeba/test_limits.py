@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.celeba_stand_in import NUM
-from tests.celeba_stand_in import names as all_names
-from tests.cli import ROOT
-from tests.data.celeba.standing_in import ATTRIBUTE_LIST, IMAGES, PARTITION, known
+from tests.support.celeba_shards import ATTRIBUTE_LIST, IMAGES, PARTITION, known
+from tests.support.celeba_stand_in import NUM
+from tests.support.celeba_stand_in import names as all_names
+from tests.support.train_command import ROOT
 
 READ = """
 import json, sys, time
 from pathlib import Path
-from tests.data.celeba.standing_in import source
+from tests.support.celeba_shards import source
 
 def megabytes(which):  # of this process alone: ru_maxrss begins with its parent's
     status = Path("/proc/self/status").read_text()

@@ -8,8 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.celeba_stand_in import ATTRIBUTES
-from tests.data.celeba.standing_in import (
+from tests.support.celeba_shards import (
     ATTRIBUTE_LIST,
     PARTITION,
     SIZES,
@@ -22,7 +21,8 @@ from tests.data.celeba.standing_in import (
     rows,
     source,
 )
-from vae.errors import UserError
+from tests.support.celeba_stand_in import ATTRIBUTES
+from vae.utils.errors import UserError
 
 IDENTITIES, LANDMARKS = "identity_CelebA.txt", "list_landmarks_align_celeba.txt"
 LISTS = (PARTITION, ATTRIBUTE_LIST, IDENTITIES, LANDMARKS)

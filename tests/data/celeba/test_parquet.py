@@ -6,8 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.celeba_stand_in import ATTRIBUTES
-from tests.data.celeba.standing_in import (
+from tests.support.celeba_shards import (
     SHARDS,
     SIZES,
     SPLITS,
@@ -19,6 +18,7 @@ from tests.data.celeba.standing_in import (
     source,
     write_shard,
 )
+from tests.support.celeba_stand_in import ATTRIBUTES
 
 
 def test_row_groups_and_shards_are_crossed_in_any_order(shards, jpegs):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data.celeba.standing_in import SHARDS, pack, refusal, write_shard
+from tests.support.celeba_shards import SHARDS, pack, refusal, write_shard
 
 
 def rewrite(file: Path, change) -> None:

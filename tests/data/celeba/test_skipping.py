@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.data.celeba.standing_in import (
+from tests.support.celeba_shards import (
     ENDS,
     IMAGES,
     PARTITION,
@@ -27,7 +27,7 @@ from tests.data.celeba.standing_in import (
     vae_pack,
     write_shard,
 )
-from vae.errors import UserError
+from vae.utils.errors import UserError
 
 GONE = {"train": (0, 7, 8, 23), "val": (1,), "test": (2,)}  # numbers within their splits
 BAD = [ENDS[split] - SIZES[split] + number for split in SPLITS for number in GONE[split]]

@@ -1,5 +1,145 @@
-"""CelebA in the shapes in which people have it: found, checked and read."""
+"""CelebA (Liu et al. 2015, Deep Learning Face Attributes in the Wild) as a source of images."""
 
-from vae.data.celeba.source import CelebAConfig, CelebASource
+from __future__ import annotations
 
-__all__ = ["CelebAConfig", "CelebASource"]
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from omegaconf import MISSING
+
+from vae.data.base import FilesConfig, ImageError, Labels
+from vae.data.celeba.download import download
+from vae.data.celeba.layouts import look_below, require_whole
+from vae.data.celeba.lists import ListedCelebA
+from vae.data.celeba.parquet import ParquetCelebA
+from vae.data.images import decode_square, limit_splits
+from vae.utils.errors import UserError, require
+
+log = logging.getLogger(__name__)
+
+READER_VERSION = 2  # part of the fingerprint: raise it when the same files give other pixels
+
+
+@dataclass
+class CelebAConfig(FilesConfig):
+    """`data=celeba`."""
+
+    path: str | None = MISSING  # CelebA's folder; null = celeba/ under data.root
+    crop: Any = MISSING  # centre square cut before resizing, pixels; null or none = the largest
+    download: bool = False  # fetch what path lacks; a value here as for on_corrupt
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crop == "none":
+            self.crop = None
+        pixels = type(self.crop) is int and self.crop >= 8
+        require(self.crop is None or pixels, "data.crop", self.crop, "none or an int >= 8")
+
+    @property
+    def folder(self) -> Path:
+        """Where CelebA is, or is to be put."""
+        return Path(self.path or Path(self.root) / "celeba").expanduser()
+
+
+class Layout(Protocol):
+    """CelebA in one of its shapes, in its official split. Picklable: workers read it."""
+
+    def sizes(self) -> dict[str, int]:
+        """Images per split."""
+
+    def check(self, sizes: dict[str, int]) -> None:
+        """Before packing: ImageError if some of the first `sizes` images are missing."""
+
+    def mark(self, sizes: dict[str, int]) -> Any:
+        """JSON-able, other when the first `sizes` images of the splits, or their labels, are."""
+
+    def read(self, split: str, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
+        """Name (for messages) and content of the image files [start, stop) of a split."""
+
+    def labels(self, split: str, count: int) -> dict[str, Labels]:
+        """What is known about the first images of a split, by kind."""
+
+
+class CelebASource:
+    """An `ImageSource` of CelebA in its official split, in the order of its partition.
+
+    `data.num_images` takes the first images of each split, in proportion.
+
+    Raises:
+        UserError: a file is missing (names it) or is not what it should be.
+    """
+
+    name = "celeba"
+
+    def __init__(self, config: CelebAConfig) -> None:
+        self.image_size = config.image_size
+        self.crop: int | None = config.crop
+        self.skips_corrupt = config.skips_corrupt
+        self.layout = find_layout(config)
+        self._sizes = limit_splits(self.layout.sizes(), config.num_images)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Size, crop, images per split, and the layout's mark of its files' content.
+
+        The folder's own place is no part of it: moving it keeps the cache.
+        """
+        return {
+            "reader": READER_VERSION,
+            "image_size": self.image_size,
+            "crop": self.crop,
+            "sizes": self.sizes(),
+            "files": self.layout.mark(self.sizes()),
+        }
+
+    def sizes(self) -> dict[str, int]:
+        """Images per split, keys `SPLITS`."""
+        return dict(self._sizes)
+
+    def check(self) -> None:
+        """Every image that is used is there, and has a split; with `skip`, only said if not."""
+        try:
+            self.layout.check(self.sizes())
+        except ImageError as error:
+            if not self.skips_corrupt:
+                raise UserError(f"{error} data.on_corrupt=skip does without them.") from error
+            log.warning("%s They are left out.", error)
+
+    def read(self, split: str, start: int, stop: int) -> np.ndarray:
+        """Images [start, stop) of a split: (n, size, size, 3) uint8. ImageError names a bad one."""
+        squares = [
+            decode_square(content, name, self.image_size, self.crop)
+            for name, content in self.layout.read(split, start, stop)
+        ]
+        return np.stack(squares)
+
+    def labels(self, split: str) -> dict[str, Labels]:
+        """40 attributes; identities and landmarks too where the layout has them."""
+        return self.layout.labels(split, self._sizes[split])
+
+
+def find_layout(config: CelebAConfig) -> Layout:
+    """CelebA at `data.path`, in whichever shape it is there, fetched first if so asked.
+
+    Raises:
+        UserError: it is not there, or not all that is needed; says what to do.
+    """
+    folder = config.folder
+    if config.download and not _is_there(folder):
+        download(folder)
+    found = look_below(folder)
+    if found.is_sharded:
+        return ParquetCelebA(found.shards)
+    return ListedCelebA(found.lists, require_whole(folder, found))
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether a folder has what is needed: a damaged archive is not, an odd line in a list is."""
+    try:
+        found = look_below(folder)
+        return bool(found.is_sharded or require_whole(folder, found))
+    except UserError:
+        return False

@@ -1,28 +1,34 @@
-"""CelebA's list files, .txt as from its authors or .csv as on Kaggle: a name, then numbers.
+"""CelebA's list files, and CelebA as images plus list files.
+
+The list files are .txt (the authors') or .csv (Kaggle's). Each line has a name, then numbers:
 
     list_eval_partition    000001.jpg 0                 0, 1, 2: train, val, test
     list_attr_celeba       000001.jpg -1  1 ...         40 attributes; 0/1 and True/False too
-    identity_CelebA        000001.jpg 2880              who it is
+    identity_CelebA        000001.jpg 2880              the person's number
     list_landmarks_align_celeba    000001.jpg 69 109 ...    x and y of five points
 
-Before these lines stand, or not, the number of images and the names of the columns.
+The number of images and the column names may come before these lines.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from vae.data.celeba.failures import again, first_of
-from vae.errors import UserError
+from vae.data.base import IDENTITY, SPLITS, Labels
+from vae.data.celeba.download import again, first_of
+from vae.data.celeba.stores import Store, check_names
+from vae.utils.errors import UserError
 
 SPLIT_NUMBERS = {0: "train", 1: "val", 2: "test"}
 WIDTH = {"partition": 1, "identities": 1}  # numbers a line, for the lists that may have no header
@@ -35,6 +41,12 @@ RANGES = {  # of the numbers; in words, attributes may also be True and False
 TYPES = {"partition": np.int8, "attributes": np.int8, "identities": np.int32, "landmarks": np.int16}
 WORDS = ("true", "false")
 LONGEST = 100_000  # characters of a line that are looked at: csv raises on a longer word
+
+LANDMARKS = tuple(
+    f"{point}_{axis}"
+    for point in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
+    for axis in "xy"
+)
 
 
 @dataclass(frozen=True)
@@ -189,3 +201,73 @@ def _odd_line(file: Path, form: Form) -> str:
                 what = f"a file name and {form.width} {kind}"
                 return f"line {place} ({line[:40].strip()!r}) is not {what}."
     return "is not a list of names and numbers."
+
+
+class ListedCelebA:
+    """Images in a folder or an archive, and the files that list them.
+
+    Raises:
+        UserError: the partition is not right.
+    """
+
+    def __init__(self, lists: dict[str, Path], store: Store) -> None:
+        self.lists = lists
+        self.store = store
+        self._partition = read_partition(lists["partition"])
+        numbers = self._partition.values[:, 0]
+        self._rows = {split: np.flatnonzero(numbers == n) for n, split in SPLIT_NUMBERS.items()}
+        self.names = {split: self._partition.names[self._rows[split]].tolist() for split in SPLITS}
+
+    def sizes(self) -> dict[str, int]:
+        """Images per split."""
+        return {split: len(self.names[split]) for split in SPLITS}
+
+    def check(self, sizes: dict[str, int]) -> None:
+        """By one listing: ImageError if images that are used are missing, or some have no split."""
+        listed = self._partition.names.tolist()
+        check_names(self.store, self._used(sizes), listed, self.lists["partition"])
+
+    def mark(self, sizes: dict[str, int]) -> dict[str, Any]:
+        """JSON-able: the lists' content, and the store's mark of the images that are used."""
+        lists = {
+            kind: hashlib.sha256(file.read_bytes()).hexdigest() for kind, file in self.lists.items()
+        }
+        return {"lists": lists, "images": self.store.mark(self._used(sizes))}
+
+    def read(self, split: str, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
+        """Name and content of the images [start, stop) of a split. ImageError: one is damaged."""
+        for name in self.names[split][start:stop]:
+            yield f"{self.store.path}/{name}", self.store.read(name)
+
+    def labels(self, split: str, count: int) -> dict[str, Labels]:
+        """Attributes, identities and landmarks of the first images of a split, where listed.
+
+        Raises:
+            UserError: a line of a list is not right, or an image that is there is not in it.
+        """
+        rows = self._rows[split][:count]
+        labels = {}
+        for kind, (columns, values) in self._tables.items():
+            if kind == "attributes":
+                labels[kind] = Labels(columns, (values[rows] > 0).astype(np.int8))
+            elif kind == "identities":
+                labels[kind] = Labels(IDENTITY, values[rows])
+            else:
+                labels[kind] = Labels(columns or LANDMARKS, values[rows])
+        return labels
+
+    def _used(self, sizes: dict[str, int]) -> list[str]:
+        return [name for split in SPLITS for name in self.names[split][: sizes[split]]]
+
+    @cached_property
+    def _tables(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+        """The lists' columns and values, row by row as in the partition: parsed once."""
+        kinds = [kind for kind in ("attributes", "identities", "landmarks") if kind in self.lists]
+        tables = {kind: read_list(self.lists[kind], kind) for kind in kinds}
+        names, there = self._partition.names, self.store.names
+        return {kind: (table.columns, table.of(names, there)) for kind, table in tables.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For workers: without the tables, which they do not need."""
+        tables = ("_partition", "_rows", "_tables")
+        return {key: value for key, value in self.__dict__.items() if key not in tables}

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from vae.data.celeba.failures import again, first_of, refuse_stand_ins
+from vae.data.base import ImageError
+from vae.data.celeba.download import again, first_of, refuse_stand_ins
 from vae.data.images import is_image_name
-from vae.data.source import ImageError
-from vae.errors import UserError
+from vae.utils.errors import UserError
 
 TAIL = 1 << 25  # bytes: the list of 202,599 members at an archive's end is 15 to 20 MB
 

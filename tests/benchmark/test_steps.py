@@ -1,0 +1,169 @@
+"""The variants of the training step compute the same; what a step is counted as."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from vae.benchmark.steps import (
+    BF16,
+    COMPILED,
+    DEFAULT,
+    FAST,
+    FOLDED,
+    LOSS,
+    OPTIMIZERS,
+    PLAIN,
+    VARIANTS,
+    Setting,
+    build,
+    image_flops,
+    prepare_training,
+    repeated_step,
+)
+from vae.losses import loss_terms
+from vae.models import build_model
+from vae.models.layers import UpsampleConv
+from vae.runs.compose import compose
+
+TINY = Setting(batch=3, image_size=16, channels=(8, 12), latent_dim=5, seconds=0.001)
+
+
+def reference(model, images, noise):
+    """Logits of the model's weights in torch's own layers, contiguous, nothing folded."""
+    parts = []
+    for layer in model.decoder.blocks:
+        if isinstance(layer, UpsampleConv):
+            plain = nn.Conv2d(
+                layer.in_channels, layer.out_channels, 3, padding=1, bias=layer.bias is not None
+            )
+            plain.weight = layer.weight
+            plain.bias = layer.bias
+            parts.append(nn.Upsample(scale_factor=2))
+            parts.append(plain)
+        else:
+            parts.append(layer)
+    mean, logvar = model.encoder(images)
+    z = mean + torch.exp(logvar / 2) * noise
+    return nn.Sequential(*parts)(model.decoder.project(z).view(len(z), *model.decoder.map_shape))
+
+
+def outcome(model, logits, images, posterior):
+    """The gradients of the loss, by name."""
+    loss = loss_terms(LOSS, logits, images, posterior, posterior.mean).loss
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != BF16], ids=lambda v: v.name)
+def test_every_variant_is_the_default_model(variant):
+    images, noise = TINY.images(3), TINY.noise(3)
+    model, default = build(TINY, variant), build(TINY, DEFAULT)
+    logits, posterior = model(images, noise)
+    wanted, theirs = default(images, noise)
+    assert torch.allclose(logits, wanted, atol=1e-5)
+    assert torch.allclose(logits, reference(model, images, noise), atol=1e-5)
+    found = outcome(model, logits, images, posterior)
+    expected = outcome(default, wanted, images, theirs)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        scale = expected[name].abs().max().clamp(min=1e-5)
+        assert ((gradient - expected[name]).abs().max() / scale) < 1e-3, name
+
+
+def test_the_plain_twin_is_contiguous_and_folds_nothing():
+    plain, folded, default = (build(TINY, variant) for variant in (PLAIN, FOLDED, DEFAULT))
+    layers = [layer for layer in plain.modules() if isinstance(layer, UpsampleConv)]
+    assert [layer.form for layer in layers] == ["plain", "plain"]
+    for model in (folded, default):
+        layers = [layer for layer in model.modules() if isinstance(layer, UpsampleConv)]
+        assert [layer.form for layer in layers] == [None, None]  # as the rule says
+
+    def layouts(model):
+        """Whether each input of a convolution, and its kernel, is channels-last."""
+        seen = []
+
+        def look(layer, inputs):
+            for tensor in (inputs[0], layer.weight):
+                strided = tensor.is_contiguous(memory_format=torch.channels_last)
+                seen.append(strided and not tensor.is_contiguous())
+
+        for layer in model.decoder.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_pre_hook(look)
+        model(TINY.images(3), TINY.noise(3))
+        return seen
+
+    assert not any(layouts(plain))
+    assert not any(layouts(folded))
+    assert all(layouts(default))
+
+
+@pytest.mark.parametrize(
+    ("variant", "has_bf16", "bytes_a_value"),
+    [(FAST, True, 4), (BF16, False, 2), (DEFAULT, False, 4), (DEFAULT, True, 2)],
+)
+def test_a_step_trains_in_its_precision(variant, has_bf16, bytes_a_value, monkeypatch):
+    monkeypatch.setattr("vae.utils.devices.computes_in_bf16", lambda _: has_bf16)
+    built = []
+    sizes = []
+
+    def remember(*arguments):
+        model = build(*arguments)
+        hook = lambda _layer, _inputs, output: sizes.append(output.element_size())  # noqa: E731
+        model.encoder.blocks[0].register_forward_hook(hook)
+        built.append(model)
+        return model
+
+    monkeypatch.setattr("vae.benchmark.steps.build", remember)
+    step = repeated_step(TINY, variant)
+    before = {name: p.detach().clone() for name, p in built[0].named_parameters()}
+    step()
+    assert sizes == [bytes_a_value]
+    for name, parameter in built[0].named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+
+
+def test_only_the_variants_that_say_so_keep_memory(kept_memory):
+    for variant in VARIANTS:
+        kept_memory.clear()
+        rate = prepare_training(TINY, variant)()
+        assert list(rate) == [f"training/{variant.name}"]
+        assert bool(kept_memory) == variant.keeps_memory
+    assert [v.keeps_memory for v in VARIANTS] == [False, False, False, True, True, True]
+    assert COMPILED.compiled
+    assert not any(variant.compiled for variant in VARIANTS)
+
+
+def test_a_rate_is_images_by_time(monkeypatch):
+    monkeypatch.setattr("vae.benchmark.steps.Timer", lambda *_: lambda: 0.5)
+    assert prepare_training(TINY, PLAIN)() == {"training/plain": 6.0}  # 3 images in half a second
+
+
+@pytest.mark.parametrize("side", [2, 4])  # of the smallest map; at 2 the rule does not fold
+def test_flops_are_those_counted_by_hand(side):
+    # Widths 8 and 12, 5 latents; a multiply-add is two operations.
+    half, small = (2 * side) ** 2, side**2  # pixels of the two maps
+    encoder = [3 * 8 * 9 * half, 8 * 12 * 9 * small]
+    linear = [2 * (12 * small) * 5, 5 * (12 * small)]  # mean and logvar; the projection
+    # a 4x4 kernel at each input pixel, for every pair of channels
+    decoder = [12 * 8 * 16 * small, 8 * 3 * 16 * half]
+    forward = sum(encoder) + sum(linear) + sum(decoder)
+    backward = 2 * forward - encoder[0]  # nobody asks for the images' gradient
+    assert image_flops(replace(TINY, image_size=4 * side)) == 2 * (forward + backward)
+
+
+def test_the_setting_is_the_default_run():
+    config = compose([])
+    default = Setting()
+    assert default.model == config.model
+    assert default.image_size == config.data.image_size
+    assert default.batch == config.data.batch_size
+    assert config.loss == LOSS
+    assert DEFAULT.precision == config.trainer.precision
+    muon = OPTIMIZERS[DEFAULT.optimizer]  # at the rate that the default run begins with
+    assert replace(muon, schedule=config.optimizer.schedule) == config.optimizer
+    ours = build(default, DEFAULT).state_dict()
+    theirs = build_model(config.model, config.data.image_size).state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}

@@ -1,0 +1,165 @@
+"""The source `synthetic`: its settings, its splits and its images."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from vae.data.base import SPLITS
+from vae.data.synthetic import SyntheticConfig, SyntheticSource
+from vae.data.synthetic.faces import PRESETS, sample_factors
+from vae.utils.errors import UserError
+
+
+def config(**changed) -> SyntheticConfig:
+    values = {
+        "name": "synthetic",
+        "root": "data",
+        "image_size": 16,
+        "batch_size": 4,
+        "num_images": 100,
+        "flip": False,
+        "num_workers": 1,
+        "preset": "core",
+        "seed": 0,
+    }
+    return SyntheticConfig(**(values | changed))
+
+
+def source(**changed) -> SyntheticSource:
+    return SyntheticSource(config(**changed))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("preset", "poor"), ("seed", -1), ("num_images", None), ("num_images", 5), ("image_size", 4)],
+)
+def test_wrong_settings_are_named(key, value):
+    with pytest.raises(UserError, match=rf"data\.{key}.*{value}"):
+        config(**{key: value})
+
+
+@pytest.mark.parametrize(("total", "train", "tenth"), [(10, 8, 1), (100, 80, 10), (109, 89, 10)])
+def test_a_tenth_each_for_validation_and_test(total, train, tenth):
+    assert source(num_images=total).sizes() == {"train": train, "val": tenth, "test": tenth}
+
+
+def test_read_gives_uint8_images_of_the_set_size():
+    images = source(image_size=24).read("val", 2, 7)
+    assert images.shape == (5, 24, 24, 3)
+    assert images.dtype == np.uint8
+    assert source().read("val", 3, 3).shape == (0, 16, 16, 3)
+
+
+def test_read_beyond_the_split_is_refused():
+    with pytest.raises(IndexError, match="val"):
+        source().read("val", 5, 11)
+
+
+@pytest.mark.parametrize("size", [16, 45, 64])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_image_is_the_same_in_whatever_range_it_is_read(preset, size):
+    drawn = source(preset=preset, image_size=size, num_images=112)  # 90 for training
+    whole = drawn.read("train", 0, 90)
+    for start, stop in ((0, 1), (31, 33), (47, 48), (60, 90)):
+        assert np.array_equal(whole[start:stop], drawn.read("train", start, stop))
+
+
+def test_a_batch_never_depends_on_the_range(monkeypatch):
+    """Where the arithmetic rounds by the place in the batch, the bytes still agree."""
+
+    def draw_by_place(factors: torch.Tensor, size: int) -> torch.Tensor:
+        place = torch.arange(len(factors)) / 255 + len(factors) / 1000
+        return place[:, None, None, None].expand(-1, 3, size, size)
+
+    monkeypatch.setattr("vae.data.synthetic.draw", draw_by_place)
+    whole = source().read("train", 0, 80)
+    for start, stop in ((0, 5), (31, 33), (47, 48), (60, 80)):
+        assert np.array_equal(whole[start:stop], source().read("train", start, stop))
+
+
+def test_seed_decides_the_images():
+    first = source(seed=4).read("test", 0, 10)
+    assert np.array_equal(first, source(seed=4).read("test", 0, 10))
+    other = source(seed=5).read("test", 0, 10)
+    assert all((a != b).any() for a, b in zip(first, other, strict=True))
+
+
+def test_more_images_keep_the_earlier_ones():
+    few, many = source(num_images=30), source(num_images=70)
+    for split in SPLITS:
+        count = few.sizes()[split]
+        assert np.array_equal(few.read(split, 0, count), many.read(split, 0, count))
+        assert np.array_equal(
+            few.labels(split)["factors"].values, many.labels(split)["factors"].values[:count]
+        )
+
+
+def test_splits_hold_different_faces():
+    drawn = source(num_images=300)
+    rows = np.concatenate([drawn.labels(split)["factors"].values for split in SPLITS])
+    assert len(np.unique(rows, axis=0)) == 300
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_factors_are_those_that_vary(preset):
+    labels = source(preset=preset, num_images=1000).labels("train")["factors"]
+    assert labels.names == PRESETS[preset]
+    assert labels.values.shape == (800, len(labels.names))
+    assert labels.values.dtype == np.float32
+    assert (labels.values.std(axis=0) > 0).all()
+
+
+def test_labels_belong_to_the_images():
+    drawn = source(num_images=200, image_size=32)
+    labels, images = drawn.labels("train")["factors"], drawn.read("train", 0, 160)
+    brightness = labels.values[:, labels.names.index("bg_val")]
+    corner = images[:, :3, :3].mean(axis=(1, 2, 3))
+    assert np.corrcoef(brightness, corner)[0, 1] > 0.95
+
+    attributes = drawn.labels("train")["attributes"]
+    assert attributes.values.dtype == np.int8
+    assert attributes.values.shape == (160, len(attributes.names))
+    smile = labels.values[:, labels.names.index("smile")]
+    smiling = attributes.values[:, attributes.names.index("Smiling")]
+    assert np.array_equal(smiling == 1, smile > 0.25)
+
+
+def test_core_differs_from_rich_in_pictures_too():
+    core, rich = source(preset="core"), source(preset="rich")
+    assert (core.read("val", 0, 10) != rich.read("val", 0, 10)).any(axis=(1, 2, 3)).all()
+
+
+@pytest.mark.parametrize(
+    "changed", [{"preset": "rich"}, {"seed": 1}, {"image_size": 24}, {"num_images": 50}]
+)
+def test_fingerprint_changes_with_what_decides_the_pixels(changed):
+    plain = source().fingerprint()
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain == source(batch_size=8, flip=True, num_workers=2, root="x").fingerprint()
+    assert plain != source(**changed).fingerprint()
+
+
+def test_fingerprint_holds_the_drawing_version(monkeypatch):
+    before = source().fingerprint()
+    monkeypatch.setattr("vae.data.synthetic.DRAWING_VERSION", -1)
+    assert source().fingerprint() != before
+
+
+def test_a_worker_gets_the_same_source():
+    drawn = source()
+    copied = pickle.loads(pickle.dumps(drawn))
+    assert copied.fingerprint() == drawn.fingerprint()
+    assert np.array_equal(copied.read("val", 0, 3), drawn.read("val", 0, 3))
+
+
+def test_splits_use_their_own_stream():
+    drawn = source(seed=9)
+    for index, split in enumerate(SPLITS):
+        expected = sample_factors("core", 5, (9, index))
+        columns = drawn.labels(split)["factors"].values[:5]
+        assert columns[0, 0] == expected[0, 0]

@@ -1,0 +1,69 @@
+"""What is installed, and where it is tested: pyproject.toml and the public host's CI agree.
+
+That pip finds versions that go together, on each Python, is seen where CI installs them: here
+nothing is asked of the network.
+"""
+
+import os
+import re
+from importlib import metadata
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from tests.support.train_command import ROOT
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    import tomli as tomllib
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+OPTIONAL = [one for extra in PROJECT["optional-dependencies"].values() for one in extra]
+EACH = [*PROJECT["dependencies"], *OPTIONAL]
+LOW, HIGH = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", PROJECT["requires-python"]).groups()
+PYTHONS = [f"3.{minor}" for minor in range(int(LOW), int(HIGH))]
+WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+
+
+def test_ci_is_ci_run_on_every_python_that_is_promised():
+    job = WORKFLOW["jobs"]["ci"]
+    assert job["strategy"]["matrix"]["python-version"] == PYTHONS
+    named = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if "Python :: 3." in c]
+    assert named == PYTHONS
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert WORKFLOW["permissions"] == {"contents": "read"}
+
+
+@pytest.mark.parametrize("requirement", EACH)
+def test_what_is_asked_for(requirement):
+    """A name and a lower bound, from no particular place; pre-releases by their name."""
+    assert re.fullmatch(r"[\w-]+(>=[\d.]+(rc\d+)?)?(,<[\d.]+)?", requirement)
+    assert ">=" in requirement or requirement.startswith("types-")
+
+
+def test_pre_releases_are_taken_without_a_switch():
+    """pip takes one where a bound names it, uv where the project itself does."""
+    named = {
+        re.split(r"[>=<]", one)[0] for one in PROJECT["dependencies"] if re.search(r"\drc\d", one)
+    }
+    plugins = {"optuna-sweeper", "joblib-launcher", "submitit-launcher"}
+    assert named == {"hydra-core", "omegaconf", *(f"hydra-{plugin}" for plugin in plugins)}
+    assert named == {one.name for one in map(Requirement, EACH) if one.specifier.prereleases}
+
+
+@pytest.mark.parametrize("requirement", sorted({*EACH}))
+def test_what_is_installed_is_what_is_asked_for(requirement):
+    """As pip reads it: a pre-release is admitted only where its range names one."""
+    asked = Requirement(requirement)
+    try:
+        found = metadata.distribution(asked.name)
+    except metadata.PackageNotFoundError:
+        pytest.skip("an extra that is not installed here")
+    assert asked.specifier.contains(found.version)
+    if asked.specifier.prereleases:  # no other version could be taken in its place
+        supported = SpecifierSet(found.metadata["Requires-Python"] or "")
+        assert all(supported.contains(f"{python}.0") for python in PYTHONS)

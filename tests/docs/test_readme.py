@@ -1,0 +1,186 @@
+"""Every command in the README, and in the pages beside it, works, with small settings."""
+
+import json
+import math
+import re
+import shlex
+
+import pytest
+
+from tests.support.data_sets import save_noise
+from tests.support.train_command import ROOT, TINY, call_train
+from vae.cli.main import main as vae
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SWEEPS = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+EVALUATION = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+LOSSES = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+PAGES = (README, SWEEPS, DATA, EVALUATION, RELIABILITY, LOSSES)
+EXPERIMENTS = sorted((ROOT / "docs" / "experiments").glob("exp_*.md"))
+
+# What sets the project up, which a test inside of it cannot: .ci/run does, in a fresh
+# environment, on every change.
+SET_UP = {
+    "pip install -e .",
+    'pip install -e ".[dev]"',
+    "python -m pytest",
+    "python -m pytest -m slow",
+    "SEARCHED_EXAMPLES=300 python -m pytest tests/searched",
+    "uv run train.py",
+    "uv run --extra dev pytest",
+    "wandb login",
+    "wandb sync --include-online RUN",  # tests/runs/test_wandb_outage.py: after each failure
+    'pip install -e ".[dashboard]"',
+    'pip install -e ".[parquet]"',
+    'pip install -e ".[download]"',
+    'pip install -e ".[fid]"',
+    'pip install -e ".[faces]"',
+    'pip install -e ".[export]"',
+    'pip install -e ".[notebook]"',
+    "wandb leet multirun/mine/wandb",  # needs a terminal; seen by hand
+    "vae dashboard multirun/mine",  # needs a login; tests/sweeps/test_dashboard.py
+}
+
+
+def commands(page=README):
+    """Each command of a page, from its code blocks and from within its sentences."""
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    inline = re.findall(r"`((?:python|pip|uv|vae|wandb) [^`…]*)`", page)
+    inline = [text for text in inline if not re.fullmatch(r"vae \w+", text)]  # a name, as such
+    lines = [line for block in blocks for line in block.splitlines()] + inline
+    return list(dict.fromkeys(part.strip() for line in lines for part in line.split("&&")))
+
+
+def small(arguments):
+    """Settings under which the command takes a second, as far as it does not set them itself."""
+    base = [o for o in TINY if not o.startswith("experiment")]
+    base += ["trainer.max_steps=4", "data.batch_size=4"]
+    keys = {argument.partition("=")[0] for argument in arguments}
+    keys |= {"model.latent_dim"} if "sweep=latent_dim" in arguments else set()
+    return [o for o in base if o.partition("=")[0] not in keys]
+
+
+@pytest.fixture
+def settled(tmp_path, pictures, celeba, monkeypatch, capsys):
+    """A folder in which the placeholders exist: pictures, a face, CelebA, a finished run."""
+    arguments = [*small([]), "hydra.run.dir=outputs/DATE/TIME"]
+    assert call_train(arguments, tmp_path, monkeypatch, capsys)[0] == 0
+    save_noise(tmp_path / "face.jpg")
+    return tmp_path
+
+
+ALL = dict.fromkeys(command for page in PAGES for command in commands(page))
+MEASURED = {c for c in ALL if "tests.profiling" in c or "tests.support.celeba_stand_in" in c}
+OF_PAGES = {c for c in ALL if "experiment=exp_" in c}  # test_the_experiment_works
+RUN_HERE = [c for c in ALL if c not in SET_UP | MEASURED | OF_PAGES and "SWEEP" not in c]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", EXPERIMENTS, ids=lambda p: p.stem)
+def test_the_experiment_works(page, settled, monkeypatch, capsys):
+    command, *_ = commands(page.read_text(encoding="utf-8"))
+    arguments = shlex.split(command.replace("FOLDER", "pictures"))[2:]
+    small_ones = [o for o in small(arguments) if not o.startswith("model.latent_dim")]
+    one_seed = [] if any(a.startswith("seed=") for a in arguments) else ["seed=0"]
+    trials = ["hydra.sweeper.n_trials=2"] if "pareto" in page.stem else []
+    given = [*arguments, *small_ones, *one_seed, *trials, "data.batch_size=4"]
+    code, _, err = call_train(given, settled, monkeypatch, capsys)
+    assert code == 0, err
+    sweep = settled / "multirun" / page.stem
+    runs = [json.loads(path.read_text()) for path in sweep.glob("*/summary.json")]
+    assert len(runs) == COMBINATIONS[page.stem]
+    assert {run["status"] for run in runs} == {"finished"}
+
+
+COMBINATIONS = {  # of one seed, but for the first: its command has three
+    "exp_01_baseline": 3,
+    "exp_02_latent_dim": 7,
+    "exp_03_beta": 5,
+    "exp_04_pareto": 2,
+    "exp_05_likelihoods": 4,
+    "exp_06_disentanglement": 6,
+    "exp_07_photographs": 2,
+}
+
+
+@pytest.mark.parametrize("command", RUN_HERE)
+def test_the_command_works(command, settled, pictures, monkeypatch, capsys):
+    program, *arguments = shlex.split(
+        command.replace("FOLDER", "pictures").replace("CELEBA", "data/celeba")
+    )
+    if program == "vae":
+        run_vae(arguments, settled, monkeypatch, capsys)
+        return
+    assert (program, arguments.pop(0)) == ("python", "train.py")
+    if "--help" in arguments:
+        code, out, _ = call_train(arguments, settled, monkeypatch, capsys)
+        assert code == 0
+        assert "loss.beta=1e-3" in out
+        assert "latent_dim: 128" in out
+        return
+    extra = [] if any(a.startswith("resume=outputs") for a in arguments) else small(arguments)
+    by_optuna = {"sweep=optuna", "sweep=pareto", "hydra/sweeper=study"} & set(arguments)
+    extra += ["hydra.sweeper.n_trials=2"] if by_optuna else []
+    code, _, err = call_train([*arguments, *extra], settled, monkeypatch, capsys)
+    assert code == 0, err
+    runs = [p for p in settled.rglob("summary.json") if p.parent.name != "TIME"]
+    runs = runs or list(settled.rglob("summary.json"))  # resume= makes no new one
+    assert len(runs) == expected_runs(arguments, bool(by_optuna))
+    assert all(json.loads(p.read_text())["status"] in ("finished", "pruned") for p in runs)
+    assert ("-m" in arguments) == bool(list(settled.glob("multirun/*/report.md")))
+
+
+def expected_runs(arguments, by_optuna):
+    """How many runs a command makes, by its commas."""
+    if "-m" not in arguments or by_optuna:
+        return 2 if by_optuna else 1
+    presets = {"sweep=beta": 5, "sweep=latent_dim": 7}
+    counts = [presets.get(a, a.count(",") + 1) for a in arguments]
+    return math.prod(counts)
+
+
+def run_vae(arguments, folder, monkeypatch, capsys):
+    """A `vae` command, on a small sweep where it takes one."""
+    if arguments[0] == "compare":
+        sweep = ["-m", *small([]), "sweep.name=mine", "loss.beta=0.1,0.2"]
+        assert call_train(sweep, folder, monkeypatch, capsys)[0] == 0
+        (folder / "multirun" / "mine" / "report.md").unlink()
+    elif arguments[0] == "pack":
+        sizes = [] if any("image_size" in a for a in arguments) else ["data.image_size=16"]
+        arguments = [*arguments, *sizes, "data.num_workers=1"]
+    elif arguments[0] == "evaluate":
+        monkeypatch.setattr("vae.evaluation.disentanglement.VOTES", 6)
+        arguments = [*arguments, "metrics.bound_images=2"]
+    monkeypatch.chdir(folder)
+    if "--verify" in arguments:
+        assert vae([a for a in arguments if a != "--verify"]) == 0
+    assert vae(arguments) == 0
+    if arguments[0] == "compare":
+        assert (folder / "multirun" / "mine" / "report.md").exists()
+
+
+def test_the_set_up_is_what_ci_does():
+    assert set(ALL) >= SET_UP
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert '-e ".[dev]"' in ci
+    assert "python -m pytest --durations=15\n" in ci
+    assert "-m slow" in ci
+
+
+def test_every_link_leads_somewhere():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_key_of_the_table_exists():
+    from vae.runs.compose import compose
+
+    keys = set(re.findall(r"`((?:model|data|loss|optimizer|trainer|wandb)\.[a-z_]+)`", README))
+    assert len(keys) > 10
+    config = compose(["data=folder", "data.path=x"]), compose([])
+    for key in keys:
+        group, name = key.split(".")
+        assert any(hasattr(getattr(c, group), name) for c in config), key

@@ -1,0 +1,172 @@
+"""Directions of attributes, on latents whose causes are known."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics import balanced_accuracy_score
+
+from vae.evaluation.directions import (
+    FEWEST,
+    LatentStatistics,
+    balanced_accuracy,
+    count_told,
+    find_directions,
+)
+
+NAMES = ("Smiling", "Beard", "Male")
+LATENTS = 6
+
+
+def faces(count=4000, seed=0, together=0.0):
+    """Latents = attributes @ AXES + correlated noise; Beard and Male go together by `together`."""
+    rng = np.random.default_rng(seed)
+    has = rng.random((count, 3)) < (0.5, 0.3, 0.5)
+    follows = rng.random(count) < together
+    has[follows, 1] = has[follows, 2]
+    noise = rng.normal(size=(count, LATENTS)) @ MIX
+    return has @ AXES * 2 + noise + 3, has.astype(np.int8)
+
+
+AXES = np.linalg.qr(np.random.default_rng(7).normal(size=(LATENTS, LATENTS)))[0][:3]
+MIX = np.random.default_rng(8).normal(size=(LATENTS, LATENTS)) / 2
+
+
+def statistics(latents, has, batch=333):
+    found = LatentStatistics(latents.shape[1], has.shape[1])
+    for start in range(0, len(latents), batch):
+        rows = slice(start, start + batch)
+        found.update(torch.from_numpy(latents[rows]).float(), torch.from_numpy(has[rows]))
+    return found
+
+
+def directions(latents, has, names=NAMES):
+    return find_directions(statistics(latents, has), names)
+
+
+@pytest.mark.parametrize("batch", [1, 100, 5000])
+def test_the_sums_are_those_of_all_faces_at_once(batch):
+    latents, has = faces(300)
+    found = statistics(latents, has, batch)
+    classes = found.classes()
+    assert np.allclose(found.all.covariance, np.cov(latents.T), atol=1e-5)
+    for column in range(3):
+        mask = has[:, column] == 1
+        assert np.allclose(classes.having[column], latents[mask].mean(0), atol=1e-5)
+        assert np.allclose(classes.lacking[column], latents[~mask].mean(0), atol=1e-5)
+        assert classes.count[column] == mask.sum()
+        for other in range(3):
+            assert classes.together[column, other] == (has[:, column] & has[:, other]).sum()
+
+
+def test_the_classifiers_are_fishers():
+    latents, has = faces()
+    found = directions(latents, has)
+    for column in range(3):
+        theirs = LinearDiscriminantAnalysis(solver="eigen", shrinkage=1e-3, priors=[0.5, 0.5])
+        theirs.fit(latents, has[:, column])
+        ours, expected = found.weights[column].numpy(), theirs.coef_[0]
+        cosine = ours @ expected / np.linalg.norm(ours) / np.linalg.norm(expected)
+        assert cosine > 0.999
+        says = found.scores(torch.from_numpy(latents))[:, column].numpy() > 0
+        assert (says == theirs.predict(latents)).mean() > 0.995
+
+
+def test_the_balanced_accuracy_is_scikit_learns():
+    latents, has = faces(500, seed=3)
+    scores, has = directions(*faces()).scores(torch.from_numpy(latents)), torch.from_numpy(has)
+    parts = [count_told(scores[rows], has[rows]) for rows in (slice(0, 77), slice(77, 500))]
+    ours = balanced_accuracy(parts[0] + parts[1])
+    for column in range(3):
+        expected = balanced_accuracy_score(has[:, column], scores[:, column].numpy() > 0)
+        assert ours[column].item() == pytest.approx(expected)
+
+
+def test_a_class_without_faces_has_no_accuracy():
+    scores, has = torch.tensor([[1.0], [-1.0]]), torch.zeros(2, 1)
+    assert balanced_accuracy(count_told(scores, has)).isnan().all()
+    assert balanced_accuracy(count_told(scores, 1 - has)).isnan().all()
+
+
+@pytest.mark.parametrize("along", ["normal", "means"])
+def test_along_a_direction_the_classes_part_halfway_between_their_means(along):
+    latents, has = faces(together=0.5)
+    found = directions(latents, has)
+    scores = found.scores(torch.from_numpy(latents), along).numpy()
+    for column, mask in enumerate(has.T == 1):
+        lacking, having = latents[~mask].mean(0), latents[mask].mean(0)
+        places = latents @ getattr(found, along)[column].numpy()
+        halfway = (lacking + having) / 2 @ getattr(found, along)[column].numpy()
+        assert np.allclose(scores[:, column], places - halfway, atol=1e-4)
+        assert scores[mask, column].mean() == pytest.approx(-scores[~mask, column].mean(), abs=1e-4)
+
+
+def test_independent_attributes_have_their_own_axes():
+    found = directions(*faces(50_000))
+    expected = torch.from_numpy(AXES) * 2
+    assert torch.allclose(found.means, expected, atol=0.06)
+    assert torch.allclose(found.normal, expected, atol=0.06)
+
+
+def test_the_normal_holds_what_goes_along_in_the_means():
+    found = directions(*faces(50_000, together=0.7))
+    axes = torch.from_numpy(AXES).T * 2  # what made the faces
+
+    def shares(steps):  # how much of each attribute's own axis is in a step
+        return torch.linalg.lstsq(axes, steps.T).solution.T
+
+    assert shares(found.means)[1, 2] > 0.5  # a beard comes with a man
+    assert torch.allclose(shares(found.normal), torch.eye(3).double(), atol=0.04)
+
+
+def test_the_normal_is_a_regression_on_what_is_held():
+    latents, has = faces(3000, together=0.5)
+    design = np.concatenate([np.ones((3000, 1)), has], axis=1)
+    expected = np.linalg.lstsq(design, latents, rcond=None)[0][1:]
+    assert np.allclose(directions(latents, has).normal, expected, atol=0.02)
+
+
+def test_the_means_are_a_step_from_class_to_class():
+    latents, has = faces(together=0.5)
+    found = directions(latents, has)
+    scores = found.scores(torch.from_numpy(latents))
+    for column, mask in enumerate(has.T == 1):
+        gap = scores[mask, column].mean() - scores[~mask, column].mean()
+        assert (found.weights[column] @ found.means[column]).item() == pytest.approx(gap.item())
+
+
+def test_what_excludes_another_does_not_hold_it():
+    """Blond hair must be free to end black hair: their scores are opposite."""
+    rng = np.random.default_rng(0)
+    hair = rng.integers(3, size=6000)  # black, blond, and the rest
+    has = np.stack([hair == 0, hair == 1, rng.random(6000) < 0.5], axis=1).astype(np.int8)
+    latents = rng.normal(size=(6000, 4)) * 0.3
+    latents[:, 0] += np.select([hair == 0, hair == 1], [-1.0, 1.0])
+    latents[:, 1] += has[:, 2]
+    found = directions(latents, has, ("Black", "Blond", "Smiling"))
+    scores = found.weights @ found.normal[1]
+    assert scores[1] > 0
+    assert scores[0] < -0.2 * scores[1]  # black must go
+    assert abs(scores[2]) < 0.05 * scores[1]
+    assert found.normal[1, 0].item() == pytest.approx(1.5, abs=0.05)  # from the mean of the rest
+
+
+@pytest.mark.parametrize("few", [0, FEWEST - 1])
+@pytest.mark.parametrize("side", [0, 1])
+def test_an_attribute_of_too_few_faces_is_left_out(few, side):
+    latents, has = faces(200)
+    has[:, 1] = 1 - side
+    has[:few, 1] = side
+    assert directions(latents, has).names == ("Smiling", "Male")
+    has[:FEWEST, 1] = side
+    assert directions(latents, has).names == NAMES
+
+
+def test_doubled_attributes_and_dead_latents_stay_finite():
+    latents, has = faces(1000)
+    latents[:, 5] = 1.0
+    has = np.concatenate([has, has[:, :1], 1 - has[:, :1]], axis=1)
+    found = directions(latents, has, (*NAMES, "Smile", "Serious"))
+    for steps in (found.means, found.normal, found.weights):
+        assert steps.isfinite().all()
+    assert found.normal.norm(dim=1).max() < 10 * found.means.norm(dim=1).max()

@@ -1,0 +1,295 @@
+"""`vae edit` on a finished run."""
+
+import json
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score
+
+from tests.support.data_sets import save_noise
+from tests.support.train_command import TINY, call_train
+from vae.cli.main import main
+from vae.data import SyntheticSource
+from vae.data.base import Labels
+from vae.evaluation.attributes import learn_directions
+from vae.generation.edit import edit
+from vae.generation.photos import load_faces
+from vae.runs.checkpoint import load_checkpoint, save_checkpoint
+from vae.runs.load import SavedRun, load_run
+from vae.utils.errors import UserError
+
+NAME = "Eyeglasses"
+
+
+def learn(run):
+    """The directions of a run, kept in its folder as the commands keep them."""
+    return learn_directions(run, run.directions_file)
+
+
+def call(arguments, capsys):
+    capsys.readouterr()
+    code = main(["edit", "run", *arguments, "--json"])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return json.loads(captured.out)
+
+
+def means(run, split):
+    images = torch.from_numpy(run.data.images[split].copy()).permute(0, 3, 1, 2) / 255
+    with torch.inference_mode():
+        return run.model.encode(images).mode.double()
+
+
+def test_the_directions_are_from_the_training_faces_and_tested_on_others(finished):
+    run = load_run("run")
+    learned = learn(run)
+    names = learned.directions.names
+    labels = {split: run.data.attributes(split) for split in ("train", "val")}
+    columns = [labels["train"].names.index(name) for name in names]
+    has = labels["train"].values[:, columns] == 1
+    latents = means(run, "train").numpy()
+    for row, mask in enumerate(has.T):
+        expected = latents[mask].mean(0) - latents[~mask].mean(0)
+        assert np.allclose(learned.directions.means[row], expected, atol=1e-5)
+    assert "Wearing_Hat" not in names  # no face of the preset `core` has one
+
+
+@pytest.mark.parametrize("method", ["normal", "means"])
+def test_the_accuracy_is_that_of_the_direction_along_which_faces_move(method, finished):
+    run = load_run("run")
+    learned = learn(run)
+    labels = {split: run.data.attributes(split) for split in ("train", "val")}
+    latents = {split: means(run, split).numpy() for split in labels}
+    told = 0
+    for name, accuracy in learned.accuracy.items():
+        has = {split: of.values[:, of.names.index(name)] == 1 for split, of in labels.items()}
+        way = getattr(learned.directions, method)[learned.directions.names.index(name)].numpy()
+        classes = [latents["train"][has["train"] == side].mean(0) for side in (False, True)]
+        says = (latents["val"] - np.mean(classes, axis=0)) @ way > 0
+        if 0 < has["val"].mean() < 1:
+            assert accuracy[method] == pytest.approx(balanced_accuracy_score(has["val"], says))
+            told += 1
+    assert told > 5
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "best", "ema"])
+def test_they_are_kept_and_are_of_the_checkpoint(checkpoint, finished, monkeypatch, caplog):
+    stored = finished / "checkpoints" / f"{'best' if checkpoint == 'best' else 'last'}.pt"
+    state = load_checkpoint(stored)
+    state["ema"] = {"model": dict(state["model"])}
+    save_checkpoint(stored, state)
+    run = load_run("run", checkpoint)
+    first = learn(run)
+    (file,) = (finished / "directions").iterdir()
+    assert file.name == f"{checkpoint}.npz"
+    before = file.read_bytes()
+    with monkeypatch.context() as none_there:
+        none_there.setattr("vae.runs.load.SavedRun.data", None)  # not needed again
+        again = learn(load_run("run", checkpoint))
+    assert again.directions.names == first.directions.names
+    assert torch.equal(again.directions.normal, first.directions.normal)
+    assert again.accuracy.keys() == first.accuracy.keys()
+
+    file.write_bytes(before[:-40])
+    learn(run)
+    assert "damaged" in caplog.text
+    assert file.read_bytes() == before  # the same bytes, made again
+
+    weights = state["ema" if checkpoint == "ema" else "model"]
+    weights = weights["model"] if checkpoint == "ema" else weights
+    key = next(k for k in weights if k.startswith("encoder") and k.endswith("weight"))
+    weights[key] = weights[key] * 1.1
+    save_checkpoint(stored, state)
+    learn(load_run("run", checkpoint))
+    assert file.read_bytes() != before
+
+
+def test_they_are_of_the_images_and_what_is_known_of_them(finished, monkeypatch):
+    first = learn(load_run("run")).directions
+    read = SyntheticSource.labels
+
+    def others(source, split):
+        known = read(source, split)
+        names, values = known["attributes"].names, known["attributes"].values
+        return known | {"attributes": Labels(names, 1 - values)}
+
+    monkeypatch.setattr(SyntheticSource, "labels", others)
+    monkeypatch.setattr("vae.data.synthetic.DRAWING_VERSION", 1000)
+    second = learn(load_run("run")).directions
+    kept = [first.names.index(name) for name in second.names]
+    assert torch.allclose(second.means, -first.means[kept])
+
+    def gone(config):
+        raise UserError("there is nothing")
+
+    monkeypatch.setattr("vae.runs.load.open_data", gone)
+    monkeypatch.setattr("vae.evaluation.attributes.open_source", gone)
+    assert torch.equal(learn(load_run("run")).directions.means, second.means)
+
+
+def test_they_need_not_be_kept(finished, capsys, caplog):
+    """Of a run that is somebody else's, say."""
+    (finished / "directions").touch()
+    found = call(["3", "--attribute", NAME, "--out", "mine"], capsys)
+    assert found["files"] == [f"mine/figures/edit_{NAME}.png", f"mine/edited/3_{NAME}_+2.png"]
+    assert "directions: cannot be kept" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["normal", "means"])
+def test_a_face_moves_along_the_direction(method, finished):
+    run = load_run("run")
+    made = edit(run, learn(run), ["3", "5"], [NAME], 1.5, method=method, folder=run.folder)
+    faces, _ = load_faces(["3", "5"], run)
+    directions = learn(run).directions
+    step = getattr(directions, method)[directions.names.index(NAME)].float()
+    with torch.inference_mode():
+        latents = run.model.encode(faces).mode
+        for column, strength in enumerate((-1.5, -0.75, 0.75, 1.5)):
+            expected = run.model.decode(latents + strength * step)
+            assert torch.allclose(made.images[:, column], expected, atol=1e-6)
+
+
+def test_several_attributes_are_each_at_the_strength(finished):
+    run = load_run("run")
+    names = ["Eyeglasses", "Smiling", "Blond_Hair"]
+    both = edit(run, learn(run), ["2"], names, -1.0, folder=run.folder)
+    for column, name in enumerate(names):
+        alone = edit(run, learn(run), ["2"], [name], -1.0, folder=run.folder).images[:, -1]
+        assert torch.allclose(both.images[:, column], alone, atol=1e-6)
+
+
+def test_detail_is_what_the_model_leaves_of_the_picture(finished):
+    run = load_run("run")
+    plain = edit(run, learn(run), ["2"], [NAME], 1.0, folder=run.folder)
+    kept = edit(run, learn(run), ["2"], [NAME], 1.0, keep_detail=True, folder=run.folder)
+    (face,), _ = load_faces(["2"], run)
+    with torch.inference_mode():
+        rest = face - run.model.decode(run.model.encode(face[None]).mode)[0]
+    assert torch.allclose(kept.images[0], (plain.images[0] + rest).clamp(0, 1), atol=1e-6)
+    nothing = edit(run, learn(run), ["2"], [NAME], 0.0, keep_detail=True, folder=run.folder)
+    assert torch.allclose(nothing.images[0, 0], face, atol=1e-6)
+
+
+def test_files_of_given_faces(finished, capsys):
+    photograph = save_noise(finished.parent / "me.png")
+    found = call([str(photograph), "--attribute", NAME, "--strength", "2"], capsys)
+    assert found["files"] == [f"run/figures/edit_{NAME}.png", f"run/edited/me_{NAME}_+2.png"]
+    before = [Path(file).read_bytes() for file in found["files"]]
+    again = call(["--out", "again", "--attribute", NAME, str(photograph)], capsys)["files"]
+    assert [Path(file).read_bytes() for file in again] == before
+
+
+def test_pictures_that_differ_have_files_of_their_own(finished, capsys):
+    photographs = [save_noise(finished.parent / f"me.{kind}", seed=0) for kind in ("jpg", "png")]
+    words = [*map(str, photographs), "--attribute", NAME]
+    files = call(words, capsys)["files"][1:]
+    assert files == [f"run/edited/me.{kind}_{NAME}_+2.png" for kind in ("jpg", "png")]
+    alone = [call([word, *words[2:]], capsys)["files"][1] for word in words[:1]]
+    assert alone == [f"run/edited/me_{NAME}_+2.png"]
+    assert Path(alone[0]).read_bytes() == Path(files[0]).read_bytes()
+
+    ways = [
+        ["--method", "means"],
+        ["--keep-detail"],
+        ["--crop", "8,0,16"],
+        ["--checkpoint", "best"],
+    ]
+    made = []
+    for chosen in product([False, True], repeat=len(ways)):
+        options = [
+            word for way, is_chosen in zip(ways, chosen, strict=True) if is_chosen for word in way
+        ]
+        made += call([str(photographs[1]), "--attribute", NAME, *options], capsys)["files"]
+    assert len(set(made)) == len(made) == 2 * 2 ** len(ways)
+    assert f"run/edited/me_{NAME}_+2_means_detail_crop-8-0-16_best.png" in made
+    assert len(call(["3", "--attribute", NAME, "--strength", "0"], capsys)["files"]) == 2
+
+
+@pytest.mark.parametrize(("strength", "have"), [(1.0, False), (-1.0, True)])
+def test_without_faces_it_shows_those_that_change(strength, have, finished, monkeypatch):
+    seen = []
+
+    def spy(words, *arguments):
+        seen.extend(words)
+        return load_faces(words, *arguments)
+
+    monkeypatch.setattr("vae.generation.edit.load_faces", spy)
+    run = load_run("run")
+    edit(run, learn(run), [], [NAME], strength, folder=run.folder)
+    labels = run.data.attributes("val")
+    assert len(seen) == 6
+    assert (labels.values[[int(n) for n in seen], labels.names.index(NAME)] == have).all()
+
+
+def test_the_list_is_by_accuracy(finished, capsys):
+    accuracy = call(["--list"], capsys)["balanced_accuracy"]
+    known = [row["normal"] for row in accuracy.values() if row["normal"] is not None]
+    assert known == sorted(known, reverse=True)
+    assert accuracy.keys() == learn(load_run("run")).accuracy.keys()
+    assert main(["edit", "run", "--list"]) == 0
+    title, columns, *rows = capsys.readouterr().out.splitlines()
+    assert title == "balanced accuracy of each direction on held-out faces (chance is 0.5):"
+    assert columns == "normal   means  attribute"
+    row = accuracy[NAME]
+    assert f" {row['normal']:.3f}   {row['means']:.3f}  {NAME}" in rows
+
+
+def few(monkeypatch, **counts):
+    """Of some splits there are so many images only."""
+    data = load_run("run").data
+    fewer = {split: data.images[split][:count] for split, count in counts.items()}
+    monkeypatch.setattr(SavedRun, "data", replace(data, images={**data.images, **fewer}))
+
+
+def test_an_attribute_that_no_held_out_face_has_or_all(finished, monkeypatch, capsys):
+    few(monkeypatch, val=1)
+    accuracy = call(["--list"], capsys)["balanced_accuracy"]
+    assert accuracy[NAME] == {"normal": None, "means": None}
+    assert main(["edit", "run", "--list"]) == 0
+    assert f"     ?       ?  {NAME}: no held-out face has it, or all" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--list"], ["--attribute", NAME]])
+def test_too_few_faces_for_any_direction(arguments, finished, monkeypatch, capsys):
+    few(monkeypatch, train=16, val=2)
+    assert main(["edit", "run", *arguments]) == 1
+    says = "data.num_images: no attribute is on at least 10 of the 16 training images and missing"
+    assert f"error: {says}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--attribute", "Eyeglases"], "no 'Eyeglases'. Did you mean Eyeglasses?"),
+        (["--attribute", "smiling"], "no 'smiling'. Did you mean Smiling?"),
+        (["--attribute", "Hair"], "Did you mean Black_Hair"),
+        (["--attribute", "Zebra"], "no 'Zebra'. `vae edit RUN --list`"),
+        ([], "--attribute: which? One or more of "),
+        (["--attribute", NAME, "--method", "x"], "--method: got 'x'"),
+        (["--attribute", NAME, "--strength", "nan"], "--strength: got nan"),
+        (["gone.jpg", "--attribute", NAME], "gone.jpg: there is no such file"),
+    ],
+)
+def test_mistakes_are_one_message(arguments, words, finished, capsys):
+    assert main(["edit", "run", *arguments]) == 1
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].startswith("error: ")
+    assert words in err
+
+
+def test_a_folder_of_pictures_has_no_attributes(pictures, tmp_path, monkeypatch, capsys):
+    settings = ["data=folder", f"data.path={pictures}", "hydra.run.dir=run"]
+    tiny = [o for o in TINY if not o.startswith("data.num_images")]
+    assert call_train([*tiny, *settings], tmp_path, monkeypatch, capsys)[0] == 0
+    assert main(["edit", "run", "--list"]) == 1
+    assert "nothing is known of the attributes of these images" in capsys.readouterr().err
+    pictures.rename(tmp_path / "moved")
+    assert main(["reconstruct", "run", "0"]) == 1
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert f"there is no {pictures}" in err
+    assert "So it is in the run run. If it has moved: data.path=FOLDER." in err
+    assert main(["reconstruct", "run", "0", "data.path=moved"]) == 0

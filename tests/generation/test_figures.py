@@ -1,0 +1,174 @@
+"""Figures: the right pixels in the right place."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vae.generation import figures
+from vae.generation.figures import draw_figures, lerp, move_latent
+from vae.models import ConvConfig, build_model
+from vae.training.metrics import Evaluation
+
+
+def smooth(seed, count, size=32):
+    """Smooth pictures of many colours."""
+    rough = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    shape = (size, size)
+    return torch.nn.functional.interpolate(rough, shape, mode="bilinear", align_corners=True)
+
+
+def frames_of(path):
+    with Image.open(path) as animation:
+        return [
+            np.asarray(animation.seek(number) or animation.convert("RGB")).astype(float)
+            for number in range(animation.n_frames)
+        ]
+
+
+def shades(*values):
+    return torch.stack([torch.full((3, 96, 96), v) for v in values])
+
+
+def test_reconstructions_lie_under_their_originals(tmp_path):
+    originals = shades(0.1, 0.2, 0.3, 0.4)
+    path = figures.reconstructions(originals, originals + 0.5, tmp_path / "r.png", columns=2)
+    picture = np.asarray(Image.open(path))
+    margin = picture.shape[1] - 2 * 98 - 2
+    assert margin > 0
+    centres = picture[50::98, margin + 50 :: 98, 0] / 255
+    expected = [[0.1, 0.2], [0.6, 0.7], [0.3, 0.4], [0.8, 0.9]]
+    np.testing.assert_allclose(centres, expected, atol=0.003)
+
+
+def test_a_grid_is_torchvisions():
+    from torchvision.utils import make_grid
+
+    images = torch.rand(7, 3, 96, 96)  # the last row is not full
+    expected = make_grid(torch.cat([images, torch.ones(1, 3, 96, 96)]), nrow=4, pad_value=1.0)
+    expected = (expected * 255).round().byte().permute(1, 2, 0).numpy()
+    assert np.array_equal(np.asarray(figures.grid(images, 4)), expected)
+
+
+def test_small_images_are_enlarged_and_values_clamped(tmp_path):
+    images = torch.stack([torch.full((3, 32, 32), v) for v in (-1.0, 2.0)])
+    picture = np.asarray(Image.open(figures.samples(images, tmp_path / "s.png")))
+    assert picture.shape == (100, 198, 3)
+    assert picture[50, 50].tolist() == [0, 0, 0]
+    assert picture[50, 150].tolist() == [255, 255, 255]
+
+
+def test_a_picture_is_replaced_whole(tmp_path):
+    for _ in range(2):
+        figures.samples(shades(0.5), tmp_path / "s.png")
+    assert [p.name for p in tmp_path.iterdir()] == ["s.png"]
+
+
+def test_interpolation_is_a_straight_line():
+    strip = lerp(torch.tensor([0.0, 2.0]), torch.tensor([1.0, -2.0]), steps=5)
+    torch.testing.assert_close(strip[:, 0], torch.tensor([0, 0.25, 0.5, 0.75, 1]))
+    torch.testing.assert_close(strip[:, 1], torch.tensor([2.0, 1, 0, -1, -2]))
+
+
+def evaluation(latents):
+    return Evaluation(
+        {},
+        torch.arange(float(latents)).double(),
+        torch.ones(latents).double(),
+        torch.full((latents,), 2.0).double(),
+    )
+
+
+def test_traversal_moves_one_latent_over_its_range():
+    mean, std = evaluation(3).mean_of_means[1], evaluation(3).std_of_means[1]
+    strip = move_latent(torch.tensor([5.0, 6.0, 7.0]), 1, mean, std, steps=3)
+    torch.testing.assert_close(strip[:, 1], torch.tensor([-5.0, 1, 7]))
+    assert strip[:, 0].tolist() == [5, 5, 5]
+    assert strip[:, 2].tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize(("faces", "latents"), [(1, 2), (2, 1), (3, 3), (16, 20)])
+def test_the_standard_figures_at_any_size(tmp_path, faces, latents):
+    model = build_model(ConvConfig(name="conv", latent_dim=latents, channels=[4]), 16).train()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    paths = draw_figures(model, torch.rand(faces, 3, 16, 16), evaluation(latents), tmp_path)
+    assert set(paths) == {
+        "figures/reconstructions", "figures/samples", "figures/interpolation", "figures/traversal"
+    }  # fmt: skip
+    for path in paths.values():
+        assert Image.open(path).width > 100
+    assert model.training
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def test_most_active_latents_come_first(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        figures, "traversal", lambda strips, labels, path: seen.update(labels=labels)
+    )
+    model = build_model(ConvConfig(name="conv", latent_dim=20, channels=[4]), 16)
+    draw_figures(model, torch.rand(2, 3, 16, 16), evaluation(20), tmp_path)
+    assert seen["labels"] == [f"z{i}: {i}.0 nats" for i in range(19, 11, -1)]
+
+
+def test_an_animation_goes_there_and_back_for_ever(tmp_path):
+    start, end = smooth(0, 2)
+    frames = torch.stack([torch.lerp(start, end, place)[None] for place in (0.0, 0.3, 0.8, 1.0)])
+    path = figures.animation(frames, tmp_path / "a.gif", seconds=3.0)
+    found = frames_of(path)
+    for number, shown in zip((0, 1, 2, 3, 2, 1), found, strict=True):
+        expected = np.asarray(figures.grid(frames[number], 1)).astype(float)
+        assert np.square(shown - expected).mean() ** 0.5 < 6.5  # of 255
+    with Image.open(path) as animation:
+        assert animation.info["loop"] == 0
+        assert animation.info["duration"] == 500
+    before = path.read_bytes()
+    assert figures.animation(iter(frames), path, seconds=3.0).read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.gif"]
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 3), (8, 4), (13, 6)])
+def test_faces_of_an_animation_are_in_rows_below_their_labels(count, columns, tmp_path):
+    values = torch.linspace(0.1, 0.9, count)
+    frame = values.view(-1, 1, 1, 1).expand(count, 3, 96, 96)
+    labels = [f"z{number}" for number in range(count)]
+    path = figures.animation([frame, 1 - frame], tmp_path / "a.gif", labels=labels)
+    sheet = frames_of(path)[0]
+    rows = -(-count // columns)
+    height = sheet.shape[0] // rows
+    margin = height - 100
+    assert sheet.shape == (rows * height, 98 * columns + 2, 3)
+    assert margin > 10
+    for number in range(rows * columns):
+        top, left = number // columns * height, number % columns * 98
+        face = sheet[top + margin + 2 : top + height - 2, left + 2 : left + 98]
+        label = sheet[top : top + margin, left + 2 : left + 98]
+        expected = values[number].item() * 255 if number < count else 255
+        np.testing.assert_allclose(face, expected, atol=1)
+        assert (label.min() < 128) == (number < count)
+    bare = figures.animation([frame, 1 - frame], tmp_path / "b.gif")
+    assert frames_of(bare)[0].shape == (98 * rows + 2, 98 * columns + 2, 3)
+
+
+def test_a_long_name_is_broken_where_its_words_are(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "PIL.ImageDraw.ImageDraw.multiline_text", lambda _, place, text, **more: drawn.append(text)
+    )
+    names = ["Mouth_Slightly_Open +2", "Smiling -1", "x" * 30, "my photograph.jpg"]
+    figures.label_columns(figures.grid(torch.rand(4, 3, 128, 128), 4), names)
+    assert drawn[:2] == ["Mouth_Slightly_\nOpen\n+2", "Smiling\n-1"]
+    assert drawn[2].count("\n") == 1
+    assert drawn[2].replace("\n", "") == "x" * 30
+    assert drawn[3] == "my\nphotograph.jpg"
+
+
+def test_a_long_label_stays_above_its_column():
+    picture = figures.grid(shades(0.5, 0.5, 0.5), 3)
+    for label in ("x" * 90, "long " * 30, "Mouth_Slightly_Open_And_More +2"):
+        labelled = np.asarray(figures.label_columns(picture, ["", label, ""]))
+        margin = labelled.shape[0] - picture.height
+        assert 20 < margin < 100
+        labels = labelled[:margin]
+        assert labels[:, 100:196].min() < 128
+        assert labels[:, :98].min() == labels[:, 198:].min() == 255

@@ -1,0 +1,91 @@
+"""Each likelihood against torch's distribution of that name."""
+
+import pytest
+import torch
+from torch.distributions import Bernoulli, Laplace, Normal
+
+from vae.losses import GaussianConfig, LaplaceConfig, MSEConfig, loss_terms
+from vae.losses.likelihoods import LEAST_VARIANCE, bce, gaussian, laplace, mse
+from vae.models import Posterior
+from vae.utils.errors import UserError
+
+SHAPE = (4, 3, 8, 8)
+
+
+@pytest.fixture
+def pictures():
+    """Logits and images."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(SHAPE, generator=generator, dtype=torch.float64)
+    return logits, torch.rand(SHAPE, generator=generator, dtype=torch.float64)
+
+
+def without_constant(distribution, images):
+    """-log p(images), less what it is where the reconstruction is perfect."""
+    return (distribution.log_prob(distribution.mean) - distribution.log_prob(images)).mean()
+
+
+def test_bce(pictures):
+    logits, images = pictures
+    images = images.round()
+    expected = -Bernoulli(logits=logits).log_prob(images).mean()
+    torch.testing.assert_close(bce(logits, images), expected)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.5**0.5, 3.0])
+def test_mse(pictures, sigma):
+    logits, images = pictures
+    expected = without_constant(Normal(logits.sigmoid(), sigma), images)
+    torch.testing.assert_close(mse(logits, images, sigma), expected)
+
+
+def test_mse_is_plain_at_its_default(pictures):
+    logits, images = pictures
+    plain = MSEConfig("mse", 0.0, "latents")
+    terms = loss_terms(plain, logits, images, *a_posterior())
+    torch.testing.assert_close(terms.loss, (logits.sigmoid() - images).square().mean())
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 3.0])
+def test_laplace(pictures, scale):
+    logits, images = pictures
+    expected = without_constant(Laplace(logits.sigmoid(), scale), images)
+    torch.testing.assert_close(laplace(logits, images, scale), expected)
+
+
+def test_no_sigma_is_better_than_the_optimal_one(pictures):
+    logits, images = pictures
+    means = logits.sigmoid()
+    found = gaussian((means - images).square().mean())
+    best = (means - images).square().mean().sqrt()
+    torch.testing.assert_close(found, -Normal(means, best).log_prob(images).mean())
+    for share in (0.5, 0.9, 0.99, 1.01, 1.1, 2.0):
+        assert found < -Normal(means, share * best).log_prob(images).mean()
+
+
+def test_the_optimal_sigma_is_a_constant_to_the_gradient(pictures):
+    """The gradient is that of a Gaussian with just that σ, held fixed."""
+    logits, images = pictures
+    logits.requires_grad_()
+    settings = GaussianConfig("gaussian", 0.0, "pixels")
+    loss_terms(settings, logits, images, *a_posterior()).loss.backward()
+    found, logits.grad = logits.grad, None
+    sigma = (logits.sigmoid() - images).square().mean().sqrt().item()
+    mse(logits, images, sigma).backward()
+    torch.testing.assert_close(found, logits.grad)
+
+
+def test_perfect_reconstructions_stay_finite():
+    assert gaussian(torch.tensor(0.0)) == gaussian(torch.tensor(LEAST_VARIANCE))
+
+
+def a_posterior():
+    return Posterior(torch.zeros(4, 2), torch.zeros(4, 2)), torch.zeros(4, 2)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_impossible_widths(value):
+    with pytest.raises(UserError, match=r"loss\.sigma: got"):
+        MSEConfig("mse", 1.0, "pixels", sigma=value)
+    with pytest.raises(UserError, match=r"loss\.scale: got"):
+        LaplaceConfig("laplace", 1.0, "pixels", scale=value)

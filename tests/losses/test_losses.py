@@ -1,0 +1,161 @@
+"""The loss against its formula, written out another way."""
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Bernoulli, Normal, kl_divergence
+
+from vae.losses import BernoulliConfig, MSEConfig, beta_elbo
+from vae.losses import loss_terms as terms_of_latents
+from vae.losses.regularizers import CapacityConfig, FreeBitsConfig
+from vae.losses.schedules import WarmupConfig
+from vae.models import Posterior
+from vae.utils.errors import UserError
+
+SIZE, LATENTS, BATCH = 8, 5, 4
+VALUES = 3 * SIZE**2
+
+
+def config(name="bce", beta=0.3, kl_reduction="latents", **settings):
+    kind = {"bce": BernoulliConfig, "mse": MSEConfig}[name]
+    return kind(name=name, beta=beta, kl_reduction=kl_reduction, **settings)
+
+
+def loss_terms(settings, logits, images, posterior, **moment):
+    return terms_of_latents(settings, logits, images, posterior, posterior.mean, **moment)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(BATCH, 3, SIZE, SIZE, generator=generator)
+    images = torch.rand(BATCH, 3, SIZE, SIZE, generator=generator)
+    mean = torch.randn(BATCH, LATENTS, generator=generator)
+    logvar = torch.randn(BATCH, LATENTS, generator=generator)
+    return logits, images, mean, logvar
+
+
+def test_the_missions_formula(batch):
+    logits, images, mean, logvar = batch
+    reconstruction = torch.sigmoid(logits)
+    kl = -0.5 * torch.mean(1 + logvar - mean**2 - torch.exp(logvar))
+    expected = nn.BCELoss()(reconstruction, images) + 0.3 * kl
+    terms = loss_terms(config(), logits, images, Posterior(mean, logvar))
+    torch.testing.assert_close(terms.loss, expected)
+
+
+def test_mse(batch):
+    logits, images, mean, logvar = batch
+    kl = -0.5 * torch.mean(1 + logvar - mean**2 - torch.exp(logvar))
+    expected = ((torch.sigmoid(logits) - images) ** 2).mean() + 0.3 * kl
+    terms = loss_terms(config("mse"), logits, images, Posterior(mean, logvar))
+    torch.testing.assert_close(terms.loss, expected)
+
+
+def test_beta_one_over_pixels_is_the_exact_elbo():
+    """On binary images BCE is a Bernoulli's likelihood, so the ELBO is that of torch's."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(BATCH, 3, SIZE, SIZE, generator=generator)
+    images = (torch.rand(BATCH, 3, SIZE, SIZE, generator=generator) < 0.5).float()
+    mean, std = torch.randn(BATCH, LATENTS), torch.rand(BATCH, LATENTS) + 0.1
+    prior = Normal(torch.zeros(()), torch.ones(()))
+    elbo = Bernoulli(logits=logits).log_prob(images).flatten(1).sum(1)
+    elbo = elbo - kl_divergence(Normal(mean, std), prior).sum(1)
+    terms = loss_terms(
+        config(beta=1, kl_reduction="pixels"), logits, images, Posterior(mean, 2 * std.log())
+    )
+    torch.testing.assert_close(terms.loss * VALUES, -elbo.mean())
+    torch.testing.assert_close(terms.distortion + terms.rate, -elbo.mean())
+
+
+@pytest.mark.parametrize("name", ["bce", "mse"])
+@pytest.mark.parametrize("reduction", ["latents", "pixels"])
+def test_beta_elbo_is_the_weight_in_nats(batch, name, reduction):
+    """loss · D = distortion + beta_elbo · rate, both in nats an image."""
+    logits, images, mean, logvar = batch
+    settings = config(name, kl_reduction=reduction)
+    terms = loss_terms(settings, logits, images, Posterior(mean, logvar))
+    weight = beta_elbo(settings, SIZE, LATENTS)
+    torch.testing.assert_close(terms.loss * VALUES, terms.distortion + weight * terms.rate)
+
+
+def test_beta_elbo_of_the_design():
+    """At 64 px and 128 latents, 96 beta."""
+    assert beta_elbo(config(beta=1e-4), 64, 128) == pytest.approx(96e-4)
+    assert beta_elbo(config(beta=1e-4, kl_reduction="pixels"), 64, 128) == pytest.approx(1e-4)
+
+
+def test_over_pixels_inert_latents_cost_nothing(batch):
+    logits, images, mean, logvar = batch
+    padded = Posterior(
+        torch.cat([mean, torch.zeros_like(mean)], 1),
+        torch.cat([logvar, torch.zeros_like(logvar)], 1),
+    )
+    settings = config(kl_reduction="pixels")
+    one = loss_terms(settings, logits, images, Posterior(mean, logvar)).loss
+    torch.testing.assert_close(loss_terms(settings, logits, images, padded).loss, one)
+
+
+def test_gradients_are_those_of_the_formula(batch):
+    logits, images, mean, logvar = (x.clone() for x in batch)
+    for x in (logits, mean, logvar):
+        x.requires_grad_()
+    loss_terms(config(), logits, images, Posterior(mean, logvar)).loss.backward()
+    count = BATCH * LATENTS
+    torch.testing.assert_close(mean.grad, 0.3 * mean.detach() / count)
+    torch.testing.assert_close(logvar.grad, 0.3 * 0.5 * (logvar.detach().exp() - 1) / count)
+    expected = (torch.sigmoid(logits.detach()) - images) / images.numel()
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_saturated_logits_stay_finite():
+    logits = torch.full((1, 3, 8, 8), 500.0)
+    terms = loss_terms(
+        config(), logits, torch.zeros(1, 3, 8, 8), Posterior(torch.zeros(1, 2), torch.zeros(1, 2))
+    )
+    assert terms.loss == 500
+
+
+@pytest.mark.parametrize("beta", [-1, float("nan"), float("inf")])
+def test_impossible_betas(beta):
+    with pytest.raises(UserError, match=r"loss\.beta: got"):
+        config(beta=beta)
+
+
+def test_impossible_reduction():
+    with pytest.raises(UserError, match=r"loss\.kl_reduction: got 'sum'"):
+        config(kl_reduction="sum")
+
+
+def test_beta_follows_its_schedule(batch):
+    """Half-way up, half of it weighs; the end of a run is where validation stands."""
+    logits, images, mean, logvar = batch
+    posterior = Posterior(mean, logvar)
+    rising = config(schedule=WarmupConfig("warmup", epochs=4.0))
+    half = loss_terms(rising, logits, images, posterior, epoch=2.0)
+    torch.testing.assert_close(
+        half.loss, loss_terms(config(beta=0.15), logits, images, posterior).loss
+    )
+    end = loss_terms(rising, logits, images, posterior)
+    torch.testing.assert_close(end.loss, loss_terms(config(), logits, images, posterior).loss)
+
+
+@pytest.mark.parametrize("reduction", ["latents", "pixels"])
+def test_beta_multiplies_the_penalty(batch, reduction):
+    """loss · D = distortion + beta_elbo · penalty, whatever is taken for the KL."""
+    logits, images, mean, logvar = batch
+    settings = config(kl_reduction=reduction, regularizer=FreeBitsConfig("free_bits", nats=0.7))
+    terms = loss_terms(settings, logits, images, Posterior(mean, logvar))
+    weight = beta_elbo(settings, SIZE, LATENTS)
+    torch.testing.assert_close(terms.loss * VALUES, terms.distortion + weight * terms.penalty)
+    kl = kl_divergence(Normal(mean, (0.5 * logvar).exp()), Normal(0.0, 1.0))
+    torch.testing.assert_close(terms.penalty, kl.mean(0).clamp(min=0.7).sum())
+    torch.testing.assert_close(terms.rate, kl.sum(1).mean())
+
+
+def test_a_capacity_that_grows_takes_no_beta_that_grows():
+    with pytest.raises(UserError, match="capacity grows, not beta"):
+        config(
+            schedule=WarmupConfig("warmup", epochs=1.0),
+            regularizer=CapacityConfig("capacity", nats=5.0, epochs=1.0),
+        )

@@ -1,0 +1,202 @@
+"""What beta multiplies, against torch's distributions, enumerations and samples."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
+
+from vae.losses.regularizers import (
+    BANDWIDTHS,
+    CapacityConfig,
+    FreeBitsConfig,
+    MMDConfig,
+    RegularizerConfig,
+    TotalCorrelationConfig,
+    batch_weights,
+    free_bits,
+    penalty,
+    prior_discrepancy,
+    total_correlation,
+)
+from vae.models import Posterior
+from vae.utils.errors import UserError
+
+BATCH, LATENTS = 6, 3
+END = math.inf
+
+
+@pytest.fixture
+def batch():
+    """A posterior and a sample of it; float64, which Posterior would make float32."""
+    generator = torch.Generator().manual_seed(0)
+    mean, logvar, noise = (
+        torch.randn(BATCH, LATENTS, generator=generator, dtype=torch.float64) for _ in range(3)
+    )
+    posterior = Posterior(mean, logvar - 1)
+    posterior.mean, posterior.logvar = mean, logvar - 1
+    return posterior, posterior.at(noise)
+
+
+def kl_of(posterior):
+    return kl_divergence(Normal(posterior.mean, posterior.std), Normal(0.0, 1.0))
+
+
+def test_kl(batch):
+    posterior, latents = batch
+    expected = kl_of(posterior).sum(1).mean()
+    torch.testing.assert_close(penalty(RegularizerConfig(), posterior, latents, END, 100), expected)
+
+
+def test_free_bits(batch):
+    posterior, latents = batch
+    config = FreeBitsConfig("free_bits", nats=0.8)
+    expected = sum(max(0.8, kl.item()) for kl in kl_of(posterior).mean(0))
+    assert penalty(config, posterior, latents, END, 100).item() == pytest.approx(expected)
+
+
+def test_free_bits_push_no_latent_that_is_below_them():
+    rates = torch.tensor([0.1, 0.5, 3.0], requires_grad=True)
+    free_bits(rates, 0.5).backward()
+    assert rates.grad[[0, 2]].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("epoch", "capacity"), [(0, 0), (1, 2.5), (2, 5), (9, 5), (END, 5)])
+def test_capacity(batch, epoch, capacity):
+    posterior, latents = batch
+    config = CapacityConfig("capacity", nats=5.0, epochs=2.0)
+    rate = kl_of(posterior).sum(1).mean().item()
+    found = penalty(config, posterior, latents, epoch, 100).item()
+    assert found == pytest.approx(abs(rate - capacity))
+
+
+def test_a_capacity_may_be_there_from_the_start(batch):
+    posterior, latents = batch
+    at_once = CapacityConfig("capacity", nats=5.0, epochs=0.0)
+    later = CapacityConfig("capacity", nats=5.0, epochs=1.0)
+    assert penalty(at_once, posterior, latents, 0, 9) == penalty(later, posterior, latents, END, 9)
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_total_correlation_of_a_batch_that_is_all_the_images(batch, stratified):
+    """Both estimates are then of the exact q(z), a mixture."""
+    posterior, latents = batch
+    parts = Normal(posterior.mean, posterior.std)
+    same = Categorical(torch.ones(BATCH, dtype=torch.float64))
+    together = MixtureSameFamily(same, Independent(parts, 1)).log_prob(latents)
+    each = Normal(posterior.mean.T, posterior.std.T)
+    of_each = Categorical(torch.ones(LATENTS, BATCH, dtype=torch.float64))
+    alone = MixtureSameFamily(of_each, each).log_prob(latents).sum(1)
+    found = total_correlation(posterior, latents, BATCH, stratified)
+    expected = (together - alone).mean()
+    if not stratified:  # 1 / (B·N) for 1/N: log B too low, once together and L times alone
+        expected = expected + (LATENTS - 1) * math.log(BATCH)
+    torch.testing.assert_close(found, expected)
+
+
+def test_stratified_weights_are_unbiased():
+    """Whatever the densities of the images: over all batches with image 0, the mean is exact."""
+    densities = torch.rand(BATCH, generator=torch.Generator().manual_seed(0))
+    (own, *others), *_ = batch_weights(3, BATCH, stratified=True)
+    batches = [
+        own * densities[0] + sum(w * densities[j] for w, j in zip(others, rest, strict=True))
+        for rest in itertools.combinations(range(1, BATCH), 2)
+    ]
+    torch.testing.assert_close(torch.stack(batches).mean(), densities.mean())
+
+
+def test_weights_of_the_paper():
+    """Its stratified ones, 1/N, 1/M and (N - M) / (N·M) for M others, averaged over the last."""
+    images, m = 50, 7
+    weights = batch_weights(m + 1, images, stratified=True)
+    of_others = ((m - 1) / m + (images - m) / (images * m)) / m
+    assert weights[2, 2].item() == pytest.approx(1 / images)
+    assert weights[2, 3].item() == pytest.approx(of_others)
+    plain = batch_weights(m + 1, images, stratified=False)
+    assert plain.unique().tolist() == pytest.approx([1 / (images * (m + 1))])
+
+
+def test_total_correlation_at_weight_one_is_the_kl(batch):
+    posterior, latents = batch
+    one = TotalCorrelationConfig("tc", weight=1.0, estimator="stratified")
+    six = TotalCorrelationConfig("tc", weight=6.0, estimator="stratified")
+    kl = kl_of(posterior).sum(1).mean()
+    torch.testing.assert_close(penalty(one, posterior, latents, END, 100), kl)
+    correlation = total_correlation(posterior, latents, 100, stratified=True)
+    torch.testing.assert_close(penalty(six, posterior, latents, END, 100), kl + 5 * correlation)
+
+
+def test_total_correlation_of_gaussians_in_closed_form():
+    """q(z) of many narrow posteriors is about N(0, Σ), of TC -½ log det Σ at variances of 1."""
+    generator = torch.Generator().manual_seed(0)
+    rho, count = 0.8, 4000
+    noise = torch.randn(count, 2, generator=generator)
+    mean = 0.95 * torch.stack(
+        [noise[:, 0], rho * noise[:, 0] + (1 - rho**2) ** 0.5 * noise[:, 1]], 1
+    )
+    posterior = Posterior(mean, torch.full_like(mean, math.log(1 - 0.95**2)))
+    latents = posterior.sample(generator)
+    inside = 0.95**2 * rho  # what is correlated of the whole variance
+    found = total_correlation(posterior, latents, count, stratified=True).item()
+    assert found == pytest.approx(-0.5 * math.log(1 - inside**2), abs=0.03)
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_one_image_is_no_batch_to_tell_anything_of(stratified):
+    posterior = Posterior(torch.zeros(1, 3), torch.zeros(1, 3))
+    found = total_correlation(posterior, torch.ones(1, 3), 100, stratified)
+    assert math.isfinite(found.item())
+    assert prior_discrepancy(torch.ones(1, 3)) == 0
+
+
+def test_discrepancy_against_samples_of_the_prior():
+    """The sum over kernels, with expectations replaced by means over many samples."""
+    generator = torch.Generator().manual_seed(0)
+    latents = 0.7 * torch.randn(50, 4, generator=generator) + 0.5
+    half = torch.randn(1500, 4, generator=generator)
+    prior = torch.cat([half, -half]) / half.square().mean(0).sqrt()  # less noise, still the prior
+    expected = 0.0
+    for share in BANDWIDTHS:
+
+        def kernel(a, b, width=2 * share * 4):
+            return torch.exp(-torch.cdist(a, b).square() / width)
+
+        ours, theirs = kernel(latents, latents), kernel(prior, prior)
+        ours, theirs = ours.fill_diagonal_(0).sum() / 50 / 49, theirs.fill_diagonal_(0).sum()
+        expected += ours + theirs / 3000 / 2999 - 2 * kernel(latents, prior).mean()
+    assert prior_discrepancy(latents).item() == pytest.approx(expected.item(), abs=0.01)
+
+
+def test_discrepancy_of_the_prior_itself_is_none():
+    generator = torch.Generator().manual_seed(0)
+    found = [prior_discrepancy(torch.randn(64, 8, generator=generator)) for _ in range(400)]
+    deviation = torch.stack(found).std().item() / 20
+    assert abs(torch.stack(found).mean().item()) < 3 * deviation
+    assert prior_discrepancy(2 * torch.randn(64, 8, generator=generator)) > 20 * deviation
+
+
+def test_mmd(batch):
+    posterior, latents = batch
+    config = MMDConfig("mmd", alpha=0.25, weight=10.0)
+    kl = kl_of(posterior).sum(1).mean()
+    expected = 0.75 * kl + 9.25 * prior_discrepancy(latents)
+    torch.testing.assert_close(penalty(config, posterior, latents, END, 100), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "key"),
+    [
+        (FreeBitsConfig, {"nats": -1.0}, "nats"),
+        (CapacityConfig, {"nats": math.nan, "epochs": 1.0}, "nats"),
+        (CapacityConfig, {"nats": 1.0, "epochs": -1.0}, "epochs"),
+        (TotalCorrelationConfig, {"weight": -1.0, "estimator": "weighted"}, "weight"),
+        (TotalCorrelationConfig, {"weight": 1.0, "estimator": "exact"}, "estimator"),
+        (MMDConfig, {"alpha": 1.1, "weight": 1.0}, "alpha"),
+        (MMDConfig, {"alpha": math.nan, "weight": 1.0}, "alpha"),
+        (MMDConfig, {"alpha": -1.0, "weight": 1.0}, "weight"),
+    ],
+)
+def test_impossible_settings(kind, settings, key):
+    with pytest.raises(UserError, match=rf"loss\.regularizer\.{key}: got"):
+        kind("x", **settings)

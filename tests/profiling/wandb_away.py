@@ -1,0 +1,109 @@
+"""What W&B costs a run, while it is there and while it is not.
+
+    python -m tests.profiling.wandb_away [--rounds 3] [--steps 60] [KEY=VALUE ...]
+
+Each round has whole runs in turns, each a process of its own on one thread, with a server on
+this machine: W&B disabled; online; a server that is away from the start, hangs or dies after
+the first row. Of each: the share of the training that the loop spends on handing rows over,
+which is all that W&B can hold it up with, as W&B's own process waits for the network; the
+median of `perf/images_per_second`; and the seconds from start to end. The medians of the
+rounds, the last two against the run without W&B in the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from tests.support.wandb_server import WandbServer
+
+MODES = ("disabled", "online", "away", "hangs", "dies")
+TIMED = """
+import atexit, sys, time
+import train
+from vae.runs import wandb_run
+from vae.runs.run import Run
+
+wandb_run.FINISH_TIMEOUT = 2.0  # at the end; it is not what is measured
+spent, log = [0.0], Run._log
+atexit.register(lambda: print("spent", spent[0]))
+
+def timed(run, row):
+    started = time.perf_counter()
+    log(run, row)
+    spent[0] += time.perf_counter() - started
+
+Run._log = timed
+train.main()
+"""
+
+
+def train(mode: str, steps: int, overrides: list[str]) -> tuple[float, float, float]:
+    """Share of the training spent on rows, images a second, and seconds of the whole."""
+    with tempfile.TemporaryDirectory() as folder, WandbServer() as server:
+        away = "http://127.0.0.1:9"  # nobody listens there
+        environment = {
+            "WANDB_BASE_URL": away if mode == "away" else server.url,
+            "WANDB_API_KEY": server.key,
+        }
+        fixed = ["trainer.num_threads=1", "trainer.epochs=null", f"trainer.max_steps={steps}"]
+        fixed += ["trainer.log_every=5", f"hydra.run.dir={folder}/run"]
+        fixed += [f"wandb.mode={'disabled' if mode == 'disabled' else 'auto'}"]
+        started = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-c", TIMED, *fixed, *overrides],
+            env={**os.environ, **environment, "TQDM_DISABLE": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if mode in ("hangs", "dies"):
+            threading.Thread(target=fail, args=(server, mode), daemon=True).start()
+        said, _ = process.communicate()
+        if process.returncode:
+            raise SystemExit(said)
+        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        speeds = [row["perf/images_per_second"] for row in rows if "train/loss" in row]
+        training = sum(rows[0]["images"] / speed for speed in speeds)
+        spent = float(said.rpartition("spent ")[2].split()[0])
+        return spent / training, statistics.median(speeds[1:]), time.monotonic() - started
+
+
+def fail(server: WandbServer, how: str) -> None:
+    """Fail as soon as the first row has come."""
+    while not any(run.history for run in list(server.runs.values())):
+        time.sleep(0.05)
+    server.fault = how
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60)
+    options, overrides = parser.parse_known_args()
+    found: dict[str, list[tuple[float, float, float]]] = {mode: [] for mode in MODES}
+    for number in range(options.rounds):
+        order = MODES[number % len(MODES) :] + MODES[: number % len(MODES)]
+        for mode in order:
+            found[mode].append(train(mode, options.steps, overrides))
+            share, speed, _ = found[mode][-1]
+            print(f"{mode:>9}: {share:.2%} on rows, {speed:.1f} images/s", flush=True)
+    for mode in MODES:
+        pairs = list(zip(found[mode], found["disabled"], strict=True))
+        share = statistics.median(one[0] for one in found[mode])
+        speed = statistics.median(one[1] / base[1] for one, base in pairs)
+        extra = statistics.median(one[2] - base[2] for one, base in pairs)
+        print(f"{mode:>9}: {share:.2%} on rows, {speed:.2f} times the speed, {extra:+.1f} s in all")
+
+
+if __name__ == "__main__":
+    main()

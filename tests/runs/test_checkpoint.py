@@ -1,0 +1,150 @@
+"""Checkpoints: whole or not at all, and nothing in them runs."""
+
+import errno
+import hashlib
+import pickle
+import random
+import subprocess
+import sys
+import textwrap
+from unittest import mock
+
+import pytest
+import torch
+
+from vae.runs.checkpoint import load_checkpoint, save_checkpoint
+from vae.utils.errors import UserError
+
+
+def test_round_trip(tmp_path):
+    state = {"model": {"w": torch.arange(3.0)}, "step": 7, "config": {"loss": {"beta": 1e-4}}}
+    save_checkpoint(tmp_path / "a" / "last.pt", state)
+    loaded = load_checkpoint(tmp_path / "a" / "last.pt")
+    assert torch.equal(loaded["model"]["w"], state["model"]["w"])
+    assert loaded["step"] == 7
+    assert loaded["config"] == state["config"]
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["last.pt"]
+
+
+class Bomb:
+    """Unpickling it would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def sealed(content):
+    """A file's content as a stranger could write it, who knows how it is sealed."""
+    return content + hashlib.blake2b(content, digest_size=32).digest()
+
+
+def test_opening_a_strangers_checkpoint_runs_no_code(tmp_path):
+    proof = tmp_path / "it-ran"
+    torch.save({"format": 1, "model": Bomb(proof)}, tmp_path / "plain.pt")
+    evil = (tmp_path / "plain.pt").read_bytes()
+    (tmp_path / "evil.pt").write_bytes(sealed(evil))
+    (tmp_path / "raw.pt").write_bytes(sealed(pickle.dumps(Bomb(proof))))
+    for name in ("plain.pt", "evil.pt", "raw.pt"):
+        with pytest.raises(UserError, match=name):
+            load_checkpoint(tmp_path / name)
+    assert not proof.exists()
+    torch.load(tmp_path / "evil.pt", weights_only=False)  # it would have run
+    assert proof.exists()
+
+
+def test_it_is_a_file_that_torch_reads(tmp_path):
+    save_checkpoint(tmp_path / "last.pt", {"model": {"w": torch.arange(3.0)}})
+    loaded = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert torch.equal(loaded["model"]["w"], torch.arange(3.0))
+
+
+def damaged(content, kind, draw):
+    """Content cut short, with a bit flipped, a stretch overwritten or some bytes lost."""
+    at = draw.randrange(len(content))
+    if kind == "cut":
+        return content[:at]
+    if kind == "flip":
+        return content[:at] + bytes([content[at] ^ 1 << draw.randrange(8)]) + content[at + 1 :]
+    if kind == "overwrite":
+        return content[:at] + draw.randbytes(draw.randrange(1, 300)) + content[at + 300 :]
+    return content[:at] + content[at + draw.randrange(1, 20) :]
+
+
+@pytest.mark.parametrize("kind", ["cut", "flip", "overwrite", "lose"])
+def test_damage_is_noticed_wherever_it_is(kind, tmp_path):
+    """Torch itself reads other weights from one file in five that is damaged so."""
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"model": {"w": torch.randn(50, 20)}, "step": 7})
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    for _ in range(500):
+        path.write_bytes(damaged(whole, kind, draw))
+        with pytest.raises(UserError, match=r"last\.pt: this is no checkpoint, or a damaged one"):
+            load_checkpoint(path)
+
+
+def test_missing_and_foreign_files_are_named(tmp_path):
+    with pytest.raises(UserError, match="no such checkpoint"):
+        load_checkpoint(tmp_path / "none.pt")
+    with pytest.raises(UserError, match="no such checkpoint"):
+        load_checkpoint(tmp_path)
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match="no checkpoint, or a damaged one"):
+        load_checkpoint(tmp_path / "other.pt")
+    (tmp_path / "other.pt").write_bytes(sealed((tmp_path / "other.pt").read_bytes()))
+    with pytest.raises(UserError, match="of format None"):
+        load_checkpoint(tmp_path / "other.pt")
+
+
+def test_killed_while_writing_leaves_the_old_checkpoint(tmp_path):
+    """A process that dies half-way through a save, with half a file on the disk."""
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 1})
+    script = f"""
+        import os, signal
+        from pathlib import Path
+        from vae.utils.files import write_atomically
+
+        def half(temporary):
+            temporary.write_bytes(b"half a checkpoint")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        write_atomically(Path({str(path)!r}), half)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+    assert done.returncode == -9
+    assert load_checkpoint(path)["step"] == 1
+
+
+def test_a_failed_save_leaves_no_trace(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 1})
+    with pytest.raises(Exception, match=r"(?i)pickle|local object"):
+        save_checkpoint(path, {"step": 2, "bad": lambda: None})
+    assert load_checkpoint(path)["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_the_one_before_is_kept_and_only_once_the_new_one_is_whole(tmp_path):
+    path, previous = tmp_path / "last.pt", tmp_path / "previous.pt"
+    for step in (1, 2):
+        save_checkpoint(path, {"step": step}, "previous.pt")
+    assert [load_checkpoint(file)["step"] for file in (path, previous)] == [2, 1]
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with mock.patch("os.fsync", side_effect=full), pytest.raises(OSError, match="No space"):
+        save_checkpoint(path, {"step": 3}, "previous.pt")
+    assert [load_checkpoint(file)["step"] for file in (path, previous)] == [2, 1]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_is_replaced_and_never_written_over(tmp_path):
+    """Whoever has the old file open keeps reading the old one: here, through a second name."""
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 1})
+    (tmp_path / "old.pt").hardlink_to(path)
+    save_checkpoint(path, {"step": 2})
+    assert load_checkpoint(path)["step"] == 2
+    assert load_checkpoint(tmp_path / "old.pt")["step"] == 1

@@ -1,0 +1,99 @@
+"""Every shipped configuration composes, and says what its dataclass expects."""
+
+import re
+from dataclasses import fields, is_dataclass
+
+import pytest
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+from vae.runs.compose import CONF, compose
+from vae.runs.config import RunConfig
+from vae.utils.errors import UserError
+
+GROUPS = (
+    *("model", "data", "optimizer", "loss", "loss/regularizer", "loss/schedule"),
+    *("trainer", "wandb", "experiment", "sweep"),
+)
+CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+def extra(group, choice):
+    on_files = {("data", "folder"), ("experiment", "exp_07_photographs")}
+    return ["data.path=pictures"] if (group, choice) in on_files else []
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_choice_composes(group, choice):
+    config = compose([f"{group}={choice}", *extra(group, choice)])
+    assert isinstance(config, RunConfig)
+    if group in ("model", "data", "optimizer", "loss"):
+        assert getattr(config, group).name == choice
+
+
+def test_the_defaults_are_the_missions():
+    config = compose([])
+    assert (config.model.name, config.loss.name, config.optimizer.name) == ("conv", "bce", "muon")
+    assert config.loss.beta == 1e-4
+    assert config.loss.kl_reduction == "latents"
+    assert config.data.name == "synthetic"
+    assert config.objective == "val/bpd"
+
+
+@pytest.mark.parametrize("data", ["synthetic", "folder", "celeba"])
+def test_debug_goes_with_any_data(data):
+    config = compose(["experiment=debug", f"data={data}", *extra("data", data)])
+    assert config.data.name == data
+    assert config.data.num_images == 320
+
+
+def test_plain_dataclasses_come_out():
+    def check(value):
+        assert not type(value).__module__.startswith("omegaconf")
+        if is_dataclass(value):
+            for field in fields(value):
+                check(getattr(value, field.name))
+
+    check(compose([]))
+
+
+def test_several_objectives():
+    assert compose(["objective=[val/rate,val/mse]"]).objectives == ["val/rate", "val/mse"]
+
+
+def test_mistakes_outside_of_train_py_are_user_errors():
+    with pytest.raises(UserError, match="latent_dmi"):
+        compose(["model.latent_dmi=3"])
+    with pytest.raises(UserError, match=r"loss\.beta: got -1"):
+        compose(["loss.beta=-1"])
+    with pytest.raises(UserError, match=r"data\.path: needs a value"):
+        compose(["data=folder"])
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_file_says_what_it_is(path):
+    text = path.read_text()
+    assert text.startswith("#") or path.parent.name in ("trainer", "wandb")
+    assert isinstance(yaml.safe_load(text), dict)
+
+
+def test_help_names_every_choice():
+    shown = (CONF / "train.yaml").read_text().partition("Groups (choose")[2].partition("Values")[0]
+    words = {}
+    for line in filter(str.strip, shown.splitlines()):
+        if not line.startswith(" " * 20):  # else it goes on with the group of the line before
+            words[group := line.split()[0]] = []
+        words[group] += re.findall(r"\w+", line)
+    for group, choice in CHOICES:
+        assert choice in words[group]
+
+
+def test_records_do_not_hold_the_password_of_the_storage():
+    from vae.runs.compose import to_dict
+
+    storage = "postgresql://me:s3cret%21@host:5432/db"
+    with initialize_config_dir(str(CONF)):
+        composed = hydra_compose("train", ["sweep.name=s", f"sweep.storage='{storage}'"])
+    assert to_dict(composed)["sweep"]["storage"] == "postgresql://me:***@host:5432/db"
+    assert composed.sweep.storage == storage  # what the run itself connects with

@@ -1,0 +1,221 @@
+"""A disk that is full, or cannot be written to: one message, and nothing that was saved is lost."""
+
+import errno
+import json
+import os
+import re
+import resource
+import signal
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from tests.support.disks import Trouble, fill
+from tests.support.killed_runs import ends_as, finish, state_of
+from tests.support.train_command import TINY, call_train, run_train
+from vae.runs.checkpoint import load_checkpoint
+from vae.runs.compose import compose
+from vae.runs.launch import prepare
+from vae.runs.run_dir import read_summary
+from vae.runs.tracking import Tracker
+from vae.training import trainer as training
+from vae.utils.errors import UserError
+from vae.utils.files import write_atomically
+
+
+def limit_files():
+    """No file may become larger than 4 KiB: rows fit, checkpoints do not."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize(("number", "file"), [(1, "last.pt"), (5, "best.pt")])
+def test_a_disk_that_becomes_full(number, file, small_disk, whole, tmp_path):
+    """The last checkpoint is whole, and once there is room the run ends as one without trouble."""
+    disk = small_disk(4 << 20)
+    (disk / "data").symlink_to(whole[0].parent / "data")
+    folder, said = disk / "run", tmp_path / "said"
+    assert finish(folder, (), Trouble(number, partial(fill, disk), said)) == 1
+    text = said.read_text()
+    full = r"the disk is full \(0\.00 MB are free, and a checkpoint takes over 0\.02 MB\)"
+    assert re.match(rf"UserError: {folder}/checkpoints/{file}: {full}", text), text
+    assert f"resume={folder}" in text
+    assert (folder / "checkpoints" / "last.pt").exists() == (number > 1)
+    (disk / "others").unlink()
+    ends_as(folder, whole[0])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no limits")
+def test_files_that_may_not_become_so_large(whole, folder, tmp_path):
+    """As a full disk, wherever it cannot be mounted: another errno, the same end."""
+    said = tmp_path / "said"
+    assert finish(folder, (), Trouble(4, limit_files, said)) == 1
+    assert "last.pt: files may not become that large there" in said.read_text()
+    assert state_of(folder)["step"] > 0
+    ends_as(folder, whole[0])
+
+
+RUN = [*TINY, "hydra.run.dir=run"]
+KEPT = ("last.pt", "previous.pt", "best.pt")
+
+
+def full_when(name, number=1):
+    """os.replace fails at the n-th time that a file of this name is to be there."""
+    replace, seen = os.replace, []
+
+    def full(source, target, **kwargs):
+        if Path(target).name == name:
+            seen.append(target)
+            if len(seen) == number:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(source, target, **kwargs)
+
+    return mock.patch("os.replace", full)
+
+
+@pytest.mark.parametrize(
+    ("file", "number"),
+    [
+        ("checkpoints/last.pt", 2),
+        ("checkpoints/previous.pt", 1),
+        ("summary.json", 1),
+        (".hydra/accepted.yaml", 1),
+    ],
+)
+def test_a_file_that_finds_no_room(file, number, tmp_path, monkeypatch, capsys):
+    """The message names it, nothing is half written, and the run ends when there is room."""
+    with full_when(Path(file).name, number):
+        code, out, err = call_train(RUN, tmp_path, monkeypatch, capsys)
+    run = tmp_path / "run"
+    assert code == 1
+    assert "Traceback" not in out + err
+    assert f"{file}: the disk is full" in err
+    assert not list(tmp_path.rglob("*.tmp"))
+    for name in KEPT:
+        if (run / "checkpoints" / name).exists():
+            load_checkpoint(run / "checkpoints" / name)
+    again = RUN if "accepted" in file else ["resume=run"]  # one never began, and is gone
+    code, _, err = call_train(again, tmp_path, monkeypatch, capsys)
+    assert code == 0, err
+    assert state_of(run)["step"] == 8
+    assert read_summary(run)["status"] == "finished"
+
+
+def test_a_picture_that_finds_no_room_ends_no_run(tmp_path, monkeypatch, capsys):
+    with full_when("samples.png"):
+        code, out, err = call_train(RUN, tmp_path, monkeypatch, capsys)
+    assert code == 0
+    assert re.search(r"no figures of step 4: .*samples\.png", out + err)
+    assert (tmp_path / "run" / "figures" / "samples.png").exists()  # of the next epoch
+
+
+def test_rows_that_find_no_room(tmp_path, monkeypatch, capsys):
+    """Half a line is written; what goes on drops it."""
+
+    def full(tracker, row):
+        if row["step"] == 8:
+            tracker._file.write('{"step": 8, "tr')
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return log(tracker, row)
+
+    log = Tracker.log
+    with mock.patch.object(Tracker, "log", full):
+        code, _, err = call_train(RUN, tmp_path, monkeypatch, capsys)
+    assert code == 1
+    assert f"{tmp_path}/run/metrics.jsonl: the disk is full" in err
+    assert f"The last good checkpoint is {tmp_path}/run/checkpoints/last.pt." in err
+    assert "the disk is full" in read_summary(tmp_path / "run")["error"]
+    assert call_train(["resume=run"], tmp_path, monkeypatch, capsys)[0] == 0
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows][-1] == 8
+
+
+def test_an_interrupt_on_a_full_disk(tmp_path, monkeypatch, capsys):
+    def interrupting(seed, step, shape):
+        if step == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return noise(seed, step, shape)
+
+    noise = training.step_noise
+    monkeypatch.setattr(training, "step_noise", interrupting)
+    with full_when("last.pt", 2):
+        code, out, err = call_train(RUN, tmp_path, monkeypatch, capsys)
+    assert code == 1
+    assert "Traceback" not in out + err
+    assert "last.pt: the disk is full" in err
+    assert "training stopped at step 6" in err
+    assert state_of(tmp_path / "run")["step"] == 4
+
+
+def test_a_drive_that_is_gone(tmp_path, monkeypatch, capsys):
+    """The run's folder cannot be written to any more, for whatever reason."""
+
+    def gone(path, state, before):
+        write_atomically(path, lambda file: file.parent.joinpath("no", "where").touch())
+
+    with mock.patch("vae.runs.run.save_checkpoint", gone):
+        code, out, err = call_train(RUN, tmp_path, monkeypatch, capsys)
+    assert code == 1
+    assert "Traceback" not in out + err
+    assert "best.pt: cannot be written (No such file or directory)" in err
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_message_at_the_terminal(small_disk, tmp_path):
+    """Hydra's files and the log do not fit either."""
+    disk = small_disk(1 << 20)
+    packed = [*TINY, f"data.root={tmp_path / 'data'}"]
+    assert run_train([*packed, "trainer.max_steps=1"], tmp_path).returncode == 0
+    fill(disk)
+    for words in (["hydra.run.dir=one"], ["-m", "hydra.sweep.dir=many", "seed=0,1"]):
+        done = run_train([*packed, *words], disk)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert "No space left" in done.stderr or "full" in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_to(small_disk, tmp_path):
+    """It is said before anything is packed."""
+    disk = small_disk(1 << 20, "ro")
+    (tmp_path / "file").touch()
+    for folder in (disk / "run", tmp_path / "file" / "run"):
+        done = run_train([*TINY, f"hydra.run.dir={folder}"], tmp_path)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert f"hydra.run.dir: {folder}" in done.stderr
+        assert not (tmp_path / "data").exists()
+
+
+def begin(folder):
+    """Prepare a run that is gone on with in `folder`; there is nothing packed yet."""
+    config = compose([*TINY, f"data.root={folder.parent / 'data'}"])
+    prepare(config, asdict(config), folder, go_on=True)
+
+
+def test_checkpoints_that_cannot_be_written(small_disk, tmp_path):
+    """A folder that can be written to is not enough."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "checkpoints").symlink_to(small_disk(1 << 20, "ro"))
+    with pytest.raises(UserError, match=r"run/checkpoints: cannot be written \(Read-only"):
+        begin(folder)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may all")
+def test_somebody_elses_folder(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True, mode=0o500)
+    with pytest.raises(UserError, match=r"run/checkpoints: cannot be written \(Permission"):
+        begin(folder)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_file_in_place_of_the_folder(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(UserError, match=r"run/checkpoints: cannot be written \(Not a directory"):
+        begin(tmp_path / "run")
+    assert not (tmp_path / "data").exists()

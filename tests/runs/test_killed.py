@@ -1,0 +1,112 @@
+"""A run that is killed at any moment ends, gone on with, as one that never was: bit by bit."""
+
+import random
+import signal
+
+import pytest
+
+from tests.support.killed_runs import DeathAt, ends_as, finish, kill_after, rows_of, start, state_of
+
+
+@pytest.mark.parametrize("times", [6, pytest.param(60, marks=pytest.mark.slow)])
+def test_killed_at_random_again_and_again(times, whole, folder):
+    draw = random.Random(times)
+    runs, killed = 1, 0
+    while killed < times:
+        run = folder.with_name(f"run-{runs}")
+        if kill_after(start(run), draw.uniform(0.1, 1) * whole[1]):
+            killed += 1
+        else:
+            ends_as(run, whole[0])
+            runs += 1
+    ends_as(run, whole[0])
+
+
+@pytest.mark.slow
+def test_killed_wherever_something_is_written(whole, folder, tmp_path):
+    """Also between the halves of a file and in a validation; and again as soon as it goes on."""
+    counted = tmp_path / "count"
+    assert finish(folder, (), DeathAt(None, counted)) == 0
+    events = int(counted.read_text())
+    assert events > 100
+    for number in range(1, events + 1, 3):
+        run = folder.with_name(f"run-{number}")
+        assert finish(run, (), DeathAt(number)) == -signal.SIGKILL
+        assert finish(run, (), DeathAt(1 + number % 8)) == -signal.SIGKILL
+        ends_as(run, whole[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_interrupted_runs_lose_nothing_at_all(number, whole, folder):
+    """Nor have they rows of their own: what was in no row yet is in the checkpoint."""
+    process = start(folder, (), Interrupting(number))
+    process.join(60)
+    assert process.exitcode == 128 + number
+    assert state_of(folder)["step"] == 7
+    assert len(state_of(folder)["pending"]) == 1
+    assert rows_of(folder) == [row for row in rows_of(whole[0]) if row["step"] <= 6]
+    ends_as(folder, whole[0])
+
+
+@pytest.mark.parametrize("call", [2, 3, 7], ids=["average", "model", "end"])
+def test_an_interrupt_does_not_wait_for_a_validation(call, whole, folder):
+    """What was measured by then is measured again, and the rest of it, when the run goes on."""
+    process = start(folder, (), InterruptingValidation(call))
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM
+    step = 4 * ((call + 1) // 2)
+    assert state_of(folder)["step"] == step
+    assert rows_of(folder) == rows_before_validation(whole[0], step)
+    assert finish(folder, (), DeathAt(9)) == -signal.SIGKILL  # once its row is written
+    ends_as(folder, whole[0])
+
+
+def test_an_interrupt_in_the_last_step_of_an_epoch(whole, folder):
+    process = start(folder, (), Interrupting(signal.SIGTERM, step=7))
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert rows_of(folder) == rows_before_validation(whole[0], 8)
+    ends_as(folder, whole[0])
+
+
+def rows_before_validation(folder, step):
+    return [r for r in rows_of(folder) if r["step"] < step + ("train/loss" in r)]
+
+
+class InterruptingValidation:
+    """Sends this process SIGTERM in the n-th evaluation: of the model, of its average, in turn."""
+
+    def __init__(self, call):
+        self.call, self.seen = call, 0
+
+    def __call__(self):
+        import vae.training.metrics
+
+        terms = vae.training.metrics.loss_terms
+
+        def interrupting(*args, **kwargs):
+            self.seen += 1
+            if self.seen == self.call:
+                signal.raise_signal(signal.SIGTERM)
+            return terms(*args, **kwargs)
+
+        vae.training.metrics.loss_terms = interrupting
+
+
+class Interrupting:
+    """Sends this process a signal in its seventh step, or another."""
+
+    def __init__(self, number, step=6):
+        self.number, self.step = number, step
+
+    def __call__(self):
+        import vae.training.trainer
+
+        noise = vae.training.trainer.step_noise
+
+        def interrupting(seed, step, shape):
+            if step == self.step:
+                signal.raise_signal(self.number)
+            return noise(seed, step, shape)
+
+        vae.training.trainer.step_noise = interrupting

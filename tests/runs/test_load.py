@@ -1,0 +1,138 @@
+"""A trained model, back from its folder; and checkpoints that cannot be."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from vae.models import build_model
+from vae.runs.checkpoint import load_checkpoint, save_checkpoint
+from vae.runs.compose import compose
+from vae.runs.load import load_run, run_config, seen_from_here
+from vae.utils.errors import UserError
+
+
+@pytest.fixture
+def config():
+    return compose(["data.image_size=16", "model.channels=[4,8]", "model.latent_dim=3"])
+
+
+@pytest.fixture
+def saved(config, tmp_path):
+    """A run's folder, and the model whose weights are in it."""
+    model = build_model(config.model, 16)
+    model(torch.rand(8, 3, 16, 16), torch.randn(8, 3))  # so that BatchNorm has seen something
+    state = {"model": model.state_dict(), "config": asdict(config), "step": 7, "epoch": 0.5}
+    final = {"val/bpd": 6.5, "val/rate": 3.0}
+    save_checkpoint(tmp_path / "checkpoints" / "last.pt", {**state, "final": final})
+    save_checkpoint(tmp_path / "checkpoints" / "best.pt", {**state, "step": 5, "final": final})
+    return tmp_path, model
+
+
+def change(folder, edit):
+    path = folder / "checkpoints" / "last.pt"
+    state = load_checkpoint(path)
+    edit(state)
+    save_checkpoint(path, state)
+
+
+def test_the_model_is_the_one_that_was_saved(saved, config):
+    folder, model = saved
+    run = load_run(folder)
+    assert not run.model.training
+    images = torch.rand(2, 3, 16, 16)
+    model.eval()
+    with torch.inference_mode():
+        again, expected = (m.decode(m.encode(images).mode) for m in (run.model, model))
+    assert torch.equal(again, expected)
+    assert run.config == config
+    assert type(run.config.model) is type(config.model)
+    assert (run.step, run.epoch, run.metrics["val/bpd"]) == (7, 0.5, 6.5)
+    assert load_run(str(folder), "best").step == 5
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"torn"), Path.unlink])
+@pytest.mark.parametrize("checkpoint", ["last", "ema"])
+def test_where_the_last_one_is_damaged_it_is_the_one_before(checkpoint, damage, saved, caplog):
+    folder, model = saved
+    average = {"model": model.state_dict(), "updates": 3}
+    change(folder, lambda state: state.update(step=3, ema=average))
+    last = folder / "checkpoints" / "last.pt"
+    last.rename(last.with_name("previous.pt"))
+    shutil.copy(last.with_name("best.pt"), last)
+    damage(last)
+    assert load_run(folder, checkpoint).step == 3
+    assert "last.pt: th" in caplog.text  # this is ... damaged; there is no such ...
+    assert "previous.pt, step 3." in caplog.text
+    assert load_run(folder, "best").step == 5
+    damage(last.with_name("previous.pt"))
+    with pytest.raises(UserError, match=r"(last|previous)\.pt: th"):
+        load_run(folder, checkpoint)
+
+
+def test_loading_leaves_the_random_numbers_alone(saved):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    load_run(saved[0])
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("data", ["synthetic", "folder", "celeba"])
+def test_every_kind_of_data_comes_back(data):
+    config = compose([f"data={data}", *(["data.path=x"] if data == "folder" else [])])
+    assert run_config(asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda s: s["config"]["model"].update(name="os.system"), "model.name: got 'os.system'"),
+        (lambda s: s["config"]["data"].update(name="x"), "data.name: got 'x'"),
+        (lambda s: s["config"]["model"].update(_target_="os.system"), "model._target_: this ver"),
+        (lambda s: s["config"].update(more=1), "more: this version knows no such key"),
+        (lambda s: s["config"]["loss"].pop("beta"), "loss.beta: is missing"),
+        (lambda s: s["config"]["loss"].update(beta=-1.0), "loss.beta: got -1.0"),
+        (lambda s: s["config"]["model"].update(latent_dim="many"), "not a run of this version"),
+        (lambda s: s["config"]["model"].update(latent_dim=5), "not a run of this version"),
+        (lambda s: s["config"]["loss"]["schedule"].update(name="x"), "loss.schedule.name: got 'x'"),
+        (lambda s: s["config"]["loss"]["regularizer"].update(nats=1), "loss.regularizer.nats: thi"),
+        (lambda s: s["config"].update(loss=torch.ones(3)), "not a run of this version"),
+        (lambda s: s["config"].update(model=None), "not a run of this version"),
+        (lambda s: s.pop("config"), "not a run of this version"),
+        (lambda s: s["model"].popitem(), "not a run of this version"),
+    ],
+)
+def test_what_this_version_does_not_know_is_refused_by_name(edit, words, saved):
+    folder, _ = saved
+    change(folder, edit)
+    with pytest.raises(UserError) as refusal:
+        load_run(folder)
+    assert words in str(refusal.value)
+    assert str(folder / "checkpoints" / "last.pt") in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_run_of_before_there_were_schedules(saved, config):
+    folder, _ = saved
+    change(folder, lambda s: [s["config"]["loss"].pop(key) for key in ("schedule", "regularizer")])
+    assert load_run(folder).config == config
+
+
+def test_a_run_without_the_checkpoint_is_named(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=r"best\.pt: there is no such checkpoint .*resume="):
+        load_run(tmp_path, "best")
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "hydra: 3\n", "\x80", "a: !!python/object/apply:os.getcwd []"]
+)
+def test_where_it_was_started_may_be_unreadable(text, tmp_path):
+    """Then its data are looked for from here."""
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "hydra.yaml").write_text(text, encoding="latin-1")
+    data = compose([]).data
+    assert seen_from_here(data, tmp_path) == data

@@ -1,0 +1,112 @@
+"""Names of runs, and resume= on the command line."""
+
+import re
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from vae.runs.overrides import LONGEST_NAME, expand_resume, remember_overrides, run_name, safe_name
+from vae.utils.errors import UserError
+
+
+def test_a_run_is_named_by_what_differs():
+    overrides = ["model.latent_dim=64", "loss.beta=1e-05", "data.path=/a/b", "wandb.mode=offline"]
+    assert run_name(overrides, ["data.path"]) == "loss.beta=1e-05,model.latent_dim=64"
+    assert (
+        run_name(["loss/schedule=warmup", "data=celeba"], []) == "data=celeba,loss.schedule=warmup"
+    )
+    assert run_name(["resume=a/b", "+x.y=a/b"], []) == safe_name("+x.y=a/b")
+    assert run_name([], []) == "defaults"
+    assert run_name(["data.path=/a/b"], ["data.path"]) == "defaults"
+
+
+@pytest.mark.parametrize("text", ["a/b", "../x", "a b", "x:y", "a" * 300, "model.channels=[32,64]"])
+def test_names_are_safe_for_any_file_system(text, tmp_path):
+    name = safe_name(text)
+    assert len(name.encode()) <= LONGEST_NAME + 9
+    assert not set(name) & set('/\\:*?"<>| []')
+    (tmp_path / name).mkdir()
+
+
+def test_different_texts_have_different_names():
+    texts = ["a/b", "a:b", "a_b", "c" * 300, "c" * 301, "p=[1,2]", "p=(1,2)"]
+    assert len({safe_name(text) for text in texts}) == len(texts)
+
+
+def accepted(run, text="- loss.beta=0.1\n- resume=elsewhere\n"):
+    (run / ".hydra").mkdir(parents=True)
+    (run / ".hydra" / "overrides.yaml").write_text(text)
+    remember_overrides(run)
+
+
+def test_resume_brings_the_overrides_that_were_accepted(tmp_path):
+    run = tmp_path / "it's a run, loss.beta=0.1"
+    accepted(run)
+    (run / ".hydra" / "overrides.yaml").write_text("- model.latent_dim=0\n")  # refused, later
+    quoted = "'" + str(run).replace("'", "\\'") + "'"
+    assert expand_resume([f"resume={run}", "trainer.epochs=9"]) == [
+        "loss.beta=0.1", "trainer.epochs=9", f"resume={quoted}", f"hydra.run.dir={quoted}"
+    ]  # fmt: skip
+    parsed = OverridesParser.create().parse_overrides(expand_resume([f"resume={run}"]))
+    assert parsed[-1].value() == parsed[-2].value() == str(run)
+
+
+def test_resume_where_it_cannot(tmp_path):
+    assert expand_resume(["loss.beta=1"]) == ["loss.beta=1"]
+    assert expand_resume(["resume=null"]) == ["resume=null"]
+    with pytest.raises(UserError, match="no run folder"):
+        expand_resume([f"resume={tmp_path}"])
+    with pytest.raises(UserError, match="leave out -m"):
+        expand_resume(["-m", f"resume={tmp_path}"])
+
+
+def test_auto_goes_on_where_there_is_a_run_and_starts_where_there_is_none(tmp_path):
+    arguments = ["resume=auto", f"hydra.run.dir={tmp_path / 'run'}", "trainer.epochs=9"]
+    assert expand_resume(arguments) == arguments[1:]
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)  # killed before it was accepted
+    resumed = [f"resume='{tmp_path}/run'", f"hydra.run.dir='{tmp_path}/run'"]
+    assert expand_resume(arguments) == [*arguments[1:], *resumed]
+    accepted(tmp_path / "run")
+    assert expand_resume(arguments) == ["loss.beta=0.1", *arguments[1:], *resumed]
+    with pytest.raises(UserError, match=r"resume: auto .* hydra.run.dir=FOLDER"):
+        expand_resume(["resume=auto"])
+    with pytest.raises(UserError, match="leave out -m"):
+        expand_resume(["-m", *arguments])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "hydra.callbacks.prepare._target_=os.system",
+        "+hydra.callbacks.mine={_target_:os.system,command:id}",
+        "++hydra/launcher=basic",
+        "~hydra.sweeper",
+        "hydra.searchpath=[file:///tmp/theirs]",
+        "--config-dir=/tmp/theirs",
+        "-m",
+        "wandb.tags=['${oc.env:HOME}']",
+        "data.path=${oc.decode:${oc.env:HOME}}",
+    ],
+)
+def test_a_strangers_run_brings_values_only(override, tmp_path):
+    accepted(tmp_path / "run", f'- loss.beta=0.1\n- "{override}"\n')
+    with pytest.raises(UserError, match=re.escape(override)):
+        expand_resume([f"resume={tmp_path / 'run'}"])
+
+
+def test_what_is_given_anew_is_ones_own(tmp_path):
+    accepted(tmp_path / "run", "- wandb.entity=${oc.env:TEAM}\n- loss.beta=0.1\n")
+    words = expand_resume([f"resume={tmp_path / 'run'}", "wandb.entity=${oc.env:TEAM}"])
+    assert words[:2] == ["loss.beta=0.1", "wandb.entity=${oc.env:TEAM}"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "loss.beta: 0.1\n", "- 5\n", "- [", "\x00\xff", "- ${a", "[" * 200_000],
+    ids=lambda text: text[:9],
+)
+def test_damaged_overrides(text, tmp_path):
+    accepted(tmp_path / "run")
+    (tmp_path / "run" / ".hydra" / "accepted.yaml").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"accepted\.yaml"):
+        expand_resume([f"resume={tmp_path / 'run'}"])

@@ -1,0 +1,63 @@
+"""What may go on with a run: configurations compared key by key."""
+
+from dataclasses import asdict
+
+import pytest
+
+from tests.support.train_command import TINY, call_train
+from vae.runs.checkpoint import changes
+from vae.runs.compose import compose
+from vae.runs.run_dir import read_summary
+
+
+def settings(*overrides):
+    return asdict(compose(list(overrides)))
+
+
+def test_nothing_has_changed():
+    assert changes(settings(), settings("wandb.mode=offline", "trainer.epochs=9")) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed=5", [("seed", 0, 5)]),
+        ("model.norm=group", [("model.norm", "batch", "group")]),
+        (
+            "loss/schedule=warmup",
+            [("loss.schedule.epochs", None, 1.0), ("loss.schedule.name", "constant", "warmup")],
+        ),
+        ("data.root=elsewhere", []),  # the same images
+    ],
+)
+def test_what_has_changed_is_named(override, expected):
+    assert changes(settings(), settings(override)) == expected
+
+
+def test_what_an_older_version_did_not_know_is_as_by_default():
+    before = settings()
+    del before["loss"]["schedule"], before["loss"]["regularizer"], before["model"]["norm"]
+    assert changes(before, settings()) == []
+    assert changes(before, settings("model.norm=group")) == [("model.norm", "batch", "group")]
+    now = settings("loss/regularizer=capacity")
+    assert ("loss.regularizer.name", "kl", "capacity") in changes(before, now)
+
+
+def test_other_models_are_told_apart():
+    found = changes(settings(), settings("model=residual"))
+    assert found == [("model.name", "conv", "residual"), ("model.norm", "batch", None)]
+
+
+def test_a_run_that_is_past_the_end_it_is_given_is_left_as_it_was(tmp_path, monkeypatch, capsys):
+    first = [*TINY, "hydra.run.dir=run"]
+    assert call_train(first, tmp_path, monkeypatch, capsys)[0] == 0
+    before = read_summary(tmp_path / "run")
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text()
+    again = ["resume=run", "trainer.max_steps=5"]
+    code, out, err = call_train(again, tmp_path, monkeypatch, capsys)
+    assert code == 1
+    assert f"at step {before['step']} already" in err
+    assert "would end at step 5" in err
+    assert "Traceback" not in out + err
+    assert read_summary(tmp_path / "run") == before
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == rows

@@ -1,0 +1,393 @@
+"""Whole runs: the folder, the metrics, resuming, sweeping by hand."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.support.train_command import ROOT, TINY, call_train, run_train
+from vae.runs.checkpoint import load_checkpoint, save_checkpoint, saved_state
+from vae.runs.load import run_config
+from vae.training.metrics import METRICS
+from vae.utils.errors import UserError
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless_rows(folder):
+    return [{k: v for k, v in row.items() if "perf/" not in k} for row in rows(folder)]
+
+
+def weights(folder):
+    return load_checkpoint(folder / "checkpoints" / "last.pt")["model"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One tiny run of two epochs, four steps each, as a process."""
+    cwd = tmp_path_factory.mktemp("run")
+    done = run_train([*TINY, "hydra.run.dir=run", "trainer.log_every=2"], cwd)
+    assert done.returncode == 0, done.stderr
+    return cwd / "run"
+
+
+def test_the_run_folder_is_that_of_the_design(finished):
+    present = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
+    figures = ("reconstructions", "samples", "interpolation", "traversal")
+    assert present == {
+        ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", ".hydra/accepted.yaml",
+        "train.log", "metrics.jsonl", "summary.json", ".lock",
+        "checkpoints/last.pt", "checkpoints/previous.pt", "checkpoints/best.pt",
+        *(f"figures/{name}.png" for name in figures),
+    }  # fmt: skip
+    for name in figures:
+        assert Image.open(finished / "figures" / f"{name}.png").width > 100
+
+
+def test_what_it_is_computed_in_is_said(finished):
+    assert ", 8 steps in fp32 on cpu (threads: 1)" in (finished / "train.log").read_text()
+
+
+def test_rows_and_summary(finished):
+    train = [row for row in rows(finished) if "train/loss" in row]
+    val = [row for row in rows(finished) if "val/bpd" in row]
+    assert [row["step"] for row in train] == [2, 4, 6, 8]
+    assert [row["step"] for row in val] == [4, 8]
+    assert [row["epoch"] for row in val] == [1, 2]
+    assert set(val[0]) >= METRICS
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["final"] == {key: val[-1][key] for key in METRICS}
+    assert summary["objective"] == val[-1]["val/bpd"]
+    assert summary["best"]["val/bpd"] == min(row["val/bpd"] for row in val)
+    assert summary["beta_elbo"] == pytest.approx(1e-4 * 768 / 4)
+
+
+def test_checkpoints_hold_what_resuming_needs(finished):
+    last = load_checkpoint(finished / "checkpoints" / "last.pt")
+    assert last["step"] == 8
+    assert last["seed"] == 0
+    assert last["config"]["model"]["latent_dim"] == 4
+    assert {"model", "optimizer", "best", "final", "run_id"} <= set(last)
+
+
+def test_the_same_command_makes_the_same_weights(finished, monkeypatch, capsys):
+    cwd = finished.parent
+    arguments = [*TINY, "hydra.run.dir=again", "trainer.log_every=3"]
+    assert call_train(arguments, cwd, monkeypatch, capsys)[0] == 0
+    assert same(weights(finished), weights(cwd / "again"))
+    arguments = [*TINY, "hydra.run.dir=other", "seed=1"]
+    assert call_train(arguments, cwd, monkeypatch, capsys)[0] == 0
+    assert not same(weights(finished), weights(cwd / "other"))
+
+
+def test_a_longer_run_by_resuming_equals_one_in_one_go(finished, monkeypatch, capsys):
+    cwd = finished.parent
+    long = "trainer.epochs=4"
+    tiny = [*TINY, "optimizer.schedule=constant"]  # cosine ends with the run: longer, another
+    assert call_train([*tiny, "hydra.run.dir=whole", long], cwd, monkeypatch, capsys)[0] == 0
+    assert call_train([*tiny, "hydra.run.dir=parts"], cwd, monkeypatch, capsys)[0] == 0
+    arguments = ["resume=parts", long]
+    assert call_train(arguments, cwd, monkeypatch, capsys)[0] == 0
+    assert same(weights(cwd / "whole"), weights(cwd / "parts"))
+
+    assert timeless_rows(cwd / "whole") == timeless_rows(cwd / "parts")
+    overrides = (cwd / "parts" / ".hydra" / "overrides.yaml").read_text()
+    assert "model.latent_dim=4" in overrides
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch, capsys):
+    """kill -9 in the third epoch or later, then resume: the weights of one that was not killed."""
+    longer = [*TINY, "trainer.epochs=400", "trainer.max_steps=400", "trainer.figures_every=1000"]
+    assert call_train([*longer, "hydra.run.dir=whole"], tmp_path, monkeypatch, capsys)[0] == 0
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *longer, "hydra.run.dir=cut"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("val/bpd") < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert load_checkpoint(tmp_path / "cut/checkpoints/last.pt")["step"] < 400
+    assert call_train(["resume=cut"], tmp_path, monkeypatch, capsys)[0] == 0
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    steps = [row["step"] for row in rows(tmp_path / "cut") if "val/bpd" in row]
+    assert steps == list(range(4, 401, 4))
+    assert json.loads((tmp_path / "cut/summary.json").read_text())["status"] == "finished"
+
+
+def test_auto_starts_and_goes_on(tmp_path, monkeypatch, capsys):
+    command = [*TINY, "hydra.run.dir=run", "resume=auto"]
+    assert call_train(command, tmp_path, monkeypatch, capsys)[0] == 0
+    assert weights(tmp_path / "run")
+    code, out, _ = call_train([*command, "trainer.epochs=3"], tmp_path, monkeypatch, capsys)
+    assert code == 0
+    assert "going on at step 8" in out
+    assert [row["step"] for row in rows(tmp_path / "run") if "val/bpd" in row] == [4, 8, 12]
+
+
+def test_a_strangers_folder_runs_nothing(finished, tmp_path, monkeypatch, capsys):
+    """Nor are weights and moments that are another model's a traceback."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    proof = tmp_path / "proof"
+    callback = f"hydra.callbacks.prepare={{_target_:os.mkdir,path:{proof}}}"
+    (run / ".hydra" / "accepted.yaml").write_text(json.dumps([*TINY, callback]))
+    code, _, err = call_train(["resume=run"], tmp_path, monkeypatch, capsys)
+    assert code == 1
+    assert "accepted.yaml" in err
+    assert "Traceback" not in err
+    assert not proof.exists()
+    shutil.copy(finished / ".hydra" / "accepted.yaml", run / ".hydra")
+    state = load_checkpoint(run / "checkpoints" / "last.pt")
+    other = {**state["model"], "encoder.mean.bias": torch.zeros(9)}
+    moments = {**state["optimizer"], "state": {0: {"exp_avg": torch.zeros(9)}}}
+    few = {i: {"exp_avg": of["exp_avg"]} for i, of in state["optimizer"]["state"].items()}
+    vague = {**state["optimizer"], "state": few}
+    for made_up in ({"model": other}, {"optimizer": moments}, {"optimizer": vague}):
+        save_checkpoint(run / "checkpoints" / "last.pt", {**state, **made_up})
+        code, _, err = call_train(["resume=run"], tmp_path, monkeypatch, capsys)
+        assert code == 1
+        assert "weights" in err
+        assert "Traceback" not in err
+
+
+def without(values, *path):
+    """A copy of nested dicts with one entry taken out."""
+    key, *rest = path
+    kept = {k: v for k, v in values.items() if k != key}
+    return {**kept, key: without(values[key], *rest)} if rest else kept
+
+
+STRANGE = {
+    "nothing": lambda state: {"a": 1},
+    "best": lambda state: without(state, "best"),
+    "step": lambda state: {**state, "step": -1},
+    "config": lambda state: without(state, "config", "seed"),
+    "config ": lambda state: without(state, "config", "wandb", "name"),
+    "config  ": lambda state: {**state, "config": {**state["config"], "loss": torch.ones(2)}},
+    "best ": lambda state: without(state, "best", "val/bpd"),
+    "best  ": lambda state: {**state, "best": {**state["best"], "val/mse": math.nan}},
+    "skipped": lambda state: {**state, "skipped": {**state["skipped"], "more": 1}},
+    "skipped ": lambda state: {**state, "skipped": {"total": None, "in_a_row": 0}},
+    "seconds": lambda state: {**state, "seconds": math.nan},
+    "final": lambda state: {**state, "final": {"val/bpd": 10**400}},
+    "pending": lambda state: {**state, "pending": torch.empty(0, 5, device="meta")},
+    "pending ": lambda state: {**state, "pending": torch.zeros(2, 5).to_sparse()},
+    "ema": lambda state: {**state, "ema": {"updates": math.inf}},
+}
+
+
+@pytest.mark.parametrize("entry", STRANGE)
+def test_a_checkpoint_put_together_by_hand_is_no_traceback(entry, finished, tmp_path):
+    """Its file and what is wrong with it are named."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    state = load_checkpoint(run / "checkpoints" / "last.pt")
+    config, settings = run_config(state["config"]), state["config"]
+    save_checkpoint(run / "checkpoints" / "previous.pt", STRANGE[entry](state))
+    save_checkpoint(run / "checkpoints" / "last.pt", STRANGE[entry](state))
+    named = "model" if entry == "nothing" else entry.strip()
+    for name in ("last.pt", "previous.pt"):  # the last one is damaged, the second time
+        with pytest.raises(UserError, match=rf"{name} lacks .*: its '{named}' is missing, or"):
+            saved_state(config, settings, run)
+        (run / "checkpoints" / "last.pt").unlink(missing_ok=True)
+
+
+def test_another_precision_is_said(finished, tmp_path, monkeypatch, capsys):
+    """Of `auto`: on this machine and on the one before."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "data").symlink_to(finished.parent / "data")
+    state = load_checkpoint(run / "checkpoints" / "last.pt")
+    for before, said in (("fp32", False), ("bf16", True), (None, False)):
+        save_checkpoint(run / "checkpoints" / "last.pt", {**state, "precision": before})
+        code, out, err = call_train(["resume=run"], tmp_path, monkeypatch, capsys)
+        assert code == 0, err
+        assert ("computed in bf16 before, and is in fp32 now" in out + err) == said
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(finished, monkeypatch, capsys):
+    cwd, folder = finished.parent, finished / "checkpoints"
+    expected, course = weights(finished), timeless_rows(finished)
+    for damage in (lambda file: file.write_bytes(file.read_bytes()[:-9]), Path.unlink):
+        assert load_checkpoint(folder / "previous.pt")["step"] == 4
+        damage(folder / "last.pt")
+        code, out, err = call_train([f"resume={finished}"], cwd, monkeypatch, capsys)
+        assert code == 0, err
+        assert "last.pt: th" in out  # this is ... damaged; there is no such ...
+        assert f"In its place: {folder / 'previous.pt'}, step 4." in out
+        assert same(weights(finished), expected)
+        assert timeless_rows(finished) == course
+
+
+def test_two_damaged_checkpoints_are_named_and_left(finished, tmp_path, monkeypatch, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "last.pt").write_bytes(b"torn")
+    (folder / "previous.pt").write_bytes(b"torn, too")
+    code, _, err = call_train(["resume=run"], tmp_path, monkeypatch, capsys)
+    assert code != 0
+    assert "previous.pt: this is no checkpoint, or a damaged one" in err
+    assert (folder / "last.pt").read_bytes() == b"torn"
+
+
+def test_resuming_another_model_is_refused(finished, monkeypatch, capsys):
+    arguments = [f"resume={finished}", "model.latent_dim=5"]
+    before = (finished / "checkpoints" / "last.pt").read_bytes()
+    code, _, err = call_train(arguments, finished.parent, monkeypatch, capsys)
+    assert code != 0
+    assert "resume: model.latent_dim was 4" in err
+    assert (finished / "checkpoints" / "last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("seed=7", "seed was 0"),
+        ("data.image_size=32", "data.image_size was 16"),
+        ("data.batch_size=8", "data.batch_size was 16"),
+        ("model.latent_dim=0", "model.latent_dim: got 0"),
+    ],
+)
+def test_a_refused_command_does_not_spoil_the_run(override, words, finished, monkeypatch, capsys):
+    """Resuming with a mistake is refused; resuming without it still works afterwards."""
+    code, _, err = call_train(
+        [f"resume={finished}", override], finished.parent, monkeypatch, capsys
+    )
+    assert code != 0
+    assert words in err
+    assert "Traceback" not in err
+    code, _, err = call_train([f"resume={finished}"], finished.parent, monkeypatch, capsys)
+    assert code == 0, err
+
+
+def test_a_resumed_run_learns_with_the_new_settings(finished, monkeypatch, capsys):
+    cwd = finished.parent
+    assert call_train([*TINY, "hydra.run.dir=decay"], cwd, monkeypatch, capsys)[0] == 0
+    new = ["resume=decay", "trainer.epochs=3", "optimizer.weight_decay=0.5"]
+    assert call_train(new, cwd, monkeypatch, capsys)[0] == 0
+    state = load_checkpoint(cwd / "decay" / "checkpoints" / "last.pt")
+    assert state["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
+    assert state["step"] == 12
+
+
+def test_the_smallest_data_set(tmp_path, monkeypatch, capsys):
+    """Ten images: eight to train on, one to validate."""
+    tiny = [o for o in TINY if not o.startswith("data.num_images")]
+    arguments = [*tiny, "data.num_images=10", "data.batch_size=4", "hydra.run.dir=run"]
+    code, _, err = call_train(arguments, tmp_path, monkeypatch, capsys)
+    assert code == 0, err
+
+
+def test_sweeping_by_hand(tmp_path, monkeypatch, capsys):
+    """Three betas: three folders, and each run's weights are those of the run alone."""
+    arguments = ["-m", *TINY, "loss.beta=1e-5,1e-4,1e-1", "sweep.name=s"]
+    code, _, err = call_train(arguments, tmp_path, monkeypatch, capsys)
+    assert code == 0, err
+    sweep = tmp_path / "multirun" / "s"
+    folders = sorted(p.name for p in sweep.iterdir() if p.is_dir())
+    assert folders == ["loss.beta=0.0001", "loss.beta=0.1", "loss.beta=1e-05"]
+    alone = [*TINY, "loss.beta=1e-1", "hydra.run.dir=alone"]
+    assert run_train(alone, tmp_path).returncode == 0
+    assert same(weights(sweep / "loss.beta=0.1"), weights(tmp_path / "alone"))
+    assert not same(weights(sweep / "loss.beta=1e-05"), weights(tmp_path / "alone"))
+    resume = [f"resume={sweep / 'loss.beta=0.1'}", "trainer.epochs=3"]
+    code, _, err = call_train(resume, tmp_path, monkeypatch, capsys)
+    assert code == 0, err
+    for folder in folders:
+        log = (sweep / folder / "train.log").read_text()
+        assert log.count("epoch 1:") == 1  # no handler of another job writes here
+
+
+def test_threads_and_random_state_do_not_leak(tmp_path, monkeypatch, capsys):
+    threads = torch.get_num_threads()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    hook = sys.excepthook
+    assert call_train([*TINY, "hydra.run.dir=a"], tmp_path, monkeypatch, capsys)[0] == 0
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.get_num_threads() == threads
+    monkeypatch.undo()
+    assert sys.excepthook is hook
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupt_saves_and_says_how_to_go_on(number, exit_code, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *TINY, "trainer.epochs=null",
+         "trainer.max_steps=1000000", "trainer.figures_every=100000", "hydra.run.dir=run"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not metrics.exists() or metrics.read_text().count("val/bpd") < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == exit_code
+    assert "Traceback" not in out + err
+    assert err.endswith(f"interrupted by {number.name}\n")
+    assert "resume=" in out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt")["step"] == summary["step"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["loss=mse", "loss.kl_reduction=pixels", "loss.beta=1"],
+        ["optimizer=adamw", "optimizer.schedule=cosine", "trainer.grad_clip=1"],
+        ["trainer.precision=bf16", "data.flip=true", "data.preset=rich"],
+        ["objective=[val/rate,val/mse]", "trainer.epochs=null", "trainer.max_steps=3"],
+    ],
+    ids=" ".join,
+)
+def test_options_run_to_the_end(options, tmp_path, monkeypatch, capsys):
+    arguments = [*TINY, "hydra.run.dir=run", *options]
+    code, _, err = call_train(arguments, tmp_path, monkeypatch, capsys)
+    assert code == 0, err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    final = summary["final"]
+    assert set(final) == METRICS
+    if "objective" in options[0]:
+        assert summary["objective"] == [final["val/rate"], final["val/mse"]]
+        assert summary["step"] == 3
+
+
+def test_a_refused_resume_leaves_a_young_run_alone(tmp_path, monkeypatch, capsys):
+    """A run that was killed before its first row: a mistake in resuming it costs nothing."""
+    assert call_train([*TINY, "hydra.run.dir=run"], tmp_path, monkeypatch, capsys)[0] == 0
+    for name in ("metrics.jsonl", "summary.json", "checkpoints/last.pt", "checkpoints/best.pt"):
+        (tmp_path / "run" / name).unlink()
+    mistake = ["resume=run", "model.latent_dim=0"]
+    assert call_train(mistake, tmp_path, monkeypatch, capsys)[0] != 0
+    code, _, err = call_train(["resume=run"], tmp_path, monkeypatch, capsys)
+    assert code == 0, err
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["step"] == 8

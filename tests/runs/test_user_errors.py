@@ -1,0 +1,163 @@
+"""A user's mistake: one message that names the key, no traceback, nothing left behind."""
+
+import pytest
+from PIL import Image
+
+from tests.support.train_command import TINY, call_train, run_train
+from vae.runs.run_dir import read_summary
+
+
+def assert_refused(result, folder, *words):
+    code, out, err = result
+    assert code != 0
+    for word in words:
+        assert word in err, err
+    assert "Traceback" not in out + err
+    assert len(err.strip().splitlines()) <= 16, err  # all choices of a group among them
+    left = sorted(p.name for p in folder.iterdir() if p.name not in ("pictures", "home"))
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.latent_dmi=3"], ["latent_dmi", "model"]),
+        (["+model.latent_dmi=3"], ["model.latent_dmi", "latent_dim"]),
+        (["modle=conv"], ["modle"]),
+        (["experiment=exp_10"], ["experiment/exp_10", "exp_01_baseline"]),
+        (["model=cnv"], ["model/cnv", "conv"]),
+        (["model.latent_dim=abc"], ["model.latent_dim", "abc", "Integer"]),
+        (["model.latent_dim=3.7"], ["model.latent_dim", "3.7"]),
+        (["model.latent_dim=null"], ["latent_dim"]),
+        (["model.latent_dim=0"], ["model.latent_dim: got 0", ">= 1"]),
+        (["model.channels=[]"], ["model.channels: got []"]),
+        (["loss.beta=-1"], ["loss.beta: got -1", ">= 0"]),
+        (["loss.beta=nan"], ["loss.beta: got nan"]),
+        (["loss.kl_reduction=sum"], ["loss.kl_reduction: got 'sum'", "latents or pixels"]),
+        (["data.image_size=50"], ["data.image_size: got 50", "multiple of 4"]),
+        (["data.image_size=0"], ["data.image_size: got 0"]),
+        (["data.batch_size=1"], ["data.batch_size: got 1"]),
+        (["data.batch_size=1000"], ["data.batch_size: got 1000", "64"]),
+        (["data.preset=portrait"], ["data.preset: got 'portrait'", "core"]),
+        (["optimizer.lr=0"], ["optimizer.lr: got 0", "> 0"]),
+        (["optimizer.lr=-1e-3"], ["optimizer.lr: got -0.001"]),
+        (["trainer.epochs=0"], ["trainer.epochs: got 0"]),
+        (["trainer.precision=fp8"], ["trainer.precision: got 'fp8'", "bf16"]),
+        (["trainer.device=tpu"], ["trainer.device: got 'tpu'", "cuda"]),
+        (["seed=-1"], ["seed: got -1"]),
+        (["objective=val/loss"], ["objective: got 'val/loss'", "beta"]),
+        (["objective=[val/mse,val/fid]"], ["objective: got 'val/fid'", "val/bpd"]),
+        (["wandb.mode=maybe"], ["wandb.mode: got 'maybe'", "offline"]),
+        (["wandb.mode=online"], ["wandb", "login"]),
+        (["data=folder"], ["data.path"]),
+        (["data=folder", "data.path=nowhere"], ["data.path", "nowhere"]),
+        (["data=celeba", "data.path=nowhere"], ["nowhere", "img_align_celeba"]),
+        (["resume=nowhere"], ["resume", "nowhere"]),
+        (["optimizer.lr=${nope}"], ["optimizer.lr: ", "nope"]),
+        (["experiment=null"], ["experiment: got null", "debug"]),
+        (["data.batch_size=" + "9" * 5000], ["data.batch_size=9999", "5000 digits"]),
+        (["=1"], ["=1: got", "KEY=VALUE"]),
+        (["+=optimizer.betas"], ["KEY=VALUE"]),
+        (["wandb.name=${nope}"], ["wandb.name: ", "nope"]),
+        (["optimizer.betas=${seed}"], ["optimizer.betas: ", "int"]),
+    ],
+    ids=lambda value: " ".join(value) if "=" in value[0] else "",
+)
+def test_mistakes_in_the_configuration(overrides, words, tmp_path, monkeypatch, capsys):
+    base = TINY
+    if overrides[0].startswith("data="):  # drawing has keys that the others have not
+        keys = ("experiment", "data.num_images")
+        base = ["wandb.mode=disabled", *(o for o in TINY if not o.startswith(keys))]
+    result = call_train([*base, *overrides], tmp_path, monkeypatch, capsys)
+    assert_refused(result, tmp_path, *words)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    return folder
+
+
+def folder_overrides(pictures):
+    small = [o for o in TINY if not o.startswith(("experiment", "data.num_images"))]
+    return [*small, "data=folder", f"data.path={pictures}", "data.batch_size=4"]
+
+
+def test_an_empty_folder(pictures, tmp_path, monkeypatch, capsys):
+    result = call_train(folder_overrides(pictures), tmp_path, monkeypatch, capsys)
+    assert_refused(result, tmp_path, "data.path", str(pictures), "no image")
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no image", None])
+def test_a_file_that_is_no_image(content, pictures, tmp_path, monkeypatch, capsys):
+    for number in range(40):
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(pictures / f"{number}.png")
+    bad = pictures / "bad.jpg"
+    if content is None:  # cut short in the middle
+        Image.effect_noise((200, 200), 90).save(bad)
+        content = bad.read_bytes()[:2000]
+    bad.write_bytes(content)
+    code, out, err = call_train(folder_overrides(pictures), tmp_path, monkeypatch, capsys)
+    assert code != 0
+    assert str(bad) in err
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "outputs").exists()
+    assert list((tmp_path / "data" / "cache").glob("folder-*")) == []  # nothing taken for a cache
+
+
+def test_as_a_process_too(tmp_path):
+    """The exit code and the silence are the process's own, not the test's doing."""
+    done = run_train([*TINY, "loss.beta=-1"], tmp_path)
+    assert_refused((done.returncode, done.stdout, done.stderr), tmp_path, "loss.beta: got -1")
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path, monkeypatch, capsys):
+    arguments = [*TINY, "hydra.run.dir=mine"]
+    assert call_train(arguments, tmp_path, monkeypatch, capsys)[0] == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "mine").rglob("*.pt")}
+    assert before
+    code, _, err = call_train(arguments, tmp_path, monkeypatch, capsys)
+    assert code != 0
+    assert "holds a run already" in err
+    assert all(p.read_bytes() == content for p, content in before.items())
+
+
+def test_in_a_sweep_one_bad_value_costs_one_run(tmp_path, monkeypatch, capsys):
+    arguments = ["-m", *TINY, "loss.beta=-1,0.1", "sweep.name=s"]
+    code, out, err = call_train(arguments, tmp_path, monkeypatch, capsys)
+    assert code != 0
+    assert "loss.beta: got -1" in err
+    assert "Traceback" not in out + err
+    sweep = tmp_path / "multirun" / "s"
+    statuses = {p.parent.name: read_summary(p.parent) for p in sweep.glob("*/summary.json")}
+    assert statuses["loss.beta=0.1"]["status"] == "finished"
+    assert statuses["loss.beta=-1"]["status"] == "failed"
+    assert "loss.beta: got -1" in statuses["loss.beta=-1"]["error"]
+    assert sorted(p.name for p in (sweep / "loss.beta=-1").iterdir()) == [
+        ".hydra", "summary.json", "train.log",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sweep=beta"], ["sweep=beta is many runs: python train.py -m sweep=beta"]),
+        (["-m", "sweep=bta"], ["sweep/bta", "beta", "optuna"]),
+        (["-m", "sweep=optuna", "objective=val/loss"], ["objective: got 'val/loss'", "beta"]),
+        (["-m", "loss.beta=0.1,0.2", "objective=val/fid"], ["objective: got 'val/fid'"]),
+        (["-m", "sweep=optuna", "sweep.storage=sqlite:////nowhere/x.db"], ["sweep.storage"]),
+        (["-m", "sweep=optuna", "sweep.storage=nosql://x"], ["sweep.storage", "nosql"]),
+        (["-m", "sweep=optuna", "sweep.pruner=mean"], ["sweep.pruner: got 'mean'", "median"]),
+        (["-m", "sweep=optuna", "sweep.name=a/b"], ["sweep.name: got 'a/b'"]),
+        (
+            ["-m", "sweep=optuna", "loss.beta=0.1", "model.latent_dim=4"],
+            ["hydra.sweeper.params: nothing to search"],
+        ),
+        (["-m", "sweep=optuna", "hydra.sweeper.n_trils=3"], ["n_trils"]),
+    ],
+    ids=lambda value: " ".join(value) if "=" in value[0] or "-m" in value else "",
+)
+def test_mistakes_in_a_sweep(arguments, words, tmp_path, monkeypatch, capsys):
+    result = call_train([*arguments, *TINY], tmp_path, monkeypatch, capsys)
+    assert_refused(result, tmp_path, *words)

@@ -1,0 +1,166 @@
+"""What the tests of CelebA share: opening a stand-in, and what is known to be in it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.celeba_stand_in import (
+    ATTRIBUTES,
+    attribute_values,
+    identities,
+    landmarks,
+    split_sizes,
+)
+from tests.support.celeba_stand_in import names as all_names
+from tests.support.data_sets import CELEBA_IMAGES
+from vae.cli.main import main
+from vae.data import CelebAConfig, Packed, open_or_pack
+from vae.data.celeba import CelebASource
+from vae.utils.errors import UserError
+
+IMAGES = "img_align_celeba"
+ZIP = f"{IMAGES}.zip"
+PARTITION, ATTRIBUTE_LIST = "list_eval_partition.txt", "list_attr_celeba.txt"
+SPLITS = ("train", "val", "test")
+SIZES = dict(zip(SPLITS, split_sizes(CELEBA_IMAGES), strict=True))
+ENDS = dict(zip(SPLITS, np.cumsum(list(SIZES.values())).tolist(), strict=True))
+
+
+def rows(split: str, count: int | None = None) -> slice:
+    """Where the (first) images of a split are among all of them."""
+    start = ENDS[split] - SIZES[split]
+    return slice(start, ENDS[split] if count is None else start + count)
+
+
+def names(split: str) -> list[str]:
+    return all_names(CELEBA_IMAGES)[rows(split)]
+
+
+@cache
+def known() -> dict[str, np.ndarray]:
+    """The stand-in's own arrays: what the labels of all images are, in their order."""
+    return {
+        "attributes": attribute_values(CELEBA_IMAGES).astype(np.int8),
+        "identities": identities(CELEBA_IMAGES)[:, None].astype(np.int32),
+        "landmarks": landmarks(CELEBA_IMAGES).astype(np.int16),
+    }
+
+
+def config(path: Path | None, **settings: Any) -> CelebAConfig:
+    """`data=celeba` at a path, 16 pixels; caches go beside the path."""
+    usual: dict[str, Any] = {
+        "image_size": 16,
+        "batch_size": 2,
+        "num_images": None,
+        "flip": True,
+        "crop": 148,
+    }
+    usual |= {"num_workers": 1, "path": path and str(path), "root": path and str(path.parent)}
+    return CelebAConfig(name="celeba", **(usual | settings))
+
+
+def source(path: Path | None, **settings: Any) -> CelebASource:
+    return CelebASource(config(path, **settings))
+
+
+def pack(path: Path, **settings: Any) -> Packed:
+    """What a run does with its data."""
+    return open_or_pack(source(path, **settings), config(path, **settings))
+
+
+def refusal(path: Path, **settings: Any) -> str:
+    """What is said instead of packing; and there is no cache then."""
+    with pytest.raises(UserError) as caught:
+        pack(path, **settings)
+    root = Path(settings.get("root", path.parent))
+    assert not list(root.glob("cache/celeba-*"))
+    return str(caught.value)
+
+
+def vae_pack(capsys: Any, path: Path, *more: str) -> tuple[int, dict[str, Any], str]:
+    """`vae pack celeba data.path=... --json`: exit code, what it prints, stderr."""
+    settings = [f"data.path={path}", f"data.root={path.parent}", "data.image_size=16"]
+    code = main(["pack", "celeba", *settings, "data.num_workers=1", "--json", *more])
+    out, err = capsys.readouterr()
+    return code, json.loads(out or "{}"), err
+
+
+def all_pixels(faces: CelebASource) -> np.ndarray:
+    return np.concatenate([faces.read(split, 0, size) for split, size in faces.sizes().items()])
+
+
+def by_pil(content: bytes, crop: int | None = 148, size: int = 16) -> np.ndarray:
+    """The pixels as Pillow alone has them."""
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    side = min(crop or 178, 178, 218)
+    left, top = (178 - side) // 2, (218 - side) // 2
+    box = image.crop((left, top, left + side, top + side))
+    return np.asarray(box.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_bytes().decode()
+    assert old in text
+    file.write_bytes(text.replace(old, new).encode())
+
+
+def edit_lines(file: Path, change: Callable[[list[str]], Sequence[str]]) -> None:
+    file.write_text("\n".join(change(file.read_text().splitlines())) + "\n")
+
+
+def rewrite_zip(
+    archive: Path, change: Callable[[str, bytes], bytes | None], method: int = ZIP_DEFLATED
+) -> None:
+    """Pack an archive again with other members: `change(name, content)`; None leaves one out."""
+    with ZipFile(archive) as old:
+        members = {info.filename: old.read(info) for info in old.infolist()}
+    with ZipFile(archive, "w") as new:
+        for name, content in members.items():
+            if (changed := change(name, content)) is not None:
+                new.writestr(ZipInfo(name), changed, method)
+
+
+SHARDS = {  # in row groups of 7: two shards for training, of two and three groups
+    "train-00000-of-00002": range(9),
+    "train-00001-of-00002": range(9, 24),
+    "validation-00000-of-00001": range(24, 27),
+    "test-00000-of-00001": range(27, 30),
+}
+
+
+def write_shard(
+    file: Path,
+    numbers: Sequence[int],
+    jpegs: Sequence[bytes | None],
+    value_of: Callable[[np.ndarray], Any] = lambda values: values.astype(bool),
+    group: int = 7,
+) -> Path:
+    """A parquet file of some of CelebA's images, in row groups of 7 rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    values = known()["attributes"][list(numbers)]
+    image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    cells = [{"bytes": jpegs[number], "path": None} for number in numbers]
+    columns = {"image": pa.array(cells, image)}
+    columns["celeb_id"] = pa.array(known()["identities"][list(numbers), 0].astype(np.int64))
+    flags = zip(ATTRIBUTES, value_of(values).T, strict=True)
+    columns |= {name: pa.array(flag) for name, flag in flags}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), file, row_group_size=group)
+    return file
+
+
+def read_jpegs(official: Path) -> list[bytes]:
+    """The stand-in's image files, in order."""
+    return [(official / IMAGES / name).read_bytes() for name in all_names(CELEBA_IMAGES)]

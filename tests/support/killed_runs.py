@@ -1,0 +1,184 @@
+"""A run in a process of its own that is killed, for tests of what is left of it."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.train_command import TINY
+from vae.runs.checkpoint import load_checkpoint
+from vae.runs.compose import compose
+from vae.sweeps import subprocess_runner as apart
+from vae.utils.signals import InterruptedRun
+
+# A pytest has one fork server, started by the first test that needs it. Whichever it is, the
+# processes of vae.sweeps.subprocess_runner and these find the same modules there. (None of
+# tests: in another folder than this one, a package of that name is somebody else's.)
+apart.PRELOADED = ("torch._dynamo", *apart.PRELOADED)
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(list(apart.PRELOADED))
+RUN = [
+    *TINY,
+    "optimizer.schedule=constant",
+    "trainer.epochs=4",  # of 4 steps
+    "trainer.log_every=3",
+    "trainer.checkpoint_every=2",
+    "trainer.figures_every=2",
+    "trainer.ema=0.9",
+    "loss/schedule=cyclical",
+    "loss/regularizer=tc",
+]
+
+
+def train(folder, overrides=(), before=None):
+    """Train RUN in `folder`, or go on with it; `before` is called first, in the same process."""
+    from vae.runs.launch import prepare
+
+    # vae.sweeps.subprocess_runner starts the fork server with signals blocked, if it is the first.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    torch.set_num_threads(1)
+    os.environ["TQDM_DISABLE"] = "1"
+    os.chdir(folder.parent)
+    config = compose([*RUN, *overrides])
+    if before is not None:
+        before()
+    try:
+        prepare(config, asdict(config), folder, go_on=(folder / "checkpoints").exists()).train()
+    except InterruptedRun as interruption:
+        sys.exit(interruption.exit_code)
+
+
+def start(folder, *arguments):
+    process = CONTEXT.Process(target=train, args=(folder, *arguments))
+    process.start()
+    return process
+
+
+def finish(folder, *arguments, seconds=60):
+    """Its exit code."""
+    process = start(folder, *arguments)
+    process.join(seconds)
+    assert process.exitcode is not None, "it hangs"
+    return process.exitcode
+
+
+def kill_after(process, seconds):
+    """SIGKILL after so long, unless it has ended before; whether it was killed."""
+    process.join(seconds)
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """The folder of RUN, never killed, and how many seconds it takes, its start included."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert finish(folder) == 0  # packs the images, and starts the server of processes
+    again = folder.with_name("again")
+    began = time.monotonic()
+    assert finish(again) == 0
+    seconds = time.monotonic() - began
+    assert identical(state_of(folder), state_of(again))
+    return folder, seconds
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    """Of another run on the same packed images."""
+    (tmp_path / "data").symlink_to(whole[0].parent / "data")
+    return tmp_path / "run"
+
+
+def ends_as(folder, whole):
+    """Go on with a run, and see that it ends as the one that was never killed."""
+    assert finish(folder) == 0
+    assert identical(state_of(folder), state_of(whole))
+    assert rows_of(folder) == rows_of(whole)
+    assert not list(folder.rglob("*.tmp"))
+
+
+class DeathAt:
+    """Makes a process kill itself at its n-th event: something is about to be, or was, written.
+
+    Args:
+        number: of the event; None: only count them, in the file `counted`.
+    """
+
+    def __init__(self, number, counted=None):
+        self.number, self.counted, self.seen = number, counted, 0
+
+    def __call__(self):
+        import vae.runs.run
+        import vae.runs.trainer_setup
+
+        for place, name in (
+            (os, "replace"),
+            (os, "link"),
+            (os, "fsync"),
+            (vae.runs.trainer_setup, "evaluate"),
+            (vae.runs.run, "draw_figures"),
+        ):
+            setattr(place, name, self._deadly(getattr(place, name)))
+        Path.write_bytes = self._half_written(Path.write_bytes)
+
+    def _event(self):
+        self.seen += 1
+        if self.counted:
+            self.counted.write_text(str(self.seen))
+        if self.seen == self.number:
+            os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(60)
+
+    def _deadly(self, function):
+        def call(*args, **kwargs):
+            self._event()
+            result = function(*args, **kwargs)
+            self._event()
+            return result
+
+        return call
+
+    def _half_written(self, write):
+        def call(path, content):
+            with open(path, "wb") as file:
+                file.write(content[: len(content) // 2])
+            self._event()
+            return write(path, content)
+
+        return call
+
+
+def state_of(folder):
+    """What a run's checkpoint holds, but for times and names."""
+    state = load_checkpoint(folder / "checkpoints" / "last.pt")
+    apart = ("seconds", "run_id", "config")
+    return {key: value for key, value in state.items() if key not in apart}
+
+
+def rows_of(folder):
+    """Its metrics, but for the times."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {key: value for key, value in json.loads(line).items() if not key.startswith("perf/")}
+        for line in lines
+    ]
+
+
+def identical(a, b):
+    """Bit by bit, also in dicts and lists."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b) and a.dtype == b.dtype
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(identical(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(identical, a, b))
+    return a == b

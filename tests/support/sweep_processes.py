@@ -1,0 +1,91 @@
+"""Sweeps as processes of their own: started, waited for, killed, started again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.support.train_command import ROOT, TINY
+
+# A run that lasts some seconds, next to those of TINY: something to kill in the middle of.
+STEPS = 400
+LONG = ["trainer.epochs=null", f"trainer.max_steps={STEPS}", "trainer.figures_every=1000"]
+FROM_STUDY = ["sweep=optuna", "model.latent_dim=4"]
+
+
+def start(arguments, cwd, **environment):
+    """`python train.py -m ARGUMENTS` on tiny runs, in the background."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "-m", *TINY, *arguments],
+        cwd=cwd, env={**os.environ, **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(process, timeout=300):
+    """(exit code, what it printed)."""
+    out, _ = process.communicate(timeout=timeout)
+    return process.returncode, out
+
+
+def sweep(arguments, cwd, **environment):
+    """The same, to its end."""
+    return finish(start(arguments, cwd, **environment))
+
+
+def wait_until(condition, timeout=120):
+    """What `condition()` is in the end, as soon as it is something."""
+    deadline = time.monotonic() + timeout
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
+    return found
+
+
+def kill(process):
+    """SIGKILL, as the system's own; waits until it is gone."""
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+
+
+def summaries(folder):
+    """What each run of a sweep left, by the run's name."""
+    files = sorted(folder.glob("*/summary.json"))
+    return {file.parent.name: json.loads(file.read_text()) for file in files}
+
+
+def rows(folder):
+    """The rows of a run's metrics.jsonl, so far."""
+    file = folder / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def is_training(folder):
+    """Whether the run in `folder` has a checkpoint and is not done."""
+    validated = [row for row in rows(folder) if "val/bpd" in row]
+    return len(validated) >= 2 and not (folder / "summary.json").exists()
+
+
+def is_gone(pid):
+    """Whether a process has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"  # ended, and nobody has asked how
+
+
+def process_of(folder):
+    """The id of the process that trains the run in this folder, by the lock that it holds."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            opened = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        except OSError:
+            continue
+        if str(folder / ".lock") in opened:
+            return int(pid)
+    return None

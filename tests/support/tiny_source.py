@@ -1,0 +1,194 @@
+"""A small source of images to pack, and what there is to ask of its packing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tqdm import tqdm
+
+from vae.data.base import SPLITS, FilesConfig, ImageError, Labels
+from vae.data.cache import open_or_pack
+
+SIZES = {"train": 200, "val": 70, "test": 30}
+JOBS = [("train", 0), ("train", 64), ("train", 128), ("train", 192)]
+JOBS += [("val", 0), ("val", 64), ("test", 0)]
+KINDS = {"attributes": np.int8, "factors": np.float32, "identities": np.int32}
+KINDS |= {"landmarks": np.int16}
+BAD = [("train", 0), ("train", 70), ("train", 71), ("val", 69), ("test", 3)]
+
+
+class Tiny:
+    """A source of noise that notes each call to `read` in a file; labels are row numbers."""
+
+    name = "tiny"
+
+    def __init__(
+        self,
+        calls: Path,
+        size: int = 8,
+        fails: str = "",  # what goes wrong at val's first image
+        seconds: float = 0.0,  # that each call takes
+        bad: Iterable[tuple[str, int]] = (),  # images that cannot be read
+        kinds: Iterable[str] = ("attributes", "identities"),
+        says: str = "",  # of the bad images, in place of what is said below
+        gate: Path | None = None,  # all jobs but the first wait until this file is there
+    ) -> None:
+        self.calls, self.size, self.fails, self.seconds = calls, size, fails, seconds
+        self.bad, self.kinds, self.says, self.gate = list(bad), list(kinds), says, gate
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"size": self.size}
+
+    def sizes(self) -> dict[str, int]:
+        return SIZES
+
+    def read(self, split: str, start: int, stop: int) -> np.ndarray:
+        with open(self.calls, "a") as file:
+            file.write(f"{split} {start} {os.getpid()}\n")
+        time.sleep(self.seconds)
+        if self.gate and (split, start) != JOBS[0]:
+            wait_until(self.gate.exists)
+        if self.fails == "disk" and split == "val":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if self.fails == "killed" and split == "val":
+            os._exit(9)
+        if self.fails == "interrupt" and split == "val":
+            raise KeyboardInterrupt
+        for number in range(start, stop):
+            if (split, number) in self.bad:
+                raise ImageError(self.says or f"{split}-{number}.jpg: truncated.")
+        noise = np.random.default_rng(SPLITS.index(split))
+        return noise.integers(0, 256, (SIZES[split], self.size, self.size, 3), np.uint8)[start:stop]
+
+    def check(self) -> None:
+        pass
+
+    def labels(self, split: str) -> dict[str, Labels]:
+        rows = np.repeat(np.arange(SIZES[split], dtype=np.uint8)[:, None], 2, axis=1)
+        return {
+            kind: Labels((f"{kind} a", f"{kind} b"), rows.astype(KINDS[kind]))
+            for kind in self.kinds
+        }
+
+
+def config(
+    root: Path, size: int = 8, num_workers: int | None = 1, skip: bool = False
+) -> FilesConfig:
+    on_corrupt = "skip" if skip else "error"
+    return FilesConfig("tiny", str(root), size, 2, None, False, num_workers, on_corrupt)
+
+
+def caches(root: Path) -> list[Path]:
+    return [path for path in (root / "cache").iterdir() if not path.name.startswith(".")]
+
+
+def partials(root: Path) -> list[Path]:
+    return list((root / "cache").glob(".*.partial"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def asked(calls: Path) -> list[tuple[str, int]]:
+    """Split and first image of each call to `read`."""
+    lines = calls.read_text().splitlines() if calls.exists() else []
+    return [(line.split()[0], int(line.split()[1])) for line in lines]
+
+
+def pids(calls: Path) -> set[int]:
+    lines = calls.read_text().splitlines() if calls.exists() else []
+    return {int(line.split()[2]) for line in lines}
+
+
+def packing_code(root: Path, calls: Path, num_workers: int, skip: bool, **options: Any) -> str:
+    """A program that packs."""
+    return (
+        "import logging, signal\n"
+        "from pathlib import Path, PosixPath\n"  # the second for the options
+        "from tests.support import tiny_source as t\n"
+        "from vae.data import packing_jobs\n"
+        "logging.basicConfig(level='INFO')\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "packing_jobs.POOL_PAYS_FROM = -1\n"
+        f"source = t.Tiny(Path({str(calls)!r}), **{options!r})\n"
+        f"size, workers, skip = source.size, {num_workers}, {skip}\n"
+        f"t.open_or_pack(source, t.config(Path({str(root)!r}), size, workers, skip))\n"
+    )
+
+
+ROOT = Path(__file__).parents[2]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def start_packing(
+    root: Path,
+    calls: Path,
+    num_workers: int,
+    log: Path = Path(os.devnull),
+    skip: bool = False,
+    **options: Any,
+) -> subprocess.Popen[bytes]:
+    """Another process that packs; what it says goes into a file."""
+    code = packing_code(root, calls, num_workers, skip, **options)
+    with open(log, "wb") as said:
+        return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=ENV, stderr=said)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.02)
+
+
+def read_all(source: Any) -> dict[str, np.ndarray]:
+    return {split: source.read(split, 0, count) for split, count in source.sizes().items()}
+
+
+def whole(tmp_path: Path, **options: Any) -> dict[str, bytes]:
+    """What a packing that nothing happened to makes."""
+    settings = config(tmp_path / "whole", skip=bool(options))
+    return contents(open_or_pack(Tiny(tmp_path / "whole_calls", **options), settings).folder)
+
+
+def noted(partial: Path) -> list[tuple[str, int]]:
+    """The jobs in a journal."""
+    lines = (partial / "journal.jsonl").read_text().splitlines()
+    return [(line[0], line[1]) for line in map(json.loads, filter(None, lines))]
+
+
+def cut(root: Path, size: int = 8) -> Path:
+    """A packing that was cut when train was done and nothing else."""
+    with pytest.raises(KeyboardInterrupt):
+        open_or_pack(Tiny(root / "cut", size, fails="interrupt"), config(root, size))
+    assert caches(root) == []
+    (partial,) = partials(root)
+    return partial
+
+
+def in_a_fork(do: Callable[[], object]) -> int:
+    """The id of a process, a copy of this one, that does something."""
+    if not (pid := os.fork()):
+        # tqdm's own lock is one for all forks: killed while holding it, we would stop them all.
+        tqdm.set_lock(threading.RLock())
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        failed = 1
+        try:
+            do()
+            failed = 0
+        finally:
+            os._exit(failed)
+    return pid

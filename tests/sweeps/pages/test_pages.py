@@ -1,0 +1,148 @@
+"""`vae report` on real runs, tiny ones, and on the pages that are shipped."""
+
+import csv
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from tests.support.fake_sweeps import make_run, make_sweep
+from tests.support.train_command import ROOT, TINY, call_train
+from vae.cli.main import main
+from vae.sweeps.pages import fill, measured, prose, results_of
+from vae.sweeps.pages.tables import read_results
+
+SHIPPED = [*sorted((ROOT / "docs" / "experiments").glob("exp_*.md")), ROOT / "README.md"]
+PAGE = """# A page
+
+<!-- set up -->
+<!-- end -->
+
+What is written by hand stays.
+
+<!-- table loss.beta | beta_elbo val/rate val/psnr -->
+old
+<!-- end -->
+
+<!-- pictures comparison curves:loss.beta:val/rate,val/psnr -->
+<!-- end -->
+"""
+
+
+@pytest.fixture
+def page(tmp_path):
+    path = tmp_path / "docs" / "page.md"
+    path.parent.mkdir()
+    path.write_text(PAGE, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    runs = [{"loss.beta": beta, "seed": seed} for beta in (1e-4, 1e-3) for seed in (0, 1)]
+    return make_sweep(tmp_path / "multirun" / "s", runs)
+
+
+def test_a_page_is_filled_from_its_runs(page, sweep, capsys):
+    make_run(sweep, {"loss.beta": 1.0, "seed": 0}, status="failed")
+    assert main(["report", str(page), str(sweep)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "What is written by hand stays." in text
+    assert "old" not in text
+    assert "4 runs, 16 minutes of training in all" in text  # not the one that failed
+    ended = [json.loads((run / "summary.json").read_text()) for run in sweep.glob("*=0.001*")]
+    rates = [summary["final"]["val/rate"] for summary in ended]
+    assert f"{sum(rates) / 2:.1f} ±" in text
+    for name in ("comparison", "curves_loss.beta"):
+        assert f"(figures/page/{name}.png)" in text
+        assert Image.open(page.parent / "figures" / "page" / f"{name}.png").width > 300
+    with open(page.parent / "results" / "page.csv", newline="") as file:
+        kept = list(csv.DictReader(file))
+    assert len(kept) == 4
+    assert "folder" not in kept[0]  # nothing of this machine
+    assert str(sweep) not in results_of(page).read_text()
+
+
+def test_the_same_page_again_from_the_kept_results_alone(page, sweep, tmp_path):
+    assert main(["report", str(page), str(sweep)]) == 0
+    made = page.read_text(encoding="utf-8")
+    page.write_text(re.sub(r"\d\.\d", "9.9", made), encoding="utf-8")
+    sweep.rename(tmp_path / "gone")
+    assert main(["report", str(page)]) == 0
+    assert page.read_text(encoding="utf-8") == made
+
+
+def test_what_training_does_not_measure_is_evaluated(page, tmp_path, monkeypatch, capsys):
+    arguments = [*TINY, "data.preset=core", "data.num_images=400", "sweep.name=s", "seed=0,1"]
+    assert call_train(["-m", *arguments], tmp_path, monkeypatch, capsys)[0] == 0
+    monkeypatch.setattr("vae.evaluation.disentanglement.VOTES", 6)
+    page.write_text(
+        "<!-- table seed | val/bpd val/mig -->\n<!-- end -->\n"
+        "<!-- pictures samples traversal:best:val/mig -->\n<!-- end -->\n"
+    )
+    sweep = tmp_path / "multirun" / "s"
+    assert main(["report", str(page), str(sweep)]) == 0
+    for row in read_results(results_of(page)):
+        (run,) = sweep.glob(f"seed={row['seed']}")
+        measured = json.loads((run / "metrics.json").read_text())["metrics"]["val/mig"]["value"]
+        assert float(row["val/mig"]) == pytest.approx(measured, rel=1e-5)
+    stamps = [path.stat().st_mtime_ns for path in sorted(sweep.glob("*/metrics.json"))]
+    assert main(["report", str(page), str(sweep)]) == 0  # and not twice
+    assert [path.stat().st_mtime_ns for path in sorted(sweep.glob("*/metrics.json"))] == stamps
+    figures = {path.name for path in (page.parent / "figures" / "page").iterdir()}
+    assert figures == {"samples.png", "traversal_best.png"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<!-- table loss.beta | val/nothing -->\n<!-- end -->", "val/nothing"),
+        ("<!-- table loss.bteta | val/rate -->\n<!-- end -->", "loss.bteta"),
+        ("<!-- table loss.beta -->\n<!-- end -->", "table loss.beta"),
+        ("<!-- pictures traversal:nicest:val/bpd -->\n<!-- end -->", "traversal:nicest"),
+        ("<!-- table seed | val/rate | other.csv -->\n<!-- end -->", "other.csv"),
+    ],
+)
+def test_a_mistake_in_a_page_is_named(text, said, page, sweep, capsys):
+    page.write_text(text)
+    assert main(["report", str(page), str(sweep)]) == 1
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
+    assert page.read_text() == text
+
+
+@pytest.mark.parametrize("arguments", [["nowhere.md"], ["PAGE", "nowhere"], ["PAGE"]])
+def test_what_is_not_there(arguments, page, capsys):
+    assert main(["report", *(a.replace("PAGE", str(page)) for a in arguments)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert "multirun/" in err or "page" in err
+
+
+@pytest.mark.parametrize("page", SHIPPED, ids=lambda p: p.stem)
+def test_shipped_pages_are_as_their_results_have_it(page):
+    assert fill(page) == page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", SHIPPED[:-1], ids=lambda p: p.stem)
+def test_figures_in_the_prose_are_in_the_tables(page):
+    """A number with a point, in a sentence, is one of the page's tables."""
+    made = set(re.findall(r"\d+\.\d+", measured(page)))
+    said = set(re.findall(r"(?<![\d.])\d+\.\d+", prose(page)))
+    assert said - made == set()
+
+
+def test_each_figure_is_of_one_part_of_an_evaluation(finished):
+    """What a page asks for decides what is measured: every part's figures, and no others."""
+    from vae.evaluation import PARTS
+    from vae.evaluation.evaluate import evaluate_model
+    from vae.runs.load import load_run
+    from vae.sweeps.pages.tables import parts_of
+
+    for part in PARTS:
+        report, _ = evaluate_model(load_run(finished, overrides=[f"metrics.parts=[{part}]"]))
+        alone, _ = evaluate_model(load_run(finished, overrides=["metrics.parts=[]"]))
+        assert parts_of(report.figures) == [part] or report.notes
+        assert parts_of(alone.figures) == []

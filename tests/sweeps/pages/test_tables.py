@@ -1,0 +1,99 @@
+"""Tables of results, against means, deviations and fronts worked out in another way."""
+
+import re
+
+import numpy as np
+import pytest
+
+from vae.sweeps.pages.tables import best, best_row, front, set_up, table
+from vae.utils.errors import UserError
+
+
+def row(**values):
+    """A row as CSV has it: `val_bpd=6.1` is the figure val/bpd."""
+    named = {key.replace("val_", "val/").replace("__", "."): value for key, value in values.items()}
+    return {key: str(value) for key, value in named.items()}
+
+
+def cells(markdown):
+    """The lines of a Markdown table, each a list of texts; without the line below the heads."""
+    split = [line.strip("|").split("|") for line in markdown.splitlines()]
+    lines = [[cell.strip() for cell in line] for line in split]
+    assert set(lines[1]) == {"---"}
+    assert len({len(line) for line in lines}) == 1
+    return [lines[0], *lines[2:]]
+
+
+def test_means_and_deviations_over_seeds():
+    rng = np.random.default_rng(0)
+    rates = {beta: rng.uniform(50, 500, 3) for beta in ("1e-05", "0.001", "0.1")}
+    rows = [
+        row(loss__beta=beta, seed=seed, val_rate=rate)
+        for beta, values in rates.items()
+        for seed, rate in enumerate(values)
+    ]
+    heads, *lines = cells(table(rows, ["loss.beta"], ["val/rate"]))
+    assert heads == ["`loss.beta`", "`val/rate`"]
+    assert [line[0] for line in lines] == ["1e-05", "1e-03", "0.1"]  # by size, not by text
+    for (_, shown), values in zip(lines, rates.values(), strict=True):
+        assert shown == f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+
+
+def test_a_single_run_has_no_deviation():
+    _, line = cells(table([row(seed=0, val_psnr=25.817)], ["seed"], ["val/psnr"]))
+    assert line == ["0", "25.82"]
+
+
+def test_runs_that_agree_have_none_either():
+    rows = [row(model="conv", seed=seed, beta_elbo=0.0096) for seed in (0, 1)]
+    assert cells(table(rows, ["model"], ["beta_elbo"]))[1] == ["conv", "0.0096"]
+
+
+def test_settings_that_are_words_and_combinations():
+    rows = [row(loss=loss, seed=s, val_bpd=b) for loss, s, b in [("mse", 0, 6), ("bce", 0, 5)]]
+    lines = cells(table(rows, ["loss", "seed"], ["val/bpd"]))
+    assert lines[1:] == [["bce", "0", "5.000"], ["mse", "0", "6.000"]]
+
+
+def test_the_front_is_what_no_other_beats():
+    rng = np.random.default_rng(1)
+    points = rng.uniform(0, 1, (40, 2))
+    rows = [row(run=i, val_rate=x, val_mse=y) for i, (x, y) in enumerate(points)]
+    lines = cells(front(rows, ["val/rate", "val/mse"], ["run", "val/rate"]))[1:]
+    on_front = [i for i, p in enumerate(points) if not any((q < p).all() for q in points)]
+    assert {int(line[0]) for line in lines} == set(on_front)
+    assert [float(line[1]) for line in lines] == sorted(float(line[1]) for line in lines)
+
+
+def test_the_best_by_what_is_better():
+    rows = [row(run=name, val_bpd=b, val_mig=m) for name, b, m in [("a", 6, 0.1), ("b", 7, 0.4)]]
+    assert cells(best(rows, "val/bpd", 1, ["run"]))[1:] == [["a"]]
+    assert cells(best(rows, "val/mig", 2, ["run"]))[1:] == [["b"], ["a"]]
+    assert best_row(rows, "val/mig", worst=True)["run"] == "a"
+
+
+def test_a_column_that_is_not_there_is_named():
+    with pytest.raises(UserError, match="val/mgi"):
+        table([row(seed=0)], ["seed"], ["val/mgi"])
+
+
+def test_the_set_up_in_words():
+    common = {
+        "data.name": "synthetic",
+        "data.preset": "rich",
+        "data.num_images": "12000",
+        "data.image_size": "64",
+        "data.batch_size": "32",
+        "optimizer.name": "muon",
+        "step": "600",
+        "precision": "bf16",
+        "machine": "A CPU, 2 threads, torch 2.9",
+    }
+    times = {"1": "90", "0": "150"}
+    rows = [{**common, "seed": seed, "seconds": seconds} for seed, seconds in times.items()]
+    said = set_up(rows)
+    assert (
+        "12,000 drawn faces (`rich`) at 64 px, 600 steps of 32 images by muon, seeds 0, 1." in said
+    )
+    assert "2 runs, 4 minutes of training in all, in bf16 on A CPU" in said
+    assert not re.search(r"\bor\b", said)

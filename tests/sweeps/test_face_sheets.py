@@ -1,0 +1,192 @@
+"""The same faces through the models of a sweep: a real one, tiny, and made-up ones."""
+
+import shutil
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.support.fake_sweeps import make_run
+from tests.support.train_command import TINY, call_train
+from vae.cli.main import main
+from vae.runs.checkpoint import load_checkpoint, save_checkpoint
+from vae.runs.compose import compose
+from vae.runs.load import load_run
+from vae.sweeps.comparison import read_sweep
+from vae.sweeps.face_sheets import FACES, MOST_ROWS, choose, draw_faces
+from vae.sweeps.report import write_report
+
+TILE, MARGIN = 98, 2 + FACES * 98  # pixels: a face with its gap, and all of a row's
+SCALE = 6  # small faces are enlarged
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Where a sweep of three betas was run: multirun/s and the data."""
+    folder = tmp_path_factory.mktemp("home")
+    quiet = SimpleNamespace(readouterr=lambda: SimpleNamespace(out="", err=""))
+    with pytest.MonkeyPatch.context() as patch:
+        arguments = ["-m", *TINY, "loss.beta=100,0.001,1", "optimizer.lr=0.01", "sweep.name=s"]
+        code, *_ = call_train(arguments, folder, patch, quiet)
+    assert code == 0
+    return folder
+
+
+@pytest.fixture
+def sweep(home, tmp_path, monkeypatch):
+    """A copy of the sweep without what a report makes; looked at from somewhere else."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    made = shutil.ignore_patterns("*.png", "*.csv", "report.md")
+    return shutil.copytree(home / "multirun" / "s", tmp_path / "s", ignore=made)
+
+
+def rows_of(picture, count):
+    """The faces of a labelled picture: (rows, columns, y, x, rgb), at their own size."""
+    pixels = np.asarray(Image.open(picture))
+    left = pixels.shape[1] - MARGIN
+    assert pixels.shape[0] == 2 + count * TILE
+    assert left > 50  # for the labels
+    faces = pixels[2:, left + 2 :].reshape(count, TILE, FACES, TILE, 3)[:, :-2:SCALE]
+    return faces[:, :, :, :-2:SCALE].swapaxes(1, 2)
+
+
+def as_bytes(images):
+    return (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def validation_faces(home):
+    (file,) = (home / "data" / "cache").glob("synthetic-*/val.npy")
+    return np.load(file)[:FACES]
+
+
+def test_the_sweep_itself_has_left_them(home):
+    left = {path.name for path in (home / "multirun" / "s").iterdir()}
+    assert {"reconstructions.png", "samples.png", "comparison.png", "report.md"} <= left
+
+
+def test_below_the_originals_is_what_each_model_makes_of_them(home, sweep, tmp_path):
+    write_report(sweep)
+    originals = validation_faces(home)
+    shown = rows_of(sweep / "reconstructions.png", 4)
+    assert np.array_equal(shown[0], originals)
+    faces = torch.from_numpy(originals).permute(0, 3, 1, 2) / 255
+    for row, beta in enumerate(["0.001", "1", "100"], start=1):
+        model = load_run(sweep / f"loss.beta={beta}").model
+        with torch.inference_mode():
+            expected = as_bytes(model.decode(model.encode(faces).mode))
+        assert np.abs(shown[row].astype(int) - expected).max() <= 1
+    assert len({row.tobytes() for row in shown}) == 4  # so the order has been tested, too
+    assert list((tmp_path / "here").iterdir()) == []  # nothing was packed anew
+
+
+def test_all_models_decode_the_same_latents(sweep):
+    write_report(sweep)
+    shown = rows_of(sweep / "samples.png", 3)
+    latents = torch.randn(FACES, 4, generator=torch.Generator().manual_seed(0))
+    for row, beta in enumerate(["0.001", "1", "100"]):
+        model = load_run(sweep / f"loss.beta={beta}").model
+        with torch.inference_mode():
+            expected = as_bytes(model.decode(latents))
+        assert np.abs(shown[row].astype(int) - expected).max() <= 1
+    assert len({row.tobytes() for row in shown}) == 3
+
+
+def test_a_report_again_is_the_same(sweep):
+    first = write_report(sweep)
+    before = {path.name: path.read_bytes() for path in sweep.iterdir() if path.is_file()}
+    assert write_report(sweep) == first
+    after = {path.name: path.read_bytes() for path in sweep.iterdir() if path.is_file()}
+    assert after == before
+
+
+def test_a_model_that_cannot_be_read_is_left_out_and_named(sweep):
+    for name in ("last.pt", "previous.pt"):
+        (sweep / "loss.beta=1" / "checkpoints" / name).write_bytes(b"damaged")
+    (sweep / "loss.beta=100" / "checkpoints" / "last.pt").unlink()
+    write_report(sweep)
+    rows_of(sweep / "reconstructions.png", 2)
+    rows_of(sweep / "samples.png", 1)
+    text = (sweep / "report.md").read_text().replace("\\", "")
+    assert "loss.beta=1 is left out: " in text
+    assert "(reconstructions.png)" in text
+
+
+def change_data(run, overrides):
+    """Have a run's checkpoint say that it was trained on other data."""
+    file = run / "checkpoints" / "last.pt"
+    state = load_checkpoint(file)
+    state["config"]["data"] = asdict(compose([*TINY, "sweep.name=s", *overrides]).data)
+    save_checkpoint(file, state)
+
+
+def test_a_model_of_other_data_is_left_out_and_named(sweep):
+    change_data(sweep / "loss.beta=1", ["data.num_images=90"])
+    change_data(sweep / "loss.beta=100", ["data.num_workers=2", "data.batch_size=3"])  # no matter
+    notes = draw_faces(read_sweep(sweep), sweep)
+    assert notes == ["loss.beta=1 is left out: it has other data than loss.beta=0.001."]
+    rows_of(sweep / "samples.png", 2)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (
+            lambda run: shutil.rmtree(run / "checkpoints"),
+            "No new faces: no run has a checkpoint yet",
+        ),
+        (
+            lambda run: change_data(run, ["data=folder", "data.path=gone"]),
+            "No new faces: data.path: ",
+        ),
+    ],
+)
+def test_what_is_missing_does_not_prevent_the_report(spoil, words, sweep, capsys):
+    for run in sweep.glob("loss*"):
+        spoil(run)
+    assert main(["compare", str(sweep)]) == 0
+    text = (sweep / "report.md").read_text().replace("\\", "")
+    assert words in text
+    assert "(comparison.png)" in text
+    assert "reconstructions.png" not in text
+    assert not (sweep / "reconstructions.png").exists()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def made(tmp_path, count, status="finished"):
+    """A sweep of runs with checkpoints (which nobody opens), seed 0 to count."""
+    for seed in range(count):
+        run = make_run(tmp_path, {"seed": seed}, status=status)
+        (run / "checkpoints").mkdir()
+        (run / "checkpoints" / "last.pt").touch()
+    return read_sweep(tmp_path)
+
+
+def test_of_many_runs_so_many_are_shown_and_the_best_is_among_them(tmp_path):
+    comparison = made(tmp_path, 25)
+    for best in range(25):
+        values = [{"val/bpd": 6.0 + abs(seed - best)} for seed in range(25)]
+        runs = [replace(r, metrics=v) for r, v in zip(comparison.runs, values, strict=True)]
+        chosen, (note,) = choose(replace(comparison, runs=runs))
+        seeds = [run.value("seed") for run in chosen]
+        assert len(seeds) == len(set(seeds)) == MOST_ROWS
+        assert seeds == sorted(seeds)
+        assert {0, best, 24} <= set(seeds)
+        assert max(np.diff(seeds)) <= 5  # from all over
+        assert note.startswith("12 of the 25 runs are shown")
+    for count in (1, 11, 12):
+        few = comparison.runs[:count]
+        assert choose(replace(comparison, runs=few)) == (few, [])
+
+
+def test_only_finished_runs_are_shown_once_there_are_any(tmp_path):
+    comparison = made(tmp_path, 3, status="interrupted")
+    assert len(choose(comparison)[0]) == 3
+    run = make_run(tmp_path, {"seed": 9})
+    assert len(choose(read_sweep(tmp_path))[0]) == 3  # it has no checkpoint
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.pt").touch()
+    assert [run.name for run in choose(read_sweep(tmp_path))[0]] == ["seed=9"]

@@ -1,0 +1,199 @@
+"""A call in a process of its own: what comes back, and who ends when somebody else does."""
+
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.support import subprocess_functions as apart_functions
+from tests.support.subprocess_functions import LOGS
+from tests.support.sweep_processes import is_gone, wait_until
+from tests.support.train_command import ROOT
+from vae.sweeps.subprocess_runner import FailedApartError, call_apart
+from vae.utils.errors import UserError
+
+
+def call(function, *arguments, logs=LOGS):
+    return call_apart(function, *arguments, logs=logs)
+
+
+def test_the_result_comes_from_another_process():
+    assert call(apart_functions.add, [1], [2, 3]) == [1, 2, 3]
+    (one, *_), (two, *_) = (call(apart_functions.surroundings, ()) for _ in range(2))
+    assert len({one, two, os.getpid()}) == 3
+
+
+def test_a_result_may_be_larger_than_a_pipe_holds():
+    assert call(apart_functions.add, b"x" * 2_000_000, b"y") == b"x" * 2_000_000 + b"y"
+
+
+def test_the_callers_folder_and_environment_hold(tmp_path, monkeypatch):
+    """As they are now, not as they were when the first process was started."""
+    call(apart_functions.add, 1, 2)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("APART", "now")
+    monkeypatch.delenv("HOME")
+    _, cwd, values = call(apart_functions.surroundings, ("APART", "HOME"))
+    assert (cwd, values) == (str(tmp_path), ["now", None])
+
+
+def test_a_users_mistake_keeps_its_text():
+    with pytest.raises(UserError, match=r"^loss\.beta: got -1\ntwo lines$") as caught:
+        call(apart_functions.refuse, "loss.beta: got -1\ntwo lines")
+    assert not isinstance(caught.value, FailedApartError)
+
+
+def log_to(file):
+    handler = {"class": "logging.FileHandler", "filename": str(file)}
+    return {**LOGS, "handlers": {"file": handler}, "root": {"handlers": ["file"]}}
+
+
+def test_another_error_is_named_and_its_traceback_is_in_the_log(tmp_path):
+    with pytest.raises(FailedApartError, match=r"^ZeroDivisionError: division by zero$"):
+        call(apart_functions.divide, 1, 0, logs=log_to(tmp_path / "log"))
+    text = (tmp_path / "log").read_text()
+    assert "Traceback (most recent call last)" in text
+    assert "return a / b" in text
+
+
+@pytest.mark.parametrize(("level", "logged"), [("INFO", "dividing\n"), ("WARNING", "")])
+def test_the_callers_level_of_logging_holds(level, logged, tmp_path):
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(level)
+    try:
+        assert call(apart_functions.divide, 1, 2, logs=log_to(tmp_path / "log")) == 0.5
+    finally:
+        root.setLevel(before)
+    assert (tmp_path / "log").read_text() == logged
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "words"),
+    [
+        (signal.raise_signal, signal.SIGKILL, "killed by SIGKILL, perhaps by the system for want "),
+        (signal.raise_signal, signal.SIGSEGV, "killed by SIGSEGV"),
+        (signal.raise_signal, signal.SIGTERM, "killed by SIGTERM"),
+        (os._exit, 3, "its process ended with exit code 3"),
+        (os._exit, 0, "its process ended with exit code 0"),
+        (sys.exit, 4, "its process ended with exit code 4"),
+    ],
+)
+def test_a_process_that_dies_is_an_error_that_says_how(function, argument, words):
+    with pytest.raises(FailedApartError) as caught:
+        call(function, argument)
+    assert str(caught.value).startswith(words)
+    assert call(apart_functions.add, 1, 2) == 3  # the next is not concerned
+
+
+def test_a_run_that_somebody_else_ended_is_a_failed_one():
+    with pytest.raises(FailedApartError, match=r"^ended by SIGTERM$"):
+        call(apart_functions.end_by_sigterm)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+def test_signals_that_are_meant_for_the_caller_do_nothing(number):
+    assert call(apart_functions.send_itself, [number]) == "alive"
+
+
+def state():
+    return (
+        signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)],
+        multiprocessing.active_children(),
+        dict(os.environ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "argument"), [(int, "3"), (apart_functions.refuse, "no"), (os._exit, 3)]
+)
+def test_the_caller_is_as_it_was_before(function, argument):
+    mask = signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR1})
+    try:
+        before = state()
+        with suppress(UserError):
+            call(function, argument)
+        assert state() == before
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def test_a_worker_of_joblib_can_call():
+    from joblib import Parallel, delayed
+    from joblib.externals.loky import get_reusable_executor
+
+    found = Parallel(n_jobs=2)(delayed(apart_functions.add_apart)(n, 1) for n in range(2))
+    get_reusable_executor().shutdown(wait=True)
+    assert [total for *_, total in found] == [1, 2]
+    assert all(len({worker, other, os.getpid()}) == 3 for worker, other, _ in found)
+
+
+def start(function, folder):
+    """A process that calls; (it, the id of the one that it has started).
+
+    The other may be there before the caller is ready to pass SIGTERM on.
+    """
+    caller = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.subprocess_functions", function, str(folder)],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    file = folder / "pid"
+    pid = int(wait_until(lambda: file.exists() and file.read_text()))
+    wait_until(lambda: catches(caller.pid, signal.SIGTERM))
+    return caller, pid
+
+
+def catches(pid, number):
+    """Whether a process has a handler for a signal."""
+    (mask,) = re.findall(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [(signal.SIGTERM, "InterruptedRun\n"), (signal.SIGINT, "KeyboardInterrupt\n")],
+)
+def test_an_interrupt_waits_for_the_other_to_save(number, raised, tmp_path):
+    caller, pid = start("save_when_asked", tmp_path)
+    caller.send_signal(number)
+    out, _ = caller.communicate(timeout=20)
+    assert (tmp_path / "saved").read_text() == "SIGTERM"
+    assert is_gone(pid)
+    assert out == raised
+
+
+def test_a_scheduler_tells_all_processes_of_a_job_at_once(tmp_path):
+    """The caller must not end before the other has saved: with it ends the job."""
+    caller, pid = start("save_when_asked", tmp_path)
+    os.killpg(caller.pid, signal.SIGTERM)
+    caller.wait(timeout=20)
+    assert (tmp_path / "saved").exists()
+    assert is_gone(pid)
+    assert caller.communicate(timeout=20)[0] == "InterruptedRun\n"
+
+
+def test_a_second_interrupt_waits_for_nothing(tmp_path):
+    caller, pid = start("never_end", tmp_path)
+    caller.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        caller.wait(timeout=0.5)
+    assert not is_gone(pid)
+    caller.send_signal(signal.SIGINT)
+    assert caller.communicate(timeout=20)[0] == "KeyboardInterrupt\n"
+    wait_until(lambda: is_gone(pid), timeout=10)
+
+
+def test_a_caller_that_is_killed_takes_the_other_along(tmp_path):
+    caller, pid = start("save_when_asked", tmp_path)
+    caller.kill()
+    caller.communicate(timeout=20)
+    wait_until(lambda: is_gone(pid), timeout=10)
+    assert (tmp_path / "saved").read_text() == "SIGTERM"  # in an orderly way

@@ -1,0 +1,124 @@
+"""Muon against singular values, torch's own Muon and AdamW."""
+
+import numpy as np
+import pytest
+import torch
+
+from vae.training.muon import COEFFICIENTS, ROUNDS, Muon, orthogonalize
+
+
+def muon(*parameters, lr=0.02, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
+    return Muon(parameters, lr, betas, eps, weight_decay)
+
+
+def iterated(values):
+    """What the rounds make of singular values, one number at a time."""
+    a, b, c = COEFFICIENTS
+    for _ in range(ROUNDS):
+        values = a * values + b * values**3 + c * values**5
+    return values
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (3, 40), (40, 3), (1, 7), (256, 30)])
+def test_only_the_singular_values_change(shape):
+    generator = np.random.default_rng(0)
+    left, values, right = np.linalg.svd(generator.normal(size=shape), full_matrices=False)
+    values = values * np.logspace(0, -3, len(values))  # some of them small
+    matrix = left * values @ right
+    expected = left * iterated(values / np.linalg.norm(values)) @ right
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 2e-3)):
+        others = [
+            torch.randn(len(values), 50, dtype=dtype),
+            torch.zeros(len(values), 60, dtype=dtype),
+        ]
+        found, *_, zeros = orthogonalize([torch.tensor(matrix, dtype=dtype), *others])
+        assert not zeros.any()
+        np.testing.assert_allclose(found.double().numpy(), expected, atol=tolerance)
+
+
+def test_singular_values_come_near_one():
+    reached = iterated(np.logspace(np.log10(0.002), 0, 1000))
+    assert reached.min() > 0.68
+    assert reached.max() < 1.21
+    assert iterated(0.0003) < 0.3  # the claim does not hold just anywhere
+
+
+def test_a_gradient_of_zeros_moves_nothing():
+    weight = torch.nn.Parameter(torch.ones(3, 4))
+    weight.grad = torch.zeros(3, 4)
+    muon(weight, weight_decay=0.0).step()
+    assert torch.equal(weight, torch.ones(3, 4))
+
+
+def test_matrices_step_as_with_torchs_muon():
+    torch.manual_seed(0)
+    start = torch.randn(12, 20)
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    mine = muon(ours)
+    reference = torch.optim.Muon(
+        [theirs], 0.02, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw"
+    )
+    for _ in range(6):
+        ours.grad = theirs.grad = torch.randn(12, 20)
+        mine.step()
+        reference.step()
+    moved = (theirs - start).norm()
+    assert (ours - theirs).norm() < 0.02 * moved  # torch's rounds are in bfloat16
+    assert moved > 0.1
+
+
+def test_kernels_step_as_matrices():
+    torch.manual_seed(0)
+    start, gradient = torch.randn(6, 5, 3, 3), torch.randn(6, 5, 3, 3)
+    matrix = torch.nn.Parameter(start.flatten(1))
+    kernel = torch.nn.Parameter(start.to(memory_format=torch.channels_last))
+    matrix.grad = gradient.flatten(1)
+    kernel.grad = gradient.to(memory_format=torch.channels_last)
+    muon(matrix, kernel).step()
+    torch.testing.assert_close(kernel.flatten(1), matrix)
+
+
+def test_vectors_step_as_with_adamw():
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 9)) for _ in range(2))
+    mine = muon(ours, eps=1e-3)
+    reference = torch.optim.AdamW([theirs], 0.02, betas=(0.9, 0.95), eps=1e-3, weight_decay=0.1)
+    for _ in range(6):
+        ours.grad = theirs.grad = torch.randn(9)
+        mine.step()
+        reference.step()
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_step_is_as_long_as_adamws():
+    """The root mean square of a step, so that one learning rate serves both."""
+    torch.manual_seed(0)
+    for shape in ((64, 64), (30, 500), (500, 30)):
+        weight = torch.nn.Parameter(torch.zeros(shape))
+        weight.grad = torch.randn(shape)
+        muon(weight, lr=1.0, weight_decay=0.0).step()
+        assert weight.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.2)
+
+
+def test_it_goes_on_from_its_state():
+    torch.manual_seed(0)
+    gradients = [(torch.randn(4, 6), torch.randn(5)) for _ in range(6)]
+
+    def start():
+        return torch.nn.Parameter(torch.ones(4, 6)), torch.nn.Parameter(torch.ones(5))
+
+    def steps(optimizer, parameters, some):
+        for pair in some:
+            for parameter, gradient in zip(parameters, pair, strict=True):
+                parameter.grad = gradient.clone()
+            optimizer.step()
+
+    whole, cut = start(), start()
+    steps(muon(*whole), whole, gradients)
+    first = muon(*cut)
+    steps(first, cut, gradients[:3])
+    second = muon(*cut)
+    second.load_state_dict(first.state_dict())
+    steps(second, cut, gradients[3:])
+    for a, b in zip(whole, cut, strict=True):
+        assert torch.equal(a, b)

@@ -1,0 +1,129 @@
+"""Losses and gradients that are not finite: the update is skipped; many in a row are the end."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.test_trainer import make
+from vae.training import trainer as training
+from vae.training.optim import OptimizerConfig, build_optimizer
+from vae.training.step_metrics import NotFiniteError, Skipped
+from vae.utils.distributed import World
+from vae.utils.signals import Interrupts
+
+
+def poison(trainer, *steps):
+    """Has a run meet images of NaN at these steps."""
+    update = trainer._update
+    trainer._update = lambda images: update(
+        images * float("nan") if trainer.step in steps else images
+    )
+
+
+def everything(trainer):
+    """The weights, BatchNorm's statistics and the optimiser's state."""
+    optimizer = trainer.optimizer.state_dict()["state"].values()
+    return [*trainer.model.state_dict().values(), *(t for s in optimizer for t in s.values())]
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
+def test_a_skipped_update_leaves_all_as_it_was(name, clip):
+    trainer, _ = make(grad_clip=clip)
+    config = OptimizerConfig(name, 1e-2, [0.9, 0.999], 1e-8, 0.1, "constant")
+    trainer.optimizer = build_optimizer(config, trainer.model.parameters())
+    trainer.model.train()
+    good, other = (images for images, _ in zip(trainer.batches.epoch(0), range(2), strict=False))
+    trainer._update(good)
+    before = copy.deepcopy(everything(trainer))
+    bad = good.clone()
+    bad[3, 1, 2, 5] = float("inf")  # one pixel of one image
+    _, norm = trainer._update(bad)
+    assert not math.isfinite(norm)
+    after = everything(trainer)
+    assert len(after) == len(before) > 20
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    trainer._update(other)
+    assert all(tensor.isfinite().all() for tensor in everything(trainer))
+    assert not torch.equal(everything(trainer)[0], before[0])
+
+
+class Others(World):
+    """Another process, whose loss was infinite."""
+
+    def shares(self, tensor):
+        norm, _ = tensor
+        return [tensor, torch.stack([norm, torch.tensor(math.inf)])]
+
+
+@pytest.mark.parametrize("where", ["loss", "rate", "another process"])
+def test_a_loss_that_is_not_finite_is_enough(where, monkeypatch):
+    """Its gradient may be finite; and all processes are to skip the same updates."""
+    trainer, _ = make()
+    trainer.model.train()
+    images = next(iter(trainer.batches.epoch(0)))
+    trainer._update(images)
+    before = copy.deepcopy(everything(trainer))
+    if where == "another process":
+        trainer.world = Others()
+    else:
+        of = training.loss_terms
+
+        def infinite(*args, **kwargs):
+            terms = of(*args, **kwargs)
+            return terms._replace(**{where: getattr(terms, where) + math.inf})
+
+        monkeypatch.setattr(training, "loss_terms", infinite)
+    _, norm = trainer._update(images)
+    assert math.isfinite(norm)
+    assert all(torch.equal(a, b) for a, b in zip(before, everything(trainer), strict=True))
+
+
+@pytest.mark.parametrize("name", ["adam", "muon"])
+def test_the_first_update_may_be_the_one(name):
+    trainer, _ = make(max_steps=2)
+    config = OptimizerConfig(name, 1e-3, [0.9, 0.999], 1e-8, 0.0, "constant")
+    trainer.optimizer = build_optimizer(config, trainer.model.parameters())
+    poison(trainer, 0)
+    trainer.fit(Interrupts())
+    assert all(tensor.isfinite().all() for tensor in everything(trainer))
+
+
+def test_they_are_counted_and_left_out_of_the_averages():
+    trainer, ones = make(log_every=1)
+    poison(trainer, 1, 4)
+    trainer.fit(Interrupts())
+    assert [row["train/skipped"] for row in ones] == [0, 1, 1, 1, 2, 2]
+    assert ["train/loss" in row for row in ones] == [True, False, True, True, False, True]
+    trainer, rows = make(log_every=3)
+    poison(trainer, 1, 4)
+    trainer.fit(Interrupts())
+    for row, singles in zip(rows, (ones[:3], ones[3:]), strict=True):
+        losses = [single["train/loss"] for single in singles if "train/loss" in single]
+        assert row["train/loss"] == pytest.approx(np.mean(losses))
+    assert all(math.isfinite(value) for row in ones + rows for value in row.values())
+
+
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_many_in_a_row_end_the_run_and_say_where(log_every):
+    trainer, rows = make(log_every=log_every, epochs=4, max_skipped=3)
+    poison(trainer, 1, 2, 4, 5, 6)  # across the end of an epoch, and of an interval
+    message = r"step 4 \(epoch 1, batch 1\): loss = nan, .*, and so 3 times in a row"
+    with pytest.raises(NotFiniteError, match=message):
+        trainer.fit(Interrupts())
+    assert [row["train/skipped"] for row in rows][:2] == ([0, 1] if log_every == 1 else [2, 2])
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+
+
+def test_what_was_counted_before_a_checkpoint_counts():
+    values = np.full((4, 4), np.nan)
+    values[1:3] = 1
+    skipped = Skipped(3, total=7, in_a_row=1)
+    assert skipped.count(values, 10, 5).tolist() == [False, True, True, False]
+    again = Skipped(3, **skipped.state())
+    with pytest.raises(NotFiniteError, match=r"step 13 \(epoch 2, batch 3\)"):
+        again.count(np.full((2, 5), np.inf), 14, 5)
+    assert again.total == 11

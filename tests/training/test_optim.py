@@ -1,0 +1,108 @@
+"""Optimisers against torch's own, step by step."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vae.training.optim import KINDS, OptimizerConfig, build_optimizer, learning_rate
+from vae.utils.errors import UserError
+
+
+def config(name="adam", **changes):
+    settings = {
+        "lr": 0.01,
+        "betas": [0.8, 0.95],
+        "eps": 1e-6,
+        "weight_decay": 0.1,
+        "schedule": "constant",
+        **changes,
+    }
+    return OptimizerConfig(name=name, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
+def test_steps_are_torchs(name, kind):
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Linear(4, 3) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    mine = build_optimizer(config(name), ours.parameters())
+    reference = kind(theirs.parameters(), lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
+    for _ in range(5):
+        x = torch.randn(8, 4)
+        for model, optimizer in ((ours, mine), (theirs, reference)):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert mine.state_dict().keys() == reference.state_dict().keys()
+    reference.load_state_dict(mine.state_dict())  # the same format
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_compiler_stays_out(name):
+    """Start-up: neither making an optimiser nor a step may import two seconds of compiler."""
+    script = f"""
+import sys, torch
+from vae.training.optim import OptimizerConfig, build_optimizer
+p = torch.nn.Parameter(torch.ones(3))
+o = build_optimizer(OptimizerConfig({name!r}, 1e-3, [0.9, 0.999], 1e-8, 0.0, "constant"), [p])
+o.zero_grad(); p.sum().backward(); o.step(); o.load_state_dict(o.state_dict())
+assert p[0] < 1
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("lr", 0),
+        ("lr", -1e-3),
+        ("lr", float("nan")),
+        ("betas", [0.9]),
+        ("betas", [0.9, 1.0]),
+        ("eps", 0),
+        ("weight_decay", -1),
+        ("schedule", "linear"),
+    ],
+)
+def test_ranges(key, value):
+    with pytest.raises(UserError, match=rf"optimizer\.{key}: got"):
+        config(**{key: value})
+
+
+def test_unknown_names():
+    with pytest.raises(UserError, match=r"optimizer\.name: got 'sgd'"):
+        config("sgd")
+
+
+def test_schedules_against_torchs():
+    """Cosine is CosineAnnealingLR down to 0 over the run."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    sgd = torch.optim.SGD([parameter], lr=0.01)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=20)
+    for step in range(20):
+        expected = reference.get_last_lr()[0]
+        assert learning_rate(config(schedule="cosine"), step, 20) == pytest.approx(expected)
+        assert learning_rate(config(schedule="constant"), step, 20) == 0.01
+        sgd.step()
+        reference.step()
+
+
+def test_warm_up():
+    """lr/n, 2 lr/n, ..., then as without it, the cosine over what is left."""
+    constant = OptimizerConfig("adam", 1.0, [0.9, 0.999], 1e-8, 0.0, "constant", warmup_steps=4)
+    rates = [learning_rate(constant, step, 10) for step in range(6)]
+    assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    cosine = replace(constant, schedule="cosine")
+    after = [learning_rate(cosine, step, 10) for step in range(4, 10)]
+    short = replace(cosine, warmup_steps=0)
+    assert after == [learning_rate(short, step, 6) for step in range(6)]
+    longer = replace(cosine, warmup_steps=50)  # than the run
+    assert learning_rate(longer, 9, 10) == 0.2

@@ -1,0 +1,517 @@
+"""The training loop: what a step does, where it stops, what it reports."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from tests.support.train_command import ROOT, TINY, call_train
+from vae.data.loader import TrainingBatches
+from vae.losses import LossConfig, loss_terms
+from vae.models import ConvConfig, build_model
+from vae.runs.compose import compose
+from vae.runs.trainer_setup import build_trainer
+from vae.training import TrainerConfig
+from vae.training.optim import OptimizerConfig, build_optimizer
+from vae.training.trainer import Trainer, step_noise
+from vae.utils.devices import autocast, computes_in_bf16, cpu_threads, pick_device
+from vae.utils.distributed import ALONE
+from vae.utils.errors import UserError
+from vae.utils.signals import InterruptedRun, Interrupts
+
+CPU = torch.device("cpu")
+LOSS = LossConfig(name="bce", beta=1e-2, kl_reduction="latents")
+
+
+def trainer_config(**changes):
+    settings = {
+        "epochs": 2,
+        "max_steps": None,
+        "precision": "fp32",
+        "compile": False,
+        "device": "cpu",
+        "num_threads": None,
+        "grad_clip": None,
+        "log_every": 2,
+        "figures_every": 1,
+    }
+    return TrainerConfig(**{**settings, **changes})
+
+
+def make(
+    lr=1e-3,
+    seed=0,
+    step=0,
+    on_epoch=lambda trainer: None,
+    on_save=None,
+    precision="fp32",
+    schedule=None,
+    **changes,
+):
+    torch.manual_seed(0)
+    model = build_model(ConvConfig(name="conv", latent_dim=4, channels=[4, 8]), 16)
+    optimizer = build_optimizer(
+        OptimizerConfig("adam", lr, [0.9, 0.999], 1e-8, 0.0, "constant"), model.parameters()
+    )
+    images = np.random.default_rng(0).integers(0, 256, (26, 16, 16, 3), dtype=np.uint8)
+    rows = []
+    trainer = Trainer(
+        model,
+        optimizer,
+        TrainingBatches(images, 8, seed, True, CPU),
+        LOSS,
+        trainer_config(**changes),
+        learning_rate=schedule or (lambda step, total: lr),
+        seed=seed,
+        autocast=autocast(precision, CPU),
+        step=step,
+        on_row=rows.append,
+        on_epoch=on_epoch,
+        on_save=on_save or (lambda: None),
+    )
+    return trainer, rows
+
+
+def weights(trainer):
+    return {name: t.clone() for name, t in trainer.model.state_dict().items()}
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_step_is_the_loss_backpropagated_and_adam():
+    """The same steps by hand, with torch's own Adam and a plain loop."""
+    trainer, rows = make(epochs=2, log_every=1)
+    trainer.fit(Interrupts())
+    other, _ = make()
+    model = other.model.train()
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3)
+    losses = []
+    for step in range(6):
+        images = list(other.batches.epoch(step // 3))[step % 3]
+        logits, posterior = model(images, step_noise(0, step, (8, 4)))
+        loss = loss_terms(LOSS, logits, images, posterior, posterior.mean).loss
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(loss.item())
+    assert [row["train/loss"] for row in rows] == pytest.approx(losses, rel=1e-5)
+    for a, b in zip(trainer.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_average_the_interval_and_carry_every_key():
+    single, _ = make(log_every=1)
+    ones = []
+    single.on_row = ones.append
+    single.fit(Interrupts())
+    trainer, rows = make(log_every=2)
+    trainer.fit(Interrupts())
+    assert [row["step"] for row in rows] == [2, 3, 4, 6]  # an epoch of 3 ends its interval
+    assert rows[0]["train/loss"] == pytest.approx(np.mean([r["train/loss"] for r in ones[:2]]))
+    assert rows[2]["epoch"] == pytest.approx(4 / 3)
+    assert rows[2]["images"] == 32
+    assert set(rows[0]) == {
+        "step", "epoch", "images", "train/loss", "train/distortion", "train/rate",
+        "train/penalty", "train/beta", "train/lr", "train/grad_norm", "train/skipped",
+        "perf/images_per_second", "perf/data_fraction",
+    }  # fmt: skip
+    assert all(0 < row["perf/data_fraction"] < 1 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("limits", "steps"),
+    [
+        ({"epochs": 3, "max_steps": None}, 9),
+        ({"epochs": 3, "max_steps": 4}, 4),
+        ({"epochs": None, "max_steps": 5}, 5),
+        ({"epochs": 1, "max_steps": 50}, 3),
+    ],
+)
+def test_where_it_stops(limits, steps):
+    ends = []
+    trainer, rows = make(on_epoch=lambda t: ends.append(t.step), **limits)
+    trainer.fit(Interrupts())
+    assert trainer.step == steps == rows[-1]["step"] == ends[-1]
+    assert ends == [*range(3, steps, 3), steps]
+
+
+def test_seed_decides_the_run():
+    a, b, c = make(seed=1)[0], make(seed=1)[0], make(seed=2)[0]
+    for trainer in (a, b, c):
+        torch.manual_seed(trainer.step + id(trainer) % 1000)  # torch's own stream must not matter
+        trainer.fit(Interrupts())
+    assert same(weights(a), weights(b))
+    assert not same(weights(a), weights(c))
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4])
+def test_going_on_equals_never_having_stopped(cut):
+    """Stop after `cut` steps, in an epoch or at its end, and go on with the state alone."""
+    whole, _ = make()
+    whole.fit(Interrupts())
+    first, _ = make(max_steps=cut)
+    first.fit(Interrupts())
+    second, _ = make(step=first.step)
+    second.model.load_state_dict(first.model.state_dict())
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.fit(Interrupts())
+    assert same(weights(whole), weights(second))
+
+
+def test_clipping_bounds_the_step_and_reports_the_norm_before():
+    free, free_rows = make(log_every=1)
+    clipped, rows = make(log_every=1, grad_clip=1e-9)
+    before = weights(clipped)
+    free.fit(Interrupts())
+    clipped.fit(Interrupts())
+    assert rows[0]["train/grad_norm"] == pytest.approx(free_rows[0]["train/grad_norm"])
+    assert rows[0]["train/grad_norm"] > 1e-6
+
+    def moved(trainer):
+        after = weights(trainer)
+        return sum((after[n] - before[n]).abs().sum() for n, _ in trainer.model.named_parameters())
+
+    assert moved(clipped) < 0.5 * moved(free)  # Adam's eps weighs against so small a gradient
+
+
+def test_a_signal_in_the_last_step_of_an_epoch_still_measures_it():
+    ends = []
+    trainer, _ = make(epochs=1, on_epoch=lambda t: ends.append(t.step))
+    update = trainer._update
+
+    def signalled(images):
+        if trainer.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(images)
+
+    trainer._update = signalled
+    with pytest.raises(InterruptedRun), Interrupts() as interrupts:
+        trainer.fit(interrupts)
+    assert ends == [3]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_between_two_steps(number):
+    before = signal.getsignal(number)
+    trainer, rows = make(epochs=50)
+    update = trainer._update
+
+    def signalled(images):
+        if trainer.step == 4:
+            os.kill(os.getpid(), number)
+        return update(images)
+
+    trainer._update = signalled
+    with pytest.raises(InterruptedRun), Interrupts() as interrupts:
+        trainer.fit(interrupts)
+    assert trainer.step == 5
+    assert rows[-1]["step"] == 4  # the fifth is in no row yet, but will be in the checkpoint
+    assert len(trainer.pending) == 1
+    assert signal.getsignal(number) is before
+
+
+def test_bfloat16_trains_close_to_float32():
+    exact, exact_rows = make()
+    coarse, coarse_rows = make(precision="bf16")
+    exact.fit(Interrupts())
+    coarse.fit(Interrupts())
+    assert coarse_rows[-1]["train/loss"] == pytest.approx(exact_rows[-1]["train/loss"], rel=0.02)
+    assert coarse_rows[-1]["train/loss"] != exact_rows[-1]["train/loss"]
+    assert all(p.dtype == torch.float32 for p in coarse.model.parameters())
+
+
+def test_training_lowers_the_loss():
+    trainer, rows = make(lr=1e-2, epochs=40, log_every=3)
+    trainer.batches.images[:] = trainer.batches.images[:, :1, :1]  # flat colours: can be learnt
+    trainer.fit(Interrupts())
+    assert rows[-1]["train/loss"] < 0.9 * rows[0]["train/loss"]
+
+
+def test_noise_is_a_function_of_seed_and_step():
+    assert torch.equal(step_noise(1, 2, (3, 4)), step_noise(1, 2, (3, 4)))
+    assert not torch.equal(step_noise(1, 2, (3, 4)), step_noise(2, 1, (3, 4)))
+    many = torch.cat([step_noise(0, step, (64, 64)) for step in range(100)])
+    assert abs(many.mean()) < 0.01
+    assert abs(many.std() - 1) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", 0),
+        ("max_steps", 0),
+        ("num_threads", 0),
+        ("grad_clip", 0),
+        ("log_every", 0),
+        ("figures_every", 0),
+        ("precision", "fp8"),
+        ("device", "tpu"),
+    ],
+)
+def test_ranges(key, value):
+    with pytest.raises(UserError, match=rf"trainer\.{key}: got"):
+        trainer_config(**{key: value})
+    with pytest.raises(UserError, match=r"trainer\.epochs"):
+        trainer_config(epochs=None, max_steps=None)
+
+
+def test_devices():
+    assert pick_device("cpu") == CPU
+    assert pick_device("auto").type in ("cpu", "cuda", "mps")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match=r"trainer\.device: got 'cuda', but this machine has"):
+            pick_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precise"),
+    [({"avx512_bf16": True}, False), ({"amx_bf16": True}, False), ({"avx512_bf16": False}, True),
+     ({"bf16": True}, True), ({}, True)],
+)  # fmt: skip
+def test_auto_is_bf16_on_a_cpu_that_says_it_has_it(capabilities, precise, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    with autocast("auto", CPU):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.float32 if precise else torch.bfloat16)
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_auto_is_bf16_on_a_gpu_that_has_it(has_it, monkeypatch):
+    def supported(including_emulation):
+        return has_it or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert computes_in_bf16(torch.device("cuda")) == has_it
+    assert not computes_in_bf16(torch.device("mps"))
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux lists what a CPU can do")
+@pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="an older torch cannot say")
+def test_what_a_cpu_says_is_what_the_system_says():
+    words = set(Path("/proc/cpuinfo").read_text().split())
+    assert computes_in_bf16(CPU) == bool(words & {"avx512_bf16", "amx_bf16"})
+
+
+class Waits(TorchDispatchMode):
+    """Notes what would have Python wait for a GPU: values of its tensors, and copies to or from it.
+
+    Not those from pinned memory, as which it takes what was to be pinned.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.pinned, self.noted = [], []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        aten = torch.ops.aten
+        if function is aten._pin_memory.default:
+            self.pinned.append(args[0].clone())
+            return self.pinned[-1]
+        if function is aten._local_scalar_dense.default and args[0].is_cuda:
+            self.noted.append(function)
+        result = function(*args, **kwargs)
+        if function in (aten._to_copy.default, aten.copy_.default):
+            source = args[0] if function is aten._to_copy.default else args[1]
+            waits_not = kwargs.get("non_blocking") and any(source is it for it in self.pinned)
+            if source.device != result.device and not waits_not:
+                self.noted.append(function)
+        return result
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["optimizer=muon", "loss/schedule=warmup"],
+        ["optimizer=adam", "trainer.grad_clip=0.1", "trainer.ema=0.9"],
+        ["optimizer=adamw", "loss=mse", "model.norm=group"],
+        ["model=residual", "loss=laplace", "loss/regularizer=free_bits"],
+        ["loss=gaussian", "loss/regularizer=capacity"],
+        ["loss/regularizer=tc"],
+        ["loss/regularizer=tc", "loss.regularizer.estimator=weighted"],
+        ["loss/regularizer=mmd", "trainer.ema=0.9"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer")  # copying a stand-in does
+def test_no_step_waits_for_a_gpu(choices, monkeypatch):
+    """On torch's stand-ins for a GPU's tensors, which have a shape and a device but no values."""
+    sizes = ["model.channels=[4,8]", "data.image_size=16", "data.batch_size=8"]
+    config = compose([*sizes, "trainer.precision=fp32", "trainer.epochs=2", *choices])
+    images = np.zeros((24, 16, 16, 3), dtype=np.uint8)
+    model = build_model(config.model, 16)  # what is moved to a stand-in's device is a real one
+    monkeypatch.setattr("vae.runs.trainer_setup._seeded_model", lambda _: model)
+    monkeypatch.setattr("vae.runs.trainer_setup.require_memory", lambda _: None)
+
+    def backward(loss):  # autograd's own threads want a GPU; what they do mirrors the forward pass
+        for parameter in trainer.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    rows = []
+    with FakeTensorMode(allow_non_fake_inputs=True), Waits() as waits:
+        trainer = build_trainer(
+            config, images, torch.device("cuda"), None, ALONE,
+            on_row=rows.append, on_epoch=lambda _: None, on_save=lambda: None,
+        )  # fmt: skip
+        assert waits.noted  # it saw the model go there
+        waits.noted.clear()
+        trainer._report = rows.append  # the one place that waits
+        trainer._gather = lambda: None  # and what a checkpoint needs
+        trainer.fit(Interrupts())
+        assert len(trainer.interval.rows) == 6
+        assert trainer.interval.rows[0].is_cuda
+        assert waits.noted == []
+        with pytest.raises(Exception, match="scalar"):
+            trainer.interval.rows[0][0].item()
+        assert len(waits.noted) == 1  # it does see them
+    assert len(rows) == 2
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer")
+def test_a_gpu_goes_on_from_a_checkpoint(optimizer, monkeypatch):
+    """Where the weights are, all moments are to be; on stand-ins that refuse to mix devices."""
+    sizes = ["model.channels=[4,8]", "data.image_size=16", "data.batch_size=8"]
+    config = compose([*sizes, "trainer.precision=fp32", f"optimizer={optimizer}"])
+    images = np.zeros((24, 16, 16, 3), dtype=np.uint8)
+    models = [build_model(config.model, 16) for _ in range(2)]
+    monkeypatch.setattr("vae.runs.trainer_setup.require_memory", lambda _: None)
+
+    def trainer(state):
+        monkeypatch.setattr("vae.runs.trainer_setup._seeded_model", lambda _: models.pop())
+        return build_trainer(
+            config, images, torch.device("cuda"), state, ALONE,
+            on_row=print, on_epoch=print, on_save=print,
+        )  # fmt: skip
+
+    def step(trainer):
+        for parameter in trainer.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        trainer.optimizer.found_inf = torch.zeros((), device="cuda")
+        trainer.optimizer.step()
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        first = trainer(None)
+        step(first)
+        moments = tree_map(lambda value: value.cpu(), first.optimizer.state_dict()["state"])
+        state = {
+            "model": first.model.state_dict(), "step": 1, "skipped": {}, "pending": None,
+            "optimizer": {**first.optimizer.state_dict(), "state": moments},
+        }  # fmt: skip
+        second = trainer(state)
+        step(second)
+        for moments in second.optimizer.state.values():
+            assert all(value.is_cuda for value in moments.values())
+
+
+def test_compiling_is_reported_once(monkeypatch, caplog):
+    calls = []
+
+    def compiled(model, dynamic, mode):
+        calls.append((dynamic, mode))
+        return model
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    trainer, _ = make(compile=True)
+    with caplog.at_level("INFO"):
+        trainer.fit(Interrupts())
+    assert calls == [(False, None)]
+    reported = [r.message for r in caplog.records if "compiling included" in r.message]
+    assert len(reported) == 1
+    assert reported[0].startswith("first step")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for CPUs with g++")
+def test_a_compiled_run_takes_the_same_course():
+    rows = []
+    for compiled in (False, True):
+        trainer, found = make(compile=compiled)
+        trainer.fit(Interrupts())
+        rows.append([[row[f"train/{k}"] for k in ("loss", "rate", "grad_norm")] for row in found])
+    # Not to the last digits: a gradient near 0 may get another sign by rounding, and Adam's
+    # first steps are of the same length whatever the gradient's.
+    np.testing.assert_allclose(*rows, rtol=1e-3)
+
+
+def test_threads_are_given_back():
+    before = torch.get_num_threads()
+    with cpu_threads(1):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+    with cpu_threads(None):
+        assert torch.get_num_threads() == before
+
+
+def test_the_learning_rate_is_asked_for_at_every_step():
+    asked = []
+
+    def schedule(step, total):
+        asked.append((step, total))
+        return 1e-3 * (total - step)
+
+    trainer, rows = make(epochs=2, log_every=1, schedule=schedule)
+    trainer.fit(Interrupts())
+    assert asked == [(step, 6) for step in range(6)]
+    assert [row["train/lr"] for row in rows] == [1e-3 * (6 - step) for step in range(6)]
+    still, _ = make(epochs=2, schedule=lambda step, total: 0.0)
+    before = [p.clone() for p in still.model.parameters()]
+    still.fit(Interrupts())
+    assert all(torch.equal(a, b) for a, b in zip(before, still.model.parameters(), strict=True))
+
+
+def test_a_model_left_in_evaluation_mode_is_trained_all_the_same():
+    trainer, _ = make()
+    trainer.model.eval()
+    before = weights(trainer)
+    trainer.fit(Interrupts())
+    after = weights(trainer)
+    statistics = [name for name in before if name.endswith("running_mean")]
+    assert statistics
+    assert not any(torch.equal(before[name], after[name]) for name in statistics)
+
+
+def test_a_plain_run_imports_nothing_that_it_does_not_use(tmp_path):
+    """Each of these takes half a second to two."""
+    script = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import train
+sys.argv = ["train.py", "experiment=debug", "trainer.max_steps=1", "wandb.mode=disabled"]
+train.main()
+slow = {{"torch._dynamo", "torchvision", "optuna", "matplotlib.pyplot", "sklearn", "wandb"}}
+assert not slow & set(sys.modules), slow & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert len(list(tmp_path.glob("outputs/*/*/figures/*.png"))) > 0  # it did all that a run does
+
+
+def test_a_run_begins_with_what_its_model_is(tmp_path, monkeypatch, capsys):
+    """Parameters and multiply-adds, counted by hand."""
+    sizes = ["data.image_size=64", "model.channels=[8,16]", "model.latent_dim=5"]
+    down, up = 3 * 8 * 9, 16 * 8 * 9  # weights of the first convolution of each half
+    linear = 16 * 16**2 * 5  # of each of the three projections
+    kernels, biases = 2 * down + 2 * up, 3  # the halves mirror each other
+    norms = 2 * (8 + 16) + 2 * 8
+    parameters = kernels + biases + norms + 3 * linear + 2 * 5 + 16 * 16**2
+    pixels = 16**2  # of the smallest map
+    encoding = down * 4 * pixels + up * pixels
+    decoding = up * 4 * pixels + down * 16 * pixels
+    multiply_adds = round((encoding + decoding + 3 * linear) / 1e6)
+    arguments = [*TINY, *sizes, "trainer.max_steps=1"]
+    code, out, err = call_train(arguments, tmp_path, monkeypatch, capsys)
+    assert code == 0, err
+    assert f": {parameters} parameters, {multiply_adds}M multiply-adds an image, " in out

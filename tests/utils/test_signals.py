@@ -1,0 +1,95 @@
+"""Ctrl-C and the like, noted at first and acted upon between two steps."""
+
+import signal
+import threading
+
+import pytest
+
+from vae.utils.signals import InterruptedRun, Interrupts
+
+ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Puts the handlers of this process back; until then, SIGTERM and SIGUSR1 would raise."""
+
+    def end(number, frame):
+        raise SystemExit(number)
+
+    before = {number: signal.getsignal(number) for number in ALL}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGUSR1, end)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_the_first_signal_is_only_noted(number):
+    with Interrupts() as interrupts:
+        assert interrupts.received is None
+        signal.raise_signal(number)
+        assert interrupts.received is number
+
+
+@pytest.mark.parametrize("first", ALL)
+def test_a_second_ctrl_c_acts_at_once(first):
+    with Interrupts() as interrupts:
+        signal.raise_signal(first)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert interrupts.received is first
+
+
+@pytest.mark.parametrize("first", ALL)
+def test_those_of_schedulers_may_come_again_and_again(first):
+    with Interrupts() as interrupts:
+        for number in (first, signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
+            signal.raise_signal(number)
+        assert interrupts.received is first
+
+
+def test_afterwards_all_is_as_before():
+    before = [signal.getsignal(number) for number in ALL]
+    for received in ((), (signal.SIGINT,), (signal.SIGTERM,), (signal.SIGTERM, signal.SIGTERM)):
+        with Interrupts():
+            for number in received:
+                signal.raise_signal(number)
+        assert [signal.getsignal(number) for number in ALL] == before
+
+
+def test_what_is_ignored_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.received is None
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_nothing_is_done_unless_it_is_entered():
+    before = [signal.getsignal(number) for number in ALL]
+    assert Interrupts().received is None
+    assert [signal.getsignal(number) for number in ALL] == before
+
+
+def test_it_can_be_entered_outside_of_the_main_thread():
+    received = []
+
+    def enter():
+        with Interrupts() as interrupts:
+            received.append(interrupts.received)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert received == [None]
+
+
+def test_an_interrupted_run_is_no_ordinary_error():
+    """Hydra, joblib and the like go on after an Exception; after this they must not."""
+    assert issubclass(InterruptedRun, KeyboardInterrupt)
+    assert not issubclass(InterruptedRun, Exception)
+    assert [InterruptedRun(number).exit_code for number in ALL] == [130, 143, 138]
+    assert str(InterruptedRun(signal.SIGUSR1)) == "SIGUSR1"

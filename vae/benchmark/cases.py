@@ -1,0 +1,188 @@
+"""Single measurements: upsampling layers, matrix products, loading, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from vae.benchmark.steps import DEFAULT, LOSS, Setting, build
+from vae.benchmark.timing import Figures, Measure, Timer
+from vae.data.images import load_square
+from vae.data.loader import TrainingBatches
+from vae.data.synthetic.faces import draw, sample_factors
+from vae.models.layers import FORMS, UpsampleConv
+from vae.training.metrics import EVALUATION_BATCH, evaluate
+from vae.utils.devices import autocast, keep_memory
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+WIDTH, HEIGHT, CROP = 178, 218, 148  # CelebA's pictures, and the square that is cut from them
+DRAWN = 64  # different faces, as drawing so large takes longer than all the rest
+QUALITY = 90  # about CelebA's bytes a picture
+WORKERS = (0, 2)
+
+
+class Layer(NamedTuple):
+    """An upsampling layer, and how wide the images are that it is given."""
+
+    module: UpsampleConv
+    side: int  # pixels
+
+
+def upsampling_layers(setting: Setting) -> dict[str, Layer]:
+    """The default model's, by a name that tells the channels and the size of their input."""
+    smallest = setting.image_size // 2 ** len(setting.channels)
+    modules = build(setting, DEFAULT).modules()
+    layers = [module for module in modules if isinstance(module, UpsampleConv)]
+    sides = [smallest * 2**i for i in range(len(layers))]
+    return {
+        f"{layer.in_channels} to {layer.out_channels} at {side} px": Layer(layer, side)
+        for layer, side in zip(layers, sides, strict=True)
+    }
+
+
+def passes(layer: Layer, form: str, batch: int) -> Callable[[], None]:
+    """Forward and backward of a layer in one form."""
+    module, side = layer
+    device = module.weight.device
+    x = torch.rand(batch, module.in_channels, side, side, device=device)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    gradient = torch.rand(batch, module.out_channels, 2 * side, 2 * side, device=device)
+    gradient = gradient.contiguous(memory_format=torch.channels_last)
+    inputs = [x, *module.parameters()]
+
+    def work() -> None:
+        module.form = form
+        torch.autograd.grad(module(x), inputs, gradient)
+
+    return work
+
+
+def prepare_layers(setting: Setting) -> Measure:
+    """Measures `layers/<layer>/<form>` in milliseconds, forward and backward."""
+    keep_memory()
+    timers = {}
+    for name, layer in upsampling_layers(setting).items():
+        for form in FORMS:
+            work = passes(layer, form, setting.batch)
+            # a fraction of the time: there are many of them
+            timers[f"layers/{name}/{form}"] = Timer(work, setting.device, setting.seconds / 5)
+
+    def measure() -> Figures:
+        return {name: 1e3 * timer() for name, timer in timers.items()}
+
+    return measure
+
+
+def prepare_matrix(setting: Setting) -> Measure:
+    """Measures `matrix/fp32` and `matrix/bf16` in GFLOP/s: two for each multiply-add."""
+    side = setting.matrix_side
+    timers = {}
+    for name, dtype in PRECISIONS.items():
+        a, b = torch.rand(2, side, side, device=setting.device).to(dtype)
+        work = partial(torch.mm, a, b, out=torch.empty_like(a))
+        timers[name] = Timer(work, setting.device, setting.seconds)
+
+    def measure() -> Figures:
+        return {f"matrix/{name}": 2e-9 * side**3 / timer() for name, timer in timers.items()}
+
+    return measure
+
+
+class Files(Dataset[Tensor]):
+    """Pictures decoded one by one, as a torchvision data set does it.
+
+    Args:
+        files: JPEG, at least `CROP` pixels in both directions.
+        image_size: of the result, pixels.
+    """
+
+    def __init__(self, files: list[Path], image_size: int) -> None:
+        self.files = files
+        self.transform: Callable[[Image.Image], Tensor] = transforms.Compose(
+            [transforms.CenterCrop(CROP), transforms.Resize(image_size), transforms.ToTensor()]
+        )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, number: int) -> Tensor:
+        with Image.open(self.files[number]) as image:
+            return self.transform(image.convert("RGB"))
+
+
+def write_pictures(folder: Path, count: int, seed: int) -> list[Path]:
+    """Drawn faces as JPEG files of CelebA's size, each face several times."""
+    factors = torch.from_numpy(sample_factors("rich", min(count, DRAWN), seed))
+    edge = (HEIGHT - WIDTH) // 2
+    faces = draw(factors, HEIGHT)[..., edge : edge + WIDTH]
+    pixels = faces.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+    files = [folder / f"{number:06}.jpg" for number in range(count)]
+    for number, file in enumerate(files):
+        Image.fromarray(pixels[number % len(pixels)]).save(file, quality=QUALITY)
+    return files
+
+
+def pack(files: list[Path], image_size: int, folder: Path) -> np.ndarray:
+    """The same pictures as the packed cache has them: (n, size, size, 3) uint8, memory-mapped."""
+    images = np.stack([load_square(file, image_size, CROP) for file in files])
+    np.save(folder / "packed.npy", images)
+    packed: np.ndarray = np.load(folder / "packed.npy", mmap_mode="r")
+    return packed
+
+
+def go_through(batches: Iterable[Tensor], device: torch.device) -> None:
+    """Have every batch on the device once."""
+    for images in batches:
+        images.to(device, non_blocking=True)
+
+
+def prepare_loading(setting: Setting, folder: Path) -> Measure:
+    """Measures `data/packed` and `data/<n> workers` in images/s, on the device, in epochs."""
+    keep_memory()
+    device = torch.device(setting.device)
+    # whole batches, as the last, incomplete one would be left out
+    count = -(-setting.pictures // setting.batch) * setting.batch
+    files = write_pictures(folder, count, setting.seed)
+    packed = pack(files, setting.image_size, folder)
+    batches = TrainingBatches(packed, setting.batch, setting.seed, flip=False, device=device)
+    epochs: dict[str, Callable[[], None]] = {"packed": lambda: go_through(batches.epoch(0), device)}
+    for workers in WORKERS:
+        loader = DataLoader(
+            Files(files, setting.image_size),
+            setting.batch,
+            shuffle=True,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            persistent_workers=workers > 0,  # their start is not what is measured
+        )
+        epochs[f"{workers} workers"] = partial(go_through, loader, device)
+    timers = {name: Timer(epoch, setting.device, setting.seconds) for name, epoch in epochs.items()}
+
+    def measure() -> Figures:
+        return {f"data/{name}": count / timer() for name, timer in timers.items()}
+
+    return measure
+
+
+def prepare_evaluation(setting: Setting) -> Measure:
+    """Measures `evaluation` in images/s, in batches of the size that every run evaluates in."""
+    keep_memory()
+    model = build(setting, DEFAULT)
+    images = setting.images(EVALUATION_BATCH).contiguous(memory_format=torch.channels_last)
+    context = autocast(DEFAULT.precision, torch.device(setting.device))
+    timer = Timer(lambda: evaluate(model, [images], LOSS, context), setting.device, setting.seconds)
+
+    def measure() -> Figures:
+        return {"evaluation": EVALUATION_BATCH / timer()}
+
+    return measure

@@ -1,0 +1,207 @@
+"""The training step, with this project's optimisations and as a plain twin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from vae.benchmark.timing import Figures, Measure, Timer, synchronize
+from vae.losses import BernoulliConfig, loss_terms
+from vae.models.base import VAE
+from vae.models.conv import ConvConfig, Decoder, Encoder, build_conv
+from vae.models.layers import UpsampleConv
+from vae.training.optim import OptimizerConfig, build_optimizer
+from vae.utils.devices import autocast, keep_memory
+from vae.utils.errors import require
+
+LOSS = BernoulliConfig("bce", beta=1e-4, kl_reduction="latents")
+
+# What is compared is how a step is computed, so all but the default have a plain one's Adam.
+OPTIMIZERS = {
+    "adam": OptimizerConfig("adam", 1e-3, [0.9, 0.999], 1e-8, 0.0, "constant"),
+    "muon": OptimizerConfig("muon", 2e-3, [0.9, 0.999], 1e-8, 0.0, "constant"),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The sizes of model and batch, and where and for how long to measure.
+
+    The defaults are the default run's, so that its speed is what is measured.
+    """
+
+    batch: int = 32  # images a step; int >= 1
+    image_size: int = 64  # pixels; a multiple of 2 ** len(channels)
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    latent_dim: int = 128
+    device: str = "cpu"  # cpu, cuda or mps
+    threads: int | None = None  # CPU threads; None: torch's own choice
+    seed: int = 0
+    pictures: int = 512  # JPEG files to load; int >= 1
+    matrix_side: int = 2048  # of the square matrices whose product is timed
+    seconds: float = 0.5  # that a piece of work is repeated for in a round, at the least
+
+    def __post_init__(self) -> None:
+        require(self.batch >= 1, "--batch", self.batch, "an int >= 1")
+        step = 2 ** len(self.channels)
+        fits = self.image_size >= step and self.image_size % step == 0
+        takes = f"a multiple of {step}: the model halves it {len(self.channels)} times"
+        require(fits, "--image-size", self.image_size, takes)
+        fits = self.threads is None or self.threads >= 1
+        require(fits, "--threads", self.threads, "an int >= 1")
+        require(0 <= self.seed < 2**32, "--seed", self.seed, "an int from 0 to 2**32 - 1")
+
+    @property
+    def model(self) -> ConvConfig:
+        """The configuration of the model."""
+        return ConvConfig("conv", self.latent_dim, list(self.channels))
+
+    def images(self, count: int) -> Tensor:
+        """Noise as images, (count, 3, size, size) in [0, 1], contiguous, on the device.
+
+        How long a step takes does not depend on what is in the picture.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        shape = (count, 3, self.image_size, self.image_size)
+        return torch.rand(shape, generator=generator).to(self.device)
+
+    def noise(self, count: int) -> Tensor:
+        """Standard normal noise for the latents, (count, latent_dim), on the device."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randn((count, self.latent_dim), generator=generator).to(self.device)
+
+    def as_record(self) -> dict[str, Any]:
+        """The sizes, for the report."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute the same step."""
+
+    name: str
+    folded: bool = False  # upsampling and convolution in one, where the rule says so
+    channels_last: bool = False
+    keeps_memory: bool = False  # vae.utils.devices.keep_memory
+    precision: str = "fp32"  # or bf16, or auto: what the device computes in
+    compiled: bool = False  # torch.compile
+    optimizer: str = "adam"  # of OPTIMIZERS
+
+
+PLAIN = Variant("plain")
+FOLDED = replace(PLAIN, name="+ folded upsampling", folded=True)
+CHANNELS_LAST = replace(FOLDED, name="+ channels-last", channels_last=True)
+FAST = replace(CHANNELS_LAST, name="+ allocator", keeps_memory=True)
+BF16 = replace(FAST, name="all that, in bf16", precision="bf16")
+COMPILED = replace(FAST, name="all that, compiled", compiled=True)
+DEFAULT = replace(FAST, name="as by default, with Muon", optimizer="muon", precision="auto")
+VARIANTS = (PLAIN, FOLDED, CHANNELS_LAST, FAST, BF16, DEFAULT)
+
+
+class ContiguousDecoder(Decoder):
+    """The decoder without its change to channels-last."""
+
+    def forward(self, latents: Tensor) -> Tensor:
+        logits: Tensor = self.blocks(self.project(latents).unflatten(1, self.map_shape))
+        return logits
+
+
+def build(setting: Setting, variant: Variant) -> VAE:
+    """The default model, computed as the variant says; the weights are the same in all."""
+    torch.manual_seed(setting.seed)
+    model = build_conv(setting.model, setting.image_size)
+    if not variant.channels_last:
+        sizes = (setting.image_size, list(setting.channels), setting.latent_dim)
+        twin = VAE(Encoder(*sizes), ContiguousDecoder(*sizes), setting.latent_dim)
+        twin.load_state_dict(model.state_dict())
+        model = twin
+    if not variant.folded:
+        set_form(model, "plain")
+    return model.to(setting.device)
+
+
+def set_form(model: VAE, form: str) -> None:
+    """Have all upsampling layers compute in one form."""
+    for layer in model.modules():
+        if isinstance(layer, UpsampleConv):
+            layer.form = form
+
+
+def training_step(
+    setting: Setting, variant: Variant, model: VAE, optimizer: torch.optim.Optimizer
+) -> Callable[[Tensor, Tensor], None]:
+    """A full step on given images and noise: forward, loss, backward, and the update."""
+    forward = torch.compile(model, dynamic=False) if variant.compiled else model
+    layout = torch.channels_last if variant.channels_last else torch.contiguous_format
+    context = autocast(variant.precision, torch.device(setting.device))
+
+    def step(images: Tensor, noise: Tensor) -> None:
+        images = images.contiguous(memory_format=layout)
+        with context:
+            logits, posterior = forward(images, noise)
+        terms = loss_terms(LOSS, logits, images, posterior, posterior.mean)
+        optimizer.zero_grad()
+        terms.loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def repeated_step(setting: Setting, variant: Variant) -> Callable[[], None]:
+    """A full step on one and the same batch."""
+    model = build(setting, variant).train()
+    optimizer = build_optimizer(OPTIMIZERS[variant.optimizer], model.parameters())
+    step = training_step(setting, variant, model, optimizer)
+    layout = torch.channels_last if variant.channels_last else torch.contiguous_format
+    images = setting.images(setting.batch).contiguous(memory_format=layout)
+    return partial(step, images, setting.noise(setting.batch))
+
+
+def prepare_training(setting: Setting, variant: Variant) -> Measure:
+    """Measures `training/<variant>` in images/s; a compiled one also how long compiling took."""
+    if variant.keeps_memory:
+        keep_memory()
+    step = repeated_step(setting, variant)
+    started = time.perf_counter()
+    step()
+    synchronize(setting.device)
+    first = time.perf_counter() - started
+    timer = Timer(step, setting.device, setting.seconds)
+
+    def measure() -> Figures:
+        seconds = timer()
+        found = {f"training/{variant.name}": setting.batch / seconds}
+        if variant.compiled:
+            found["compile_seconds"] = first - seconds
+        return found
+
+    return measure
+
+
+def image_flops(setting: Setting) -> int:
+    """Floating-point operations of a training step that the folded model needs for an image.
+
+    Counted are two for each multiply-add of the convolutions and matrix products, forward
+    and backward, with every upsampling layer as a transposed convolution. Not counted is
+    what goes value by value (BatchNorm, activations, the loss, Adam), which waits for
+    memory rather than for arithmetic.
+    """
+    # the difference: what a step does once, as adding up kernels, is no image's
+    return _batch_flops(setting, 3) - _batch_flops(setting, 2)
+
+
+def _batch_flops(setting: Setting, batch: int) -> int:
+    model = build_conv(setting.model, setting.image_size)
+    set_form(model, "transposed")
+    images = torch.zeros(batch, 3, setting.image_size, setting.image_size)
+    with FlopCounterMode(display=False) as counter:
+        logits, posterior = model(images, torch.zeros(batch, setting.latent_dim))
+        loss_terms(LOSS, logits, images, posterior, posterior.mean).loss.backward()  # type: ignore[no-untyped-call]
+    return int(counter.get_total_flops())

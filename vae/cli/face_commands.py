@@ -1,0 +1,270 @@
+"""`vae reconstruct`, `interpolate`, `traverse`, `edit` and `sample`: faces from a model."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from vae.cli.options import Commands, add_framing, add_run_command, open_run, out_folder, show
+
+if TYPE_CHECKING:
+    from vae.runs.load import SavedRun
+
+NOT_TOLD = "no held-out face has it, or all have"
+
+
+def add_reconstruct(commands: Commands) -> None:
+    """Add the command `reconstruct` to those of `vae`."""
+    parser = add_run_command(
+        commands,
+        "reconstruct",
+        _reconstruct,
+        help="show faces beside what the model makes of them",
+        description="Show faces beside what the model makes of them: photographs, or faces of "
+        "the split.",
+        example="vae reconstruct outputs/DATE/TIME face.jpg",
+        words="[IMAGE ...]",
+    )
+    add_framing(parser)
+
+
+def add_interpolate(commands: Commands) -> None:
+    """Add the command `interpolate` to those of `vae`."""
+    parser = add_run_command(
+        commands,
+        "interpolate",
+        _interpolate,
+        help="lead from one face to another",
+        description="Lead from one face to another, along a straight line between their latents "
+        "and along an arc: a strip of both, and an animation of each.",
+        example="vae interpolate outputs/DATE/TIME a.jpg b.jpg",
+        words="[A B]",
+    )
+    parser.add_argument("--steps", type=int, default=9, help="faces of the strip; default: 9")
+    parser.add_argument("--method", default="both", help="linear, spherical or both (the default)")
+    add_framing(parser)
+
+
+def add_traverse(commands: Commands) -> None:
+    """Add the command `traverse` to those of `vae`."""
+    parser = add_run_command(
+        commands,
+        "traverse",
+        _traverse,
+        help="move one latent of a face at a time",
+        description="Move one latent of a face at a time, those of most KL, over three standard "
+        "deviations of the aggregate posterior either side: a sheet and an animation.",
+        example="vae traverse outputs/DATE/TIME 3 --latents 12",
+        words="[IMAGE]",
+    )
+    parser.add_argument("--latents", type=int, default=8, help="how many; default: 8")
+    parser.add_argument("--steps", type=int, default=9, help="faces of a row; default: 9")
+    add_framing(parser)
+
+
+def _reconstruct(options: argparse.Namespace) -> None:
+    from vae.generation.reconstruct import reconstruct
+
+    run, words = open_run(options)
+    made = reconstruct(run, words, options.split, options.crop, folder=out_folder(options))
+    faces = dict(zip(made.labels, made.metrics, strict=True))
+    rows = {**faces, "mean": made.mean}
+    width = max(map(len, rows))
+    lines = [
+        f"{face:{width}}  psnr {m['psnr']:5.2f} dB  ssim {m['ssim']:.3f}  mse {m['mse']:.5f}"
+        for face, m in rows.items()
+    ]
+    found = {"files": [str(made.sheet)], "faces": faces, "mean": made.mean}
+    show(options, found, "\n".join([*lines, str(made.sheet)]))
+
+
+def _interpolate(options: argparse.Namespace) -> None:
+    from vae.generation.latent_walks import interpolate
+
+    run, words = open_run(options)
+    folder = out_folder(options)
+    pair = words or ["0", "1"]
+    made = interpolate(
+        run, pair, options.steps, options.split, options.crop, options.method, folder=folder
+    )
+    files = [str(file) for file in made]
+    show(options, {"files": files}, "\n".join(files))
+
+
+def _traverse(options: argparse.Namespace) -> None:
+    from vae.generation.latent_walks import traverse
+    from vae.utils.errors import require
+
+    run, words = open_run(options)
+    require(len(words) <= 1, "IMAGE", words, "one face")
+    made = traverse(
+        run,
+        words[0] if words else "0",
+        options.latents,
+        options.steps,
+        options.split,
+        options.crop,
+        folder=out_folder(options),
+    )
+    files = [str(file) for file in made.files]
+    lines = [
+        f"z{latent:<4} {kl:6.2f} nats{'' if active else '  inactive'}"
+        for latent, kl, active in zip(made.latents, made.kl, made.active, strict=True)
+    ]
+    found = {"files": files, "latents": made.latents, "kl": made.kl, "active": made.active}
+    show(options, found, "\n".join([*lines, *files]))
+
+
+def add_edit(commands: Commands) -> None:
+    """Add the command `edit` to those of `vae`."""
+    parser = add_run_command(
+        commands,
+        "edit",
+        _edit,
+        help="change an attribute of faces: Smiling, Eyeglasses, ...",
+        description="Give faces an attribute, or take it away: photographs, or faces of the split. "
+        "The directions are found once, on the training faces, and kept in the run's folder.",
+        example="vae edit outputs/DATE/TIME face.jpg --attribute Smiling --strength 2",
+        words="[IMAGE ...]",
+    )
+    parser.add_argument(
+        "--attribute",
+        default="",
+        metavar="NAME[,NAME...]",
+        help="one, shown at several strengths, or several",
+    )
+    parser.add_argument(
+        "--strength",
+        type=float,
+        default=2.0,
+        help="1 is from the average face without it to the average face with it; less than 0 "
+        "takes it away; default: 2",
+    )
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="the attributes, and how well each direction tells them on held-out faces",
+    )
+    parser.add_argument(
+        "--method",
+        default="normal",
+        help="normal (the default): from faces without it to those with it that are alike in the "
+        "other attributes, by a regularised linear regression on all of them; means: the "
+        "difference of the two classes' means, with all that goes along",
+    )
+    parser.add_argument(
+        "--keep-detail",
+        action="store_true",
+        help="keep of a photograph what the model cannot reconstruct",
+    )
+    add_framing(parser)
+
+
+def _edit(options: argparse.Namespace) -> None:
+    from vae.evaluation.attributes import learn_directions
+    from vae.generation.edit import edit
+    from vae.utils.errors import require
+
+    run, words = open_run(options)
+    if options.list:
+        _list(options, run)
+        return
+    require(math.isfinite(options.strength), "--strength", options.strength, "a number")
+    attributes = [name.strip() for name in options.attribute.split(",") if name.strip()]
+    folder = out_folder(options)
+    edited = edit(
+        run,
+        learn_directions(run, run.directions_file),
+        words,
+        attributes,
+        options.strength,
+        method=options.method,
+        keep_detail=options.keep_detail,
+        split=options.split,
+        crop=options.crop,
+        folder=folder,
+        tag="" if run.checkpoint == "last" else run.checkpoint,
+    )
+    files = [str(file) for file in (edited.sheet, *edited.files)]
+    found = {"files": files, "attributes": attributes, "strength": options.strength}
+    show(options, found, "\n".join(files))
+
+
+def _list(options: argparse.Namespace, run: SavedRun) -> None:
+    """The attributes by the balanced accuracy of the usual direction, the best first."""
+    from vae.evaluation.attributes import learn_directions
+    from vae.evaluation.directions import METHODS
+
+    accuracy = learn_directions(run, run.directions_file).accuracy
+    known = {name: row for name, row in accuracy.items() if not any(map(math.isnan, row.values()))}
+    ordered = sorted(known, key=lambda name: -known[name][METHODS[0]])
+    unknown = sorted(accuracy.keys() - known.keys())
+
+    def line(cells: Iterable[str], name: str) -> str:
+        return "  ".join([*(f"{cell:>6}" for cell in cells), name])
+
+    lines = ["balanced accuracy of each direction on held-out faces (chance is 0.5):"]
+    lines += [line(METHODS, "attribute")]
+    lines += [line((f"{known[name][m]:.3f}" for m in METHODS), name) for name in ordered]
+    lines += [line("?" * len(METHODS), f"{name}: {NOT_TOLD}") for name in unknown]
+    nothing = dict.fromkeys(METHODS)
+    found = {name: known.get(name, nothing) for name in [*ordered, *unknown]}
+    show(options, {"balanced_accuracy": found}, "\n".join(lines))
+
+
+def add_sample(commands: Commands) -> None:
+    """Add the command `sample` to those of `vae`."""
+    parser = add_run_command(
+        commands,
+        "sample",
+        _sample,
+        help="draw new faces",
+        description="Draw new faces from the prior, or from a Gaussian mixture fitted to the "
+        "latents of the training images (Ghosh et al. 2020), which are mostly better: the gain "
+        "is measured where features are there to measure it.",
+        example="vae sample outputs/DATE/TIME --prior fitted --num 64",
+    )
+    parser.add_argument("--num", type=int, default=64, help="how many; default: 64")
+    parser.add_argument("--prior", default="standard", help="standard (the default) or fitted")
+    parser.add_argument("--split", choices=("val", "test"), default="val", help="for the gain")
+    parser.add_argument("--no-gain", action="store_true", help="do not measure it: quicker")
+    parser.add_argument("--separate", action="store_true", help="also write each as a PNG")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from vae.generation.sample import fit, measure_gain, sample
+
+    run, _ = open_run(options)
+    folder = out_folder(options)
+    density = fit(run, options.seed) if options.prior == "fitted" else None
+    files = sample(
+        run,
+        options.num,
+        options.prior,
+        options.seed,
+        folder=folder,
+        separate=options.separate,
+        density=density,
+    )
+    gain, notes = None, list[str]()
+    if options.prior == "fitted" and not options.no_gain:
+        gain, notes = measure_gain(run, options.split, options.seed, density)
+    lines = [str(files[0])]
+    if len(files) > 1:
+        lines += [f"{len(files) - 1:,} PNGs in {files[1].parent}"]
+    if gain:
+        lines += [
+            f"Fréchet distance ({gain.features}, n = {gain.n:,}): {gain.standard:.4f} from the "
+            f"prior, {gain.fitted:.4f} from the fitted density; floor {gain.floor:.4f}"
+        ]
+    found = {
+        "files": [str(file) for file in files],
+        "prior": options.prior,
+        "gain": asdict(gain) if gain else None,
+        "notes": notes,
+    }
+    show(options, found, "\n".join([*lines, *notes]))

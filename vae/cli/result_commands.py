@@ -1,0 +1,242 @@
+"""`vae evaluate`, `export`, `compare`, `dashboard` and `report`: results of runs and sweeps.
+
+Nothing heavy is imported before it is needed, since `vae --help` imports this module.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vae.cli.options import Commands, add_run_command, open_run, out_folder, show
+from vae.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from vae.evaluation.evaluate import Report
+    from vae.generation.export import Exported
+
+
+def add_evaluate(commands: Commands) -> None:
+    """Add the command `evaluate` to those of `vae`."""
+    parser = add_run_command(
+        commands,
+        "evaluate",
+        _evaluate,
+        help="measure a run on the validation or test split",
+        description="Measure a run on the validation or test split: metrics.json, with the number "
+        "of images and the seed beside each figure, and figures. What it takes is in "
+        "`metrics` of conf/train.yaml; metrics.KEY=VALUE changes it.",
+        example="vae evaluate outputs/DATE/TIME --split test",
+    )
+    parser.add_argument("--split", default="val", help="val (the default) or test")
+    parser.add_argument("--wandb", metavar="MODE", help="wandb.mode; default: the run's own")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from vae.runs.evaluation_report import FILE, evaluate_and_record
+
+    run, _ = open_run(options)
+    if options.wandb:
+        reporting = replace(run.config.wandb, mode=options.wandb)
+        run = replace(run, config=replace(run.config, wandb=reporting))
+    folder = out_folder(options)
+    report, pictures = evaluate_and_record(run, options.split, options.seed, folder)
+    file = folder / FILE
+    found = {
+        "run": str(run.folder),
+        "checkpoint": run.checkpoint,
+        "step": run.step,
+        "metrics": report.figures,
+        "notes": report.notes,
+        "files": [str(file), *map(str, pictures.values())],
+    }
+    show(options, found, _table(report) + f"\n\n{file}")
+
+
+def _table(report: Report) -> str:
+    """The figures, one a line; what is missing; how long each part took."""
+    width = max(map(len, report.figures))
+    lines = [
+        f"{name:{width}}  {figure['value']:>12.5g}   n = {figure['n']:,}"
+        for name, figure in report.figures.items()
+    ]
+    took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
+    return "\n".join([*lines, "", *report.notes, f"took: {took}"])
+
+
+def add_export(commands: Commands) -> None:
+    """Add the command `export` to those of `vae`."""
+    parser = add_run_command(
+        commands,
+        "export",
+        _export,
+        help="write a run's model for use elsewhere",
+        description="Write a run's encoder and decoder as files that are used without this "
+        "project, into RUN/export: torch (encoder.pt2, decoder.pt2, for torch.export.load), onnx "
+        "(encoder.onnx, decoder.onnx) or safetensors (model.safetensors, the weights). Each is "
+        "compared with the model first. All but torch want the extra: "
+        'pip install -e ".[export]".',
+        example="vae export outputs/DATE/TIME --format onnx",
+    )
+    # torch is the default as it is the one that needs nothing beside torch
+    parser.add_argument(
+        "--format",
+        action="append",
+        choices=("torch", "onnx", "safetensors"),
+        help="torch (the default), onnx or safetensors; may be given several times",
+    )
+
+
+def _export(options: argparse.Namespace) -> None:
+    from vae.generation.export import export_model
+
+    run, _ = open_run(options)
+    folder = out_folder(options, "export")
+    formats = dict.fromkeys(options.format or ["torch"])
+    exports: list[Exported] = []
+    for name in formats:
+        exports += export_model(run, name, folder, options.seed, step=run.step, epoch=run.epoch)
+    found = {
+        "run": str(run.folder),
+        "checkpoint": run.checkpoint,
+        "step": run.step,
+        "files": [str(made.file) for made in exports],
+        "bytes": [made.size for made in exports],
+        "largest_differences": [made.difference for made in exports],
+    }
+    width = max(len(str(made.file)) for made in exports)
+    lines = [f"{'file':{width}}  {'size':>10}  largest difference"]
+    lines += [
+        f"{made.file!s:{width}}  {made.size / 1e6:>7,.2f} MB  {made.difference:.1e}"
+        for made in exports
+    ]
+    show(options, found, "\n".join(lines))
+
+
+def add_compare(commands: Commands) -> None:
+    """Add the command `compare` to those of `vae`."""
+    parser = commands.add_parser(
+        "compare",
+        help="put the runs of a sweep side by side",
+        description="Put the runs of a sweep side by side: comparison.csv, comparison.png, "
+        "reconstructions.png, samples.png and report.md. A sweep does so itself when it ends; "
+        "this does it at any time, also while it runs.",
+        epilog="example: vae compare multirun/beta",
+    )
+    parser.add_argument("sweep", metavar="SWEEP", help="the sweep's folder, multirun/NAME")
+    parser.add_argument("--out", metavar="DIR", help="write there, not into the sweep's folder")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    parser.set_defaults(run=_compare)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from vae.sweeps.comparison import rows
+    from vae.sweeps.report import FILES, overview, write_report
+    from vae.sweeps.wandb_sweep import link_runs
+
+    comparison = write_report(options.sweep, options.out)
+    link_runs(comparison.folder)
+    out = Path(options.out or options.sweep)
+    files = [str(out / name) for name in FILES if (out / name).exists()]
+    found = {"sweep": comparison.name, "runs": rows(comparison), "files": files}
+    show(options, found, f"{overview(comparison)}\n\n{out / 'report.md'}")
+
+
+def add_dashboard(commands: Commands) -> None:
+    """Add the command `dashboard` to those of `vae`."""
+    parser = commands.add_parser(
+        "dashboard",
+        help="make the workspace of a sweep on W&B",
+        description="Make the workspace of a sweep on W&B and print its address: parallel "
+        "coordinates, rate against distortion, learning curves, faces. Needs a login.",
+        epilog="example: vae dashboard multirun/betas",
+    )
+    parser.add_argument("sweep", metavar="SWEEP", help="the sweep's folder, multirun/NAME")
+    parser.add_argument("--entity", help="user or team on W&B, if not that of the runs")
+    parser.add_argument("--project", help="project on W&B, if not that of the runs")
+    parser.add_argument(
+        "--json", action="store_true", help="print the workspace as JSON; save and send nothing"
+    )
+    parser.set_defaults(run=_dashboard)
+
+
+def _dashboard(options: argparse.Namespace) -> None:
+    from vae.sweeps.comparison import read_sweep
+    from vae.sweeps.wandb_sweep import build_workspace
+
+    comparison = read_sweep(options.sweep)
+    found = [run.config["wandb"] for run in comparison.runs if "wandb" in run.config]
+    reported = found[0] if found else {}
+    entity = options.entity or reported.get("entity") or ""
+    project = options.project or reported.get("project")
+    group = reported.get("group") or comparison.name
+    if not project:
+        raise UserError(f"{options.sweep}: no run says its W&B project. Give --project NAME.")
+    workspace = build_workspace(comparison, entity, project, group)
+    if options.json:
+        print(json.dumps(workspace._spec))  # the package has no public way to it
+    else:
+        print(save_workspace(workspace))
+
+
+def save_workspace(workspace: Any) -> str:
+    """Save a workspace on W&B as a new view of its project, and return its address.
+
+    Where it names no entity, it is that of the account.
+
+    Raises:
+        UserError: there is no login, or the server does not take it.
+    """
+    from vae.runs.wandb_mode import error_text, resolve_mode, unreachable
+
+    if resolve_mode("auto") != "online":
+        raise UserError(
+            "vae dashboard: there is no login on W&B, or W&B is switched off. Run `wandb login`; "
+            "with --json the workspace is printed instead."
+        )
+    import wandb
+
+    url = wandb.setup().settings.base_url
+    trouble = unreachable(url)  # wandb itself would try for long
+    if trouble is None:
+        try:
+            workspace.entity = workspace.entity or wandb.Api().default_entity
+            return str(workspace.save().url)
+        except Exception as error:
+            trouble = error_text(error)
+    raise UserError(
+        f"vae dashboard: W&B at {url} did not take the workspace: {trouble}. "
+        "With --json it is printed instead."
+    )
+
+
+def add_report(commands: Commands) -> None:
+    """Add the command `report` to those of `vae`."""
+    parser = commands.add_parser(
+        "report",
+        help="make the tables and pictures of a page in docs/experiments",
+        description="Make the tables and pictures of a page in docs/experiments. With the folder "
+        "of its sweep, from the runs in it: what they have not measured themselves is measured "
+        "now, and all of it is kept in results/PAGE.csv. Without, from that file: no run is "
+        "needed to make the tables again.",
+        epilog="example: vae report docs/experiments/exp_03_beta.md multirun/exp_03_beta",
+    )
+    parser.add_argument("page", metavar="PAGE", type=Path, help="a page: docs/experiments/NAME.md")
+    parser.add_argument("sweep", metavar="SWEEP", nargs="?", help="its runs: multirun/NAME")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    parser.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from vae.sweeps.pages import make_page
+    from vae.utils.errors import UserError
+
+    if not options.page.is_file():
+        raise UserError(f"{options.page}: there is no such page.")
+    files = make_page(options.page, options.sweep)
+    found = {"page": str(options.page), "files": [str(file) for file in files]}
+    show(options, found, "\n".join(map(str, files)))

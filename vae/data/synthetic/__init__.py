@@ -1,0 +1,129 @@
+"""The source `synthetic`: faces drawn on the spot, with everything about them known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import MISSING
+
+from vae.data.base import SPLITS, DataConfig, Labels
+from vae.data.synthetic.faces import (
+    DRAW_AT_ONCE,
+    FACTOR_NAMES,
+    PRESETS,
+    attributes,
+    draw,
+    sample_factors,
+)
+from vae.utils.errors import require
+
+# Part of every cache's address. Raise it by one whenever `faces` or a `face_*`
+# module changes what is drawn, sampled or labelled: old caches would be served otherwise.
+DRAWING_VERSION = 2
+
+
+@dataclass
+class SyntheticConfig(DataConfig):
+    """Settings of the drawn faces (`conf/data/synthetic.yaml` holds the values)."""
+
+    preset: str = MISSING  # core (12 large, independent, uniform factors) or rich (all of them)
+    seed: int = MISSING  # which faces are drawn, int >= 0; has nothing to do with the training seed
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.num_images is not None,
+            "data.num_images",
+            self.num_images,
+            "an int >= 10 (drawn faces have no natural end)",
+        )
+        require(self.preset in PRESETS, "data.preset", self.preset, f"one of {', '.join(PRESETS)}")
+        require(self.seed >= 0, "data.seed", self.seed, "an int >= 0")
+
+
+class SyntheticSource:
+    """Drawn faces as an `ImageSource`; each split is an endless sequence cut to length.
+
+    A tenth of the images is for validation, a tenth for the test and the rest for
+    training. More images only add to the end of each split.
+    """
+
+    name = "synthetic"
+
+    def __init__(self, config: SyntheticConfig) -> None:
+        assert config.num_images is not None  # SyntheticConfig checks it
+        self._preset = config.preset
+        self._seed = config.seed
+        self._image_size = config.image_size
+        tenth = config.num_images // 10
+        self._sizes = {"train": config.num_images - 2 * tenth, "val": tenth, "test": tenth}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that decides the pixels and the labels, JSON-able."""
+        return {
+            "source": self.name,
+            "drawing_version": DRAWING_VERSION,
+            "preset": self._preset,
+            "seed": self._seed,
+            "image_size": self._image_size,
+            "sizes": self.sizes(),
+        }
+
+    def sizes(self) -> dict[str, int]:
+        """Images per split."""
+        return dict(self._sizes)
+
+    def read(self, split: str, start: int, stop: int) -> np.ndarray:
+        """Draw images [start, stop) of a split.
+
+        An image has the same bytes whatever range it is read in. Ranges that
+        begin and end at multiples of `DRAW_AT_ONCE` draw nothing in vain.
+
+        Args:
+            split: one of `SPLITS`.
+            start: the first image, 0 <= start <= stop.
+            stop: one past the last image, at most the split's size.
+
+        Returns:
+            (stop - start, image_size, image_size, 3) uint8 RGB.
+
+        Raises:
+            IndexError: the range is not within the split.
+        """
+        if not 0 <= start <= stop <= self._sizes[split]:
+            raise IndexError(f"{split}: [{start}, {stop}) is not in [0, {self._sizes[split]})")
+        size = self._image_size
+        images = np.empty((stop - start, size, size, 3), dtype=np.uint8)
+        # Vectorised arithmetic can round the last bit differently with a picture's
+        # place in the batch. So each is drawn in the same batch always: blocks
+        # begin at multiples of DRAW_AT_ONCE and are drawn whole.
+        for block in range(start - start % DRAW_AT_ONCE, stop, DRAW_AT_ONCE):
+            pictures = draw(torch.from_numpy(self._rows(split, block, DRAW_AT_ONCE)), size)
+            pixels = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+            first, last = max(start, block), min(stop, block + DRAW_AT_ONCE)
+            images[first - start : last - start] = pixels[first - block : last - block]
+        return images
+
+    def check(self) -> None:
+        """Nothing can be missing."""
+
+    def labels(self, split: str) -> dict[str, Labels]:
+        """Attributes under CelebA's names, which follow from the factors, and the factors.
+
+        Of the factors those that vary in the preset, float32.
+        """
+        rows = self._rows(split, 0, self._sizes[split])
+        names, values = attributes(torch.from_numpy(rows))
+        varied = PRESETS[self._preset]
+        columns = [FACTOR_NAMES.index(name) for name in varied]
+        return {
+            "attributes": Labels(names, values.numpy()),
+            "factors": Labels(varied, rows[:, columns]),
+        }
+
+    def _rows(self, split: str, start: int, count: int) -> np.ndarray:
+        """Factors of `count` faces of a split from `start`, (count, all factors) float32."""
+        return sample_factors(self._preset, count, (self._seed, SPLITS.index(split)), start)

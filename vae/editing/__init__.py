@@ -1,1 +1,0 @@
-"""Directions of attributes among the latents, and faces moved along them."""

@@ -1,0 +1,169 @@
+"""Attribute directions of a model: learned on training faces, tested on held-out faces, cached."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae.data import open_source
+from vae.data.base import Labels
+from vae.evaluation import TrainedModel
+from vae.evaluation.directions import (
+    FEWEST,
+    METHODS,
+    Directions,
+    LatentStatistics,
+    balanced_accuracy,
+    count_told,
+    find_directions,
+)
+from vae.evaluation.latents import posteriors
+from vae.models import VAE
+from vae.utils.errors import UserError
+from vae.utils.files import write_atomically
+
+FORMAT = 2  # of the file: one of another format is made again
+ARRAYS = ("means", "normal", "weights", "middles")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Directions, and how well each tells faces that it was not found on."""
+
+    directions: Directions
+    # attribute -> of METHODS -> balanced accuracy on the validation split, NaN where it has
+    # no face with it, or none without
+    accuracy: dict[str, dict[str, float]]
+
+
+def learn_directions(trained: TrainedModel, cache: Path | None = None) -> Learned:
+    """Return the directions in `cache` if they are of this model and its images, else learn them.
+
+    One pass over the training split and one over the validation split, by the posterior's
+    means. Of the faces, only the attributes are held, a byte each.
+
+    Args:
+        trained: encodes on its device.
+        cache: an .npz file, read and written; None: learn them and write nothing.
+
+    Raises:
+        UserError: nothing is known of the attributes of the images, too few have any, or the
+            images are no longer where they were.
+    """
+    if cache is None:
+        return _learn(trained)
+    weights, images = _digest(trained.model), _images_of(trained)
+    learned = _read(cache, weights, images)
+    if learned is None:
+        learned = _learn(trained)
+        try:
+            _write(cache, learned, weights, images)
+            log.info("directions: %s", cache)
+        except OSError as error:  # somebody else's run, perhaps: it can be edited all the same
+            log.warning("directions: cannot be kept (%s); the next time finds them anew", error)
+    return learned
+
+
+def _learn(trained: TrainedModel) -> Learned:
+    train, held_out = (trained.data.attributes(split) for split in ("train", "val"))
+    if train is None or held_out is None:
+        raise UserError(
+            f"data={trained.data_config.name}: nothing is known of the attributes of these images, "
+            "so there are no directions to edit along. data=synthetic has attributes, and so has "
+            "data=celeba with its list_attr_celeba."
+        )
+    statistics = LatentStatistics(trained.model.latent_dim, len(train.names))
+    for latents, has in _encoded(trained, "train", train):
+        statistics.update(latents, has)
+    directions = find_directions(statistics, train.names)
+    if not directions.names:
+        raise UserError(
+            f"data.num_images: no attribute is on at least {FEWEST} of the {statistics.all.count} "
+            f"training images and missing on {FEWEST} more, so there are no directions to edit "
+            "along. Train on more images."
+        )
+    columns = [held_out.names.index(name) for name in directions.names]
+    told = {method: torch.zeros(2, 2, len(columns), dtype=torch.int64) for method in METHODS}
+    for latents, has in _encoded(trained, "val", held_out):
+        for method in METHODS:
+            told[method] += count_told(directions.scores(latents, method), has[:, columns])
+    accuracies = torch.stack([balanced_accuracy(told[method]) for method in METHODS], dim=1)
+    rows = [dict(zip(METHODS, row, strict=True)) for row in accuracies.tolist()]
+    return Learned(directions, dict(zip(directions.names, rows, strict=True)))
+
+
+def _encoded(trained: TrainedModel, split: str, labels: Labels) -> Iterator[tuple[Tensor, Tensor]]:
+    """Posterior means (n, latents) of a split and attributes (n, all of them), by the batch."""
+    start = 0
+    for posterior in posteriors(trained.model, trained.data.images[split], f"encoding {split}"):
+        latents = posterior.mode.cpu()
+        rows = labels.values[start : start + len(latents)]
+        yield latents, torch.from_numpy(np.array(rows))
+        start += len(latents)
+
+
+def _digest(model: VAE) -> str:
+    """Of the weights, whichever file they are from: the last one, or the average in it."""
+    digest = hashlib.sha256()
+    for weight in model.state_dict().values():
+        digest.update(weight.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _images_of(trained: TrainedModel) -> str | None:
+    """A digest of what decides the images and their attributes; None where they are gone."""
+    try:
+        source = open_source(trained.data_config)
+        canonical = json.dumps(source.fingerprint(), sort_keys=True)
+    except UserError:
+        return None
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _write(file: Path, learned: Learned, weights: str, images: str | None) -> None:
+    directions = learned.directions
+    about = {
+        "format": FORMAT,
+        "weights": weights,
+        "images": images,
+        "names": directions.names,
+        "accuracy": learned.accuracy,
+    }
+    arrays = {name: getattr(directions, name).numpy() for name in ARRAYS}
+
+    def save(temporary: Path) -> None:
+        with temporary.open("wb") as opened:
+            np.savez(opened, about=np.array(json.dumps(about)), **arrays)
+
+    write_atomically(file, save)
+
+
+def _read(file: Path, weights: str, images: str | None) -> Learned | None:
+    """What `_write` wrote for these very weights and images; None if it did not, or is damaged.
+
+    Where the images are gone, what was found of them is as true as ever.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            about = json.loads(str(stored["about"]))
+            if (about["format"], about["weights"]) != (FORMAT, weights):
+                return None
+            if images is not None and about["images"] != images:
+                return None
+            arrays = {name: torch.from_numpy(stored[name]) for name in ARRAYS}
+        return Learned(Directions(tuple(about["names"]), **arrays), about["accuracy"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except Exception as error:  # zipfile and NumPy raise nearly anything on damaged bytes
+        log.warning("%s is damaged (%s); making it again", file, error)
+        return None

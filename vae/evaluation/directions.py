@@ -1,0 +1,176 @@
+"""What directions are computed from: sums over the latents and attributes of a split.
+
+Streaming, in float64: memory is (attributes + latents) · latents numbers, however many
+faces there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vae.evaluation.latents import Gaussian
+
+METHODS = ("normal", "means")
+SHRINKAGE = 1e-3  # of the latents' covariance towards a multiple of I (Friedman 1989)
+RIDGE = 1e-3  # added to the attributes' variances, in parts of them
+FEWEST = 10  # faces on each side of an attribute: fewer say nothing about it
+ENTANGLED = 0.01  # a part of a class so small that two attributes (nearly) decide each other
+
+
+@dataclass(frozen=True)
+class ClassMeans:
+    """Of each attribute: where the faces with it and those without it lie, and how many."""
+
+    having: Tensor  # (attributes, latents) float64
+    lacking: Tensor  # (attributes, latents) float64
+    count: Tensor  # (attributes,) float64, faces that have it
+    together: Tensor  # (attributes, attributes) float64, faces that have both
+
+    def of(self, rows: Tensor) -> ClassMeans:
+        """The same of some of the attributes."""
+        together = self.together[rows][:, rows]
+        return ClassMeans(self.having[rows], self.lacking[rows], self.count[rows], together)
+
+
+class LatentStatistics:
+    """Covariance of all latents and the mean of each attribute's classes, as faces come in.
+
+    Args:
+        latent_dim: size of z.
+        attributes: how many there are.
+    """
+
+    def __init__(self, latent_dim: int, attributes: int) -> None:
+        self.all = Gaussian(latent_dim)
+        self._sums = torch.zeros(attributes, latent_dim, dtype=torch.float64)
+        self._together = torch.zeros(attributes, attributes, dtype=torch.float64)
+
+    def update(self, latents: Tensor, attributes: Tensor) -> None:
+        """Take in latents (n, latent_dim) and 0/1 attributes (n, attributes) of n faces."""
+        self.all.update(latents)
+        rows = attributes.double()
+        self._sums += rows.T @ latents.cpu().double()
+        self._together += rows.T @ rows
+
+    def classes(self) -> ClassMeans:
+        """The means of the classes; NaN for one that no face is in."""
+        count = self._together.diagonal()[:, None]
+        total = self.all.mean * self.all.count
+        lacking = (total - self._sums) / (self.all.count - count)
+        return ClassMeans(self._sums / count, lacking, count[:, 0], self._together)
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Directions and classifiers of attributes, all of them (attributes, latents) float64."""
+
+    names: tuple[str, ...]
+    means: Tensor
+    normal: Tensor
+    weights: Tensor  # of the linear classifiers: no face is moved along these
+    middles: Tensor  # halfway between the faces with it and those without
+
+    def scores(self, latents: Tensor, along: str = "weights") -> Tensor:
+        """How far along lie faces, from each attribute's middle: > 0 where it seems to be there.
+
+        Args:
+            latents: (n, latents).
+            along: weights, normal or means.
+
+        Returns:
+            (n, attributes) float64.
+        """
+        ways: Tensor = getattr(self, along)
+        return latents.to(ways) @ ways.T - (ways * self.middles).sum(1)
+
+
+def find_directions(statistics: LatentStatistics, names: tuple[str, ...]) -> Directions:
+    """The directions of all attributes that at least FEWEST faces have, and as many have not.
+
+    The classifiers are Fisher's linear discriminants with a shrunk covariance.
+
+    Args:
+        statistics: of a training split's posterior means.
+        names: of the attributes, as many as the statistics have.
+    """
+    classes, total = statistics.classes(), statistics.all.count
+    kept = ((classes.count >= FEWEST) & (total - classes.count >= FEWEST)).nonzero()[:, 0]
+    classes = classes.of(kept)
+    means = classes.having - classes.lacking
+    # The covariance of all faces serves as well as that within the classes: the two differ
+    # along `means` only, which changes the length of the weights alone.
+    weights = torch.linalg.solve(_shrunk(statistics.all.covariance), means.T).T
+    normal = _normals(means, classes, total)
+    middles = (classes.having + classes.lacking) / 2
+    return Directions(tuple(names[i] for i in kept.tolist()), means, normal, weights, middles)
+
+
+def count_told(scores: Tensor, attributes: Tensor) -> Tensor:
+    """How many faces with and without each attribute are told right, and how many there are.
+
+    Sums of such counts over batches are those of all their faces.
+
+    Args:
+        scores: (n, attributes), > 0 says that it is there.
+        attributes: (n, attributes) of 0 and 1.
+
+    Returns:
+        (2, 2, attributes) int64: right and all, of those with it and those without.
+    """
+    has, says = attributes.bool(), scores > 0
+    right, everyone = torch.stack([has & says, ~has & ~says]), torch.stack([has, ~has])
+    return torch.stack([right, everyone]).sum(2)
+
+
+def balanced_accuracy(told: Tensor) -> Tensor:
+    """Mean of the shares of both classes that are told right, (attributes,); chance is 1/2.
+
+    Args:
+        told: counts as `count_told` gives them. NaN where a class has no face.
+    """
+    shares: Tensor = told[0] / told[1]
+    return shares.mean(0)
+
+
+def _shrunk(covariance: Tensor) -> Tensor:
+    spread = covariance.diagonal().mean().clamp(min=1e-12)
+    eye = torch.eye(len(covariance), dtype=covariance.dtype)
+    return (1 - SHRINKAGE) * covariance + SHRINKAGE * spread * eye
+
+
+def _normals(means: Tensor, classes: ClassMeans, total: int) -> Tensor:
+    """For each attribute, the mean difference between faces that are alike in those held.
+
+    The coefficients d of the ridge regression of the latents on the attribute and the held
+    ones. If N is the covariance that the regression leaves, Fisher's discriminant of such
+    faces is N⁻¹ d. That is its plane's normal among the latents as they are, and goes where
+    faces vary least. Among whitened ones it is N^-½ d, which is a step of d among the latents,
+    and leads from the mean of the ones to the mean of the others.
+    """
+    shares = classes.count / total
+    covariance = classes.together / total - torch.outer(shares, shares)
+    with_latents = covariance.diagonal()[:, None] * means  # covariance with each latent
+    covariance = covariance + RIDGE * torch.diag(covariance.diagonal())
+    held = _can_be_held(classes, total)
+    normals = []
+    for row in range(len(means)):
+        rows = torch.cat([torch.tensor([row]), held[row].nonzero()[:, 0]])  # never held itself
+        normals.append(torch.linalg.solve(covariance[rows][:, rows], with_latents[rows])[0])
+    return torch.stack(normals) if normals else means
+
+
+def _can_be_held(classes: ClassMeans, total: int) -> Tensor:
+    """Which attributes (columns) can stay as they are while another (row) changes.
+
+    Not those that the other decides: hair that turns blond must cease to be black. So all
+    four combinations of the two must be on at least ENTANGLED of the smaller class.
+    """
+    both, count = classes.together, classes.count
+    only_row, only_column = count[:, None] - both, count[None] - both
+    neither = total - both - only_row - only_column
+    smallest = torch.stack([both, only_row, only_column, neither]).amin(0)
+    sizes = torch.minimum(count, total - count)
+    return smallest >= ENTANGLED * torch.minimum(sizes[:, None], sizes[None])

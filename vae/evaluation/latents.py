@@ -1,0 +1,148 @@
+"""Statistics of latents: running mean and covariance, the aggregate posterior, an encoded split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vae.data.loader import evaluation_batches
+from vae.models.base import VAE
+from vae.models.posterior import Posterior
+from vae.training.metrics import EVALUATION_BATCH
+
+
+class Gaussian:
+    """Mean and covariance of features as they come in, in float64; no feature is kept.
+
+    Deviations are taken from each batch's own mean and the batches joined as in Chan et al.
+    (1979): sums of squares would lose every digit of a spread that is small beside its mean.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        self.count = 0
+        self.mean = torch.zeros(dimensions, dtype=torch.float64)
+        self._scatter = torch.zeros(dimensions, dimensions, dtype=torch.float64)
+
+    def update(self, features: Tensor) -> None:
+        """Take in features (n, dimensions), n >= 0."""
+        added = len(features)
+        if added == 0:
+            return
+        batch = features.cpu().double()
+        centre = batch.mean(0)
+        shift = centre - self.mean
+        total = self.count + added
+        # Two groups about their joint mean: the scatter of each, and of one more row.
+        between = shift * (self.count * added / total) ** 0.5
+        rows = torch.cat([batch - centre, between[None]])
+        self._scatter.addmm_(rows.T, rows)
+        self.mean += shift * (added / total)
+        self.count = total
+
+    @property
+    def covariance(self) -> Tensor:
+        """(dimensions, dimensions), the unbiased one: divided by count - 1.
+
+        Raises:
+            ValueError: there are fewer than two features.
+        """
+        if self.count < 2:
+            raise ValueError(f"a covariance needs at least 2 features; there are {self.count}")
+        return self._scatter / (self.count - 1)
+
+
+class AggregatePosterior:
+    """Mean and covariance of q(z) = 1/n Σ q(z|x_i), as posteriors come in.
+
+    Its covariance is that of the means plus the mean of the variances.
+    """
+
+    def __init__(self, latent_dim: int) -> None:
+        self.means = Gaussian(latent_dim)
+        self._variances = torch.zeros(latent_dim, dtype=torch.float64)
+
+    def update(self, posterior: Posterior) -> None:
+        """Take in the posteriors of a batch."""
+        self.means.update(posterior.mean)
+        self._variances += posterior.logvar.cpu().double().exp().sum(0)
+
+    @property
+    def mean(self) -> Tensor:
+        """(latent_dim,) float64."""
+        return self.means.mean
+
+    @property
+    def covariance(self) -> Tensor:
+        """(latent_dim, latent_dim) float64; needs two images."""
+        return self.means.covariance + torch.diag(self._variances / self.means.count)
+
+    def kl_to_prior(self) -> float:
+        """KL(N(m, C) || N(0, I)) in nats, m and C being the mean and covariance of q(z).
+
+        What the samples of the prior suffer from: the decoder was trained on q(z). The
+        rate is the information that z has of x plus KL(q(z) || p(z)) (Hoffman & Johnson
+        2016), and this is the part of that KL that a Gaussian can have: a lower bound, as
+        KL(q(z) || p(z)) = KL(q(z) || N(m, C)) + KL(N(m, C) || p(z)).
+        """
+        covariance = self.covariance
+        excess = covariance.trace() + self.mean.square().sum() - len(self.mean)
+        return 0.5 * (excess - torch.logdet(covariance)).item()
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What the encoder makes of a split's images."""
+
+    means: np.ndarray  # (n, latent_dim) float32, of the split's first images
+    aggregate: AggregatePosterior  # of all images
+
+
+def batches(images: np.ndarray, device: torch.device, doing: str) -> Iterator[Tensor]:
+    """All packed images (count, size, size, 3) once, in order, with a progress bar.
+
+    Args:
+        doing: what the bar says, "encoding train".
+
+    Yields:
+        (<= EVALUATION_BATCH, 3, size, size) in [0, 1] on the device.
+    """
+    with tqdm(total=len(images), desc=doing, unit=" images", disable=None) as bar:
+        for batch in evaluation_batches(images, EVALUATION_BATCH, device):
+            yield batch
+            bar.update(len(batch))
+
+
+@torch.inference_mode()
+def posteriors(model: VAE, images: np.ndarray, doing: str) -> Iterator[Posterior]:
+    """The posteriors of packed images (count, size, size, 3), in order, a batch at a time.
+
+    Args:
+        model: in evaluation mode; its device is where they are encoded.
+        doing: as `batches`.
+    """
+    for batch in batches(images, next(model.parameters()).device, doing):
+        yield model.encode(batch)
+
+
+def encode_split(model: VAE, images: np.ndarray, most: int, name: str) -> Codes:
+    """Encode packed images (count, size, size, 3) in one pass, in batches.
+
+    Args:
+        model: in evaluation mode; its device is where they are encoded.
+        most: posterior means that are kept, so that memory does not grow with the split.
+        name: of the split, for the progress bar.
+    """
+    aggregate = AggregatePosterior(model.latent_dim)
+    means: list[np.ndarray] = []
+    room = most
+    for posterior in posteriors(model, images, f"encoding {name}"):
+        aggregate.update(posterior)
+        if room > 0:
+            means.append(posterior.mode[:room].cpu().numpy())
+            room -= len(means[-1])
+    return Codes(np.concatenate(means), aggregate)

@@ -1,0 +1,165 @@
+"""Faces moved along the directions of attributes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae.evaluation import TrainedModel
+from vae.evaluation.attributes import Learned
+from vae.evaluation.directions import METHODS
+from vae.generation import figures
+from vae.generation.photos import file_stems, load_faces, safe_name
+from vae.models import VAE
+from vae.utils.errors import UserError, require
+
+SHOWN = 6  # faces of the split, where none are given
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What `edit` made."""
+
+    images: Tensor  # (faces, changes, 3, size, size) in [0, 1]
+    sheet: Path  # rows of faces: as they are, as the model has them, and changed
+    files: list[Path]  # of given faces, each as it is after its last change
+
+
+@dataclass(frozen=True)
+class Change:
+    """One column of the sheet."""
+
+    attribute: str
+    strength: float
+
+    def __str__(self) -> str:
+        return f"{self.attribute} {self.strength:+g}"
+
+
+@torch.inference_mode()
+def edit(
+    trained: TrainedModel,
+    learned: Learned,
+    faces: Sequence[str],
+    attributes: Sequence[str],
+    strength: float = 2.0,
+    *,
+    method: str = "normal",
+    keep_detail: bool = False,
+    split: str = "val",
+    crop: str = "auto",
+    folder: Path,
+    tag: str = "",
+) -> Edited:
+    """Give faces an attribute, or take it away.
+
+    Args:
+        trained: computes on its device.
+        learned: `vae.evaluation.attributes.learn_directions` of the same model.
+        faces: files, or numbers of faces of the split; none: some that lack the attributes, or
+            where these are taken away, some that have them.
+        attributes: with one, it is shown at several strengths; with more, each at `strength`.
+        strength: 1 leads from the average face without it to the average one with it;
+            negative takes it away.
+        method: how the direction is found: normal or means (vae/evaluation/directions.py).
+        keep_detail: add to the given picture what the edit changes of its reconstruction,
+            which keeps what the model cannot reconstruct.
+        split, crop: as `load_faces`.
+        folder: where the files go.
+        tag: ends the files' names, where there are several checkpoints of one run.
+
+    Raises:
+        UserError: there is no such attribute, or a face cannot be read.
+    """
+    require(method in METHODS, "--method", method, f"one of {', '.join(METHODS)}")
+    _require_known(attributes, learned)
+    words = list(faces) or _faces_to_change(trained, attributes, strength, split)
+    originals, labels = load_faces(words, trained, split, crop)
+    latents = trained.model.encode(originals.to(trained.device)).mode
+
+    changes = _changes(attributes, strength)
+    plain = trained.model.decode(latents).cpu()
+    images = torch.stack(
+        [_changed(trained.model, latents, learned, method, c) for c in changes], dim=1
+    )
+    if keep_detail:
+        images = (images + (originals - plain)[:, None]).clamp(0, 1)
+
+    how = _how(method, keep_detail, crop, tag)
+    sheet = figures.table(
+        torch.cat([originals[:, None], plain[:, None], images], dim=1),
+        folder / "figures" / f"{'_'.join(['edit', *attributes, *how])}.png",
+        columns=["original", "model", *map(str, changes)],
+    )
+    files = []
+    for stem, row in zip(file_stems(labels), images, strict=True) if faces else ():
+        for attribute, image in zip(attributes, row[-len(attributes) :], strict=True):
+            name = "_".join([stem, attribute, f"{strength:+g}", *how])
+            files.append(figures.save(figures.picture(image), folder / "edited" / f"{name}.png"))
+    return Edited(images, sheet, files)
+
+
+def _how(method: str, keep_detail: bool, crop: str, tag: str) -> list[str]:
+    """What is not as usual, for the names of files: no other picture takes one's place."""
+    words = {
+        method: method != "normal",
+        "detail": keep_detail,
+        safe_name(f"crop-{crop.replace(',', '-')}"): crop != "auto",
+        tag: bool(tag),
+    }
+    return [word for word, is_unusual in words.items() if is_unusual]
+
+
+def _changes(attributes: Sequence[str], strength: float) -> list[Change]:
+    """One attribute from the opposite of `strength` to it, or several at it: the last are at it."""
+    if len(attributes) > 1:
+        return [Change(attribute, strength) for attribute in attributes]
+    return [Change(attributes[0], strength * part) for part in (-1, -0.5, 0.5, 1)]
+
+
+def _changed(model: VAE, latents: Tensor, learned: Learned, method: str, change: Change) -> Tensor:
+    """The faces of latents (faces, latent_dim) after a change, (faces, 3, size, size)."""
+    directions = learned.directions
+    steps = directions.normal if method == "normal" else directions.means
+    step = steps[directions.names.index(change.attribute)].to(latents)
+    return model.decode(latents + change.strength * step).cpu()
+
+
+def _require_known(attributes: Sequence[str], learned: Learned) -> None:
+    """Raise a UserError with the nearest names for one that is not known."""
+    names = learned.directions.names
+    if not attributes:
+        raise UserError(f"--attribute: which? One or more of {', '.join(names)}.")
+    by_lower = {name.lower(): name for name in names}
+    for attribute in attributes:
+        if attribute in names:
+            continue
+        lower = attribute.lower().replace(" ", "_")
+        near = difflib.get_close_matches(lower, by_lower, cutoff=0.6)
+        near += [low for low in by_lower if lower in low and low not in near]
+        meant = f"Did you mean {' or '.join(by_lower[low] for low in near)}? " if near else ""
+        raise UserError(
+            f"--attribute: there is no {attribute!r}. {meant}"
+            "`vae edit RUN --list` shows all that this run can be edited by."
+        )
+
+
+def _faces_to_change(
+    trained: TrainedModel, attributes: Sequence[str], strength: float, split: str
+) -> list[str]:
+    """Numbers of faces of the split, the first that have the fewest of the attributes.
+
+    The most, where these are taken away.
+    """
+    labels = trained.data.attributes(split)
+    assert labels is not None  # there were directions
+    columns = [labels.names.index(attribute) for attribute in attributes]
+    have = labels.values[:, columns].astype(np.int64).sum(axis=1)
+    order = np.argsort(have if strength >= 0 else -have, kind="stable")
+    return [str(number) for number in order[:SHOWN]]

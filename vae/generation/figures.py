@@ -1,0 +1,292 @@
+"""Figures: tensors to PNG and GIF, and the four standard figures of a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vae.models.base import VAE
+from vae.training.metrics import Evaluation
+from vae.utils.files import write_atomically
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
+GAP = 2  # white pixels between the images of a grid
+LABEL_HEIGHT = 13  # pixels of Pillow's own font, at its default size
+LABEL_LINES = 5  # above a column, at most
+BACKGROUND = (255, 255, 255)
+INK = (40, 40, 40)
+
+COLUMNS = 8  # faces a row, and steps of a strip
+REACH = 3.0  # standard deviations that a latent is moved, either side of its mean
+SAMPLE_SEED = 0  # the same latents in every run and at every step
+
+
+def grid(images: Tensor, columns: int) -> Image:
+    """Images (count, 3, size, size) in [0, 1] in rows of `columns`, small ones enlarged."""
+    from PIL import Image
+
+    scale = max(1, round(96 / images.shape[-1]))  # a face of 32 px is hard to see
+    images = images.detach().float().cpu().clamp(0, 1)
+    images = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    rows = -(-len(images) // columns)
+    tiles = F.pad(images, (GAP, 0, GAP, 0, 0, 0, 0, rows * columns - len(images)), value=1.0)
+    sheet = tiles.view(rows, columns, *tiles.shape[1:]).permute(
+        0, 3, 1, 4, 2
+    )  # rows, y, columns, x, rgb
+    sheet = F.pad(sheet.flatten(2, 3).flatten(0, 1), (0, 0, 0, GAP, 0, GAP), value=1.0)
+    return Image.fromarray((sheet * 255).round().byte().numpy())
+
+
+def label_rows(picture: Image, labels: Sequence[str]) -> Image:
+    """A grid with a label to the left of each of its rows."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(LABEL_HEIGHT)
+    margin = max(round(font.getlength(label)) for label in labels) + 12
+    labelled = Image.new("RGB", (picture.width + margin, picture.height), BACKGROUND)
+    labelled.paste(picture, (margin, 0))
+    draw = ImageDraw.Draw(labelled)
+    row_height = picture.height / len(labels)
+    for row, label in enumerate(labels):
+        draw.text((6, row_height * (row + 0.5)), label, fill=INK, font=font, anchor="lm")
+    return labelled
+
+
+def label_columns(picture: Image, labels: Sequence[str], left: int = 0) -> Image:
+    """A grid, which begins at `left`, with a label above each column, a word to a line."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(LABEL_HEIGHT)
+    width = (picture.width - left) / len(labels)
+    texts = [_broken(label, font, width - 4) for label in labels]
+    lines = max(text.count("\n") + 1 for text in texts)
+    margin = lines * (LABEL_HEIGHT + 4) + 6
+    labelled = Image.new("RGB", (picture.width, picture.height + margin), BACKGROUND)
+    labelled.paste(picture, (0, margin))
+    draw = ImageDraw.Draw(labelled)
+    for column, text in enumerate(texts):
+        place = (left + width * (column + 0.5), margin - 4)
+        draw.multiline_text(place, text, fill=INK, font=font, anchor="md", align="center")
+    return labelled
+
+
+def _broken(label: str, font: FreeTypeFont | ImageFont, width: float) -> str:
+    """A label with a word to a line, words that are too wide on several: LABEL_LINES at most."""
+    lines = []
+    for word in label.split():
+        line = ""
+        for letter in word:
+            if line and font.getlength(line + letter) > width:
+                cut = line.rfind("_") + 1 or len(line)
+                lines.append(line[:cut])
+                line = line[cut:]
+            line += letter
+        lines.append(line)
+    return "\n".join(lines if len(lines) <= LABEL_LINES else [*lines[: LABEL_LINES - 1], "..."])
+
+
+def picture(image: Tensor) -> Image:
+    """One image (3, size, size) in [0, 1], pixel for pixel."""
+    from PIL import Image
+
+    pixels = image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0)
+    return Image.fromarray((pixels * 255).round().byte().numpy())
+
+
+def save(picture: Image, path: Path) -> Path:
+    """Write a PNG atomically."""
+    write_atomically(path, lambda file: picture.save(file, format="PNG"))
+    return path
+
+
+def reconstructions(originals: Tensor, reconstructed: Tensor, path: Path, columns: int = 8) -> Path:
+    """Each original with its reconstruction below it, in pairs of rows.
+
+    Args:
+        originals, reconstructed: (count, 3, size, size) in [0, 1].
+        path: the PNG to write.
+        columns: images a row.
+    """
+    columns = min(columns, len(originals))
+    rows = len(originals) // columns
+    shape = (rows, 1, columns, *originals.shape[1:])
+    used = rows * columns
+    pairs = torch.cat([originals[:used].view(shape), reconstructed[:used].view(shape)], dim=1)
+    return save(label_rows(grid(pairs.flatten(0, 2), columns), ["original", "model"] * rows), path)
+
+
+def samples(images: Tensor, path: Path, columns: int = 8) -> Path:
+    """Images (count, 3, size, size) in [0, 1] in rows."""
+    return save(grid(images, min(columns, len(images))), path)
+
+
+def interpolation(strips: Tensor, path: Path) -> Path:
+    """One row per pair of faces: strips (pairs, steps, 3, size, size) in [0, 1]."""
+    return save(grid(strips.flatten(0, 1), strips.shape[1]), path)
+
+
+def traversal(strips: Tensor, labels: Sequence[str], path: Path) -> Path:
+    """One labelled row per latent: strips (latents, steps, 3, size, size) in [0, 1]."""
+    return save(label_rows(grid(strips.flatten(0, 1), strips.shape[1]), labels), path)
+
+
+def table(
+    images: Tensor, path: Path, *, columns: Sequence[str], rows: Sequence[str] | None = None
+) -> Path:
+    """Labelled columns, and rows if given, of images (rows, columns, 3, size, size) in [0, 1]."""
+    faces = grid(images.flatten(0, 1), images.shape[1])
+    sheet = label_rows(faces, rows) if rows else faces
+    return save(label_columns(sheet, columns, sheet.width - faces.width), path)
+
+
+def animation(
+    frames: Iterable[Tensor],
+    path: Path,
+    *,
+    labels: Sequence[str] | None = None,
+    seconds: float = 4.0,
+) -> Path:
+    """A GIF that runs through frames and back, for ever.
+
+    Each frame has a palette of its own, without dithering: faces are smooth, so that 256
+    colours are nearly enough for one, and dots that change from frame to frame are seen first.
+
+    Args:
+        frames: two or more, each (count, 3, size, size) in [0, 1], its faces in rows of
+            about half as many rows as columns. One is held at a time.
+        path: the GIF to write.
+        labels: of the faces of a frame, above each.
+        seconds: there and back.
+    """
+    there = [_frame(frame, labels).quantize(256) for frame in frames]
+    first, *others = there + there[-2:0:-1]
+    duration = max(20, round(1000 * seconds / (1 + len(others))))  # viewers slow below 20 ms
+
+    def write(file: Path) -> None:
+        first.save(
+            file, format="GIF", save_all=True, append_images=others, duration=duration, loop=0
+        )
+
+    write_atomically(path, write)
+    return path
+
+
+def _frame(images: Tensor, labels: Sequence[str] | None) -> Image:
+    """Images (count, 3, size, size) about twice as wide as high, with a label above each."""
+    from PIL import Image
+
+    columns = min(len(images), math.ceil(math.sqrt(2 * len(images))))
+    if labels is None:
+        return grid(images, columns)
+    rows = []
+    for start in range(0, len(images), columns):
+        named = list(labels[start : start + columns])
+        named += [""] * (columns - len(named))
+        rows.append(label_columns(grid(images[start : start + columns], columns), named))
+    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), BACKGROUND)
+    for number, row in enumerate(rows):
+        sheet.paste(row, (0, sum(above.height for above in rows[:number])))
+    return sheet
+
+
+@torch.inference_mode()
+def draw_figures(
+    model: VAE, faces: Tensor, evaluation: Evaluation, folder: Path
+) -> dict[str, Path]:
+    """Write the four standard figures, in the model's evaluation mode.
+
+    Args:
+        faces: (count >= 1, 3, size, size) in [0, 1], from the validation split.
+        evaluation: of the same model, for the latents' ranges and order.
+        folder: where the PNGs go, under names that stay the same.
+
+    Returns:
+        The files by W&B key: figures/reconstructions, samples, interpolation, traversal.
+    """
+    was_training = model.training
+    model.eval()
+    paths = {
+        name: folder / f"{name}.png"
+        for name in ("reconstructions", "samples", "interpolation", "traversal")
+    }
+    means = model.encode(faces).mode
+    reconstructions(faces, model.decode(means), paths["reconstructions"], COLUMNS)
+    samples(model.decode(prior_latents(32, means)), paths["samples"], COLUMNS)
+
+    ends = means.repeat(2, 1)[: 2 * max(1, min(4, len(means) // 2))]  # a lone face: to itself
+    strips = torch.stack([lerp(*pair) for pair in ends.view(-1, 2, ends.shape[1])])
+    interpolation(decode_strips(model, strips), paths["interpolation"])
+
+    latents = evaluation.kl_per_latent.argsort(descending=True)[:8].tolist()
+    strips = torch.stack(
+        [
+            move_latent(
+                means[0], latent, evaluation.mean_of_means[latent], evaluation.std_of_means[latent]
+            )
+            for latent in latents
+        ]
+    )
+    labels = [f"z{latent}: {evaluation.kl_per_latent[latent]:.1f} nats" for latent in latents]
+    traversal(decode_strips(model, strips), labels, paths["traversal"])
+    model.train(was_training)
+    return {f"figures/{name}": path for name, path in paths.items()}
+
+
+def prior_latents(count: int, like: Tensor) -> Tensor:
+    """Latents from N(0, I), (count, latent_dim), the same for every call."""
+    generator = torch.Generator().manual_seed(SAMPLE_SEED)
+    return torch.randn(count, like.shape[1], generator=generator).to(like.device)
+
+
+def lerp(start: Tensor, end: Tensor, steps: int = COLUMNS) -> Tensor:
+    """The straight line between two latents (latent_dim,): (steps, latent_dim), both ends in."""
+    return torch.lerp(start, end, torch.linspace(0, 1, steps, device=start.device)[:, None])
+
+
+def slerp(start: Tensor, end: Tensor, steps: int = COLUMNS) -> Tensor:
+    """The arc between two latents (latent_dim,): (steps, latent_dim), both ends in.
+
+    The direction turns evenly from one to the other (Shoemake 1985) and the length goes
+    evenly from one to the other. Latents of many dimensions lie near a sphere, which a
+    straight line leaves (White 2016). Where no arc is defined (a latent of length 0, or two
+    in the same or in opposite directions) it is the straight line.
+    """
+    lengths = torch.stack([start.norm(), end.norm()])
+    if lengths.min() < 1e-6:
+        return lerp(start, end, steps)
+    here, there = start / lengths[0], end / lengths[1]
+    # The arc cosine has half its digits left where the latents are nearly (anti)parallel.
+    angle = 2 * torch.atan2((here - there).norm(), (here + there).norm())
+    if torch.sin(angle) < 1e-4:
+        return lerp(start, end, steps)
+    place = torch.linspace(0, 1, steps, device=start.device)[:, None]
+    turned = torch.sin((1 - place) * angle) * here + torch.sin(place * angle) * there
+    return turned / torch.sin(angle) * torch.lerp(lengths[0], lengths[1], place)
+
+
+def move_latent(
+    latents: Tensor, latent: int, mean: Tensor, std: Tensor, steps: int = COLUMNS
+) -> Tensor:
+    """Move one of `latents` (latent_dim,) from mean - REACH · std to mean + REACH · std.
+
+    Returns:
+        (steps, latent_dim), equal to `latents` in every other column.
+    """
+    strip = latents.repeat(steps, 1)
+    strip[:, latent] = (mean + std * torch.linspace(-REACH, REACH, steps)).to(strip)
+    return strip
+
+
+def decode_strips(model: VAE, strips: Tensor) -> Tensor:
+    """(rows, steps, latent_dim) -> images (rows, steps, 3, size, size) in [0, 1]."""
+    images = model.decode(strips.flatten(0, 1))
+    return images.view(*strips.shape[:2], *images.shape[1:])

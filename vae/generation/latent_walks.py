@@ -1,0 +1,156 @@
+"""Walks through the latent space: between two faces, and along one latent of a face."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vae.evaluation import TrainedModel
+from vae.evaluation.latents import AggregatePosterior, posteriors
+from vae.generation import figures
+from vae.generation.figures import REACH, decode_strips, lerp, move_latent, slerp
+from vae.generation.photos import file_stems, load_faces
+from vae.training.metrics import ACTIVE
+from vae.utils.errors import require
+
+WAYS = {"linear": lerp, "spherical": slerp}
+STEPS = 9  # faces in a row
+FRAMES = 24  # of an animation, one way
+SEEN = 2000  # images of the split that the latents' order and ranges are measured on
+
+
+@torch.inference_mode()
+def interpolate(
+    trained: TrainedModel,
+    faces: Sequence[str] = ("0", "1"),
+    steps: int = STEPS,
+    split: str = "val",
+    crop: str = "auto",
+    method: str = "both",
+    *,
+    folder: Path,
+) -> list[Path]:
+    """Strips and animations between two faces, along the straight line and along the arc.
+
+    Args:
+        trained: decodes on its device.
+        faces: two files, or numbers of faces of the split.
+        steps: faces of a strip, >= 2.
+        split, crop: as `load_faces`.
+        method: linear, spherical or both.
+        folder: the files go into its subfolder figures/.
+
+    Returns:
+        interpolate_A_B.png with a row for each way, and a GIF for each.
+    """
+    require(len(faces) == 2, "A B", list(faces), "two faces")
+    require(2 <= steps <= 100, "--steps", steps, "an int from 2 to 100")
+    require(method in ("both", *WAYS), "--method", method, f"{', '.join(WAYS)} or both")
+    ways = {name: way for name, way in WAYS.items() if method in (name, "both")}
+    originals, labels = load_faces(faces, trained, split, crop)
+    start, end = trained.model.encode(originals.to(trained.device)).mode
+
+    def decoded(steps: int) -> Tensor:  # (ways, steps, 3, size, size)
+        strips = torch.stack([way(start, end, steps) for way in ways.values()])
+        return decode_strips(trained.model, strips).cpu()
+
+    ends = originals[:, None].expand(2, len(ways), *originals.shape[1:])[:, :, None]
+    rows = torch.cat([ends[0], decoded(steps), ends[1]], dim=1)
+    name = "_".join(["interpolate", *file_stems(labels)])
+    path = folder / "figures" / f"{name}.png"
+    between = [f"{share:.0%}" for share in torch.linspace(0, 1, steps).tolist()]
+    columns = [labels[0], *between, labels[1]]
+    files = [figures.table(rows, path, columns=columns, rows=list(ways))]
+    for way, frames in zip(ways, decoded(FRAMES), strict=True):
+        animated = path.with_name(f"{name}_{way}.gif")
+        files.append(figures.animation(frames[:, None], animated))
+    return files
+
+
+@dataclass(frozen=True)
+class Traversed:
+    """What `traverse` made."""
+
+    latents: list[int]  # by their KL, the largest first
+    kl: list[float]  # of each, nats an image
+    active: list[bool]  # whether its mean varies by more than ACTIVE
+    files: list[Path]  # a PNG and a GIF
+
+
+@torch.inference_mode()
+def traverse(
+    trained: TrainedModel,
+    face: str = "0",
+    count: int = 8,
+    steps: int = STEPS,
+    split: str = "val",
+    crop: str = "auto",
+    *,
+    folder: Path,
+) -> Traversed:
+    """Move the `count` latents of most KL, each over the range of its aggregate posterior.
+
+    Args:
+        trained: decodes on its device.
+        face: a file, or the number of a face of the split: the rest of its latents stay.
+        count: how many latents, >= 1; at most all of them.
+        steps: faces of a row, >= 2.
+        split, crop: as `load_faces`; order and ranges are measured on SEEN images of the split.
+        folder: the files are figures/traverse_FACE.png and .gif below it. The columns are
+            labelled in standard deviations.
+
+    Raises:
+        UserError: as `load_faces`; a number is out of range; the split has one image alone.
+    """
+    require(count >= 1, "--latents", count, "an int >= 1")
+    require(2 <= steps <= 100, "--steps", steps, "an int from 2 to 100")
+    original, (label,) = load_faces([face], trained, split, crop)
+    kl, aggregate = _measure(trained, split)
+    latents = kl.argsort(descending=True, stable=True)[:count].tolist()
+    base = trained.model.encode(original.to(trained.device)).mode[0]
+    centre, spread = aggregate.mean, aggregate.covariance.diagonal().sqrt()
+
+    def strips(steps: int) -> Tensor:  # (latents, steps, latent_dim)
+        return torch.stack([move_latent(base, k, centre[k], spread[k], steps) for k in latents])
+
+    def decoded(steps: int) -> Tensor:  # (latents, steps, 3, size, size)
+        return torch.cat(
+            [decode_strips(trained.model, strip[None]).cpu() for strip in strips(steps)]
+        )
+
+    def frames() -> Iterator[Tensor]:  # one at a time, as there may be many latents
+        for latents in tqdm(strips(FRAMES).transpose(0, 1), desc="animating", disable=None):
+            yield trained.model.decode(latents).cpu()
+
+    variance = aggregate.means.covariance.diagonal()
+    active = [bool(variance[latent] > ACTIVE) for latent in latents]
+    rows = [
+        f"z{latent}: {kl[latent]:.1f} nats{'' if is_active else ', inactive'}"
+        for latent, is_active in zip(latents, active, strict=True)
+    ]
+    places = torch.linspace(-REACH, REACH, steps).tolist()
+    (stem,) = file_stems([label])
+    path = folder / "figures" / f"traverse_{stem}.png"
+    columns = [f"{place:+.3g}sd" if place else "mean" for place in places]
+    sheet = figures.table(decoded(steps), path, columns=columns, rows=rows)
+    names = [f"z{latent}" for latent in latents]
+    animated = figures.animation(frames(), path.with_suffix(".gif"), labels=names)
+    return Traversed(latents, kl[latents].tolist(), active, [sheet, animated])
+
+
+def _measure(trained: TrainedModel, split: str) -> tuple[Tensor, AggregatePosterior]:
+    """KL of each latent in nats, (latent_dim,), and the aggregate posterior, over some images."""
+    images = trained.data.images[split][:SEEN]
+    takes = "one with two images or more, as spreads are measured on it"
+    require(len(images) > 1, "--split", split, takes)
+    kl = torch.zeros(trained.model.latent_dim, dtype=torch.float64)
+    aggregate = AggregatePosterior(trained.model.latent_dim)
+    for posterior in posteriors(trained.model, images, f"encoding {split}"):
+        kl += posterior.kl().cpu().double().sum(0)
+        aggregate.update(posterior)
+    return kl / len(images), aggregate

@@ -1,0 +1,186 @@
+"""Faces that a user names: photographs, cropped as the training images were, or numbers.
+
+CelebA's images are aligned: in 178x218 pixels the eyes are at (69, 111) and (108, 111) on
+average, the corners of the mouth at (73, 152) and (105, 152). A model of such faces expects
+that of a photograph: in the centre crop of 148 the eyes are at 36 % and 63 % of the width and
+51 % of the height, the mouth at 79 % of the height, and the side is 3.8 times the distance of
+the eyes. Drawn faces are framed so, too. `framing` has this for other crops; LEFT,TOP,SIDE cuts
+such a square from a snapshot.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae.data import CelebAConfig, DataConfig, SyntheticConfig
+from vae.data.images import open_upright
+from vae.data.loader import to_float
+from vae.evaluation import TrainedModel
+from vae.utils.errors import UserError, require
+
+log = logging.getLogger(__name__)
+
+CELEBA = (178, 218)  # pixels of its aligned images
+EYES = ((69, 111), (108, 111))  # in those pixels, on average
+MOUTH = ((73, 152), (105, 152))  # its corners
+DRAWN = 148  # the crop as which drawn faces are framed (vae/data/synthetic/faces.py)
+PROPORTIONS = 0.01  # within which a picture has CelebA's
+TAKES = "auto, none, PIXELS of the centre square, or LEFT,TOP,SIDE"
+LONGEST_STEM = 24  # characters of a label in a file's name, which has up to two of them
+
+Square = tuple[int, int, int]  # left, top, side, in pixels of the picture
+
+
+def load_faces(
+    words: Sequence[str], trained: TrainedModel, split: str = "val", crop: str = "auto"
+) -> tuple[Tensor, list[str]]:
+    """Load the faces that `words` name, as the model takes them.
+
+    Args:
+        words: files of pictures, or numbers of faces of the split.
+        trained: decides the size and the framing; its images are opened for numbers only.
+        split: train, val or test.
+        crop: of pictures. `auto`: as the training images were cropped, where the picture has
+            the proportions of CelebA's and the model was trained on CelebA or on drawn faces;
+            else the largest centre square, as `none`. `PIXELS`: a centre square.
+            `LEFT,TOP,SIDE`: that square.
+
+    Returns:
+        (n, 3, size, size) float32 in [0, 1] on the CPU, and what to call each of them: not
+        the same for two that differ.
+
+    Raises:
+        UserError: a picture cannot be read, there is no face of that number, the crop is
+            none or reaches beyond a picture.
+    """
+    images: np.ndarray | None = None
+    faces = []
+    for word in words:
+        if _is_number(word):
+            if images is None:
+                images = trained.data.images[split]
+            takes = f"a number below {len(images)}, or a file"
+            require(int(word) < len(images), f"face of {split}", word, takes)
+            faces.append(np.array(images[int(word)]))
+        else:
+            faces.append(_load(word, crop, trained.data_config))
+    return to_float(np.stack(faces), torch.device("cpu")), _labels(words, split)
+
+
+def file_stems(labels: Sequence[str]) -> list[str]:
+    """What files made of faces are called by: the labels, safe on any file system.
+
+    Without suffixes, unless there are two that differ in these alone.
+
+    >>> file_stems(["me.jpg", "you.jpg"]), file_stems(["me.jpg", "me.png"])
+    (['me', 'you'], ['me.jpg', 'me.png'])
+    """
+    stems = [str(Path(label).with_suffix("")) for label in labels]
+    tell_apart = len(set(stems)) == len(set(labels))
+    return [safe_name(name) for name in (stems if tell_apart else labels)]
+
+
+def safe_name(text: str) -> str:
+    """A text as a part of a file's name: safe on any file system, and another for another."""
+    safe = re.sub(r"[^\w.+-]+", "-", text)[:LONGEST_STEM]
+    return safe if safe == text else f"{safe}-{zlib.crc32(text.encode()):08x}"
+
+
+def framing(crop: int) -> str:
+    """Where the eyes and the mouth are in CelebA's centre squares of `crop` pixels."""
+    left, top, side = _centre(CELEBA, crop)
+    (left_eye, eyes), (right_eye, _) = EYES
+    x, other_x = ((eye - left) / side for eye in (left_eye, right_eye))
+    y, mouth = ((height - top) / side for height in (eyes, MOUTH[0][1]))
+    return (
+        f"the eyes at {100 * x:.0f} and {100 * other_x:.0f} % of the width and {100 * y:.0f} % of "
+        f"the height, the mouth at {100 * mouth:.0f} % of the height: a side of "
+        f"{side / (right_eye - left_eye):.1f} times the distance of the eyes"
+    )
+
+
+def _is_number(word: str) -> bool:
+    return word.isdecimal() and not os.path.isfile(word)
+
+
+def _labels(words: Sequence[str], split: str) -> list[str]:
+    """A file's name, or all of its path where another has that name; a number, with its split."""
+    others = "" if split == "val" else f"{split}_"
+    names = {w: f"{others}{int(w)}" if _is_number(w) else Path(w).name for w in words}
+    called = Counter(names.values())
+    return [w if called[names[w]] > 1 and not _is_number(w) else names[w] for w in words]
+
+
+def _load(word: str, crop: str, data: DataConfig) -> np.ndarray:
+    """A picture's square, (size, size, 3) uint8, resized as the training images were."""
+    from PIL import Image
+
+    if os.path.isdir(word):
+        raise UserError(f"{word}: is a folder. Name the pictures in it: {word}/*.jpg.")
+    if not os.path.isfile(word):
+        raise UserError(f"{word}: there is no such file, and it is no number of a face either.")
+    picture = open_upright(Path(word))
+    left, top, side = _square(crop, picture.size, data, word)
+    width, height = picture.size
+    inside = side >= 1 and 0 <= left <= width - side and 0 <= top <= height - side
+    require(inside, "--crop", crop, f"a square within {word}, {width}x{height} pixels")
+    square = picture.crop((left, top, left + side, top + side))
+    size = (data.image_size, data.image_size)
+    return np.asarray(square.resize(size, Image.Resampling.BILINEAR))
+
+
+def _square(crop: str, shape: tuple[int, int], data: DataConfig, word: str) -> Square:
+    """Which square of a picture (width, height) a crop names."""
+    if crop == "auto":
+        return _centre(shape, _side_of_training(shape, data, word))
+    if crop == "none":
+        return _centre(shape, min(shape))
+    numbers = crop.split(",")
+    well_formed = len(numbers) in (1, 3) and all(n.strip().isdecimal() for n in numbers)
+    trained = _crop_of_training(data)
+    wants = f" (this model wants {framing(trained)})" if trained else ""
+    require(well_formed, "--crop", crop, TAKES + wants)
+    if len(numbers) == 1:
+        return _centre(shape, int(crop))
+    left, top, side = map(int, numbers)
+    return left, top, side
+
+
+def _side_of_training(shape: tuple[int, int], data: DataConfig, word: str) -> int:
+    """The side of the centre square that `auto` takes; of a snapshot it says what is wanted."""
+    crop = _crop_of_training(data)
+    if crop is None:
+        return min(shape)
+    width, height = shape
+    if abs(width / height / (CELEBA[0] / CELEBA[1]) - 1) > PROPORTIONS:
+        log.info(
+            "%s: its largest centre square is taken; this model wants %s. "
+            "--crop LEFT,TOP,SIDE takes such a square.",
+            word,
+            framing(crop),
+        )
+        return min(shape)
+    return min(width, round(crop * width / CELEBA[0]))
+
+
+def _crop_of_training(data: DataConfig) -> int | None:
+    """Which centre square of CelebA's images the training images show; None if they show others."""
+    if isinstance(data, SyntheticConfig):
+        return DRAWN
+    if isinstance(data, CelebAConfig):
+        return min(data.crop or CELEBA[0], CELEBA[0])
+    return None
+
+
+def _centre(shape: tuple[int, int], side: int) -> Square:
+    return (shape[0] - side) // 2, (shape[1] - side) // 2, side

@@ -1,0 +1,204 @@
+"""What β multiplies: the KL divergence, or what is taken for it, in nats an image.
+
+Each choice is a function of the posteriors of a batch; the batch is the whole one, also
+where several processes share it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from omegaconf import MISSING
+from torch import Tensor
+
+from vae.models.posterior import Posterior
+from vae.utils.errors import require
+
+ESTIMATORS = ("weighted", "stratified")
+# Bandwidths of the kernel, as shares of the squared distance of two latents from the prior.
+BANDWIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+@dataclass
+class RegularizerConfig:
+    """`loss/regularizer=kl`: KL(q(z|x) || p(z)) as it is (Higgins et al. 2017)."""
+
+    name: str = "kl"  # which; set by the YAML, not by hand
+
+
+@dataclass
+class FreeBitsConfig(RegularizerConfig):
+    """`loss/regularizer=free_bits`: some nats cost nothing (Kingma et al. 2016)."""
+
+    nats: float = MISSING  # free of charge, of each latent; a number >= 0
+
+    def __post_init__(self) -> None:
+        _require_positive("nats", self.nats)
+
+
+@dataclass
+class CapacityConfig(RegularizerConfig):
+    """`loss/regularizer=capacity`: the KL is held at a value that grows (Burgess et al. 2018)."""
+
+    nats: float = MISSING  # of an image, at the end; a number >= 0
+    epochs: float = MISSING  # in which it grows to there from 0; a number >= 0
+
+    def __post_init__(self) -> None:
+        _require_positive("nats", self.nats)
+        _require_positive("epochs", self.epochs)
+
+
+@dataclass
+class TotalCorrelationConfig(RegularizerConfig):
+    """`loss/regularizer=tc`: dependence between latents costs more (Chen et al. 2018)."""
+
+    weight: float = MISSING  # of the total correlation; 1 is the plain KL; a number >= 0
+    estimator: str = MISSING  # of q(z) from a batch: weighted or stratified
+
+    def __post_init__(self) -> None:
+        _require_positive("weight", self.weight)
+        known = self.estimator in ESTIMATORS
+        require(known, "loss.regularizer.estimator", self.estimator, " or ".join(ESTIMATORS))
+
+
+@dataclass
+class MMDConfig(RegularizerConfig):
+    """`loss/regularizer=mmd`: all latents together are to be as the prior (Zhao et al. 2017)."""
+
+    alpha: float = MISSING  # 1 - alpha is the weight of the KL; at most 1
+    weight: float = MISSING  # alpha + weight - 1 is that of the discrepancy; a number > 0
+
+    def __post_init__(self) -> None:
+        _require_positive("weight", self.weight)
+        fits = -float("inf") < self.alpha <= 1
+        require(fits, "loss.regularizer.alpha", self.alpha, "a number <= 1")
+        fits = self.alpha + self.weight >= 1
+        require(fits, "loss.regularizer.weight", self.weight, "a number >= 1 - alpha")
+
+
+def penalty(
+    config: RegularizerConfig, posterior: Posterior, latents: Tensor, epoch: float, images: int
+) -> Tensor:
+    """What β multiplies, in nats an image.
+
+    Args:
+        config: which.
+        posterior: of the whole batch.
+        latents: (batch, latent_dim), a sample of it.
+        epoch: passes over the training images so far; infinity for the end of the run.
+        images: in the training set.
+    """
+    rates = posterior.kl().mean(0)
+    if isinstance(config, FreeBitsConfig):
+        return free_bits(rates, config.nats)
+    rate = rates.sum()
+    if isinstance(config, CapacityConfig):
+        grown = min(1.0, epoch / config.epochs) if config.epochs else 1.0
+        return (rate - config.nats * grown).abs()
+    if isinstance(config, TotalCorrelationConfig):
+        # Chen et al.'s MI + weight · TC + dimension-wise KL, of which the sum at weight 1 is
+        # known without any estimate: the KL.
+        stratified = config.estimator == "stratified"
+        correlation = total_correlation(posterior, latents, images, stratified)
+        return rate + (config.weight - 1) * correlation
+    if isinstance(config, MMDConfig):
+        discrepancy = prior_discrepancy(latents)
+        return (1 - config.alpha) * rate + (config.alpha + config.weight - 1) * discrepancy
+    return rate
+
+
+def free_bits(rates: Tensor, nats: float) -> Tensor:
+    """Σ_j max(nats, KL_j): a latent that tells less than `nats` gains nothing by telling nothing.
+
+    Kingma et al. 2016, eq. 15, with each latent a group of its own.
+
+    Args:
+        rates: (latent_dim,), KL of each latent, mean over the batch.
+        nats: λ of the paper.
+    """
+    return rates.clamp(min=nats).sum()
+
+
+def total_correlation(
+    posterior: Posterior, latents: Tensor, images: int, stratified: bool
+) -> Tensor:
+    """KL(q(z) || Π q(z_j)) in nats, with q(z) the mean posterior of the training set.
+
+    Estimated from the batch (Chen et al. 2018, appendix C), log q(z_i) for each i by the
+    log of Σ_j w_ij q(z_i|x_j), with weights of `batch_weights`. Neither is unbiased. With L
+    latents in a batch of B the weighted one is too high, by (L - 1) · log N where posteriors
+    overlap in all latents together, and by L · log N - log B where they overlap in each latent
+    alone, but in all together each image's own dominates. Of the stratified one the sum is
+    right, and its log a little off (docs/losses.md has figures of both).
+    And q(z) is that of a finite number of images: where latents are many, it is a sum of
+    spikes, of a large total correlation even if they are independent.
+
+    Args:
+        posterior: of the whole batch, (batch, latent_dim).
+        latents: a sample of it.
+        images: N, in the training set; the batch's, where that is more.
+        stratified: which weights.
+    """
+    mean, logvar = posterior.mean, posterior.logvar
+    # log q(z_ik | x_j) of sample i, image j, latent k: (batch, batch, latent_dim)
+    errors = (latents.unsqueeze(1) - mean) * torch.exp(-0.5 * logvar)
+    log_q = -0.5 * (errors.square() + logvar + math.log(2 * math.pi))
+    of = max(images, len(latents))
+    log_weights = batch_weights(len(latents), of, stratified, latents.device).log()
+    together = torch.logsumexp(log_q.sum(2) + log_weights, dim=1)
+    alone = torch.logsumexp(log_q + log_weights.unsqueeze(2), dim=1).sum(1)
+    return (together - alone).mean()
+
+
+def batch_weights(
+    batch: int, images: int, stratified: bool, device: torch.device | None = None
+) -> Tensor:
+    """What q(z_i|x_j) weighs in the estimate of q(z_i), (batch, batch).
+
+    Args:
+        batch: B, of the images.
+        images: N >= B.
+        stratified: 1/N for the image's own, (N-1) / (N·(B-1)) for each other: unbiased. It is
+            the paper's estimator averaged over which of the others it singles out. False:
+            1 / (B·N) for all, the paper's minibatch-weighted one, whose rows add up to 1/N.
+        device: where to make them; None: the CPU.
+    """
+    if not stratified or batch == 1:
+        return torch.full((batch, batch), 1 / (batch * images), device=device)
+    others = (images - 1) / (images * (batch - 1))
+    weights = torch.full((batch, batch), others, device=device)
+    return weights.fill_diagonal_(1 / images)
+
+
+def prior_discrepancy(latents: Tensor) -> Tensor:
+    """The squared maximum mean discrepancy of latents and N(0, I) (Gretton et al. 2012).
+
+    E k(z, z') - 2 E k(z, p) + E k(p, p') with p from the prior and a sum of Gaussian kernels
+    exp(-|a - b|² / 2s²), s² in BANDWIDTHS · latent_dim. The first term is over pairs of
+    different samples (unbiased: it may come out below 0); the two with the prior are
+    integrated exactly, so no noise of the prior's samples is in it.
+
+    Args:
+        latents: (batch, latent_dim), samples of q(z); of one alone nothing is known: 0.
+    """
+    count, size = latents.shape
+    if count < 2:
+        return latents.sum() * 0.0
+    distances = (latents.unsqueeze(1) - latents).square().sum(2)
+    norms = latents.square().sum(1)
+    total = torch.zeros((), device=latents.device)
+    for share in BANDWIDTHS:
+        square = share * size
+        kernel = torch.exp(-distances / (2 * square))
+        pairs = (kernel.sum() - count) / (count * (count - 1))
+        to_prior = torch.exp(-norms / (2 * (square + 1))).mean()
+        to_prior = to_prior * (square / (square + 1)) ** (size / 2)
+        total = total + pairs - 2 * to_prior + (square / (square + 2)) ** (size / 2)
+    return total
+
+
+def _require_positive(key: str, value: float) -> None:
+    fits = 0 <= value < float("inf")
+    require(fits, f"loss.regularizer.{key}", value, "a number >= 0")

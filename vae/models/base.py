@@ -1,0 +1,110 @@
+"""The VAE: an encoder, a decoder, and the settings that every model has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from omegaconf import MISSING
+from torch import Tensor, nn
+
+from vae.models.posterior import Posterior
+from vae.utils.errors import require
+
+
+@dataclass
+class ModelConfig:
+    """Settings that every model has (`conf/model/*.yaml` holds the values)."""
+
+    name: str = MISSING  # which model; set by the YAML, not by hand
+    latent_dim: int = MISSING  # size of z; int >= 1
+    channels: list[int] = field(default_factory=list)  # widths, one per halving; ints >= 1
+
+    def __post_init__(self) -> None:
+        require(self.latent_dim >= 1, "model.latent_dim", self.latent_dim, "an int >= 1")
+        # OmegaConf lets lists through for numbers where they are in a list
+        fits = len(self.channels) > 0 and all(
+            isinstance(width, int) and width >= 1 for width in self.channels
+        )
+        require(fits, "model.channels", self.channels, "a list of ints >= 1, one per halving")
+
+    def check_image_size(self, image_size: int) -> None:
+        """Raise a UserError unless the image can be halved once for each width."""
+        step = 2 ** len(self.channels)
+        require(
+            image_size % step == 0,
+            "data.image_size",
+            image_size,
+            f"a multiple of {step}: model.channels has {len(self.channels)} widths "
+            "and each halves the image",
+        )
+
+
+class VAE(nn.Module):
+    """A variational autoencoder (Kingma & Welling 2014) of images in [0, 1].
+
+    Args:
+        encoder: (batch, 3, size, size) -> two (batch, latent_dim): mean and logvar.
+        decoder: (batch, latent_dim) -> logits (batch, 3, size, size).
+        latent_dim: size of z.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, latent_dim: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.latent_dim = latent_dim
+
+    def encode(self, images: Tensor) -> Posterior:
+        """q(z|x) of images (batch, 3, size, size) in [0, 1]."""
+        mean, logvar = self.encoder(images)
+        return Posterior(mean, logvar)
+
+    def decode_logits(self, latents: Tensor) -> Tensor:
+        """Logits (batch, 3, size, size) of latents (batch, latent_dim), in float32."""
+        logits: Tensor = self.decoder(latents)
+        return logits.float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (batch, 3, size, size) in [0, 1] of latents (batch, latent_dim)."""
+        return torch.sigmoid(self.decode_logits(latents))
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Posterior]:
+        """One training pass: logits of a sample from the posterior, and the posterior.
+
+        The noise (batch, latent_dim), standard normal, is given and not drawn: so the
+        pass is a pure function, whatever the device, the compiler or the process.
+        """
+        posterior = self.encode(images)
+        return self.decode_logits(posterior.at(noise)), posterior
+
+
+@torch.inference_mode()
+def multiply_adds(model: VAE, image_size: int) -> int:
+    """Multiplications, each with an addition, of encoding and decoding one image.
+
+    Of the convolutions and matrix products as the architecture has them, upsampled images
+    included; what computes them may need fewer (vae/models/layers.py), and the rest (norms,
+    activations) is not arithmetic that takes time. Counted while one image goes through the
+    model, which stays as it was. (On torch's meta device nothing would be computed, but its
+    shape functions import the compiler, which takes longer than the image by far.)
+    """
+    count = 0
+
+    def add(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal count
+        assert isinstance(layer, (nn.Conv2d, nn.Linear))
+        count += output[0].numel() * layer.weight[0].numel()
+
+    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    was_training = model.training
+    device = next(model.parameters()).device
+    try:
+        images = torch.zeros(1, 3, image_size, image_size, device=device)
+        model.eval()(images, torch.zeros(1, model.latent_dim, device=device))
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return count

@@ -1,0 +1,1 @@
+"""Training runs: configuration, the run folder, checkpoints, W&B."""

@@ -1,0 +1,234 @@
+"""Checkpoints: atomic writes with a checksum, validation, and the state to resume from."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae.runs.config import RunConfig, default_of
+from vae.utils.errors import UserError
+from vae.utils.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # of the checkpoint's contents; a file of another format is refused
+SEAL = 32  # bytes at the end of a file: the digest of all before them
+
+GROUPS = ("model", "data", "optimizer", "loss")  # what decides a run's course, beside its seed
+BEST_BY = "val/bpd"  # which epoch is kept as best.pt: the smallest
+LARGEST = 2**62  # of any count
+
+INDIFFERENT = ("data.root", "data.num_workers")  # the same images, wherever they are packed
+MAY_CHANGE = ("data.path", "optimizer.", "loss.beta")  # by resume=, and it is said so
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any], before: str | None = None) -> None:
+    """Write tensors and plain values to `path`, atomically; `before` names what was in it.
+
+    The file is torch's own format with a digest behind it, which torch does not mind. Its
+    own check sums say nothing: it loads other weights from a file with a flipped bit.
+    """
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    content = buffer.getvalue()
+    write_atomically(path, lambda file: file.write_bytes(content + _digest(content)), before)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` wrote, on the CPU. Opening a stranger's file runs no code.
+
+    Raises:
+        UserError: there is no such file, or it is damaged or no checkpoint of ours.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: there is no such checkpoint ({error.strerror}).") from error
+    content, seal = content[:-SEAL], content[-SEAL:]
+    if _digest(content) != seal:
+        raise UserError(f"{path}: this is no checkpoint, or a damaged one.")
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # sealed by a stranger, it may fail in any way
+        raise UserError(
+            f"{path}: this is no checkpoint of tensors and plain values ({type(error).__name__})."
+        ) from error
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise UserError(
+            f"{path}: this checkpoint is of format {found}; this version reads format {FORMAT}."
+        )
+    assert isinstance(state, dict)
+    return state
+
+
+def load_last(checkpoints: Path) -> tuple[dict[str, Any], Path]:
+    """What is in last.pt, and its path; where it is damaged, of previous.pt, and a line says so.
+
+    Raises:
+        UserError: neither of them is whole.
+    """
+    last, previous = checkpoints / "last.pt", checkpoints / "previous.pt"
+    try:
+        return load_checkpoint(last), last
+    except UserError as error:
+        if not previous.exists():
+            raise
+        state = load_checkpoint(previous)
+        log.warning("%s In its place: %s, step %s.", error, previous, state.get("step"))
+        return state, previous
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=SEAL).digest()
+
+
+def require_sound(state: Mapping[str, Any], file: Path) -> None:
+    """Raise a UserError unless there is all that a run goes on from, and nothing else in its place.
+
+    Whether weights and moments are those of the model is seen where they are put into it.
+    """
+    for entry, is_sound in SOUND.items():
+        if not is_sound(state.get(entry)):
+            raise UserError(
+                f"resume: {file} lacks what this version needs to go on from it: its {entry!r} "
+                "is missing, or is not what a run writes."
+            )
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_number(value: Any) -> bool:
+    largest = sys.float_info.max
+    return isinstance(value, (int, float)) and -largest <= value <= largest  # nor is it NaN
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < LARGEST
+
+
+def _are_counts(value: Any) -> bool:
+    if not isinstance(value, Mapping) or value.keys() != {"total", "in_a_row"}:
+        return False
+    return all(map(_is_count, value.values()))
+
+
+def _are_metrics(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_number, value.values()))
+
+
+def _are_best_metrics(value: Any) -> bool:
+    return _are_metrics(value) and (not value or BEST_BY in value)
+
+
+def _are_values(value: Any) -> bool:
+    """A tensor that can be computed with here: dense, real, with more than a shape."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_nested:
+        return False
+    return value.device.type == "cpu" and value.is_floating_point() and not value.requires_grad
+
+
+def _is_average(value: Any) -> bool:
+    return value is None or (isinstance(value, Mapping) and _is_count(value.get("updates")))
+
+
+def _is_config(value: Any) -> bool:
+    """A run's configuration, as far as it is looked at without being checked."""
+    if not isinstance(value, Mapping) or not _is_plain(value) or "seed" not in value:
+        return False
+    groups = all(isinstance(value.get(group), Mapping) for group in (*GROUPS, "trainer", "wandb"))
+    names = ("name", "group")
+    return groups and all(isinstance(value["wandb"].get(n, 0), (str, NoneType)) for n in names)
+
+
+def _is_plain(value: Any) -> bool:
+    """Made of what YAML has: it can be compared, which tensors cannot."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, (bool, int, float, str, NoneType))
+
+
+SOUND: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("model", "optimizer"), _is_mapping),
+    "ema": _is_average,
+    "config": _is_config,
+    "seed": lambda value: isinstance(value, int),
+    "step": _is_count,
+    "skipped": _are_counts,
+    "pending": _are_values,
+    "best": _are_best_metrics,
+    "final": _are_metrics,
+    "seconds": _is_number,
+    "precision": lambda value: isinstance(value, (str, NoneType)),
+    "run_id": lambda value: isinstance(value, (str, NoneType)),
+}
+
+
+def saved_state(
+    config: RunConfig, settings: Mapping[str, Any], folder: Path
+) -> dict[str, Any] | None:
+    """The checkpoint in `folder` to go on from; None where there is none, and the run starts anew.
+
+    Where last.pt is damaged, it is previous.pt, named as the state's "file".
+
+    Raises:
+        UserError: it is another run's: what decides a run's course has changed; or it is
+            damaged, and so is the one before it; or somebody else has written it.
+    """
+    checkpoints = folder / "checkpoints"
+    if not any((checkpoints / name).exists() for name in ("last.pt", "previous.pt")):
+        return None
+    state, file = load_last(checkpoints)
+    require_sound(state, file)
+    for key, before, now in changes(state["config"], settings):
+        if config.resume is not None and key.startswith(MAY_CHANGE):
+            log.warning("resume: %s was %s and is %s now", key, before, now)
+        elif config.resume is not None:  # it would be another run, not this one longer
+            raise UserError(f"resume: {key} was {before} in {folder}, and is {now} now.")
+        else:
+            raise UserError(
+                f"sweep.name: {folder} holds a run with {key}={before}, and it is {now} now. "
+                "Take another sweep.name, or go on with the settings of before."
+            )
+    return state if file.name == "last.pt" else {**state, "file": file}
+
+
+def is_unmeasured(state: Mapping[str, Any] | None) -> bool:
+    """Whether a checkpoint was written in a validation, which is to be done before all else."""
+    return state is not None and state.get("measured", True) is False
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, object, object]]:
+    """What differs between two configurations in what decides a run's course: (key, was, is).
+
+    What an older version did not know is as it is by default now.
+    """
+    pairs: list[tuple[str, object, object]] = [("seed", before["seed"], now["seed"])]
+    for group in GROUPS:
+        was, is_now = (_flat(settings[group], f"{group}.") for settings in (before, now))
+        for key in sorted({*was, *is_now}):
+            past = was[key] if key in was else default_of(key, now)
+            pairs.append((key, past, is_now.get(key)))
+    return [pair for pair in pairs if pair[1] != pair[2] and not pair[0].startswith(INDIFFERENT)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """{"loss.schedule.name": ...} of nested settings."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        inside = isinstance(value, Mapping)
+        found |= _flat(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value}
+    return found

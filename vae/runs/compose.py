@@ -1,0 +1,128 @@
+"""From `conf/` and the command line to a configuration, by Hydra.
+
+Hydra refuses an unknown key or a wrong type while it composes; `to_config` runs the range
+checks and hands the rest of the code plain dataclasses. Hydra and OmegaConf's containers
+are known here and in `train.py`, `vae/runs/overrides.py`, `vae/sweeps/`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vae.runs.config import SCHEMAS, RunConfig
+from vae.utils.errors import UserError, require, without_password
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def register_schemas() -> None:
+    """Tell Hydra the types of `conf/`: each YAML names its schema in its defaults.
+
+    The schemas lie in a group of their own, so that `model=` offers models alone.
+    """
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(group="schema", name="run", node=RunConfig, replace=True)
+    for group, name, schema in SCHEMAS:
+        store.store(group=f"schema/{group}", name=name, node=schema, replace=True)
+
+
+def require_readable(overrides: list[str]) -> None:
+    """Refuse what Hydra would answer with a traceback; what else is wrong it says well itself.
+
+    Raises:
+        UserError: an override has no key, or takes a group's choice away.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    for line in overrides:
+        try:
+            override = parser.parse_override(line)
+        except HydraException:
+            continue
+        except ValueError as error:  # a number of thousands of digits
+            raise UserError(f"{line[:60]}: {error}") from error
+        key = override.key_or_group
+        require(bool(key), line, line, "KEY=VALUE")
+        if override.value() is None and not override.is_delete() and (CONF / key).is_dir():
+            choices = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
+            raise UserError(f"{key}: got null. Leave it out, or choose one of {choices}.")
+
+
+def compose(overrides: list[str]) -> RunConfig:
+    """The configuration that `python train.py OVERRIDES` would run with."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+
+    register_schemas()
+    require_readable(overrides)
+    try:
+        with initialize_config_dir(str(CONF)):
+            return to_config(hydra_compose("train", overrides))
+    except HydraException as error:
+        cause = f"\n{error.__cause__}" if error.__cause__ else ""
+        raise UserError(f"{error}{cause}") from error
+
+
+def to_config(composed: DictConfig) -> RunConfig:
+    """Plain dataclasses from what Hydra composed, with every range checked.
+
+    Raises:
+        UserError: names the key, what it got and what it takes.
+    """
+    try:
+        missing = sorted(OmegaConf.missing_keys(composed))
+        OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:  # in one of its interpolations, ${...}
+        what = str(error).splitlines()[0]
+        raise UserError(f"{error.full_key or _unresolvable(composed)}: {what}.") from error
+    if missing:
+        raise UserError(f"{missing[0]}: needs a value, for example {missing[0]}=...")
+    _refuse_unknown_keys(composed)
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def _unresolvable(node: DictConfig, path: str = "") -> str:
+    """The key whose interpolation fails, for errors that do not name it; "" for none."""
+    for key in node:
+        try:
+            value = node[key]
+        except OmegaConfBaseException:
+            return f"{path}{key!s}"
+        found = _unresolvable(value, f"{path}{key!s}.") if isinstance(value, DictConfig) else ""
+        if found:
+            return found
+    return ""
+
+
+def to_dict(composed: DictConfig) -> dict[str, Any]:
+    """The same configuration as a nested dict of plain values: for W&B and checkpoints.
+
+    These are shown to others: the password in `sweep.storage` is hidden.
+    """
+    plain: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+    if plain["sweep"]["storage"]:
+        plain["sweep"]["storage"] = without_password(plain["sweep"]["storage"])
+    return dict(plain)
+
+
+def _refuse_unknown_keys(node: DictConfig, path: str = "") -> None:
+    """`+model.latent_dmi=3` gets past Hydra, which takes the + for intent."""
+    kind = OmegaConf.get_type(node)
+    known = getattr(kind, "__dataclass_fields__", {})
+    for key in node:
+        name = path + str(key)
+        if known and key not in known:
+            raise UserError(f"{name}: there is no such key; known are {', '.join(sorted(known))}.")
+        if isinstance(node._get_node(key), DictConfig):
+            _refuse_unknown_keys(node[key], f"{name}.")

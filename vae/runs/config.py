@@ -1,0 +1,156 @@
+"""The whole configuration, typed and checked.
+
+YAML holds the values; the dataclasses beside the code that they configure hold the types
+and the ranges. Here they come together; vae/runs/compose.py has Hydra fill them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING as UNSET
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import Any, get_type_hints
+
+from omegaconf import MISSING
+
+from vae.data.base import DataConfig
+from vae.data.celeba import CelebAConfig
+from vae.data.folder import FolderConfig
+from vae.data.synthetic import SyntheticConfig
+from vae.evaluation import MetricsConfig
+from vae.losses import BernoulliConfig, GaussianConfig, LaplaceConfig, LossConfig, MSEConfig
+from vae.losses.regularizers import (
+    CapacityConfig,
+    FreeBitsConfig,
+    MMDConfig,
+    RegularizerConfig,
+    TotalCorrelationConfig,
+)
+from vae.losses.schedules import CyclicalConfig, ScheduleConfig, WarmupConfig
+from vae.models import MODELS, ModelConfig
+from vae.runs.tracking import WandbConfig
+from vae.training import TrainerConfig
+from vae.training.metrics import METRICS
+from vae.training.optim import OptimizerConfig
+from vae.utils.errors import require
+
+PRUNERS = (None, "median", "hyperband")
+
+# The choices that have settings of their own; the other groups have one type for all.
+SCHEMAS = (
+    *(("model", name, schema) for name, schema in MODELS.items()),
+    ("loss", "bce", BernoulliConfig),
+    ("loss", "mse", MSEConfig),
+    ("loss", "gaussian", GaussianConfig),
+    ("loss", "laplace", LaplaceConfig),
+    ("loss/schedule", "constant", ScheduleConfig),
+    ("loss/schedule", "warmup", WarmupConfig),
+    ("loss/schedule", "cyclical", CyclicalConfig),
+    ("loss/regularizer", "kl", RegularizerConfig),
+    ("loss/regularizer", "free_bits", FreeBitsConfig),
+    ("loss/regularizer", "capacity", CapacityConfig),
+    ("loss/regularizer", "tc", TotalCorrelationConfig),
+    ("loss/regularizer", "mmd", MMDConfig),
+    ("data", "synthetic", SyntheticConfig),
+    ("data", "folder", FolderConfig),
+    ("data", "celeba", CelebAConfig),
+)
+
+
+@dataclass
+class SweepConfig:
+    """What a sweep is called, where its study lies, and when it gives up on runs."""
+
+    name: str = MISSING  # names its folder under multirun/, its study and its W&B group
+    storage: str | None = MISSING  # Optuna's storage URL; null: study.db in the sweep's folder
+    max_failures: int | None = MISSING  # failed runs in a row that stop the sweep; null = no limit
+    pruner: str | None = MISSING  # null, median or hyperband: ends bad trials early
+    pruner_startup: int = MISSING  # median: trials that are never pruned; int >= 0
+    pruner_warmup: int = MISSING  # epochs before which no trial is pruned; int >= 1
+    trial: int | None = MISSING  # number of the Optuna trial; filled in by the sweeper
+
+    def __post_init__(self) -> None:
+        usable = 0 < len(self.name) <= 100 and not set(self.name) & set('/\\:*?"<>|')
+        takes = 'a name of at most 100 characters, none of them / \\ : * ? " < > |'
+        require(usable, "sweep.name", self.name, takes)
+        fits = self.max_failures is None or self.max_failures >= 1
+        require(fits, "sweep.max_failures", self.max_failures, "null or an int >= 1")
+        require(self.pruner in PRUNERS, "sweep.pruner", self.pruner, "null, median or hyperband")
+        require(
+            self.pruner_startup >= 0, "sweep.pruner_startup", self.pruner_startup, "an int >= 0"
+        )
+        require(self.pruner_warmup >= 1, "sweep.pruner_warmup", self.pruner_warmup, "an int >= 1")
+
+
+@dataclass
+class RunConfig:
+    """All of a run (`conf/train.yaml`)."""
+
+    seed: int = MISSING  # of the weights, the shuffling and the noise; int >= 0
+    objective: Any = MISSING  # what train.py returns to a sweeper: a metric, or a list of them
+    resume: str | None = MISSING  # a run folder to go on in
+    model: ModelConfig = MISSING
+    data: DataConfig = MISSING
+    optimizer: OptimizerConfig = MISSING
+    loss: LossConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    wandb: WandbConfig = MISSING
+    sweep: SweepConfig = MISSING
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)  # runs of before have none
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "seed", self.seed, "an int from 0 to 2**32 - 1")
+        objectives_of(self.objective)
+        for group, name, schema in SCHEMAS:
+            chosen = attrgetter(group.replace("/", "."))(self)
+            if type(chosen) is schema:  # the name is a record of the choice, not the choice
+                require(
+                    chosen.name == name,
+                    f"{group.replace('/', '.')}.name",
+                    chosen.name,
+                    f"{group}=CHOICE instead",
+                )
+        self.model.check_image_size(self.data.image_size)
+
+    @property
+    def objectives(self) -> list[str]:
+        """The objective as a list of metric keys."""
+        return objectives_of(self.objective)
+
+
+def objectives_of(objective: Any) -> list[str]:
+    """`objective`, a metric key or a list of them, as a list.
+
+    Raises:
+        UserError: no metric, or one that can choose nothing.
+    """
+    several = isinstance(objective, Sequence) and not isinstance(objective, str)
+    keys = (list(objective) or [None]) if several else [objective]
+    for key in keys:
+        require(
+            isinstance(key, str) and key in METRICS and key != "val/loss",
+            "objective",
+            key,
+            f"one of {', '.join(sorted(METRICS - {'val/loss'}))}, or a list of them "
+            "(not the trained loss: it contains beta, so the smallest beta would win)",
+        )
+    return keys
+
+
+def default_of(key: str, settings: Mapping[str, Any]) -> Any:
+    """What a key has where a run's configuration does not say; None if it must.
+
+    Args:
+        key: `loss.schedule.name`.
+        settings: a configuration whose `name`s tell the choices in the groups.
+    """
+    *groups, name = key.split(".")
+    schema: Any = RunConfig
+    for depth, group in enumerate(groups, start=1):
+        settings = settings.get(group, {})
+        path = "/".join(groups[:depth])
+        choices = {choice: kind for of, choice, kind in SCHEMAS if of == path}
+        schema = choices.get(str(settings.get("name")), get_type_hints(schema)[group])
+    default = next((field.default for field in fields(schema) if field.name == name), None)
+    return None if default in (MISSING, UNSET) else default

@@ -1,0 +1,141 @@
+"""What a run may run out of: disk and memory, said in a way that helps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING
+
+import torch
+
+from vae.models import build_model
+from vae.runs.config import RunConfig
+from vae.utils.devices import pick_device, pick_precision
+from vae.utils.errors import UserError
+from vae.utils.files import FULL, free_bytes
+
+if TYPE_CHECKING:
+    from vae.training.trainer import Trainer
+
+# In errors of torch's that have no class of their own: its allocator's on CPUs, MPS's, CUDA's
+# libraries' (cuBLAS and cuDNN want memory of their own), oneDNN's.
+OUT_OF_MEMORY = (
+    *("can't allocate memory", "not enough memory", "out of memory", "bad_alloc"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+    *("could not create a primitive", "could not create a memory object"),
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, in torch on any device or in Python itself."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+def require_memory(config: RunConfig) -> None:
+    """Refuse a model that this machine cannot hold, before it is made: it would fill the memory.
+
+    Raises:
+        UserError: names the keys that decide its size.
+    """
+    if not hasattr(os, "sysconf"):  # Windows tells its memory by other means
+        return
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes alone
+            model = build_model(config.model, config.data.image_size)
+        weights = sum(weight.nbytes for weight in model.parameters())
+    except (RuntimeError, OverflowError, TypeError):  # numbers that are no size of anything
+        weights = there
+    if 2 * weights > there:  # they and their gradients
+        raise UserError(
+            f"model.latent_dim={config.model.latent_dim} with model.channels="
+            f"{list(config.model.channels)} is a model that needs more memory than the "
+            f"{there / 1e9:.0f} GB of this machine. Take fewer of either."
+        )
+
+
+@contextmanager
+def shortages_told(
+    config: RunConfig, folder: Path, trainer: Trainer | None = None, batch: int | None = None
+) -> Iterator[None]:
+    """What a run comes to lack meanwhile is a UserError that says what to do.
+
+    Args:
+        config, folder: the run's.
+        trainer: its trainer, once there is one.
+        batch: images at a time, where `data.batch_size` does not decide it.
+    """
+    try:
+        yield
+    except Exception as error:
+        lack = _lack_of_room(error, folder, trainer) or _lack_of_memory(
+            error, config, folder, trainer, batch
+        )
+        if lack is None:
+            raise
+        raise UserError(lack) from error
+
+
+def last_good(folder: Path) -> str:
+    """From where the run in `folder` would go on, for a message."""
+    last = folder / "checkpoints" / "last.pt"
+    there = last.exists()
+    return f"The last good checkpoint is {last}." if there else "There is no checkpoint yet."
+
+
+def _lack_of_room(error: Exception, folder: Path, trainer: Trainer | None) -> str | None:
+    """What to say where a file of the run cannot be written; None if that is not the error."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    named = isinstance(error.filename, str)
+    file = Path(error.filename) if named else folder
+    if error.errno in FULL:
+        free = f"{free_bytes(folder) / 1e6:.2f} MB are free"
+        if trainer:
+            free += f", and a checkpoint takes over {_checkpoint_bytes(trainer) / 1e6:.2f} MB"
+        what, remedy = f"{FULL[error.errno]} ({free})", "Make room"
+    elif named and file.is_relative_to(folder):  # a drive that is gone, or somebody else's
+        what, remedy = f"cannot be written ({error.strerror})", "Mend that"
+    else:
+        return None
+    if trainer is None:
+        return f"{file}: {what}. {remedy}, and start again."
+    return (
+        f"{file}: {what}; training stopped at step {trainer.step}. {last_good(folder)} "
+        f"{remedy}, and go on by  python train.py resume={folder}"
+    )
+
+
+def _checkpoint_bytes(trainer: Trainer) -> int:
+    """What the weights and the optimiser's state are in a file."""
+    kept = [*trainer.model.state_dict().values()]
+    for state in trainer.optimizer.state.values():
+        kept += [value for value in state.values() if isinstance(value, torch.Tensor)]
+    return sum(tensor.nbytes for tensor in kept)
+
+
+def _lack_of_memory(
+    error: Exception, config: RunConfig, folder: Path, trainer: Trainer | None, batch: int | None
+) -> str | None:
+    """What to say where an allocation failed; None if that is not the error."""
+    if not is_out_of_memory(error):
+        return None
+    device = trainer.batches.device if trainer else pick_device(config.trainer.device)
+    images = f"{batch} images" if batch else f"data.batch_size={config.data.batch_size} images"
+    tries = ["smaller model.channels"]
+    if pick_precision(config.trainer.precision, device) != "bf16":
+        tries.append("trainer.precision=bf16")
+    if batch is None and config.data.batch_size >= 4:
+        tries.insert(0, f"data.batch_size={config.data.batch_size // 2}")
+    cause = shorten(f"{type(error).__name__}: {error}", 120)
+    when = f"{'validating ' if batch else ''}at step {trainer.step if trainer else 0}"
+    return (
+        f"out of memory {when}: {images} of {config.data.image_size} px, "
+        f"model.channels={list(config.model.channels)}, on {device} ({cause}). "
+        f"Try {' or '.join(tries)}. {last_good(folder)}"
+    )

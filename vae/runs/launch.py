@@ -1,0 +1,120 @@
+"""Start a run on rank 0; take part in it on the other ranks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from vae.data import open_data
+from vae.runs.checkpoint import is_unmeasured, saved_state
+from vae.runs.config import RunConfig
+from vae.runs.failures import shortages_told
+from vae.runs.run import KeepGoing, Run
+from vae.runs.run_dir import claim_run_folder, require_writable
+from vae.runs.tracking import check
+from vae.runs.trainer_setup import build_trainer, measure
+from vae.training.trainer import Trainer
+from vae.utils.devices import cpu_threads, pick_device
+from vae.utils.distributed import ALONE, World
+from vae.utils.errors import UserError
+from vae.utils.signals import InterruptedRun, Interrupts
+
+
+def prepare(
+    config: RunConfig,
+    settings: Mapping[str, Any],
+    folder: Path,
+    *,
+    go_on: bool = False,
+    world: World = ALONE,
+    keep_going: KeepGoing = lambda epochs, metrics: True,
+) -> Run:
+    """Make all that a run needs, in a folder of its own: `.train()` then trains.
+
+    Args:
+        config: checked.
+        settings: the same configuration as a plain nested dict, for the records.
+        folder: the run folder; empty but for Hydra's files, unless it is to go on.
+        go_on: go on with the run that `folder` holds, if it does; so does `config.resume`.
+        world: of several processes this is the first; the others are told to take part.
+        keep_going: asked after each epoch; the run ends early where it says no.
+
+    Returns:
+        The run, ready to train.
+
+    Raises:
+        UserError: something that the user can mend; nothing but the packed cache
+            and an empty folder of checkpoints has been created then.
+    """
+    check(config.wandb)
+    device = world.device(pick_device(config.trainer.device))
+    world.check(config.data.batch_size)
+    if config.resume is not None and Path(config.resume).resolve() != folder.resolve():
+        raise UserError(f"resume: {config.resume} is to go on in its own folder, not in {folder}.")
+    with shortages_told(config, folder):
+        if config.resume is None and not go_on:
+            claim_run_folder(folder)
+        state = saved_state(config, settings, folder)
+        require_writable(folder / "checkpoints")
+    data = open_data(config.data)
+    world.broadcast((config, settings, folder))  # `take_part`: they go the same way from here
+    with shortages_told(config, folder):
+        return Run(config, settings, folder, data, device, state, world, keep_going)
+
+
+def follow(world: World) -> None:
+    """Take part in what the first process starts, until it has no more to do.
+
+    Raises:
+        SystemExit: the first process ended with an error, and has said which.
+    """
+    logging.disable()
+    warnings.simplefilter("ignore")
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        while (run := world.broadcast()) is not None:
+            # Both come to all processes at once. The first one is still saving then: a
+            # process that ended now would have torchrun end that one, too.
+            with suppress(UserError, InterruptedRun):
+                take_part(world, *run)
+    except (ConnectionError, KeyboardInterrupt):
+        world.leave()
+        sys.exit(1)
+    world.leave()
+
+
+def take_part(world: World, config: RunConfig, settings: Mapping[str, Any], folder: Path) -> None:
+    """Train the run in `folder` with the others, to its end; the arguments are as for `prepare`.
+
+    Raises:
+        UserError, InterruptedRun: as Run.train, in all processes alike.
+    """
+    device = world.device(pick_device(config.trainer.device))
+    state = saved_state(config, settings, folder)
+    data = open_data(config.data)
+
+    interrupts = Interrupts()
+
+    def on_epoch(trainer: Trainer) -> None:
+        measure(trainer, data.images["val"], interrupts)
+
+    trainer = build_trainer(
+        config,
+        data.images["train"],
+        device,
+        state,
+        world,
+        on_row=lambda row: None,
+        on_epoch=on_epoch,
+        on_save=lambda: None,
+    )
+    with interrupts, cpu_threads(config.trainer.num_threads):
+        if is_unmeasured(state):
+            on_epoch(trainer)
+        trainer.fit(interrupts)

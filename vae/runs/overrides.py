@@ -1,0 +1,165 @@
+"""Overrides, the `KEY=VALUE` of the command line: a run is named by them and resumed with them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from vae.utils.errors import UserError
+from vae.utils.files import read_yaml, write_text_atomically
+
+LONGEST_NAME = 120  # characters of a folder's name; file systems stop at 255 bytes
+ACCEPTED = Path(".hydra", "accepted.yaml")  # overrides that a run has really run with
+RESOLVER = re.compile(r"\$\{[^}]*:")  # `${now:...}` and the like
+NOT_NAMED = ("wandb.", "sweep.", "resume")  # overrides that do not change what a run does
+
+
+def safe_name(text: str) -> str:
+    """`text` as the name of a folder on any file system, still different for different texts.
+
+    >>> safe_name("loss.beta=1e-05,model.latent_dim=64")
+    'loss.beta=1e-05,model.latent_dim=64'
+    """
+    safe = re.sub(r"[^\w.,=+-]", "_", text)
+    if safe == text and len(safe) <= LONGEST_NAME:
+        return safe
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{safe[:LONGEST_NAME]}-{digest}"
+
+
+def run_name(overrides: list[str], fixed: list[str]) -> str:
+    """A run's name: its overrides, sorted, less the keys that all runs share.
+
+    Args:
+        overrides: as on the command line, `["loss.beta=1e-05", "data.path=/a/b"]`;
+            those of NOT_NAMED are left out, too.
+        fixed: keys to leave out, `["data.path"]`.
+    """
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    differing = [
+        _short(o)
+        for o in parsed
+        if o.key_or_group not in fixed and not o.key_or_group.startswith(NOT_NAMED)
+    ]
+    return safe_name(",".join(sorted(differing))) or "defaults"
+
+
+def _short(override: Override) -> str:
+    """`KEY=VALUE`, a float with as many digits as tell two samples of a sweep apart.
+
+    `loss/schedule=warmup` is `loss.schedule=warmup`: a folder's name has no slash in it.
+    """
+    value = override.value()
+    if isinstance(value, float):
+        return f"{override.key_or_group}={value:.6g}"
+    key, equals, text = (override.input_line or "").partition("=")
+    return key.replace("/", ".") + equals + text
+
+
+def _resolve_run_name(*, _root_: DictConfig) -> str:
+    fixed = _root_.hydra.job.config.override_dirname.exclude_keys
+    return run_name(list(_root_.hydra.overrides.task), list(fixed))
+
+
+# `${run_name:}`, the name of a sweep's run, for `hydra.sweep.subdir`. Registered on import: a
+# launcher's process knows of this module, through the callbacks, but not of train.py.
+OmegaConf.register_resolver("run_name", _resolve_run_name, replace=True)
+
+
+def remember_overrides(folder: Path) -> None:
+    """Keep the overrides that a run was accepted with, for resuming it.
+
+    Hydra writes `.hydra/overrides.yaml` before anybody can refuse them, so a mistaken
+    command in the same folder replaces that file, but not this one.
+    """
+    accepted = (folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")
+    write_text_atomically(folder / ACCEPTED, accepted)
+
+
+def expand_resume(arguments: list[str]) -> list[str]:
+    """Command-line arguments in which `resume=FOLDER` brings that run's own overrides along.
+
+    So `python train.py resume=FOLDER trainer.epochs=20` goes on with what the run was
+    started with, in its folder, but for what is given anew. `resume=auto` is that with the
+    folder of `hydra.run.dir=`, where it holds a run; otherwise the run starts in it.
+
+    Raises:
+        UserError: there is no run in that folder, or it has no harmless overrides, or a
+            sweep is asked for.
+    """
+    given = _given(arguments, "resume")
+    if given in (None, "", "null"):
+        return arguments
+    if {"-m", "--multirun"} & set(arguments):
+        raise UserError("resume: goes on with one run; leave out -m.")
+    others = [a for a in arguments if not a.startswith("resume=")]
+    run_dir = _given(arguments, "hydra.run.dir")
+    if given == "auto" and run_dir is None:
+        raise UserError(
+            "resume: auto is for a run whose folder has a name: hydra.run.dir=FOLDER resume=auto"
+        )
+    folder = _folder(run_dir if given == "auto" and run_dir else str(given))
+    if (folder / ACCEPTED).is_file():
+        earlier = _harmless_overrides(folder, {a.partition("=")[0] for a in others})
+    elif given != "auto":
+        raise UserError(f"resume: {folder} is no run folder: it has no {ACCEPTED}.")
+    elif not (folder / "checkpoints").is_dir():
+        return others
+    else:  # it was killed while its images were packed
+        earlier = []
+    quoted = "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return [*earlier, *others, f"resume={quoted}", f"hydra.run.dir={quoted}"]
+
+
+def _given(arguments: list[str], key: str) -> str | None:
+    """The value that a key has on the command line, its last one; None where there is none."""
+    values = [a.partition("=")[2] for a in arguments if a.startswith(f"{key}=")]
+    return values[-1] if values else None
+
+
+def _folder(value: str) -> Path:
+    return Path(value.strip("'\"")).resolve()
+
+
+def _harmless_overrides(folder: Path, anew: set[str]) -> list[str]:
+    """The overrides of the run in `folder` but for those whose keys are given anew.
+
+    Nothing but values of a run's own keys: the folder may be a stranger's, and Hydra's keys
+    decide what is run, resolvers (`${oc.env:...}`) look around on this machine.
+
+    Raises:
+        UserError: there is another one among them; says which.
+    """
+    kept = []
+    for override in _recorded(folder / ACCEPTED):
+        key = override.partition("=")[0]
+        if key in {"resume", *anew}:
+            continue
+        harmless = re.fullmatch(r"[+~]{0,2}\w[\w./@]*(=.*)?", override, re.DOTALL)
+        if not harmless or re.match(r"[+~]*hydra\b", override) or RESOLVER.search(override):
+            raise UserError(
+                f"resume: {folder / ACCEPTED} holds {override!r}, which may do more than set a "
+                "value of the run. Where you know that it is yours, give it anew."
+            )
+        kept.append(override)
+    return kept
+
+
+def _recorded(path: Path) -> list[str]:
+    """The overrides in a file.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        found = read_yaml(path)
+        if isinstance(found, list) and all(isinstance(each, str) for each in found):
+            return [str(each) for each in found]
+    except Exception as error:  # of YAML's, OmegaConf's or the disk's
+        raise UserError(f"resume: {path} cannot be read ({type(error).__name__}).") from error
+    raise UserError(f"resume: {path} is damaged: it is no list of KEY=VALUE.")

@@ -1,0 +1,299 @@
+"""One run: training, validation at each epoch's end, checkpoints, the summary."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vae.data import Packed
+from vae.data.loader import to_float
+from vae.generation.figures import draw_figures
+from vae.losses import beta_elbo
+from vae.models.base import multiply_adds
+from vae.runs.checkpoint import BEST_BY, is_unmeasured, save_checkpoint
+from vae.runs.config import RunConfig
+from vae.runs.failures import last_good, shortages_told
+from vae.runs.run_dir import write_summary
+from vae.runs.tracking import Tracker, truncate_metrics
+from vae.runs.trainer_setup import build_trainer, measure
+from vae.training.metrics import EVALUATION_BATCH, Evaluation
+from vae.training.step_metrics import NotFiniteError
+from vae.utils.devices import cpu_threads, device_name, pick_precision
+from vae.utils.distributed import World
+from vae.utils.errors import UserError
+from vae.utils.files import keep_as, naming, remove_unfinished
+from vae.utils.signals import InterruptedRun, Interrupts
+
+if TYPE_CHECKING:
+    pass
+
+log = logging.getLogger(__name__)
+
+FACES_SHOWN = 16  # validation faces in the figures
+
+KeepGoing = Callable[[int, Mapping[str, float]], bool]  # of (epochs done, validation metrics)
+
+
+class PrunedRun(Exception):  # noqa: N818 - nothing is wrong with it
+    """A run of a sweep was not worth going on with."""
+
+
+class Run:
+    """The parts of a run, and what happens at its epochs' ends."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        settings: Mapping[str, Any],
+        folder: Path,
+        data: Packed,
+        device: torch.device,
+        state: dict[str, Any] | None,
+        world: World,
+        keep_going: KeepGoing,
+    ) -> None:
+        self.config = config
+        self.settings = settings
+        self.folder = folder
+        self.device = device
+        self.keep_going = keep_going
+        self.validation = data.images["val"]
+        self.best: dict[str, float] = {}
+        self.final: dict[str, float] = {}
+        self.seconds = 0.0  # of training before this process
+        self.began = time.monotonic()
+        self.run_id: str | None = None
+        self.interrupts = Interrupts()
+        self.measured = not is_unmeasured(state)
+        self.reporting = config.wandb
+        if state is not None:
+            self.best, self.final, self.run_id = state["best"], state["final"], state["run_id"]
+            before = state["config"]["wandb"]  # the same run there, in the same group
+            self.reporting = replace(config.wandb, name=before["name"], group=before["group"])
+            self.seconds = state["seconds"]
+            if "file" in state:  # or what is damaged would be kept as the previous one
+                keep_as(state["file"], "last.pt")
+        self.trainer = build_trainer(
+            config,
+            data.images["train"],
+            device,
+            state,
+            world,
+            on_row=self._log,
+            on_epoch=lambda _: self._end_epoch(),
+            on_save=lambda: self._save("last"),
+        )
+        if self.trainer.step > self.trainer.total_steps:
+            raise UserError(
+                f"resume: the run in {folder} is at step {self.trainer.step} already, and with "
+                f"these trainer.epochs and trainer.max_steps it would end at step "
+                f"{self.trainer.total_steps}. Give it more, or leave them out."
+            )
+        self.model = self.trainer.model
+        self.record = record_of(self)
+        self._tell_of_another_precision(state or {})
+        # later rows will be written again
+        truncate_metrics(folder / "metrics.jsonl", self.trainer.step, self.measured)
+        remove_unfinished(folder)
+
+    def _tell_of_another_precision(self, state: Mapping[str, Any]) -> None:
+        """trainer.precision=auto is bf16 on one machine and fp32 on another."""
+        now = self.record["precision"]
+        before = state.get("precision")  # which older versions did not note
+        if before not in (None, now):
+            log.warning("resume: the run was computed in %s before, and is in %s now", before, now)
+
+    def train(self) -> dict[str, float]:
+        """To the end; whatever happens, the folder and W&B say how it ended.
+
+        Returns:
+            The validation metrics at the end of the run, by key; also of a pruned run.
+
+        Raises:
+            NotFiniteError: a loss, a gradient or a metric was infinite or NaN.
+            InterruptedRun: Ctrl-C, SIGTERM or SIGUSR1; the state is saved.
+        """
+        record = self.record
+        log.info(
+            "%s: %d parameters, %.0fM multiply-adds an image, beta_elbo %.4g, %d steps in %s on %s",
+            *(self.folder, record["parameters"], record["multiply_adds"] / 1e6),
+            *(record["beta_elbo"], self.trainer.total_steps, record["precision"], place_of(self)),
+        )
+        status, reason = "failed", None
+        with (
+            self._shortages_told(),
+            Tracker(self.folder, self.reporting, record, run_id=self.run_id) as self.tracker,
+            self.interrupts,  # until all is saved
+        ):
+            self.run_id = self.tracker.run_id
+            try:
+                with self._shortages_told():
+                    self._fit()
+                status = "finished"
+            except PrunedRun:
+                status = "pruned"
+                log.info("pruned at step %d: others were better by then", self.trainer.step)
+            except InterruptedRun:
+                status = "interrupted"
+                log.warning("interrupted: go on by  python train.py resume=%s", self.folder)
+                raise
+            except NotFiniteError as error:
+                reason = f"{error} {last_good(self.folder)}"
+                raise NotFiniteError(reason) from error
+            except Exception as error:
+                told = isinstance(error, UserError)
+                reason = str(error) if told else f"{type(error).__name__}: {error}"
+                raise
+            finally:
+                self._write_summary(status, reason)
+                ended = {"status": status, "beta_elbo": record["beta_elbo"], "best": self.best}
+                self.tracker.summarise(ended)
+            self.tracker.log_model(self.folder / "checkpoints" / "best.pt")
+        return self.final
+
+    def _fit(self) -> None:
+        """Train to the end, or to an interrupt, whose state is saved."""
+        try:
+            with cpu_threads(self.config.trainer.num_threads):
+                if not self.measured:
+                    self._end_epoch()
+                self.trainer.fit(self.interrupts)
+        except InterruptedRun:
+            self._save("last")
+            raise
+
+    def _shortages_told(self, batch: int | None = None) -> AbstractContextManager[None]:
+        return shortages_told(self.config, self.folder, self.trainer, batch)
+
+    def _log(self, row: Mapping[str, float]) -> None:
+        with naming(self.folder / "metrics.jsonl"):
+            self.tracker.log(row)
+
+    def _end_epoch(self) -> None:
+        """Measure, draw, save."""
+        trainer = self.trainer
+        self.measured = False
+        with self._shortages_told(EVALUATION_BATCH):
+            self.final, evaluation = measure(trainer, self.validation, self.interrupts)
+        self.measured = True
+        self._log({**trainer.position, **self.final})
+        log.info(
+            "epoch %.3g: bpd %.3f, psnr %.2f dB, rate %.1f nats, %d active latents",
+            trainer.epoch,
+            *(self.final[f"val/{name}"] for name in ("bpd", "psnr", "rate", "active_units")),
+        )
+        done = trainer.step >= trainer.total_steps
+        if done or round(trainer.epoch) % self.config.trainer.figures_every == 0:
+            self._draw(evaluation)
+        if not self.best or self.final[BEST_BY] < self.best[BEST_BY]:
+            self.best = {"step": trainer.step, **self.final}
+            self._save("best")
+        self._save("last")
+        if not done and not self.keep_going(math.ceil(trainer.epoch), self.final):
+            raise PrunedRun
+
+    def _draw(self, evaluation: Evaluation) -> None:
+        """The figures, unless they cannot be written: a run does not end for a picture."""
+        faces = to_float(self.validation[:FACES_SHOWN].copy(), self.device)
+        try:
+            paths = draw_figures(self.model, faces, evaluation, self.folder / "figures")
+        except OSError as error:
+            log.warning("no figures of step %d: %s", self.trainer.step, error)
+        else:
+            self.tracker.log_pictures(self.trainer.step, paths)
+
+    def _save(self, name: str) -> None:
+        """checkpoints/NAME.pt: all that resuming needs, and nothing that runs.
+
+        The last one before it is kept as previous.pt.
+        """
+        path = self.folder / "checkpoints" / f"{name}.pt"
+        with naming(self.folder / "metrics.jsonl"):
+            self.tracker.sync()  # the rows before it are to be there where it is
+        save_checkpoint(path, checkpoint_of(self), "previous.pt" if name == "last" else None)
+
+    def _write_summary(self, status: str, reason: str | None) -> None:
+        try:
+            write_summary(self.folder, summary_of(self, status, reason))
+        except OSError:
+            if status in ("finished", "pruned"):  # of the others it has been said why
+                raise
+
+    def elapsed(self) -> float:
+        """Seconds of training, in all processes of the run."""
+        return round(self.seconds + time.monotonic() - self.began, 1)
+
+
+def checkpoint_of(run: Run) -> dict[str, Any]:
+    """All that resuming needs, and nothing that runs."""
+    trainer = run.trainer
+    return {
+        "model": trainer.model.state_dict(),
+        "ema": trainer.average.state() if trainer.average else None,
+        "optimizer": trainer.optimizer.state_dict(),
+        "step": trainer.step,
+        "skipped": trainer.skipped.state(),
+        "pending": trainer.pending,
+        "epoch": trainer.epoch,
+        "measured": run.measured,
+        "seconds": run.elapsed(),
+        "seed": run.config.seed,
+        "precision": run.record["precision"],
+        "config": dict(run.settings),
+        "best": run.best,
+        "final": run.final,
+        "run_id": run.run_id,
+    }
+
+
+def summary_of(run: Run, status: str, error: str | None) -> dict[str, Any]:
+    """How it ended."""
+    objectives = [run.final.get(key) for key in run.config.objectives]
+    return {
+        "status": status,
+        "error": error,
+        "step": run.trainer.step,
+        "total_steps": run.trainer.total_steps,
+        "seconds": run.elapsed(),
+        "machine": machine_of(run),
+        "precision": run.record["precision"],
+        "beta_elbo": run.record["beta_elbo"],
+        "objective": objectives if isinstance(run.config.objective, list) else objectives[0],
+        "final": run.final,
+        "best": run.best,
+        "wandb_run_id": run.run_id,
+    }
+
+
+def record_of(run: Run) -> dict[str, Any]:
+    """Its settings, and what they come to."""
+    return {
+        **run.settings,
+        "beta_elbo": beta_elbo(run.config.loss, run.config.data.image_size, run.model.latent_dim),
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "multiply_adds": multiply_adds(run.model, run.config.data.image_size),  # of an image
+        "precision": pick_precision(run.config.trainer.precision, run.device),
+    }
+
+
+def machine_of(run: Run) -> str:
+    """What it computes on, by name, for whoever compares times."""
+    threads = run.config.trainer.num_threads or torch.get_num_threads()
+    used = f", {threads} thread{'s' * (threads > 1)}" if run.device.type == "cpu" else ""
+    return f"{device_name(run.device)}{used}, torch {torch.__version__.partition('+')[0]}"
+
+
+def place_of(run: Run) -> str:
+    """What it computes on, in words."""
+    threads = run.config.trainer.num_threads or torch.get_num_threads()
+    on = f"cpu (threads: {threads})" if run.device.type == "cpu" else str(run.device)
+    world = run.trainer.world
+    return f"{world.size} processes, each on {on}" if world.size > 1 else on

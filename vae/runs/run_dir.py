@@ -1,0 +1,150 @@
+"""The run folder: its lock, its removal when no run began, and summary.json."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from vae.utils.errors import UserError
+from vae.utils.files import naming, read_json, write_json
+
+LOCK = ".lock"  # held by the process that trains in the folder
+SMALL_FILES = 1 << 16  # bytes that Hydra's and other small ones of a run fit into
+
+log = logging.getLogger(__name__)
+
+FILE = "summary.json"
+
+
+class FolderTakenError(UserError):
+    """The run folder is another run's."""
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder, and see that files can be written in it.
+
+    Raises:
+        OSError: why not.
+    """
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0" * SMALL_FILES)
+            file.flush()
+
+
+def claim_run_folder(folder: Path) -> None:
+    """Make `folder` this run's: of two that want it, one gets it.
+
+    Raises:
+        FolderTakenError: it holds a run already, or one that has just begun.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "checkpoints").mkdir()
+    except FileExistsError:
+        raise FolderTakenError(
+            f"{folder} holds a run already. Go on with it by resume={folder}, "
+            "or choose another folder by hydra.run.dir=FOLDER."
+        ) from None
+
+
+@contextmanager
+def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the run folder for the time: two processes never train in the same one.
+
+    The system lets go of the lock when the process ends, however it ends.
+
+    Raises:
+        FolderTakenError: another process holds it, and this one is not to wait for it.
+    """
+    lock = _lock(folder)
+    try:
+        lock.acquire(timeout=0.5)  # `is_locked` holds it for a moment
+    except Timeout:
+        if not wait:
+            raise FolderTakenError(f"{folder}: another process is training this run.") from None
+        log.info("%s: another process is training this run; waiting for it", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is training the run in `folder` now."""
+    if not (folder / LOCK).exists():  # and looking must not make it
+        return False
+    lock = _lock(folder)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:  # somebody else's folder: it cannot be told
+        return False
+    lock.release()
+    return False
+
+
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder / LOCK)
+
+
+def forget_run_folder(folder: Path) -> None:
+    """Remove what Hydra wrote into a run folder in which nothing was trained.
+
+    A mistyped value must not leave an empty run behind. A folder with metrics in it is
+    left alone, and one in which a process still packs its images; and so is whatever else
+    lies there: only Hydra's own files go, then the folder and its parents below the current
+    one, as long as they are empty.
+    """
+    if (folder / "metrics.jsonl").exists() or is_locked(folder):
+        return
+    shutil.rmtree(folder / ".hydra", ignore_errors=True)
+    for name in ("train.log", LOCK):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        (folder / "checkpoints").rmdir()
+    remove_empty(folder)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder, and those around it below the current one, as long as they are empty."""
+    here = Path.cwd()
+    for empty in (folder.absolute(), *folder.absolute().parents):
+        if here not in empty.parents and empty != folder.absolute():
+            return
+        try:
+            empty.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:  # not empty
+            return
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What the run in `folder` left, {} if it never came to an end."""
+    return read_json(folder / FILE)
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Replace the summary, whole, with the time added."""
+    now = datetime.now().isoformat(timespec="milliseconds")
+    write_json(folder / FILE, {**summary, "ended": now})
+
+
+def record_failure(folder: Path, error: str) -> None:
+    """Note why a run failed, beside what it had measured until then; if there is room for it."""
+    try:
+        write_summary(folder, {**read_summary(folder), "status": "failed", "error": error})
+    except OSError as reason:
+        log.warning("%s: why it failed cannot be noted (%s)", folder, reason)

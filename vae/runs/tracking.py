@@ -1,0 +1,137 @@
+"""One run's record: `metrics.jsonl` on this disk and, beside it, a run on Weights & Biases.
+
+The local file is the record; W&B is the shop window, and stops no training run
+(vae/runs/wandb_run.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from vae.runs.wandb_mode import resolve_mode
+from vae.runs.wandb_run import WandbConfig, WandbRun
+from vae.utils.files import write_text_atomically
+
+__all__ = ["Tracker", "WandbConfig", "check", "summary_key", "truncate_metrics"]
+
+# What W&B's summary (the columns of its table) keeps of a metric. One named here
+# has two columns there, `val/bpd.min` (the best) and `val/bpd.last` (as it ended);
+# W&B writes no plain `val/bpd` then. Any other metric has one plain column, its last.
+LOWER_IS_BETTER = ("val/bpd", "val/loss", "val/mse", "val/distortion")
+HIGHER_IS_BETTER = ("val/psnr", "val/ssim")
+
+
+def check(settings: WandbConfig) -> None:
+    """Raise a UserError where the run could not be reported as asked. Creates and calls nothing."""
+    resolve_mode(settings.mode)
+
+
+def summary_key(metric: str) -> str:
+    """Under what key W&B's summary has a metric as it ended.
+
+    >>> summary_key("val/bpd"), summary_key("val/rate")
+    ('val/bpd.last', 'val/rate')
+    """
+    return f"{metric}.last" if metric in LOWER_IS_BETTER + HIGHER_IS_BETTER else metric
+
+
+def truncate_metrics(path: Path, step: int, measured: bool = True) -> None:
+    """Drop the rows of `metrics.jsonl` that come after `step`: a resumed run logs them again.
+
+    So does the row of the validation at `step`, unless it is `measured`. A line that a killed
+    run left torn goes too. The file is replaced whole or not at all; a missing file is left
+    missing.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        at = row.get("step") if isinstance(row, dict) else None
+        again = at == step and not measured and "val/loss" in row
+        if isinstance(at, int) and at <= step and not again:
+            kept.append(line + "\n")
+    write_text_atomically(path, "".join(kept))
+
+
+class Tracker(WandbRun):
+    """The record of one run, as a context manager; several may follow one another in a process.
+
+    `folder` is the run's folder: `metrics.jsonl` in it is appended to. The rest is as in
+    WandbRun. Entering raises a UserError, and creates nothing, where `check` would.
+    """
+
+    _file: IO[str] | None = None
+
+    def __enter__(self) -> Tracker:
+        check(self.settings)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
+        super().__enter__()
+        with self._survive("could not be told of the metrics"):
+            self._define_metrics()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self._file is not None:
+            with suppress(OSError):  # a full disk: the row that did not fit has been told of
+                self._file.close()
+        self._file = None
+        super().__exit__(kind, error, traceback)
+
+    def log(self, row: Mapping[str, float]) -> None:
+        """Record one row: `step`, `epoch`, `images`, metrics. In the file, nan and inf are null."""
+        if self._file is None:
+            raise RuntimeError("Tracker.log() works inside its `with` block only.")
+        self._file.write(json.dumps({key: _plain(value) for key, value in row.items()}) + "\n")
+        self._file.flush()
+        self.report(row)
+
+    def sync(self) -> None:
+        """Have the rows so far on the disk, and not only on their way to it."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    def log_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
+        """Show image files (`figures/samples` → path) on W&B, as they are at `step`."""
+        self.report({"step": step}, pictures)
+
+    def summarise(self, values: Mapping[str, Any]) -> None:
+        """Put values into the run's summary on W&B, the columns of its table.
+
+        Under the key of a metric, a value would replace what W&B keeps of it (see
+        LOWER_IS_BETTER).
+        """
+        if self._run is not None:
+            with self._survive("did not take the summary"):
+                self._run.summary.update(dict(values))
+
+    def log_model(self, path: Path) -> None:
+        """Upload a checkpoint as an artifact, where `wandb.log_model` asks for it."""
+        if self._run is not None and self.settings.log_model:
+            with self._survive("did not take the model"):
+                self._run.log_artifact(str(path), name=f"model-{self._run.id}", type="model")
+
+    def _define_metrics(self) -> None:
+        """`step` is the x axis of all, and the summary keeps the best of what has one."""
+        if self._run is not None:
+            self._run.define_metric("step")
+            self._run.define_metric("*", step_metric="step")
+            for key in LOWER_IS_BETTER + HIGHER_IS_BETTER:
+                best = "min" if key in LOWER_IS_BETTER else "max"
+                self._run.define_metric(key, step_metric="step", summary=f"{best},last")
+
+
+def _plain(value: float) -> float | None:
+    """A number as JSON has it: Python's own, and null for inf and nan, which JSON lacks."""
+    number = value if isinstance(value, int) else float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,126 @@
+"""Whether W&B can be used from here, and keeping it from changing the process."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from vae.utils.errors import UserError, without_password
+
+MODES = ("auto", "online", "offline", "disabled")
+REACH_TIMEOUT = 5.0  # seconds for the answer to a first knock at the server's door
+
+
+def resolve_mode(mode: str) -> Literal["online", "offline", "disabled"]:
+    """The mode that `wandb.mode` comes to on this machine, without a call to the network.
+
+    Raises:
+        UserError: online is asked for without an API key, or WANDB_* hold nonsense.
+    """
+    if mode in ("disabled", "offline"):
+        return "disabled" if mode == "disabled" else "offline"
+    with process_unchanged():
+        import wandb
+
+        try:
+            known = wandb.setup().settings  # out of WANDB_* and of the file of `wandb offline`
+        except Exception as error:
+            text = f"W&B refuses its own settings (WANDB_* in the environment): {error_text(error)}"
+            raise UserError(text) from error
+    if mode == "auto" and known.mode in ("disabled", "offline", "dryrun"):
+        return "disabled" if known.mode == "disabled" else "offline"
+    if known.identity_token_file or known.api_key or _netrc_has(server_of(known.base_url)):
+        return "online"
+    if mode == "online":
+        raise UserError(
+            "wandb.mode: got 'online', but there is no API key for "
+            f"{without_password(known.base_url)}. "
+            "Run `wandb login` (or set WANDB_API_KEY), or take wandb.mode=offline."
+        )
+    return "offline"
+
+
+def _netrc_has(url: str) -> bool:
+    """Whether the file that `wandb login` writes knows the server at `url`."""
+    for path in (os.environ.get("NETRC") or "~/.netrc", "~/_netrc"):
+        with suppress(OSError, netrc.NetrcParseError):
+            found = netrc.netrc(Path(path).expanduser()).authenticators(urlsplit(url).netloc)
+            return bool(found and found[2])
+    return False
+
+
+def server_of(url: str) -> str:
+    """The URL without a user and a password.
+
+    urllib takes them for a part of the host's name, and wandb, which shows them to everybody,
+    has no use for them: it sends the API key in their place.
+    """
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def unreachable(url: str) -> str | None:
+    """Why nothing at all answers at `url`; None where something does, be it an error."""
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        with urllib.request.urlopen(request, timeout=REACH_TIMEOUT):
+            return None
+    except urllib.error.HTTPError:
+        return None
+    except OSError as error:  # URLError and TimeoutError among them
+        reason = getattr(error, "reason", error)
+        # wandb may trust a certificate that Python does not.
+        return None if isinstance(reason, ssl.SSLError) else str(reason)
+
+
+@contextmanager
+def process_unchanged() -> Iterator[None]:
+    """Undo what wandb does to the process when it starts, which it leaves behind for ever.
+
+    It replaces sys.exit and sys.excepthook, and names its service to child
+    processes in WANDB_SERVICE, by which other runs would come to depend on it.
+    """
+    hook, leave = sys.excepthook, sys.exit
+    variables = set(os.environ)
+    try:
+        yield
+    finally:
+        sys.excepthook, sys.exit = hook, leave
+        for key in set(os.environ) - variables:
+            if key.startswith("WANDB_"):
+                del os.environ[key]
+
+
+def error_text(error: Exception) -> str:
+    """What an error of wandb's says, on one line and without the API key or a URL's password."""
+    text = without_password(" ".join(f"{type(error).__name__}: {error}".split()))
+    key = os.environ.get("WANDB_API_KEY")
+    return text.replace(key, "…") if key else text
+
+
+@contextmanager
+def launch_left_out() -> Iterator[None]:
+    """Keep wandb.init from importing W&B Launch, a second's worth of modules.
+
+    It looks there for inputs that this process has staged for a Launch job, which it can
+    only have done through that very package: where it is not imported, there are none.
+    wandb takes the failing import in its stride and goes on.
+    """
+    package = "wandb.sdk.launch"
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]  # Python's mark for "not to be found"
+    try:
+        yield
+    finally:
+        del sys.modules[package]

@@ -1,0 +1,107 @@
+"""The same faces through every model of a sweep: one row a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vae.sweeps.comparison import Comparison
+from vae.sweeps.results import SweepRun
+from vae.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vae.data import DataConfig
+    from vae.runs.load import SavedRun
+
+FACES = 8  # columns
+MOST_ROWS = 12  # runs of a sweep that are shown: more cannot be taken in
+
+
+def draw_faces(comparison: Comparison, folder: Path) -> list[str]:
+    """Write reconstructions.png and samples.png into `folder`: a row a run, in their order.
+
+    The reconstructions are of the same validation faces, the originals on top; the samples
+    are of the same latents wherever the latent size is the same. Both come from last.pt.
+
+    Returns:
+        Sentences on what is not shown.
+
+    Raises:
+        UserError: there is no model to show yet, or its data are gone.
+    """
+    import torch
+
+    from vae.generation import figures
+    from vae.generation.figures import prior_latents
+
+    shown, notes = choose(comparison)
+    originals, models = _load(shown, notes)
+    reconstructed, sampled, labels = [], [], []
+    with torch.inference_mode():
+        for run, saved in models:
+            means = saved.model.encode(originals).mode
+            reconstructed.append(saved.model.decode(means))
+            sampled.append(saved.model.decode(prior_latents(FACES, means)))
+            labels.append(_label(comparison, run))
+    top = figures.grid(torch.cat([originals, *reconstructed]), len(originals))
+    figures.save(figures.label_rows(top, ["originals", *labels]), folder / "reconstructions.png")
+    below = figures.grid(torch.cat(sampled), FACES)
+    figures.save(figures.label_rows(below, labels), folder / "samples.png")
+    return notes
+
+
+def choose(comparison: Comparison) -> tuple[list[SweepRun], list[str]]:
+    """The runs to show, at most MOST_ROWS, spread over all; and a note where some are left out."""
+    with_model = [r for r in comparison.runs if (r.folder / "checkpoints" / "last.pt").exists()]
+    finished = [run for run in with_model if run.status == "finished"]
+    runs = finished or with_model  # while the first are at work, what there is
+    if len(runs) <= MOST_ROWS:
+        return runs, []
+    places = {round(i * (len(runs) - 1) / (MOST_ROWS - 1)) for i in range(MOST_ROWS)}
+    best = comparison.best
+    if best in runs and runs.index(best) not in places:
+        nearest = min(places - {0, len(runs) - 1}, key=lambda place: abs(place - runs.index(best)))
+        places = places - {nearest} | {runs.index(best)}
+    return [runs[i] for i in sorted(places)], [
+        f"{MOST_ROWS} of the {len(runs)} runs are shown, evenly chosen along their order."
+    ]
+
+
+def _load(runs: list[SweepRun], notes: list[str]) -> tuple[Tensor, list[tuple[SweepRun, SavedRun]]]:
+    """The original faces, and the models of the runs that have seen such."""
+    from vae.data.loader import to_float
+    from vae.runs.load import load_run
+
+    models: list[tuple[SweepRun, SavedRun]] = []
+    for run in runs:
+        try:
+            saved = load_run(run.folder)
+        except UserError as error:
+            notes.append(f"{run.name} is left out: {error}")
+            continue
+        if models and _images_of(saved.config.data) != _images_of(models[0][1].config.data):
+            notes.append(f"{run.name} is left out: it has other data than {models[0][0].name}.")
+            continue
+        models.append((run, saved))
+    if not models:
+        raise UserError(" ".join(notes) or "no run has a checkpoint yet.")
+    import torch
+
+    faces = models[0][1].data.images["val"][:FACES].copy()
+    return to_float(faces, torch.device("cpu")), models
+
+
+def _images_of(data: DataConfig) -> DataConfig:
+    """What decides which images there are, and nothing else."""
+    return replace(data, root="", num_workers=None, batch_size=2, flip=False)
+
+
+def _label(comparison: Comparison, run: SweepRun) -> str:
+    bpd = run.metrics.get("val/bpd")
+    measured = "" if bpd is None else f"   {bpd:.3f} bpd"
+    mark = "   best" if run is comparison.best else ""
+    label = comparison.label(run).replace("β", "beta")  # the font of figures has no β
+    return f"{label}{measured}{mark}"

@@ -1,0 +1,132 @@
+r"""The parts of a page that are made of results, between comments that say which.
+
+    <!-- table model.latent_dim | beta_elbo val/rate val/psnr -->
+    ... made by `vae report`, never by hand ...
+    <!-- end -->
+
+A page has results of its own, in `results/<page>.csv` beside it; a third part names other ones:
+`<!-- table loss.beta | val/rate | docs/experiments/results/exp_03_beta.csv -->`.
+
+| block | what comes there |
+| --- | --- |
+| `set up` | what all runs have in common, in a sentence |
+| `table KEYS \| COLUMNS` | a line for each combination of settings, means over seeds |
+| `front OBJECTIVES \| COLUMNS` | the runs that no other beats |
+| `best OBJECTIVE COUNT \| COLUMNS` | the best runs by one objective |
+| `pictures NAMES` | what `vae.sweeps.pages.pictures` draws |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from vae.sweeps.comparison import read_sweep
+from vae.sweeps.pages.pictures import draw_pictures, pictures
+from vae.sweeps.pages.tables import best, collect, front, read_results, set_up, table, write_results
+from vae.utils.errors import UserError
+from vae.utils.files import write_text_atomically
+
+KINDS = "set up|table|front|best|pictures"
+BLOCK = re.compile(rf"(<!-- ({KINDS})\b([^>]*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def fill(page: Path) -> str:
+    """The text of a page, a Markdown file, with each block made anew of the results beside it.
+
+    Raises:
+        UserError: a block cannot be made; names it.
+    """
+
+    def make(block: re.Match[str]) -> str:
+        start, kind, words, _, end = block.groups()
+        try:
+            return f"{start}{_body(kind, words, page)}\n{end}"
+        except UserError as error:
+            raise UserError(f"{page}: {start.strip()}: {error}") from error
+
+    return BLOCK.sub(make, page.read_text(encoding="utf-8"))
+
+
+def figures_wanted(page: Path) -> list[str]:
+    """The figures that a page shows of its own results: what each of its runs has to have."""
+    wanted = []
+    for kind, words, _ in _blocks(page):
+        parts = [part.split() for part in words.split("|")]
+        if kind in ("table", "front", "best") and len(parts) == 2:
+            wanted += [key for part in parts for key in part]
+        if kind == "pictures":
+            named = [word.rpartition(":")[2] for word in words.split()]
+            wanted += [key for name in named for key in name.split(",")]
+    return [key for key in dict.fromkeys(wanted) if key.startswith("val/")]
+
+
+def pictures_wanted(page: Path) -> list[str]:
+    """The pictures of a page, by their names."""
+    lists = [words.split() for kind, words, _ in _blocks(page) if kind == "pictures"]
+    return [name for names in lists for name in names]
+
+
+def results_of(page: Path) -> Path:
+    """Where the results of a page are."""
+    return page.parent / "results" / f"{page.stem}.csv"
+
+
+def prose(page: Path) -> str:
+    """What of a page is written by hand: without blocks and code."""
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    return re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.S)
+
+
+def measured(page: Path) -> str:
+    """What of a page is made of results."""
+    return "\n".join(body for _, _, body in _blocks(page))
+
+
+def _blocks(page: Path) -> list[tuple[str, str, str]]:
+    """Kind, words and body of each block."""
+    found = BLOCK.findall(page.read_text(encoding="utf-8"))
+    return [(kind, words, body) for _, kind, words, body, _ in found]
+
+
+def _body(kind: str, words: str, page: Path) -> str:
+    parts = [part.split() for part in words.split("|")]
+    others = page.parent / parts.pop()[0] if len(parts) == 3 else None
+    rows = read_results(others or results_of(page))
+    makers: dict[str, Callable[..., str]] = {
+        "set up": lambda _: set_up(rows),
+        "table": lambda keys, columns: table(rows, keys, columns),
+        "front": lambda objectives, columns: front(rows, objectives, columns),
+        "best": lambda chosen, columns: best(rows, chosen[0], int(chosen[1]), columns),
+        "pictures": lambda names: pictures(rows, names, page),
+    }
+    try:
+        return makers[kind](*parts)
+    except (TypeError, ValueError, IndexError) as error:
+        raise UserError(f"is not as vae/sweeps/pages/__init__.py has it ({error}).") from error
+
+
+def make_page(page: Path, sweep: Path | str | None = None) -> list[Path]:
+    """Fill a page's blocks, and draw its pictures where there are runs to draw them from.
+
+    Args:
+        page: a Markdown file with blocks as in `vae.sweeps.pages`.
+        sweep: the folder of the runs, multirun/NAME; None: only the tables are made, from
+            the results that are beside the page.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UserError: the folder is no sweep's, a block asks for what there is not, ...
+    """
+    written = []
+    if sweep is not None:
+        comparison = read_sweep(sweep)
+        found = collect(comparison, figures_wanted(page))
+        write_results(found, results_of(page))
+        draw_pictures(read_results(results_of(page)), pictures_wanted(page), page, comparison)
+        written.append(results_of(page))
+    write_text_atomically(page, fill(page))
+    return [*written, page]

@@ -1,0 +1,140 @@
+"""The pictures of a page: what was measured as curves, and what the models make of faces."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from vae.sweeps.charts import DOTS_PER_INCH, NAMES, draw_charts
+from vae.sweeps.comparison import Comparison, is_wide, rank
+from vae.sweeps.face_sheets import draw_faces
+from vae.sweeps.pages.tables import Row, as_text, best_row
+from vae.sweeps.results import number
+from vae.utils.errors import UserError
+from vae.utils.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CAPTIONS = {
+    "comparison": "Rate against distortion, and what each swept value did; all runs",
+    "reconstructions": "The same validation faces through each model, the originals on top; "
+    "the first seed",
+    "samples": "Faces decoded from random latents; the first seed",
+}
+OF_A_RUN = ("reconstructions", "samples", "interpolation", "traversal")  # in its figures/
+
+
+def pictures(found: Sequence[Row], names: Sequence[str], page: Path) -> str:
+    """Links to the pictures of a page, each with what it shows below it.
+
+    Args:
+        found: the results.
+        names: `comparison`, `reconstructions`, `samples` of the whole sweep;
+            `traversal:best:val/mig`, `traversal:worst:val/mig` and so on, of one run;
+            `curves:KEY:FIGURE,FIGURE`, drawn of the results alone.
+        page: the pictures are in `figures/<page>/` beside it.
+    """
+    links = []
+    for name in names:
+        file = _file(page, name)
+        link = file.relative_to(page.parent).as_posix()
+        caption = _caption(found, name)
+        links.append(f"![{caption}]({link})\n\n*{caption}.*")
+    return "\n\n".join(links)
+
+
+def draw_pictures(
+    found: Sequence[Row], names: Sequence[str], page: Path, sweep: Comparison
+) -> None:
+    """Draw the pictures that a page names, of the runs in their folders.
+
+    Raises:
+        UserError: a name is none of a picture, or a run has no such figure.
+    """
+    of_the_sweep = {name for name in names if ":" not in name}
+    for name in names:
+        if name.startswith("curves:"):
+            draw_curves(found, name, _file(page, name))
+        elif ":" in name:
+            run = next(r for r in sweep.runs if r.name == _chosen(found, name)["run"])
+            figure = run.folder / "figures" / f"{name.partition(':')[0]}.png"
+            if not figure.exists():
+                raise UserError(f"{name}: there is no {figure}.")
+            write_atomically(_file(page, name), partial(shutil.copy, figure))
+    if "comparison" in of_the_sweep:
+        draw_charts(sweep, _file(page, "comparison"))
+    if {"reconstructions", "samples"} & of_the_sweep:
+        seeds = sorted({run.value("seed") for run in sweep.ranked}, key=rank)
+        first = [run for run in sweep.runs if run.value("seed") == seeds[0]]
+        keys = [key for key in sweep.swept if key != "seed"]
+        folder = _file(page, "reconstructions").parent
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_faces(replace(sweep, runs=first, swept=keys), folder)
+        for unwanted in {"reconstructions", "samples"} - of_the_sweep:
+            _file(page, unwanted).unlink()
+
+
+def draw_curves(found: Sequence[Row], name: str, path: Path) -> None:
+    """Figures against a setting: means over the runs of each value, and their deviation."""
+    from matplotlib.figure import Figure
+
+    _, key, listed = name.split(":")
+    keys = listed.split(",")
+    columns = min(len(keys), 3)
+    lines = -(-len(keys) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.4 * lines), layout="constrained")
+    for place, metric in enumerate(keys):
+        axes = figure.add_subplot(lines, columns, place + 1)
+        _draw_curve(axes, found, key, metric)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DOTS_PER_INCH))
+
+
+def _draw_curve(axes: Axes, found: Sequence[Row], key: str, metric: str) -> None:
+    values = sorted({row[key] for row in found}, key=rank)
+    groups = [[float(r[metric]) for r in found if r[key] == value] for value in values]
+    means = [fmean(group) for group in groups]
+    spreads = [stdev(group) if len(group) > 1 else 0.0 for group in groups]
+    places = [number(value) for value in values]
+    numbers = [place for place in places if place is not None]
+    numeric = len(numbers) == len(values)
+    xs = numbers if numeric else [float(i) for i in range(len(values))]
+    axes.errorbar(xs, means, yerr=spreads, marker="o", capsize=3, linestyle="-" if numeric else "")
+    if numeric and is_wide([x for x in xs if x > 0]):
+        axes.set_xscale("log")
+    labels = values if not numeric else [f"{x:g}" for x in xs]
+    axes.set_xticks(xs, labels)
+    axes.set_xticks([], minor=True)
+    axes.set(xlabel=key, title=NAMES.get(metric, metric))
+
+
+def _caption(found: Sequence[Row], name: str) -> str:
+    if name in CAPTIONS:
+        return CAPTIONS[name]
+    if name.startswith("curves:"):
+        key = name.split(":")[1]
+        return f"Against {key}: means over the seeds, and their standard deviation"
+    picture, which, metric = name.split(":")
+    run = _chosen(found, name)
+    return (
+        f"The {picture} of {run['run']}, the {which} by {metric} ({as_text(metric, run[metric])})"
+    )
+
+
+def _chosen(found: Sequence[Row], name: str) -> Row:
+    """The run that a picture is of."""
+    picture, which, metric = name.split(":")
+    if picture not in OF_A_RUN or which not in ("best", "worst"):
+        raise UserError(f"{name}: is no picture; {', '.join(OF_A_RUN)}:best:METRIC is.")
+    return best_row(found, metric, which == "worst")
+
+
+def _file(page: Path, name: str) -> Path:
+    """Where a picture is: `curves:loss.beta:val/bpd` is curves_loss.beta.png."""
+    parts = name.split(":")[:2]
+    return page.parent / "figures" / page.stem / f"{'_'.join(parts)}.png"

@@ -1,0 +1,278 @@
+"""Results of an experiment: one CSV row per run, and Markdown tables of means over seeds."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, TypeAlias
+
+from vae.evaluation import PARTS
+from vae.runs.evaluation_report import FILE as EVALUATED
+from vae.runs.evaluation_report import evaluate_and_record
+from vae.runs.load import load_run
+from vae.runs.run_dir import read_summary
+from vae.sweeps.comparison import Comparison, brief, pareto_front, rank, rows
+from vae.sweeps.results import SweepRun, number
+from vae.training.metrics import MAXIMISED
+from vae.utils.errors import UserError
+from vae.utils.files import read_json, write_atomically
+
+log = logging.getLogger(__name__)
+
+Row: TypeAlias = dict[str, str]  # of a run: each of its settings and figures, as CSV has it
+
+NOT_KEPT = ("folder", "error", "status", "val/loss")  # of this machine; or the same in each row
+SET_UP = (  # what a page says of all its runs together
+    *("data.name", "data.preset", "data.num_images", "data.image_size", "data.batch_size"),
+    "optimizer.name",
+)
+
+DIGITS = {  # behind the point, of figures; others have four digits in all
+    "val/bpd": 3,
+    "best/val/bpd": 3,
+    "best/step": 0,
+    "val/rate": 1,
+    "val/distortion": 1,
+    "val/psnr": 2,
+    "val/ssim": 3,
+    "val/mse": 5,
+    "val/active_units": 1,
+    "val/aggregate_kl": 1,
+    "seconds": 0,
+}
+HIGHER = (  # is better; of the rest, lower
+    *MAXIMISED,
+    *("val/mig", "val/sap", "val/factorvae_score", "val/attribute_separability"),
+    *("val/dci_disentanglement", "val/dci_completeness", "val/dci_informativeness"),
+)
+FACES = {"synthetic": "drawn faces", "celeba": "images of CelebA", "folder": "images of a folder"}
+
+
+def collect(comparison: Comparison, figures: Collection[str]) -> list[Row]:
+    """The finished runs of a sweep, one row each, in their order.
+
+    Args:
+        comparison: of the sweep.
+        figures: keys that each row is to have. What a run has not measured while it was
+            trained (`val/mig`, say), `vae evaluate` measures now, unless it has done so before.
+
+    Raises:
+        UserError: no run has finished, or a key is none of what a run is measured by.
+    """
+    by_folder = {str(run.folder): run for run in comparison.ranked}
+    if not by_folder:
+        raise UserError(f"{comparison.folder}: no run in it has finished.")
+    found = []
+    for row in rows(comparison):
+        run = by_folder.get(row["folder"])
+        if run is None:
+            continue
+        summary = read_summary(run.folder)
+        row |= {key: run.value(key) for key in SET_UP}
+        row |= {key: summary.get(key) for key in ("precision", "machine")}
+        best = summary.get("best") or {}
+        row |= {f"best/{key}": best.get(key) for key in ("step", "val/bpd")}  # of best.pt
+        missing = [key for key in figures if row.get(key) is None]
+        row |= evaluated(run, missing)
+        found.append({key: text(row[key]) for key in row if key not in NOT_KEPT})
+    return found
+
+
+def evaluated(run: SweepRun, figures: Collection[str]) -> dict[str, float]:
+    """Those figures of a run that training does not measure, by key, from its metrics.json.
+
+    Raises:
+        UserError: there is a figure that `vae evaluate` does not measure either.
+    """
+    if not figures:
+        return {}
+    known = _measured(run.folder)
+    if not set(figures) <= known.keys():
+        wanted = ", ".join(sorted(figures))
+        log.info("%s: vae evaluate, for %s", run.folder, wanted)
+        try:
+            parts = ",".join(parts_of(figures))
+            saved = load_run(run.folder, overrides=[f"metrics.parts=[{parts}]"])
+            quiet = replace(saved.config.wandb, mode="disabled")
+            evaluate_and_record(replace(saved, config=replace(saved.config, wandb=quiet)))
+        except UserError as error:
+            raise UserError(f"{wanted} cannot be measured: {error}") from error
+        known = _measured(run.folder)
+    for key in sorted(set(figures) - known.keys()):
+        raise UserError(f"{key}: {run.folder} has no such figure, nor such a setting.")
+    return {key: known[key] for key in figures}
+
+
+def parts_of(figures: Collection[str]) -> list[str]:
+    """Which parts of an evaluation measure them: the others need not be done."""
+    names = [key.partition("/")[2] for key in figures]
+    return [part for part, starts in PARTS.items() if any(n.startswith(starts) for n in names)]
+
+
+def _measured(folder: Path) -> dict[str, float]:
+    """What the metrics.json of a run holds, by key, if it is of the run as it ended."""
+    record = read_json(folder / EVALUATED)
+    if record.get("checkpoint") != "last" or record.get("step") != read_summary(folder).get("step"):
+        return {}
+    return {key: figure["value"] for key, figure in record.get("metrics", {}).items()}
+
+
+def text(value: Any) -> str:
+    """A value as CSV has it: six digits say all that a figure has to say."""
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def write_results(found: Sequence[Row], path: Path) -> None:
+    """Write rows as CSV, atomically: UTF-8, a header, empty where there is no value."""
+    keys = list(dict.fromkeys(key for row in found for key in row))
+
+    def write(file: Path) -> None:
+        with open(file, "w", newline="", encoding="utf-8") as opened:
+            writer = csv.DictWriter(opened, keys, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(found)
+
+    write_atomically(path, write)
+
+
+def read_results(path: Path) -> list[Row]:
+    """The rows that `write_results` wrote.
+
+    Raises:
+        UserError: there is no such file, or there is nothing in it.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as opened:
+            found = list(csv.DictReader(opened))
+    except OSError as error:
+        raise UserError(
+            f"{path}: there are no results ({error.strerror}). Give the sweep's folder, "
+            "multirun/NAME, after the page."
+        ) from error
+    if not found:
+        raise UserError(f"{path}: there are no rows in it.")
+    return found
+
+
+def table(found: Sequence[Row], keys: Sequence[str], figures: Sequence[str]) -> str:
+    """One line for each combination of settings: the figures' means over its runs.
+
+    Where a line is of several runs, a mean has beside it their standard deviation.
+
+    Args:
+        found: one row a run.
+        keys: the settings whose values are told apart.
+        figures: the columns.
+
+    Raises:
+        UserError: the rows lack one of these.
+    """
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in sorted(found, key=lambda row: [rank(_of(row, key)) for key in keys]):
+        groups.setdefault(tuple(_of(row, key) for key in keys), []).append(row)
+    lines = [
+        [*(_setting(value) for value in values), *(_mean(rows, key) for key in figures)]
+        for values, rows in groups.items()
+    ]
+    return _markdown([*keys, *figures], lines)
+
+
+def front(found: Sequence[Row], objectives: Sequence[str], columns: Sequence[str]) -> str:
+    """The runs that no other beats in all objectives, by the first of them."""
+    costs = [[_cost(row, key) for key in objectives] for row in found]
+    chosen = sorted(pareto_front(costs), key=lambda place: costs[place])
+    return _runs([found[place] for place in chosen], columns)
+
+
+def best(found: Sequence[Row], objective: str, count: int, columns: Sequence[str]) -> str:
+    """The best runs by one objective, the best first."""
+    ordered = sorted(found, key=lambda row: _cost(row, objective))
+    return _runs(ordered[:count], columns)
+
+
+def best_row(found: Sequence[Row], objective: str, worst: bool = False) -> Row:
+    """The best run by one objective, or the worst."""
+    return sorted(found, key=lambda row: _cost(row, objective))[-1 if worst else 0]
+
+
+def set_up(found: Sequence[Row]) -> str:
+    """What all runs had in common, in one paragraph: data, steps, seeds, machine, time."""
+
+    def values(key: str) -> list[str]:
+        return sorted({row.get(key, "") for row in found} - {""}, key=rank)
+
+    def one_of(key: str) -> str:
+        return " or ".join(values(key))
+
+    faces = " and ".join(FACES.get(name, name) for name in values("data.name"))
+    preset = f" (`{one_of('data.preset')}`)" if values("data.preset") else ""
+    images = int(found[0]["data.num_images"] or 0)
+    count = f"{images:,} " if images else ""
+    minutes = sum(float(row["seconds"]) for row in found) / 60
+    seeds = values("seed")
+    runs = (
+        f"{len(found)} runs, {minutes:.0f} minutes of training"
+        if len(found) > 1
+        else (f"One run, {minutes:.0f} minutes of training")
+    )
+    what = f"{count}{faces}{preset} at {one_of('data.image_size')} px"
+    return (
+        f"{what[0].upper()}{what[1:]}, {one_of('step')} steps of "
+        f"{one_of('data.batch_size')} images by {one_of('optimizer.name')}, "
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}. {runs} in all, in "
+        f"{one_of('precision')} on {one_of('machine')}."
+    )
+
+
+def _runs(chosen: Iterable[Row], columns: Sequence[str]) -> str:
+    """One line a run, as it was measured."""
+    lines = [
+        [as_text(key, row[key]) if "/" in key else _setting(_of(row, key)) for key in columns]
+        for row in chosen
+    ]
+    return _markdown(columns, lines)
+
+
+def _markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    head = [f"`{key}`" for key in heads]
+    cells = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _mean(rows: Sequence[Row], key: str) -> str:
+    values = [float(_of(row, key)) for row in rows if _of(row, key)]
+    if not values:
+        return ""
+    mean = as_text(key, fmean(values))
+    alike = len(values) == 1 or max(values) == min(values)
+    return mean if alike else f"{mean} ± {as_text(key, stdev(values))}"
+
+
+def as_text(key: str, value: float | str) -> str:
+    """A figure or a setting with as many digits as it deserves."""
+    found = float(value)
+    if (digits := DIGITS.get(key)) is not None:
+        return f"{found:.{digits}f}"
+    return f"{found:.3f}" if "/" in key and abs(found) < 10 else f"{found:.4g}"
+
+
+def _setting(value: str) -> str:
+    found = number(value)
+    return value if found is None or value.isdigit() else brief(found)
+
+
+def _cost(row: Row, key: str) -> float:
+    value = float(_of(row, key))
+    return -value if key in HIGHER else value
+
+
+def _of(row: Row, key: str) -> str:
+    if key not in row:
+        raise UserError(f"{key}: the results have no such column; they have {', '.join(row)}.")
+    return row[key]

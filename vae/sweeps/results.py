@@ -1,0 +1,165 @@
+"""The record of a sweep (sweep.json), and the state of each run as its folder shows it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from vae.losses import LossConfig, beta_elbo
+from vae.runs.overrides import ACCEPTED
+from vae.runs.run_dir import is_locked, read_summary
+from vae.utils.errors import UserError
+from vae.utils.files import read_json, read_yaml, write_json
+
+FILE = "sweep.json"
+
+ENDED = ("finished", "pruned")  # the process may go on with the sweep's next run
+
+
+def read_record(sweep: Path) -> dict[str, Any]:
+    """What is noted of the sweep in this folder, {} if nothing is."""
+    return read_json(sweep / FILE)
+
+
+def write_record(sweep: Path, record: dict[str, Any]) -> None:
+    """Replace the record, whole."""
+    write_json(sweep / FILE, record)
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep, as its folder tells."""
+
+    folder: Path
+    status: str  # finished, pruned, failed, interrupted, running or cut (its process is gone)
+    error: str | None  # why it failed
+    trial: int | None  # number of the Optuna trial
+    arguments: list[str]  # what the run was started with, `loss.beta=1e-05`
+    config: dict[str, Any]  # composed, nested
+    metrics: dict[str, float]  # val/* as they last stood
+    beta_elbo: float | None
+    step: int
+    total_steps: int | None
+    seconds: float | None
+
+    @property
+    def name(self) -> str:
+        """What differs from the other runs: the folder's name."""
+        return self.folder.name
+
+    @property
+    def overrides(self) -> dict[str, str]:
+        """The arguments by key, `loss.beta` -> `1e-05`; of two with one key the last counts."""
+        pairs = (argument.partition("=") for argument in self.arguments)
+        return {key.lstrip("+~"): value for key, _, value in pairs}
+
+    def value(self, key: str) -> Any:
+        """What a key was in this run: a number or a text, None if it has no such key."""
+        found: Any = self.config
+        for part in key.split("."):
+            if not isinstance(found, dict) or part not in found:
+                return self._override(key)  # such as experiment=NAME
+            found = found[part]
+        if isinstance(found, dict):  # a group, as in model=conv
+            return self.overrides.get(key, found.get("name"))
+        plain = isinstance(found, int | str | None) or number(found) is not None
+        return found if plain else str(found)  # inf too, which JSON has not
+
+    def _override(self, key: str) -> Any:
+        """The value of an override, read as a configuration would be: `80` is a number."""
+        text = self.overrides.get(key)
+        found = number(text)
+        if found is None:
+            return text
+        return int(found) if str(text).isdigit() else found
+
+
+def number(value: Any) -> float | None:
+    """A value, or a text such as `1e-05`, as a finite number; None if it is none."""
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def read_run(folder: Path) -> SweepRun:
+    """What a run's folder tells now; files that are missing or damaged tell nothing."""
+    config = _read_yaml(folder / ".hydra" / "config.yaml", dict)
+    # a run that was refused has only what Hydra noted
+    accepted = ACCEPTED if (folder / ACCEPTED).exists() else Path(".hydra", "overrides.yaml")
+    summary = read_summary(folder)
+    status = summary.get("status")
+    if status not in ENDED and is_locked(folder):
+        status, summary = "running", {}  # a summary would be from before it went on
+    step, metrics = _progress(folder / "metrics.jsonl")
+    if status == "interrupted" and step > (number(summary.get("step")) or 0):
+        status, summary = "cut", {}  # it went on after that summary, and was killed
+    total = number(summary.get("total_steps"))
+    return SweepRun(
+        folder=folder,
+        status=str(status or "cut"),
+        error=str(summary["error"]) if summary.get("error") else None,
+        trial=_trial(config),
+        arguments=[str(argument) for argument in _read_yaml(folder / accepted, list)],
+        config=config,
+        metrics=_metrics(summary.get("final")) or metrics,
+        beta_elbo=_beta_elbo(config),
+        step=int(number(summary.get("step")) or step),
+        total_steps=None if total is None else int(total),
+        seconds=number(summary.get("seconds")),
+    )
+
+
+def _read_yaml(path: Path, kind: type) -> Any:
+    """A file of Hydra's as a plain dict or list, empty unless it is one."""
+    try:
+        found = read_yaml(path)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+        return kind()
+    return found if isinstance(found, kind) else kind()
+
+
+def _progress(path: Path) -> tuple[int, dict[str, float]]:
+    """The last step in metrics.jsonl, and the last validation."""
+    step = 0
+    metrics: dict[str, float] = {}
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the line that is being written
+            continue
+        if isinstance(row, dict):
+            step = int(number(row.get("step")) or step)
+            metrics = _metrics(row) or metrics
+    return step, metrics
+
+
+def _metrics(row: Any) -> dict[str, float]:
+    """The finite validation metrics of a row."""
+    pairs = row.items() if isinstance(row, dict) else ()
+    found = {key: number(value) for key, value in pairs if key.startswith("val/")}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _beta_elbo(config: dict[str, Any]) -> float | None:
+    """From the configuration, as a run that is not done has no record of it."""
+    try:
+        keys = ("name", "beta", "kl_reduction")
+        loss = LossConfig(**{key: config["loss"][key] for key in keys})
+        return beta_elbo(loss, config["data"]["image_size"], config["model"]["latent_dim"])
+    except (KeyError, TypeError, ZeroDivisionError, UserError):  # damaged, or another version's
+        return None
+
+
+def _trial(config: dict[str, Any]) -> int | None:
+    sweep = config.get("sweep")
+    trial = sweep.get("trial") if isinstance(sweep, dict) else None
+    return trial if isinstance(trial, int) else None

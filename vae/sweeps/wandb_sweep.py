@@ -1,0 +1,198 @@
+"""A sweep on W&B: links to its runs, a summary run, and a workspace.
+
+W&B's tools want all runs in one folder: links in `<sweep>/wandb/` point to each run's own.
+The summary is one W&B run with the table and the figures, in the group of the sweep's runs.
+The workspace names keys as W&B keeps them: `loss.beta` in a run's config, a metric as it
+ended in its summary (`summary_key`), and a line plot's or media browser's key as logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vae.runs.tracking import summary_key
+from vae.runs.wandb_run import WandbConfig, WandbRun
+from vae.sweeps.comparison import FIRST, Comparison, rows
+from vae.utils.errors import UserError
+from vae.utils.files import write_text_atomically
+
+logger = logging.getLogger(__name__)
+
+RUNS = ("run-*", "offline-run-*")  # what wandb calls the folder of a run
+
+REMEMBERED = ".wandb_summary_id"  # the id of the W&B run, so that a sweep has one of them
+FIGURES = tuple(f"sweep/{name}" for name in ("comparison", "reconstructions", "samples"))
+LEFT_OUT = ("folder",)  # a path on this machine
+
+METRICS = ("val/rate", "val/distortion", "val/active_units", "val/bpd")
+CURVES = ("val/bpd", "val/rate")
+FACES = ("figures/reconstructions", "figures/samples")  # of each run
+LOGARITHMIC = ("loss.beta", "optimizer.lr")
+SHOWN = 100  # runs in a panel; left alone, W&B stops at 10
+
+
+def link_runs(sweep: Path) -> None:
+    """Bring the links in `<sweep>/wandb/` up to date with the runs of the sweep.
+
+    `wandb/offline-run-X` → `../loss.beta=1e-05/wandb/offline-run-X`, so a sweep can be moved.
+    Several processes may do this at once. Where there can be no links, there are none.
+    """
+    shelf = sweep / "wandb"
+    try:
+        for link in _matching(shelf, ""):
+            if link.is_symlink() and not link.exists():
+                link.unlink(missing_ok=True)
+        for run in _matching(sweep, "*/wandb/"):
+            shelf.mkdir(exist_ok=True)
+            with suppress(FileExistsError):
+                (shelf / run.name).symlink_to(Path("..", run.relative_to(sweep)), True)
+    except (OSError, NotImplementedError) as error:
+        logger.info("%s holds no links to the W&B runs of its sweep: %s", shelf, error)
+
+
+def _matching(folder: Path, below: str) -> list[Path]:
+    return [path for runs in RUNS for path in sorted(folder.glob(below + runs))]
+
+
+def log_summary(comparison: Comparison, settings: WandbConfig, folder: Path) -> None:
+    """Show a sweep on W&B as it is now, in the same W&B run every time.
+
+    Nothing that W&B does is an error here: it is warned about.
+
+    Args:
+        comparison: of one run or more.
+        settings: those of the sweep's runs.
+        folder: the sweep's; it may hold `comparison.png`, `reconstructions.png` and
+            `samples.png`. W&B writes to its `wandb/`.
+    """
+    remembered = folder / REMEMBERED
+    named = replace(
+        settings,
+        name=f"{comparison.name} summary",
+        group=settings.group or comparison.name,  # that of the runs
+    )
+    about = {
+        "sweep": comparison.name,
+        "command": comparison.command,
+        "swept": comparison.swept,
+        "objectives": comparison.objectives,
+    }
+    table = [{k: v for k, v in row.items() if k not in LEFT_OUT} for row in rows(comparison)]
+    figures = {key: folder / f"{Path(key).name}.png" for key in FIGURES}
+    figures = {key: path for key, path in figures.items() if path.exists()}
+    try:
+        known = remembered.read_text(encoding="utf-8").strip() if remembered.exists() else ""
+        with WandbRun(folder, named, about, run_id=known or None, job_type="sweep") as run:
+            if run.run_id and run.run_id != known:
+                write_text_atomically(remembered, run.run_id + "\n")
+            run.report_table("comparison", table)
+            if figures:
+                run.report({}, figures)
+    except (UserError, OSError) as error:
+        logger.warning("the sweep has no summary on W&B: %s", error)
+
+
+def build_workspace(comparison: Comparison, entity: str, project: str, group: str) -> Any:
+    """The workspace, a `wandb_workspaces.workspaces.Workspace`; calls nobody.
+
+    Args:
+        comparison: of one run or more.
+        entity: whose project it is.
+        project: the project of the sweep's runs.
+        group: the W&B group of the sweep's runs; no others are shown.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    ws = _import_workspaces()
+    parameters = [*_swept(comparison), "beta_elbo"]
+    metrics = [summary_key(key) for key in dict.fromkeys([*METRICS, *comparison.objectives])]
+    columns = [_config_column(key) for key in parameters] + [f"summary:{key}" for key in metrics]
+    panels = {
+        "Summary": [_media(key) for key in FIGURES],
+        "Runs": _across_runs(parameters, metrics, comparison.objectives),
+        "Curves": _curves(),
+        "Faces": [_media(key, gallery_axis="run") for key in FACES],
+    }
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        # The package takes all kinds of signs for emojis, `=` and `+` among them.
+        name=re.sub(r"[^\w .,()-]", "_", f"Sweep {group}"),
+        sections=[ws.Section(name=name, panels=of, is_open=True) for name, of in panels.items()],
+        settings=ws.WorkspaceSettings(x_axis="step", max_runs=SHOWN),
+        runset_settings=ws.RunsetSettings(filters=_of_group(group), pinned_columns=columns),
+    )
+
+
+def _across_runs(parameters: list[str], metrics: list[str], objectives: list[str]) -> list[Any]:
+    """Panels in which each run is one line or one point."""
+    import wandb_workspaces.reports.v2.interface as wr
+
+    axes = [
+        wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key), log=key in LOGARITHMIC)
+        for key in parameters
+    ]
+    axes += [wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(key)) for key in metrics]
+    distortion, rate = map(summary_key, ("val/distortion", "val/rate"))
+    return [
+        wr.ParallelCoordinatesPlot(columns=axes),
+        wr.ScatterPlot(
+            title="rate against distortion",
+            x=wr.SummaryMetric(distortion),
+            y=wr.SummaryMetric(rate),
+        ),
+        *(wr.ParameterImportancePlot(with_respect_to=summary_key(key)) for key in objectives),
+    ]
+
+
+def _curves() -> list[Any]:
+    import wandb_workspaces.reports.v2.interface as wr
+
+    return [wr.LinePlot(title=key, x="step", y=[key]) for key in CURVES]
+
+
+def _media(key: str, **how: Any) -> Any:
+    import wandb_workspaces.reports.v2.interface as wr
+
+    return wr.MediaBrowser(title=key, media_keys=[key], **how)
+
+
+def _import_workspaces() -> Any:
+    try:
+        import wandb_workspaces.workspaces as ws
+    except ImportError as error:
+        raise UserError(
+            f"vae dashboard needs the package wandb-workspaces ({error}). "
+            "Run `pip install wandb-workspaces`."
+        ) from error
+    return ws
+
+
+def _swept(comparison: Comparison) -> list[str]:
+    """Beta, the latent size and what else was swept, as keys of a run's config."""
+    config = next((run.config for run in comparison.runs if run.config), {})
+    keys = dict.fromkeys([*FIRST, *comparison.swept])
+    known = [key for key in keys if key.split(".")[0] in config]  # not, say, experiment
+    return [f"{key}.name" if isinstance(config.get(key), dict) else key for key in known]
+
+
+def _config_column(key: str) -> str:
+    """`loss.beta` as a column of W&B's table of runs: each top-level key has a `value`."""
+    top, dot, rest = key.partition(".")
+    return f"config:{top}.value{dot}{rest}"
+
+
+def _of_group(group: str) -> str:
+    """The filter for the runs of a group, in the package's own language.
+
+    Each character is written as its number: the package stumbles over quotes in a name,
+    and makes two of each `=`.
+    """
+    escaped = "".join(f"\\U{ord(character):08x}" for character in group)
+    return f"Metric('Group') == '{escaped}'"

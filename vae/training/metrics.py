@@ -1,0 +1,179 @@
+"""What a model is measured by: figures that mean the same in every run.
+
+The trained loss contains beta, so it cannot choose beta. These figures do not: they
+come from the same noise in every run, and where a likelihood is needed it is one fixed
+family (a Gaussian whose variance is optimal on the split) whatever the run was trained
+with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vae.losses import LossConfig, loss_terms
+from vae.models.base import VAE
+from vae.utils.distributed import ALONE, World
+
+METRICS = frozenset(
+    f"val/{name}"
+    for name in ("loss", "rate", "mse", "psnr", "ssim", "distortion", "bpd", "active_units")
+)
+MAXIMISED = ("val/psnr", "val/ssim", "val/active_units")  # by a sweep; the others are minimised
+EVALUATION_BATCH = 128  # one size for all runs, as the noise is drawn batch by batch
+NOISE_SEED = 0  # one for all runs: differences are the models', not the noise's
+ACTIVE = 0.01  # variance of the mean above which a latent is active
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of a split, and what the figures need to know of each latent."""
+
+    metrics: dict[str, float]  # by name, without a split's prefix
+    kl_per_latent: Tensor  # (latent_dim,) float64, mean KL in nats
+    mean_of_means: Tensor  # (latent_dim,) float64, of the posterior means over the images
+    std_of_means: Tensor  # (latent_dim,) float64
+
+
+def gaussian_distortion(mse: float, values: int) -> float:
+    """-log likelihood in nats an image under N(x̂, σ²) at the σ² that minimises it.
+
+    The optimum is σ² = mse (Rybkin et al. 2021, eq. 8), which leaves
+    values/2 · (log(2π·mse) + 1).
+    """
+    return 0.5 * values * (math.log(2 * math.pi * max(mse, 1e-12)) + 1)
+
+
+def bits_per_dim(distortion: float, rate: float, values: int) -> float:
+    """(distortion + rate) in bits a pixel value, pixels being multiples of 1/255.
+
+    A density over [0, 1] turns into a probability of a level by the level's width,
+    1/255: hence log2(255). This is the negative ELBO at beta = 1.
+    """
+    return (distortion + rate) / (values * math.log(2)) + math.log2(255)
+
+
+def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each image, (batch,); the peak is 1."""
+    mse = (images - reconstructions).square().flatten(1).mean(1)
+    return -10 * torch.log10(mse.clamp(min=1e-12))
+
+
+def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Structural similarity of each image, (batch,), at most 1 (Wang et al. 2004).
+
+    A Gaussian window of σ = 1.5, 11 pixels wide (less on images smaller than that),
+    over each channel, without padding; K1 = 0.01, K2 = 0.03, range 1.
+    """
+    channels, size = images.shape[1], min(images.shape[2:])
+    width = min(11, size if size % 2 else size - 1)
+    offsets = torch.arange(width, device=images.device, dtype=images.dtype) - width // 2
+    window = torch.exp(-offsets.square() / (2 * 1.5**2))
+    window = window / window.sum()
+
+    def blur(x: Tensor) -> Tensor:
+        rows = window.view(1, 1, width, 1).expand(channels, 1, width, 1)
+        x = F.conv2d(x, rows, groups=channels)
+        return F.conv2d(x, rows.transpose(2, 3), groups=channels)
+
+    mean_x, mean_y = blur(images), blur(reconstructions)
+    var_x = blur(images.square()) - mean_x.square()
+    var_y = blur(reconstructions.square()) - mean_y.square()
+    covariance = blur(images * reconstructions) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
+    structure = (2 * covariance + c2) / (var_x + var_y + c2)
+    return (luminance * structure).flatten(1).mean(1)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: VAE,
+    batches: Iterable[Tensor],
+    loss: LossConfig,
+    autocast: torch.autocast | None = None,
+    training_images: int = 0,
+    seed: int = NOISE_SEED,
+    world: World = ALONE,
+) -> Evaluation:
+    """Measure a model on all images of a split.
+
+    Args:
+        model: put into evaluation mode for the time, and back as it was.
+        batches: (batch, 3, size, size) in [0, 1], each image once.
+        loss: the trained objective, at the beta that it ends with.
+        autocast: the precision that the model runs in; float32 if None.
+        training_images: how many the model is trained on, where the loss asks; 0 if unknown.
+        seed: of the noise; the same wherever runs are compared.
+        world: several processes, all with the same model and batches, divide each batch
+            among them; each returns the figures of the whole.
+
+    Returns:
+        mse, psnr and ssim of reconstructions from the posterior's mean (psnr and ssim
+        are means over images); rate; distortion and bpd from one sample of z an image;
+        loss; active_units (Burda et al. 2016). Sums are kept in float64.
+    """
+    was_training = model.training
+    model.eval()
+    context = autocast or torch.autocast("cpu", enabled=False)
+    count = values = 0
+    sums: dict[str, float] = dict.fromkeys(("loss", "mse", "sampled_mse", "psnr", "ssim"), 0.0)
+    kl = means = squares = torch.zeros(model.latent_dim, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    for batch in batches:
+        part = world.part(len(batch))
+        images = batch[part]
+        noise = torch.randn(len(batch), model.latent_dim, generator=generator)[part]
+        values = batch[0].numel()
+        with context:
+            posterior = model.encode(images)
+            latents = posterior.at(noise.to(images.device))
+            logits = model.decode_logits(latents)
+            reconstructions = model.decode(posterior.mode)
+        terms = loss_terms(
+            loss,
+            logits,
+            images,
+            posterior,
+            latents,
+            training_images=training_images,
+            world=world,
+        )
+        if len(images) == 0:  # fewer of them than processes
+            continue
+        totals = {
+            "loss": terms.loss * len(images),
+            "mse": F.mse_loss(reconstructions, images) * len(images),
+            "sampled_mse": F.mse_loss(logits.sigmoid(), images) * len(images),
+            "psnr": psnr(images, reconstructions).sum(),
+            "ssim": ssim(images, reconstructions).sum(),
+        }
+        for name, total in zip(totals, torch.stack(list(totals.values())).tolist(), strict=True):
+            sums[name] += total
+        mean = posterior.mean.cpu().double()
+        kl = kl + posterior.kl().cpu().double().sum(0)
+        means = means + mean.sum(0)
+        squares = squares + mean.square().sum(0)
+        count += len(images)
+    model.train(was_training)
+
+    counted = torch.tensor([count, *sums.values()], dtype=torch.float64)
+    count, *totals_of_all = world.sum(counted).tolist()
+    kl, means, squares = world.sum(torch.stack([kl, means, squares]))
+    averages = {name: total / count for name, total in zip(sums, totals_of_all, strict=True)}
+    rate = (kl / count).sum().item()
+    distortion = gaussian_distortion(averages.pop("sampled_mse"), values)
+    variance = (squares / count - (means / count).square()).clamp(min=0)
+    metrics = {
+        **averages,
+        "rate": rate,
+        "distortion": distortion,
+        "bpd": bits_per_dim(distortion, rate, values),
+        "active_units": float((variance > ACTIVE).sum()),
+    }
+    return Evaluation(metrics, kl / count, means / count, variance.sqrt())

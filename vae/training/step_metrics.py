@@ -1,0 +1,128 @@
+"""Per-step values between two rows of metrics, and the guard against non-finite updates."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae.losses import LossTerms
+from vae.utils.errors import UserError
+
+VALUES = len(LossTerms._fields) + 1  # of a step: its terms, and the norm of its gradient
+
+REMEDY = "Try a smaller optimizer.lr, or trainer.grad_clip=1."
+# Of a step, in the order of its values.
+NAMES = ("loss", "distortion", "rate", "penalty", "gradient norm")
+
+
+class Interval:
+    """The steps since the last row: their terms, still on the device, and their time.
+
+    Args:
+        before: values of steps that an earlier process has done since then; None for none.
+    """
+
+    def __init__(self, before: Tensor | None = None) -> None:
+        self.reset()
+        if before is not None and before.shape[1:] == (VALUES,):  # else by an older version
+            self.before = before
+
+    def reset(self) -> None:
+        """A row has been written."""
+        self.before = torch.empty(0, VALUES, dtype=torch.float64)
+        self.rows: list[Tensor] = []  # of steps of this process, whose time is known
+        self.restart()
+
+    def restart(self) -> None:
+        """Count time from now on."""
+        self.data_seconds = 0.0
+        self.began = time.perf_counter()
+
+    @property
+    def steps(self) -> int:
+        return len(self.before) + len(self.rows)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.began
+
+    def timed(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The batches, with the time that each took to come counted."""
+        while True:
+            asked = time.perf_counter()
+            images = next(batches, None)
+            if images is None:
+                return
+            self.data_seconds += time.perf_counter() - asked
+            yield images
+
+    def add(self, terms: LossTerms, norm: Tensor) -> None:
+        self.rows.append(torch.stack([*(term.detach() for term in terms), norm]))
+
+    def values(self) -> Tensor:
+        """Loss terms and gradient norm of each step: (steps, VALUES) float64, on the CPU."""
+        if not self.rows:
+            return self.before
+        return torch.cat([self.before, torch.stack(self.rows).cpu().double()])
+
+
+class NotFiniteError(UserError):
+    """Losses, gradients or metrics are infinite or NaN, and not by chance."""
+
+
+class Skipped:
+    """Counts them, and ends a run in which they come one after another.
+
+    Args:
+        limit: how many in a row are too many; int >= 1.
+        total, in_a_row: the counts so far; those of a run that is gone on with.
+    """
+
+    def __init__(self, limit: int, total: int = 0, in_a_row: int = 0) -> None:
+        self.limit = limit
+        self.total = total
+        self.in_a_row = in_a_row
+
+    def state(self) -> dict[str, int]:
+        """The counts, for a checkpoint: the arguments of a new one."""
+        return {"total": self.total, "in_a_row": self.in_a_row}
+
+    def count(self, values: np.ndarray, step: int, batches: int) -> np.ndarray:
+        """Which of the last steps were finite.
+
+        Args:
+            values: what `NAMES` says of each, (steps, 5).
+            step: the number of the first.
+            batches: of an epoch.
+
+        Returns:
+            (steps,) of booleans.
+
+        Raises:
+            NotFiniteError: too many in a row were not; says from which step on.
+        """
+        finite: np.ndarray = np.isfinite(values).all(axis=1)
+        for i, good in enumerate(finite):
+            self.total += not good
+            self.in_a_row = 0 if good else self.in_a_row + 1
+            if self.in_a_row == self.limit:
+                raise NotFiniteError(self._message(values[i], step + i - self.limit + 1, batches))
+        return finite
+
+    def _message(self, values: np.ndarray, step: int, batches: int) -> str:
+        bad = [
+            f"{name} = {value}"
+            for name, value in zip(NAMES, values, strict=True)
+            if not math.isfinite(value)
+        ]
+        epoch, batch = divmod(step, batches)
+        times = "" if self.limit == 1 else f", and so {self.limit} times in a row"
+        return (
+            f"training stopped at step {step} (epoch {epoch}, batch {batch}): {', '.join(bad)}"
+            f"{times}. {REMEDY}"
+        )

@@ -1,0 +1,112 @@
+"""Where to compute, how precisely, and with how many threads."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vae.utils.errors import UserError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is the fastest that is there.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
+    if not there.get(name, False):
+        found = ", ".join(kind for kind, is_there in there.items() if is_there)
+        raise UserError(f"trainer.device: got {name!r}, but this machine has {found}.")
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """fp32 or bf16; "auto" is bf16 where the device computes in it, and fp32 elsewhere."""
+    if name == "auto":
+        return "bf16" if computes_in_bf16(device) else "fp32"
+    return name
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context in which the model runs: bfloat16 matrix products, or plain float32.
+
+    Weights, losses and sums stay float32 throughout. `precision` is one of `PRECISIONS`.
+    """
+    bf16 = pick_precision(precision, device) == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the device says that it multiplies bfloat16 numbers itself.
+
+    Of CPUs, those of x86 alone are asked: others run parts of a training step in it
+    without their units for it. Neither do Apple's GPUs gain.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
+            return False
+        able = torch.cpu.get_capabilities()
+        return any(bool(able.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+    return False
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on the device, without waiting until it is there.
+
+    To a GPU it goes from pinned memory: from any other, the copy would be waited for.
+    """
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself: a GPU's name, or that of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    names = Path("/proc/cpuinfo")
+    if names.exists() and "model name" in (text := names.read_text(encoding="utf-8")):
+        return text.partition("model name")[2].partition(":")[2].partition("\n")[0].strip()
+    return platform.processor() or platform.machine()
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Use `count` CPU threads for the time (None: as many as torch uses now)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def keep_memory() -> None:
+    """Let freed memory stay with this process, for the next training step to use again.
+
+    glibc gives large tensors back to the system as they are freed, and every step pays
+    anew for fresh pages: up to a fifth of its time on a CPU. With this it keeps up to
+    1 GiB a tensor; the process then holds the most that it has ever needed. It lasts to
+    the process's end, and does nothing where there is no glibc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD in malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    if not libc.mallopt(mmap_threshold, 2**30):
+        libc.mallopt(mmap_threshold, 2**25)  # the most that a glibc before 2.35 takes

@@ -1,0 +1,193 @@
+"""Atomic file writes, checksums by block, and tolerant reads of YAML and JSON."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+FULL = {  # errors of writes that want more room than there is, and what they mean
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your share of the disk is full",
+    errno.EFBIG: "files may not become that large there",
+}
+
+DEEPEST = 50  # lists and mappings within each other, in a YAML file
+
+BLOCK = 1 << 20  # bytes
+GLANCES = 4  # blocks or so that a quick look reads: the first, the last, and some between
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any], before: str | None = None) -> None:
+    """Call `write(temporary path)`, flush the file to disk, and give it its name.
+
+    Whoever looks at `path` sees the old file or the new one, never a part.
+
+    Args:
+        path: the file.
+        write: writes it to the path that it is given.
+        before: the name under which the old file is kept, once the new one is written whole.
+
+    Raises:
+        OSError: it cannot be written; `path` is as it was, and the error's filename.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with naming(path):
+            write(temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+        if before and path.exists():
+            keep_as(path, before)
+        with naming(path):
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError meanwhile is about `path`: the system's own say so of some calls only."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:  # a message of somebody's own stays as it is
+            error.filename = str(path)
+        raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether there was no room: on the disk, or for what this user may have of it."""
+    return isinstance(error, OSError) and error.errno in FULL
+
+
+def free_bytes(path: Path) -> int:
+    """Free on the disk of a path, which need not be there yet."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote below `folder`."""
+    for temporary in folder.rglob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
+def keep_as(path: Path, name: str) -> None:
+    """Keep what is in `path` as `name` beside it, also once `path` is written anew."""
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
+    with naming(path.with_name(name)):
+        try:
+            try:
+                os.link(path, temporary)  # no byte is copied
+            except OSError:  # a file system without links
+                shutil.copyfile(path, temporary)
+            os.replace(temporary, path.with_name(name))
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """`path.write_text` in UTF-8, atomically."""
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def read_yaml(path: Path) -> Any:
+    """What is in a YAML file of Hydra's, as plain dicts and lists, interpolations as they stand.
+
+    Raises:
+        OSError, ValueError, YAMLError, OmegaConfBaseException: it cannot be read, is damaged,
+            or is nested as no file of ours: libyaml would end the process (its stack overflows).
+    """
+    text = path.read_text(encoding="utf-8")
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"{path}: nested more than {DEEPEST} deep")
+    return OmegaConf.to_container(OmegaConf.load(StringIO(text)))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} where there is no file, or a damaged one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write an object as JSON, atomically.
+
+    Raises:
+        ValueError: one of its numbers is none of JSON's: nan or inf.
+    """
+    write_text_atomically(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def checksums(file: Path) -> list[int]:
+    """CRC-32 of each block of a file. OSError: it cannot be read."""
+    return list(_checksums(file, range(_blocks(file))))
+
+
+def damaged_blocks(file: Path, expected: list[int], *, all_of_it: bool = False) -> list[int]:
+    """The blocks of a file that are not what they were.
+
+    Args:
+        file: it has the size that it had.
+        expected: its `checksums` then.
+        all_of_it: read every block; else `GLANCES` of them, which costs milliseconds.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    count = len(expected)
+    if not count:  # an empty file
+        return []
+    step = 1 if all_of_it else max(1, (count - 1) // (GLANCES - 1))
+    blocks = sorted({*range(0, count, step), count - 1})
+    found = zip(blocks, _checksums(file, blocks), strict=True)
+    return [block for block, checksum in found if checksum != expected[block]]
+
+
+def seal(values: dict[str, Any]) -> str:
+    """JSON text of some values and their checksum: `unseal` gives them back."""
+    return json.dumps(values | {"crc32": zlib.crc32(json.dumps(values).encode())})
+
+
+def unseal(text: str) -> dict[str, Any]:
+    """What was sealed.
+
+    Raises:
+        ValueError: the text is no JSON, or not what it was.
+    """
+    values: dict[str, Any] = json.loads(text)
+    checksum = values.pop("crc32", None)
+    if checksum != zlib.crc32(json.dumps(values).encode()):
+        raise ValueError("other checksum")
+    return values
+
+
+def _blocks(file: Path) -> int:
+    return -(-file.stat().st_size // BLOCK)
+
+
+def _checksums(file: Path, blocks: Iterable[int]) -> Iterable[int]:
+    with open(file, "rb") as opened:
+        for block in blocks:
+            opened.seek(block * BLOCK)
+            yield zlib.crc32(opened.read(BLOCK))
