@@ -164,6 +164,7 @@ def add_edit(commands: Commands) -> None:
 
 def _edit(options: argparse.Namespace) -> None:
     from vae.evaluation.attributes import learn_directions
+    from vae.evaluation.directions import require_method
     from vae.generation.edit import edit
     from vae.utils.errors import require
 
@@ -171,6 +172,7 @@ def _edit(options: argparse.Namespace) -> None:
     if options.list:
         _list(options, run)
         return
+    require_method(options.method)
     require(math.isfinite(options.strength), "--strength", options.strength, "a number")
     attributes = [name.strip() for name in options.attribute.split(",") if name.strip()]
     folder = out_folder(options)

@@ -1,7 +1,18 @@
-"""What directions are computed from: sums over the latents and attributes of a split.
+"""Directions among the latents along which faces gain an attribute.
 
-Streaming, in float64: memory is (attributes + latents) · latents numbers, however many
-faces there are.
+Two kinds, of each attribute:
+
+- `means`: from the mean of the faces without it to the mean of the faces with it (Larsen et
+  al. 2016). It includes every correlated attribute: a beard comes with a man.
+- `normal`: from faces without it to faces with it that are alike in the other attributes: the
+  coefficients of a regularised linear regression of the latents on all attributes. It is the
+  normal of the linear classifier of such faces among latents whitened by their spread.
+
+A step of 1 leads from the average face without the attribute to the average face with it; for
+`normal`, of faces that are alike in the rest.
+
+Both come from sums over a split, in float64: memory is (attributes + latents) · latents
+numbers, however many faces there are.
 """
 
 from __future__ import annotations
@@ -12,6 +23,7 @@ import torch
 from torch import Tensor
 
 from vae.evaluation.latents import Gaussian
+from vae.utils.errors import require
 
 METHODS = ("normal", "means")
 SHRINKAGE = 1e-3  # of the latents' covariance towards a multiple of I (Friedman 1989)
@@ -85,6 +97,11 @@ class Directions:
         """
         ways: Tensor = getattr(self, along)
         return latents.to(ways) @ ways.T - (ways * self.middles).sum(1)
+
+
+def require_method(method: str) -> None:
+    """Raise a UserError unless `method` is one of METHODS."""
+    require(method in METHODS, "--method", method, f"one of {', '.join(METHODS)}")
 
 
 def find_directions(statistics: LatentStatistics, names: tuple[str, ...]) -> Directions:

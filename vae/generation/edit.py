@@ -13,11 +13,11 @@ from torch import Tensor
 
 from vae.evaluation import TrainedModel
 from vae.evaluation.attributes import Learned
-from vae.evaluation.directions import METHODS
+from vae.evaluation.directions import require_method
 from vae.generation import figures
 from vae.generation.photos import file_stems, load_faces, safe_name
 from vae.models import VAE
-from vae.utils.errors import UserError, require
+from vae.utils.errors import UserError
 
 SHOWN = 6  # faces of the split, where none are given
 
@@ -77,7 +77,7 @@ def edit(
     Raises:
         UserError: there is no such attribute, or a face cannot be read.
     """
-    require(method in METHODS, "--method", method, f"one of {', '.join(METHODS)}")
+    require_method(method)
     _require_known(attributes, learned)
     words = list(faces) or _faces_to_change(trained, attributes, strength, split)
     originals, labels = load_faces(words, trained, split, crop)

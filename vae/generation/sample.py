@@ -1,9 +1,8 @@
-"""A density fitted to a trained model's latents, to sample from in place of the prior.
+"""Sample new faces from the prior, or from a density fitted to the latents.
 
-The prior is what the latents were meant to follow. With a small beta they do not, and its
-samples decode to what the decoder has never seen. A Gaussian mixture fitted afterwards is
-nearer to where the latents are (Ghosh et al. 2020, section 4: ex-post density estimation).
-The model stays as it is.
+With a small beta the latents do not follow the prior, and its samples decode to images that
+the decoder has never seen. A Gaussian mixture fitted after training is nearer to the latents
+(Ghosh et al. 2020, section 4: ex-post density estimation). The model stays unchanged.
 """
 
 from __future__ import annotations
