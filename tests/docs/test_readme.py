@@ -27,7 +27,7 @@ SET_UP = {
     'pip install -e ".[dev]"',
     "python -m pytest",
     "python -m pytest -m slow",
-    "SEARCHED_EXAMPLES=300 python -m pytest tests/searched",
+    "SEARCHED_EXAMPLES=300 python -m pytest tests/fuzz",
     "uv run train.py",
     "uv run --extra dev pytest",
     "wandb login",

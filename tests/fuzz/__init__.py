@@ -6,5 +6,5 @@ are others where Hypothesis or Python is of another version, or where what there
 changed: a new key, a new choice of a group. What was found once is a test of its own, or an
 `@example`. To search further, by hand:
 
-    SEARCHED_EXAMPLES=5000 python -m pytest -m slow tests/searched --hypothesis-seed=1
+    SEARCHED_EXAMPLES=5000 python -m pytest -m slow tests/fuzz --hypothesis-seed=1
 """
