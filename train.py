@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae.runs.compose import CONF, register_schemas, require_readable, to_config, to_dict
 from vae.runs.failures import shortages_told
-from vae.runs.launch import prepare
+from vae.runs.launch import follow, prepare
 from vae.runs.overrides import expand_resume, remember_overrides, run_name
 from vae.runs.run import Run
 from vae.runs.run_dir import (
@@ -133,8 +133,6 @@ def main() -> None:
 
     world = join()
     if world.rank > 0:
-        from vae.runs.launch import follow
-
         return follow(world)
     sys.excepthook = print_error  # in place of torch's own, too
     if world.size > 1 and {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv):

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vae.data import packing
-from vae.data import packing_jobs as pool
+from vae.data import packing, packing_jobs
 
 
 @pytest.fixture(autouse=True)
@@ -30,14 +29,14 @@ def calls(tmp_path: Path) -> Path:
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers, however little there is to do."""
-    monkeypatch.setattr(pool, "POOL_PAYS_FROM", -1)
+    monkeypatch.setattr(packing_jobs, "POOL_PAYS_FROM", -1)
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, workers: None) -> None:
     """Workers that are there at once, and files that are not waited for."""
     fork = multiprocessing.get_context("fork")
-    monkeypatch.setattr(pool.multiprocessing, "get_context", lambda _: fork)
+    monkeypatch.setattr(packing_jobs.multiprocessing, "get_context", lambda _: fork)
     monkeypatch.setattr(packing.os, "fsync", lambda _: None)
 
 

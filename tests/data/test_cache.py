@@ -27,7 +27,7 @@ from tests.support.tiny_source import (
     start_packing,
     wait_until,
 )
-from vae.data import packing_jobs as pool
+from vae.data import packing_jobs
 from vae.data.base import SPLITS
 from vae.data.cache import open_or_pack, verify
 from vae.data.folder import FolderConfig, FolderSource
@@ -99,9 +99,9 @@ def test_another_setting_is_another_cache(tmp_path, calls):
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_skip_leaves_out_what_cannot_be_read(tmp_path, calls, caplog, monkeypatch, num_workers):
-    monkeypatch.setattr(pool, "POOL_PAYS_FROM", -1)
+    monkeypatch.setattr(packing_jobs, "POOL_PAYS_FROM", -1)
     fork = multiprocessing.get_context("fork")  # workers that are there at once
-    monkeypatch.setattr(pool.multiprocessing, "get_context", lambda _: fork)
+    monkeypatch.setattr(packing_jobs.multiprocessing, "get_context", lambda _: fork)
     source = Tiny(calls, bad=BAD, kinds=KINDS)
     packed = open_or_pack(source, config(tmp_path, num_workers=num_workers, skip=True))
 

@@ -31,8 +31,7 @@ from tests.support.tiny_source import (
     wait_until,
     whole,
 )
-from vae.data import packing
-from vae.data import packing_jobs as journal
+from vae.data import packing, packing_jobs
 from vae.data.cache import open_or_pack
 
 pytestmark = pytest.mark.slow
@@ -76,8 +75,8 @@ def test_ctrl_c_while_workers_start_is_quiet(tmp_path, calls, capfd):
     """A terminal sends it to all of them, also to those that are still importing."""
     source, settings = Tiny(calls, gate=tmp_path / "gate"), config(tmp_path, num_workers=2)
     packer = in_a_fork(lambda: (os.setsid(), open_or_pack(source, settings)))
-    wait_until(lambda: len(children(packer)) == 3)  # multiprocessing's own, and the workers
-    started = children(packer)
+    wait_until(lambda: len(workers_of(packer)) == 2)
+    started = workers_of(packer)
     time.sleep(0.3)
     os.killpg(packer, signal.SIGINT)
     source.gate.touch()
@@ -88,13 +87,16 @@ def test_ctrl_c_while_workers_start_is_quiet(tmp_path, calls, capfd):
     assert caches(tmp_path) == []
 
 
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def workers_of(pid: int) -> list[int]:
+    """The spawned workers of a process, without multiprocessing's resource tracker."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    return [child for child, command in commands.items() if b"--multiprocessing-fork" in command]
 
 
 def on_each_line(do: Callable[[str], object]) -> None:
-    """From now on do something before each line of packing.py and journal.py."""
-    files = (packing.__file__, journal.__file__)
+    """From now on do something before each line of packing.py and packing_jobs.py."""
+    files = (packing.__file__, packing_jobs.__file__)
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         if frame.f_code.co_filename not in files:
@@ -151,7 +153,9 @@ def test_killed_at_any_line_it_is_no_cache_and_goes_on(tmp_path, calls, mended):
 def of_a_cache(folder: Path) -> dict[str, bytes]:
     """What is in it, but for the journal: a kill just after its renaming leaves that."""
     return {
-        name: content for name, content in contents(folder).items() if name != journal.Journal.NAME
+        name: content
+        for name, content in contents(folder).items()
+        if name != packing_jobs.Journal.NAME
     }
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from vae.evaluation import networks as face_net
+from vae.evaluation import networks
 from vae.evaluation.networks import load_face_net
 from vae.utils.errors import UserError
 
@@ -42,7 +42,7 @@ def picture(name):
 def file():
     if importlib.util.find_spec("face_recognition_models") is None:
         pytest.skip("the extra `faces` is not installed")
-    return face_net._installed_file()
+    return networks._installed_file()
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,6 @@ def test_says_that_a_file_is_not_there(tmp_path):
 
 
 def test_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(face_net, "PACKAGE", "a_package_that_is_not_there")
+    monkeypatch.setattr(networks, "PACKAGE", "a_package_that_is_not_there")
     with pytest.raises(UserError, match=r'not installed: pip install -e "\.\[faces\]"'):
         load_face_net()

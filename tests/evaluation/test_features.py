@@ -7,9 +7,7 @@ from torch import nn
 
 from vae.data import CelebAConfig, FolderConfig, SyntheticConfig
 from vae.data.synthetic.faces import FACTOR_NAMES, draw, sample_factors
-from vae.evaluation import MetricsConfig, features
-from vae.evaluation import networks as face_net
-from vae.evaluation import networks as inception
+from vae.evaluation import MetricsConfig, features, networks
 from vae.evaluation.features import FaceCrop, Features, face_box, pick_features
 from vae.evaluation.networks import load_inception
 from vae.utils.errors import UserError
@@ -136,8 +134,8 @@ def test_features_of_small_batches_in_order(count):
 
 @pytest.fixture
 def stand_ins(monkeypatch):
-    monkeypatch.setattr(inception, "load_inception", lambda _: Means())
-    monkeypatch.setattr(face_net, "load_face_net", Means)
+    monkeypatch.setattr(networks, "load_inception", lambda _: Means())
+    monkeypatch.setattr(networks, "load_face_net", Means)
 
 
 def pick(count, data=DRAWN, **settings):
@@ -153,7 +151,7 @@ def test_fid_where_there_are_more_images_than_dimensions(stand_ins):
 
 @pytest.mark.parametrize("count", [2048, 129])
 def test_faces_where_there_are_too_few_for_fid(monkeypatch, stand_ins, count):
-    monkeypatch.setattr(inception, "load_inception", None)  # not even asked for
+    monkeypatch.setattr(networks, "load_inception", None)  # not even asked for
     found, notes = pick(count)
     assert (found.name, found.dimensions) == ("faces", 128)
     assert (found.distance_key, found.kernel_key) == ("face_distance", "face_kernel_distance")
@@ -167,7 +165,7 @@ def test_nothing_for_a_handful(stand_ins):
 
 
 def test_no_fid_if_it_is_not_wanted(monkeypatch, stand_ins):
-    monkeypatch.setattr(inception, "load_inception", None)
+    monkeypatch.setattr(networks, "load_inception", None)
     found, notes = pick(5000, inception_weights="none")
     assert found.name == "faces"
     assert notes == ["FID is left out: metrics.inception_weights=none."]
@@ -175,7 +173,7 @@ def test_no_fid_if_it_is_not_wanted(monkeypatch, stand_ins):
 
 def test_faces_where_the_download_fails(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(face_net, "load_face_net", Means)
+    monkeypatch.setattr(networks, "load_face_net", Means)
     found, notes = pick(5000)
     assert found.name == "faces"
     assert len(notes) == 1
@@ -185,13 +183,13 @@ def test_faces_where_the_download_fails(monkeypatch, tmp_path):
 
 
 def test_a_file_that_was_asked_for_is_not_passed_over(stand_ins, monkeypatch, tmp_path):
-    monkeypatch.setattr(inception, "load_inception", load_inception)
+    monkeypatch.setattr(networks, "load_inception", load_inception)
     with pytest.raises(UserError, match=r"metrics\.inception_weights: .* no such file"):
         pick(5000, inception_weights=str(tmp_path / "weights.pth"))
 
 
 def test_nothing_where_the_extra_is_not_installed(monkeypatch):
-    monkeypatch.setattr(face_net, "PACKAGE", "a_package_that_is_not_there")
+    monkeypatch.setattr(networks, "PACKAGE", "a_package_that_is_not_there")
     found, notes = pick(500)
     assert found is None
     assert "FID needs more" in notes[0]

@@ -15,15 +15,15 @@ import torch
 from tests.support.train_command import TINY
 from vae.runs.checkpoint import load_checkpoint
 from vae.runs.compose import compose
-from vae.sweeps import subprocess_runner as apart
+from vae.sweeps import subprocess_runner
 from vae.utils.signals import InterruptedRun
 
 # A pytest has one fork server, started by the first test that needs it. Whichever it is, the
 # processes of vae.sweeps.subprocess_runner and these find the same modules there. (None of
 # tests: in another folder than this one, a package of that name is somebody else's.)
-apart.PRELOADED = ("torch._dynamo", *apart.PRELOADED)
+subprocess_runner.PRELOADED = ("torch._dynamo", *subprocess_runner.PRELOADED)
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(list(apart.PRELOADED))
+CONTEXT.set_forkserver_preload(list(subprocess_runner.PRELOADED))
 RUN = [
     *TINY,
     "optimizer.schedule=constant",
@@ -160,8 +160,8 @@ class DeathAt:
 def state_of(folder):
     """What a run's checkpoint holds, but for times and names."""
     state = load_checkpoint(folder / "checkpoints" / "last.pt")
-    apart = ("seconds", "run_id", "config")
-    return {key: value for key, value in state.items() if key not in apart}
+    subprocess_runner = ("seconds", "run_id", "config")
+    return {key: value for key, value in state.items() if key not in subprocess_runner}
 
 
 def rows_of(folder):

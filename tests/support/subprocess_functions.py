@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from vae.sweeps import subprocess_runner as apart
+from vae.sweeps import subprocess_runner
 from vae.utils.errors import UserError
 from vae.utils.signals import InterruptedRun, Interrupts
 
@@ -53,9 +53,11 @@ def end_by_sigterm():
 
 def add_apart(a, b):
     """For a worker of joblib's: (its process, the other one's, the sum)."""
-    apart.PRELOADED = apart.PRELOADED[-1:]  # torch takes seconds, and adds nothing here
-    other, _, _ = apart.call_apart(surroundings, (), logs=LOGS)
-    return os.getpid(), other, apart.call_apart(add, a, b, logs=LOGS)
+    subprocess_runner.PRELOADED = subprocess_runner.PRELOADED[
+        -1:
+    ]  # torch takes seconds, and adds nothing here
+    other, _, _ = subprocess_runner.call_apart(surroundings, (), logs=LOGS)
+    return os.getpid(), other, subprocess_runner.call_apart(add, a, b, logs=LOGS)
 
 
 def save_when_asked(folder):
@@ -77,10 +79,10 @@ def never_end(folder):
 
 
 def main():
-    apart.PRELOADED = ()
+    subprocess_runner.PRELOADED = ()
     function = {"save_when_asked": save_when_asked, "never_end": never_end}[sys.argv[1]]
     try:
-        apart.call_apart(function, Path(sys.argv[2]), logs=LOGS)
+        subprocess_runner.call_apart(function, Path(sys.argv[2]), logs=LOGS)
     except BaseException as error:
         print(type(error).__name__)
 

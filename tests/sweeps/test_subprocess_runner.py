@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import subprocess_functions as apart_functions
+from tests.support import subprocess_functions
 from tests.support.subprocess_functions import LOGS
 from tests.support.sweep_processes import is_gone, wait_until
 from tests.support.train_command import ROOT
@@ -25,28 +25,28 @@ def call(function, *arguments, logs=LOGS):
 
 
 def test_the_result_comes_from_another_process():
-    assert call(apart_functions.add, [1], [2, 3]) == [1, 2, 3]
-    (one, *_), (two, *_) = (call(apart_functions.surroundings, ()) for _ in range(2))
+    assert call(subprocess_functions.add, [1], [2, 3]) == [1, 2, 3]
+    (one, *_), (two, *_) = (call(subprocess_functions.surroundings, ()) for _ in range(2))
     assert len({one, two, os.getpid()}) == 3
 
 
 def test_a_result_may_be_larger_than_a_pipe_holds():
-    assert call(apart_functions.add, b"x" * 2_000_000, b"y") == b"x" * 2_000_000 + b"y"
+    assert call(subprocess_functions.add, b"x" * 2_000_000, b"y") == b"x" * 2_000_000 + b"y"
 
 
 def test_the_callers_folder_and_environment_hold(tmp_path, monkeypatch):
     """As they are now, not as they were when the first process was started."""
-    call(apart_functions.add, 1, 2)
+    call(subprocess_functions.add, 1, 2)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("APART", "now")
     monkeypatch.delenv("HOME")
-    _, cwd, values = call(apart_functions.surroundings, ("APART", "HOME"))
+    _, cwd, values = call(subprocess_functions.surroundings, ("APART", "HOME"))
     assert (cwd, values) == (str(tmp_path), ["now", None])
 
 
 def test_a_users_mistake_keeps_its_text():
     with pytest.raises(UserError, match=r"^loss\.beta: got -1\ntwo lines$") as caught:
-        call(apart_functions.refuse, "loss.beta: got -1\ntwo lines")
+        call(subprocess_functions.refuse, "loss.beta: got -1\ntwo lines")
     assert not isinstance(caught.value, FailedApartError)
 
 
@@ -57,7 +57,7 @@ def log_to(file):
 
 def test_another_error_is_named_and_its_traceback_is_in_the_log(tmp_path):
     with pytest.raises(FailedApartError, match=r"^ZeroDivisionError: division by zero$"):
-        call(apart_functions.divide, 1, 0, logs=log_to(tmp_path / "log"))
+        call(subprocess_functions.divide, 1, 0, logs=log_to(tmp_path / "log"))
     text = (tmp_path / "log").read_text()
     assert "Traceback (most recent call last)" in text
     assert "return a / b" in text
@@ -69,7 +69,7 @@ def test_the_callers_level_of_logging_holds(level, logged, tmp_path):
     before = root.level
     root.setLevel(level)
     try:
-        assert call(apart_functions.divide, 1, 2, logs=log_to(tmp_path / "log")) == 0.5
+        assert call(subprocess_functions.divide, 1, 2, logs=log_to(tmp_path / "log")) == 0.5
     finally:
         root.setLevel(before)
     assert (tmp_path / "log").read_text() == logged
@@ -90,17 +90,17 @@ def test_a_process_that_dies_is_an_error_that_says_how(function, argument, words
     with pytest.raises(FailedApartError) as caught:
         call(function, argument)
     assert str(caught.value).startswith(words)
-    assert call(apart_functions.add, 1, 2) == 3  # the next is not concerned
+    assert call(subprocess_functions.add, 1, 2) == 3  # the next is not concerned
 
 
 def test_a_run_that_somebody_else_ended_is_a_failed_one():
     with pytest.raises(FailedApartError, match=r"^ended by SIGTERM$"):
-        call(apart_functions.end_by_sigterm)
+        call(subprocess_functions.end_by_sigterm)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
 def test_signals_that_are_meant_for_the_caller_do_nothing(number):
-    assert call(apart_functions.send_itself, [number]) == "alive"
+    assert call(subprocess_functions.send_itself, [number]) == "alive"
 
 
 def state():
@@ -113,7 +113,7 @@ def state():
 
 
 @pytest.mark.parametrize(
-    ("function", "argument"), [(int, "3"), (apart_functions.refuse, "no"), (os._exit, 3)]
+    ("function", "argument"), [(int, "3"), (subprocess_functions.refuse, "no"), (os._exit, 3)]
 )
 def test_the_caller_is_as_it_was_before(function, argument):
     mask = signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR1})
@@ -130,7 +130,7 @@ def test_a_worker_of_joblib_can_call():
     from joblib import Parallel, delayed
     from joblib.externals.loky import get_reusable_executor
 
-    found = Parallel(n_jobs=2)(delayed(apart_functions.add_apart)(n, 1) for n in range(2))
+    found = Parallel(n_jobs=2)(delayed(subprocess_functions.add_apart)(n, 1) for n in range(2))
     get_reusable_executor().shutdown(wait=True)
     assert [total for *_, total in found] == [1, 2]
     assert all(len({worker, other, os.getpid()}) == 3 for worker, other, _ in found)

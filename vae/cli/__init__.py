@@ -1,4 +1,4 @@
-"""The commands of `vae`, one a file: their options, and what they print.
+"""The commands of `vae`: options and printed results.
 
-Nothing heavy is imported before it is needed, as `vae --help` passes through all of them.
+Commands import heavy modules when they run, since `vae --help` imports every command.
 """

@@ -1,1 +1,1 @@
-"""New faces from a finished run: samples, interpolations, traversals, reconstructions."""
+"""Faces from a trained model: samples, reconstructions, walks, edits, figures, export."""

@@ -20,8 +20,8 @@ from vae.data.synthetic.faces import (
 )
 from vae.utils.errors import require
 
-# Part of every cache's address. Raise it by one whenever `faces` or a `face_*`
-# module changes what is drawn, sampled or labelled: old caches would be served otherwise.
+# Part of every cache's address. Raise it by one whenever a module of this package changes
+# what is drawn, sampled or labelled: old caches would be served otherwise.
 DRAWING_VERSION = 2
 
 

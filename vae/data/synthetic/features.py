@@ -1,4 +1,4 @@
-"""The face itself: the head and all that lies on its skin, see `face_canvas` for the terms."""
+"""The face: the head and the features on its skin; `canvas` defines the terms."""
 
 from __future__ import annotations
 

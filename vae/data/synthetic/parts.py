@@ -1,4 +1,4 @@
-"""A whole picture, part by part from the back to the front, see `face_canvas` for the terms."""
+"""A whole picture, part by part from back to front; `canvas` defines the terms."""
 
 from __future__ import annotations
 
