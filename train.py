@@ -17,20 +17,20 @@ from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from vae.runs.compose import CONF, register_schemas, require_readable, to_config, to_dict
-from vae.runs.failures import shortages_told
-from vae.runs.launch import follow, prepare
-from vae.runs.overrides import expand_resume, remember_overrides, run_name
+from vae.runs.compose import CONF, register_schemas, reject_unparsable, to_config, to_dict
+from vae.runs.failures import translate_resource_errors
+from vae.runs.launch import prepare_run, run_other_ranks
+from vae.runs.overrides import expand_resume, run_name, save_accepted_overrides
 from vae.runs.run import Run
 from vae.runs.run_dir import (
-    FolderTakenError,
-    forget_run_folder,
+    RunFolderInUseError,
     record_failure,
+    remove_run_folder,
     require_writable,
     run_lock,
 )
 from vae.sweeps.trial import run_trial
-from vae.training.processes import join
+from vae.training.processes import current_process_group
 from vae.utils.errors import UserError
 from vae.utils.signals import InterruptedRun
 
@@ -40,7 +40,7 @@ logging.raiseExceptions = False  # what does not fit into a log any more is no t
 
 @hydra.main(str(CONF), "train", execution_whitelist=["vae.sweeps.callbacks.*"])
 def job(composed: DictConfig) -> "float | list[float]":
-    """One Hydra job: one run, in Hydra's folder. Returns the objective to a sweeper."""
+    """Train one run in Hydra's folder; return the objective to a sweeper."""
     one_of_a_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     metrics = sweep_run(composed) if one_of_a_sweep else single_run(composed)
     objective = composed.objective
@@ -48,7 +48,7 @@ def job(composed: DictConfig) -> "float | list[float]":
 
 
 def single_run(composed: DictConfig) -> dict[str, float]:
-    """A run by itself: what is refused leaves nothing behind."""
+    """Train a single run. Invalid configuration: no run folder is created."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     try:
@@ -60,18 +60,18 @@ def single_run(composed: DictConfig) -> dict[str, float]:
                 asked = next(word for word in words if word.startswith("experiment="))
             raise UserError(f"{asked} is many runs: python train.py -m {asked}")
         config = to_config(name_in_wandb(composed))
-        with shortages_told(config, folder), run_lock(folder):
-            run = prepare(config, to_dict(composed), folder, world=join())
-            remember_overrides(folder)
+        with translate_resource_errors(config, folder), run_lock(folder):
+            run = prepare_run(config, to_dict(composed), folder, world=current_process_group())
+            save_accepted_overrides(folder)
             return train(run)
     except UserError as error:
-        if composed.resume is None and not isinstance(error, FolderTakenError):
-            forget_run_folder(folder)  # no run's but this one's, which never began
+        if composed.resume is None and not isinstance(error, RunFolderInUseError):
+            remove_run_folder(folder)  # no run's but this one's, which never began
         raise
 
 
 def train(run: Run) -> dict[str, float]:
-    """Train; a second Ctrl-C ends the process at once, whatever it is waiting for."""
+    """Train; a second Ctrl-C ends the process at once."""
     try:
         return run.train()
     except InterruptedRun:
@@ -82,7 +82,7 @@ def train(run: Run) -> dict[str, float]:
 
 
 def sweep_run(composed: DictConfig) -> dict[str, float]:
-    """A run of a sweep: what is refused is one failed run, with its reason."""
+    """Train one run of a sweep. Invalid configuration: one failed run, with its reason."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     try:
@@ -90,8 +90,8 @@ def sweep_run(composed: DictConfig) -> dict[str, float]:
     except UserError as error:
         record_failure(folder, str(error))
         raise
-    with shortages_told(config, folder):
-        remember_overrides(folder)
+    with translate_resource_errors(config, folder):
+        save_accepted_overrides(folder)
     logs = OmegaConf.to_container(hydra_config.job_logging, resolve=True)
     if hydra_config.runtime.choices["hydra/launcher"] != "basic":  # several talk at once
         logs["formatters"]["simple"]["format"] = f"%(asctime)s {folder.name}: %(message)s"
@@ -107,7 +107,7 @@ def sweep_run(composed: DictConfig) -> dict[str, float]:
 
 
 def name_in_wandb(composed: DictConfig) -> DictConfig:
-    """A run's name is what differs in it, its group the sweep, unless it is given others."""
+    """Fill in the W&B name (the run's overrides) and group (the sweep), unless given."""
     to_config(composed)  # or an interpolation in what is looked at here may fail
     hydra_config = HydraConfig.get()
     shared = hydra_config.job.config.override_dirname.exclude_keys
@@ -118,7 +118,7 @@ def name_in_wandb(composed: DictConfig) -> DictConfig:
 
 
 def print_error(kind, error, traceback) -> None:
-    """A user's mistake is one message; anything else keeps its traceback."""
+    """Print a UserError as one message; keep the traceback of other errors."""
     if issubclass(kind, UserError):
         print(f"error: {error}", file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
@@ -131,14 +131,14 @@ def main() -> None:
     """The command line."""
     from vae.sweeps.sweeper import StudySweeper
 
-    world = join()
+    world = current_process_group()
     if world.rank > 0:
-        return follow(world)
+        return run_other_ranks(world)
     sys.excepthook = print_error  # in place of torch's own, too
     if world.size > 1 and {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv):
         raise UserError("-m: torchrun is for one run by several processes; leave it out.")
     sys.argv[1:] = expand_resume(sys.argv[1:])
-    require_readable([word for word in sys.argv[1:] if not word.startswith("-")])
+    reject_unparsable([word for word in sys.argv[1:] if not word.startswith("-")])
     Plugins.instance().register(StudySweeper)
     try:
         job()
@@ -146,7 +146,7 @@ def main() -> None:
         print(f"interrupted by {interruption}", file=sys.stderr)
         sys.exit(interruption.exit_code)
     world.broadcast(None)  # there is no more to do
-    world.leave()
+    world.close()
 
 
 if __name__ == "__main__":

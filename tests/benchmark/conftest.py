@@ -32,12 +32,12 @@ def in_process(monkeypatch, kept_memory):
     started = []
 
     @contextmanager
-    def working(prepares, threads):
+    def running_workers(prepares, threads):
         started.append((list(prepares), threads))
         yield [SimpleNamespace(round=turn(prepare())) for prepare in prepares.values()]
 
     for name in ("suite", "growth", "quality"):
-        monkeypatch.setattr(f"vae.benchmark.{name}.working", working)
+        monkeypatch.setattr(f"vae.benchmark.{name}.working", running_workers)
     return started
 
 

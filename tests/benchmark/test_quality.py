@@ -12,12 +12,12 @@ from tests.support.train_command import TINY, call_train
 from tests.training.test_processes import rows
 from vae.benchmark import quality
 from vae.benchmark.quality import (
-    Means,
+    Recipe,
     _named,
-    all_means,
     measure_quality,
-    prepare_run,
+    prepare_recipe,
     quality_rows,
+    training_recipes,
 )
 from vae.benchmark.steps import FAST, OPTIMIZERS, PLAIN, Setting
 from vae.benchmark.suite import _quality
@@ -38,21 +38,21 @@ def tiny(monkeypatch, tmp_path, kept_memory):
 
 
 def test_the_default_means_are_those_of_train_py(tiny, tmp_path, monkeypatch, capsys):
-    means = all_means("cpu")[-1]
-    assert means.run == 8
+    recipes = training_recipes("cpu")[-1]
+    assert recipes.run == 8
     arguments = [*TINY, "seed=3", "loss.beta=1e-4", "hydra.run.dir=run"]
     call_train(arguments, tmp_path, monkeypatch, capsys)
     wanted = [row["val/psnr"] for row in rows(tmp_path / "run") if "val/psnr" in row]
-    measure = prepare_run(SMALL, replace(means, steps=means.run))
+    measure = prepare_recipe(SMALL, replace(recipes, steps=recipes.run))
     found = [measure()["psnr"] for _ in range(2)]
     assert found[-1] == pytest.approx(wanted[-1], abs=1e-4)
     assert len(set(found)) == 2
 
 
 def test_a_faster_step_has_the_same_curve(tiny):
-    plain, fast = (replace(means, batch=8, steps=8) for means in all_means("cpu")[:2])
+    plain, fast = (replace(recipes, batch=8, steps=8) for recipes in training_recipes("cpu")[:2])
     assert (plain.variant, fast.variant) == (PLAIN, FAST)
-    measures = [prepare_run(SMALL, means) for means in (plain, fast)]
+    measures = [prepare_recipe(SMALL, recipes) for recipes in (plain, fast)]
     for _ in range(2):
         one, other = (measure() for measure in measures)
         assert one["psnr"] == pytest.approx(other["psnr"], abs=1e-3)
@@ -64,18 +64,18 @@ def test_means_are_added_one_by_one(has_it, precision, monkeypatch):
     monkeypatch.setattr("vae.utils.devices.computes_in_bf16", lambda _: has_it)
     faces = SimpleNamespace(images={"train": range(9600)})
     monkeypatch.setattr(quality, "open_data", lambda _: faces)  # nothing is drawn
-    means = all_means("cpu")
+    recipes = training_recipes("cpu")
 
     def parts(each):
         constant = replace(each.optimizer, schedule="constant")
         return each.variant, constant, each.batch, each.optimizer.schedule
 
-    for before, after in pairwise(means):
+    for before, after in pairwise(recipes):
         same = [a == b for a, b in zip(parts(before), parts(after), strict=True)]
         assert same.count(False) == 1, (before.name, after.name)
-    assert means[-1].run == 1200
-    assert means[-1].variant.precision == precision
-    assert len(means) == 5 + has_it
+    assert recipes[-1].run == 1200
+    assert recipes[-1].variant.precision == precision
+    assert len(recipes) == 5 + has_it
 
 
 def rounds(*values):
@@ -85,7 +85,7 @@ def rounds(*values):
 def test_the_first_turn_at_the_plain_ones_last_psnr_counts(monkeypatch):
     monkeypatch.setattr(quality, "TURNS", 4)
     adam = OPTIMIZERS["adam"]
-    means = [Means(name, PLAIN, adam, 64, 100) for name in ("plain", "quick", "never")]
+    recipes = [Recipe(name, PLAIN, adam, 64, 100) for name in ("plain", "quick", "never")]
     series = {
         "plain/psnr": rounds(10.0, 23.0, 21.0, 22.0),
         "plain/seconds": rounds(5.0, 5.0, 5.0, 5.0),
@@ -94,19 +94,19 @@ def test_the_first_turn_at_the_plain_ones_last_psnr_counts(monkeypatch):
         "never/psnr": rounds(1.0, 2.0, 3.0, 4.0),
         "never/seconds": rounds(1.0, 1.0, 1.0, 1.0),
     }
-    plain, quick, never = quality_rows(means, series)
+    plain, quick, never = quality_rows(recipes, series)
     assert (quick["target"], quick["steps"], quick["seconds"], quick["ratio"]) == (22, 50, 4, 5)
     assert (plain["steps"], plain["seconds"], plain["ratio"]) == (50, 10, 2)
     assert (never["steps"], never["seconds"], never["ratio"]) == (None, None, None)
 
 
 def test_all_means_for_each_seed(tiny, in_process, monkeypatch):
-    plain, fast = (replace(means, batch=8, steps=4) for means in all_means("cpu")[:2])
+    plain, fast = (replace(recipes, batch=8, steps=4) for recipes in training_recipes("cpu")[:2])
     monkeypatch.setattr(quality, "all_means", lambda _: [plain, fast])
     assert pickle.dumps(partial(_named, SMALL, plain))  # it is sent to a worker
     found = measure_quality(SMALL, 2)
     assert [(row["seed"], row["means"]) for row in found] == [
-        (seed, means.name) for seed in (3, 4) for means in (plain, fast)
+        (seed, recipes.name) for seed in (3, 4) for recipes in (plain, fast)
     ]
     assert found[0]["target"] != found[2]["target"]
     header, *table = _quality(found)

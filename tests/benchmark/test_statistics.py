@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from vae.benchmark.timing import ENOUGH, QUIET, Sample, figure, kept, quartiles, ratio
+from vae.benchmark.timing import (
+    ENOUGH,
+    QUIET,
+    Sample,
+    median_ratio,
+    quartiles,
+    summarize,
+    undisturbed_rounds,
+)
 
 NOISY = QUIET + 0.1
 
@@ -21,7 +29,7 @@ def test_quartiles_are_numpys(count):
 def test_rounds_with_others_at_work_are_dropped():
     values = [10.0, 2.0, 11.0, 12.0, 3.0, 15.0]
     others = [0.0, NOISY, QUIET, 0.1, NOISY, 0.0]
-    found = figure(series(values, others))
+    found = summarize(series(values, others))
     quiet = [10.0, 11.0, 12.0, 15.0]
     assert (found["low"], found["median"], found["high"]) == pytest.approx(
         tuple(np.percentile(quiet, [25, 50, 75]))
@@ -34,20 +42,22 @@ def test_rounds_with_others_at_work_are_dropped():
 @pytest.mark.parametrize("quiet", range(6))
 def test_all_rounds_count_where_too_few_were_quiet(quiet):
     others = [0.0] * quiet + [NOISY] * (5 - quiet)
-    found = figure(series([1.0, 2.0, 3.0, 4.0, 5.0], others))
+    found = summarize(series([1.0, 2.0, 3.0, 4.0, 5.0], others))
     assert found["dropped"] == (5 - quiet if quiet >= ENOUGH else 0)
 
 
 def test_a_ratio_is_of_rounds_that_are_quiet_for_both():
     ours = series([20.0, 30.0, 44.0, 55.0, 1.0], [0.0, NOISY, 0.0, 0.0, 0.0])
     theirs = series([10.0, 10.0, 20.0, 20.0, 10.0], [0.0, 0.0, 0.0, 0.0, NOISY])
-    assert kept(ours, theirs) == [0, 2, 3]
-    assert ratio(ours, theirs) == pytest.approx(np.median([20 / 10, 44 / 20, 55 / 20]))
+    assert undisturbed_rounds(ours, theirs) == [0, 2, 3]
+    assert median_ratio(ours, theirs) == pytest.approx(np.median([20 / 10, 44 / 20, 55 / 20]))
 
 
 def test_a_ratio_is_taken_round_by_round():
     # the machine is three times slower in the second round, for both alike
     ours, theirs = series([30.0, 10.0, 31.0]), series([15.0, 5.0, 15.5])
-    assert ratio(ours, theirs) == pytest.approx(2.0)
+    assert median_ratio(ours, theirs) == pytest.approx(2.0)
     ours, theirs = series([30.0, 1.0, 2.0]), series([10.0, 2.0, 8.0])
-    assert ratio(ours, theirs) == pytest.approx(np.median([3.0, 0.5, 0.25]))  # of medians: 1/4
+    assert median_ratio(ours, theirs) == pytest.approx(
+        np.median([3.0, 0.5, 0.25])
+    )  # of medians: 1/4

@@ -15,7 +15,7 @@ from vae.benchmark.cases import (
     upsampling_layers,
 )
 from vae.benchmark.steps import BF16, COMPILED, DEFAULT, VARIANTS, Setting, build, image_flops
-from vae.benchmark.suite import as_text
+from vae.benchmark.suite import format_benchmark
 from vae.benchmark.timing import Sample
 from vae.cli.main import main
 from vae.models.layers import FORMS, UpsampleConv, fastest_form
@@ -91,7 +91,7 @@ def test_the_record_of_a_real_run(small_growth, in_process, kept_memory, monkeyp
     speeds = [row["images_per_second"]["median"] for row in (small, large)]
     assert large["time_growth"] == pytest.approx(speeds[0] / speeds[1])
 
-    text = as_text(found)
+    text = format_benchmark(found)
     for words in (
         "8 to 3 at 8 px, subpixel *",
         "JPEG files, 2 workers",
@@ -100,7 +100,7 @@ def test_the_record_of_a_real_run(small_growth, in_process, kept_memory, monkeyp
     ):
         assert words in text
     assert "growth with batch" in text
-    assert "growth" not in as_text(found | {"growth": None})
+    assert "growth" not in format_benchmark(found | {"growth": None})
 
 
 def rounds(*values):
@@ -162,7 +162,7 @@ def test_compiling_is_measured_where_asked_for(in_process, monkeypatch):
     assert [row["variant"] for row in found["training"]][-1:] == [COMPILED.name]
     assert len(compiled) == 1
     assert isinstance(found["training"][-1]["compile_seconds"], float)
-    assert "compiling" in as_text(found)
+    assert "compiling" in format_benchmark(found)
     assert found["growth"] is None
 
 

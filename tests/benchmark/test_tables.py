@@ -1,17 +1,17 @@
 """How figures are written."""
 
-from vae.benchmark.suite import _matrix, aligned, number
-from vae.benchmark.timing import Sample, figure
+from vae.benchmark.suite import _matrix, format_table, number
+from vae.benchmark.timing import Sample, summarize
 
 
 def test_numbers_and_columns():
     assert [number(x) for x in (1234.5, 99.96, 12.34, 0.126)] == ["1,234", "100.0", "12.3", "0.13"]
-    assert aligned([["a", "b"], ["word", "12"], ["x", ""]]) == "  a      b\n  word  12\n  x"
+    assert format_table([["a", "b"], ["word", "12"], ["x", ""]]) == "  a      b\n  word  12\n  x"
 
 
 def test_disturbed_rounds_are_marked_where_they_count():
     def rounds_of(*others):
-        found = figure([Sample(1.0, cores) for cores in others])
+        found = summarize([Sample(1.0, cores) for cores in others])
         return _matrix([{"precision": "fp32", "gflops_per_second": found}])[1][-1]
 
     assert rounds_of(0.9, 0.9) == "2 of 2!"

@@ -18,12 +18,12 @@ from vae.benchmark.steps import Setting
 from vae.benchmark.suite import run_benchmark
 from vae.benchmark.timing import (
     LINUX,
-    Others,
+    OtherProcesses,
     Timer,
     own_seconds,
+    run_interleaved,
+    running_workers,
     seconds_per_call,
-    take_turns,
-    working,
 )
 from vae.utils.errors import UserError
 
@@ -33,9 +33,9 @@ TINY = Setting(batch=2, image_size=8, channels=(4,), latent_dim=2, seconds=0.001
 def test_workers_take_turns(tmp_path):
     notes = tmp_path / "notes"
     prepares = {name: partial(prepare_noting, notes, name) for name in "AB"}
-    with working(prepares, threads=1) as workers:
+    with running_workers(prepares, threads=1) as workers:
         assert len(multiprocessing.active_children()) == 2
-        series = take_turns(3, [worker.round for worker in workers])
+        series = run_interleaved(3, [worker.round for worker in workers])
     assert notes.read_text() == "ABABAB"
     assert list(series) == ["A", "pid of A", "B", "pid of B"]
     assert [sample.value for sample in series["A"]] == [1.0] * 3  # threads
@@ -52,14 +52,14 @@ def test_order_of_turns():
         calls.append(name)
         return {name: len(calls)}
 
-    series = take_turns(2, [partial(turn, name) for name in "ABC"])
+    series = run_interleaved(2, [partial(turn, name) for name in "ABC"])
     assert "".join(calls) == "ABCABC"
     assert series == {"A": [1, 4], "B": [2, 5], "C": [3, 6]}
 
 
 def test_memory_is_what_training_adds():
     setting = Setting(batch=64, channels=(16,), latent_dim=2, seconds=0.001)
-    with working({"growth": partial(prepare_growth, setting)}, 1) as workers:
+    with running_workers({"growth": partial(prepare_growth, setting)}, 1) as workers:
         found = workers[0].round()
     assert list(found) == ["rate", "bytes"]
     assert found["rate"].value > 0
@@ -76,7 +76,7 @@ def test_what_a_worker_prepares_can_be_sent_to_it(monkeypatch):
         raise UserError("enough")
         yield
 
-    monkeypatch.setattr("vae.benchmark.suite.working", refuse)
+    monkeypatch.setattr("vae.benchmark.suite.running_workers", refuse)
     with pytest.raises(UserError, match="enough"):
         run_benchmark(TINY, 1, compiled=True)
     assert len(sent[0]) == 11
@@ -85,7 +85,7 @@ def test_what_a_worker_prepares_can_be_sent_to_it(monkeypatch):
 def test_the_death_of_a_worker_is_told():
     with (
         pytest.raises(UserError, match=r"the poor one.*code 7"),
-        working({"the poor one": prepare_dying}, None) as workers,
+        running_workers({"the poor one": prepare_dying}, None) as workers,
     ):
         workers[0].round()
     assert multiprocessing.active_children() == []
@@ -122,7 +122,7 @@ def test_others_are_what_is_busy_beside_this_process(before, after, cores, monke
     monkeypatch.setattr(timing, "own_seconds", lambda: 0.0)
     clock = iter([10.0, 10.0 + 100 / ticks])
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
-    assert Others().cores() == pytest.approx(cores)
+    assert OtherProcesses().cores() == pytest.approx(cores)
 
 
 @pytest.mark.skipif(not LINUX, reason="Linux tells")

@@ -31,7 +31,7 @@ from vae.data import packing_jobs
 from vae.data.base import SPLITS
 from vae.data.cache import open_or_pack, verify
 from vae.data.folder import FolderConfig, FolderSource
-from vae.data.packing import lock_of
+from vae.data.packing import cache_lock
 from vae.utils.errors import UserError
 
 
@@ -193,7 +193,7 @@ def test_several_at_once_pack_once(tmp_path, calls, caplog):
     logs = [tmp_path / f"log{number}" for number in range(2)]
     waits = f"{name}: another process is packing it; waiting"
     with caplog.at_level(logging.INFO), ThreadPoolExecutor() as threads:
-        with lock_of(tmp_path / "cache" / name):  # until all are there
+        with cache_lock(tmp_path / "cache" / name):  # until all are there
             packers = [start_packing(tmp_path, calls, 1, log, seconds=0.05) for log in logs]
             ours = threads.submit(open_or_pack, Tiny(calls, seconds=0.05), config(tmp_path))
             wait_until(lambda: all(waits in log.read_text() for log in logs))

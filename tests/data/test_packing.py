@@ -30,7 +30,7 @@ from tests.support.tiny_source import (
 )
 from vae.cli.main import main
 from vae.data.cache import open_or_pack
-from vae.data.packing import _lay_out
+from vae.data.packing import _allocate_files
 from vae.utils.errors import UserError
 
 
@@ -182,7 +182,7 @@ def test_what_the_system_leaves_in_the_folder_is_not_part_of_it(tmp_path, calls)
 @pytest.mark.parametrize(("size", "chunk"), [(8, 64), (256, 64), (512, 21), (4000, 1)])
 def test_a_job_of_large_images_is_of_few(tmp_path, size, chunk):
     """A worker holds one job in memory."""
-    jobs = _lay_out({"train": 70}, config(tmp_path, size), tmp_path)
+    jobs = _allocate_files({"train": 70}, config(tmp_path, size), tmp_path)
 
     assert jobs[0].stop == min(chunk, 70)
     assert [job.start for job in jobs[1:]] == [job.stop for job in jobs[:-1]]

@@ -28,7 +28,7 @@ from tests.support.tiny_source import (
 )
 from vae.data import packing
 from vae.data.cache import open_or_pack
-from vae.data.packing import lock_of
+from vae.data.packing import cache_lock
 from vae.utils.errors import UserError
 
 DAY = 24 * 3600
@@ -41,7 +41,9 @@ def test_a_full_disk_is_said_and_given_back(tmp_path, calls, monkeypatch, num_wo
 
     def is_locked(partial: Path, **_: Any) -> None:
         try:
-            with lock_of(partial.with_name(partial.name[1 : -len(".partial")])).acquire(timeout=0):
+            with cache_lock(partial.with_name(partial.name[1 : -len(".partial")])).acquire(
+                timeout=0
+            ):
                 locked.append(False)
         except Timeout:
             locked.append(True)
@@ -150,7 +152,7 @@ def test_partials_that_nobody_went_on_with_for_a_week_are_removed(tmp_path, call
             os.utime(path, (time.time() - ages[name] * DAY,) * 2)
     os.utime(others["gone_on_with"] / "journal.jsonl")
     os.utime(ours, (time.time() - 9 * DAY,) * 2)
-    with lock_of(ours.with_name("tiny-8px-locked")):
+    with cache_lock(ours.with_name("tiny-8px-locked")):
         open_or_pack(Tiny(calls), config(tmp_path))
 
     assert asked(calls) == JOBS[4:]

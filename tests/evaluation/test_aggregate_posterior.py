@@ -16,31 +16,31 @@ def aggregate(mean, logvar, batch):
 
 
 @pytest.fixture
-def posteriors():
+def encode_batches():
     generator = torch.Generator().manual_seed(0)
     mean = torch.randn(500, 3, generator=generator) @ torch.randn(3, 3, generator=generator) + 1
     return mean, torch.randn(500, 3, generator=generator) - 1
 
 
 @pytest.mark.parametrize("batch", [1, 64, 500])
-def test_its_moments_are_those_of_its_samples(posteriors, batch):
-    q = aggregate(*posteriors, batch)
-    mean, logvar = posteriors
+def test_its_moments_are_those_of_its_samples(encode_batches, batch):
+    q = aggregate(*encode_batches, batch)
+    mean, logvar = encode_batches
     generator = torch.Generator().manual_seed(1)
     drawn = Posterior(mean.repeat(400, 1), logvar.repeat(400, 1)).sample(generator).double()
     assert torch.allclose(q.mean, drawn.mean(0), atol=0.02)
     assert torch.allclose(q.covariance, torch.cov(drawn.T), rtol=0.02, atol=0.03)
 
 
-def test_its_kl_is_that_of_distributions(posteriors):
-    q = aggregate(*posteriors, 100)
+def test_its_kl_is_that_of_distributions(encode_batches):
+    q = aggregate(*encode_batches, 100)
     fitted = MultivariateNormal(q.mean, q.covariance)
     prior = MultivariateNormal(torch.zeros(3).double(), torch.eye(3).double())
     assert q.kl_to_prior() == pytest.approx(kl_divergence(fitted, prior).item(), rel=1e-6)
 
 
-def test_it_is_nothing_for_the_prior_itself_and_below_the_rate(posteriors):
+def test_it_is_nothing_for_the_prior_itself_and_below_the_rate(encode_batches):
     collapsed = aggregate(torch.zeros(100, 3), torch.zeros(100, 3), 10)
     assert collapsed.kl_to_prior() == pytest.approx(0, abs=1e-9)
-    rate = Posterior(*posteriors).kl().sum(1).mean().item()
-    assert 0 < aggregate(*posteriors, 100).kl_to_prior() < rate
+    rate = Posterior(*encode_batches).kl().sum(1).mean().item()
+    assert 0 < aggregate(*encode_batches, 100).kl_to_prior() < rate

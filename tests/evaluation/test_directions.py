@@ -10,7 +10,7 @@ from vae.evaluation.directions import (
     FEWEST,
     LatentStatistics,
     balanced_accuracy,
-    count_told,
+    count_correct,
     find_directions,
 )
 
@@ -75,7 +75,7 @@ def test_the_classifiers_are_fishers():
 def test_the_balanced_accuracy_is_scikit_learns():
     latents, has = faces(500, seed=3)
     scores, has = directions(*faces()).scores(torch.from_numpy(latents)), torch.from_numpy(has)
-    parts = [count_told(scores[rows], has[rows]) for rows in (slice(0, 77), slice(77, 500))]
+    parts = [count_correct(scores[rows], has[rows]) for rows in (slice(0, 77), slice(77, 500))]
     ours = balanced_accuracy(parts[0] + parts[1])
     for column in range(3):
         expected = balanced_accuracy_score(has[:, column], scores[:, column].numpy() > 0)
@@ -84,8 +84,8 @@ def test_the_balanced_accuracy_is_scikit_learns():
 
 def test_a_class_without_faces_has_no_accuracy():
     scores, has = torch.tensor([[1.0], [-1.0]]), torch.zeros(2, 1)
-    assert balanced_accuracy(count_told(scores, has)).isnan().all()
-    assert balanced_accuracy(count_told(scores, 1 - has)).isnan().all()
+    assert balanced_accuracy(count_correct(scores, has)).isnan().all()
+    assert balanced_accuracy(count_correct(scores, 1 - has)).isnan().all()
 
 
 @pytest.mark.parametrize("along", ["normal", "means"])

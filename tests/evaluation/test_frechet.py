@@ -7,11 +7,11 @@ from scipy.linalg import sqrtm
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from vae.evaluation.distances import frechet_distance
-from vae.evaluation.latents import Gaussian
+from vae.evaluation.latents import RunningGaussian
 
 
 def fitted(features):
-    gaussian = Gaussian(features.shape[1])
+    gaussian = RunningGaussian(features.shape[1])
     gaussian.update(torch.as_tensor(features))
     return gaussian
 
@@ -32,7 +32,7 @@ def whitened(count, dimensions, seed):
 @pytest.mark.parametrize("batches", [[500], [1] * 500, [499, 1], [1, 0, 250, 3, 246]])
 def test_streamed_is_the_covariance_in_one_go(batches):
     features = correlated(500, 12, 0, offset=3.0)
-    gaussian = Gaussian(12)
+    gaussian = RunningGaussian(12)
     for part in torch.from_numpy(features).split(batches):
         gaussian.update(part)
     assert gaussian.count == 500
@@ -42,7 +42,7 @@ def test_streamed_is_the_covariance_in_one_go(batches):
 
 def test_the_order_of_batches_does_not_matter():
     features = torch.from_numpy(correlated(300, 6, 1))
-    forwards, backwards = Gaussian(6), Gaussian(6)
+    forwards, backwards = RunningGaussian(6), RunningGaussian(6)
     for part in features.split(70):
         forwards.update(part)
     for part in features.flip(0).split(31):
@@ -52,7 +52,7 @@ def test_the_order_of_batches_does_not_matter():
 
 def test_a_spread_that_is_small_beside_its_mean_is_kept():
     features = torch.from_numpy(correlated(400, 5, 2) * 1e-3 + 1e6)
-    gaussian = Gaussian(5)
+    gaussian = RunningGaussian(5)
     for part in features.split(17):
         gaussian.update(part)
     exact = np.cov((features - 1e6).numpy().T)  # what is in the features, moved without rounding

@@ -12,7 +12,7 @@ from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from vae.evaluation.features import Features
-from vae.evaluation.latents import Gaussian
+from vae.evaluation.latents import RunningGaussian
 from vae.evaluation.networks import load_inception
 from vae.utils.errors import UserError
 
@@ -52,7 +52,7 @@ def test_mean_and_covariance_are_those_of_torchmetrics(weights, network):
     images = torch.randint(0, 256, (3, 3, 32, 32), generator=generator, dtype=torch.uint8)
     # Up to half a step off, as a model's output is: rounding brings back the bytes.
     inexact = (images + 0.98 * torch.rand(images.shape, generator=generator) - 0.49) / 255
-    ours = Gaussian(2048)
+    ours = RunningGaussian(2048)
     ours.update(Features("inception", network, 2048, CPU)(inexact.clamp(0, 1)))
 
     theirs = FrechetInceptionDistance(

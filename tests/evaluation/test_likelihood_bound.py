@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 
-from vae.evaluation.latents import AggregatePosterior, Gaussian
+from vae.evaluation.latents import AggregatePosterior, RunningGaussian
 from vae.evaluation.likelihood_bound import importance_weighted_bounds
 from vae.models import build_model
 from vae.models.base import VAE
@@ -124,7 +124,7 @@ def test_no_float64_before_the_cpu(images):
     expected = bounds(Linear(), images, 5)
     found = bounds(Linear(), images.as_subclass(OnMPS), 5)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    moments, aggregate = Gaussian(LATENTS), AggregatePosterior(LATENTS)
+    moments, aggregate = RunningGaussian(LATENTS), AggregatePosterior(LATENTS)
     aggregate.update(Linear().encode(images.as_subclass(OnMPS)))
     moments.update(images.as_subclass(OnMPS).flatten(1)[:, :LATENTS])
     assert (aggregate.means.count, moments.count) == (6, 6)

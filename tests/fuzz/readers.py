@@ -28,12 +28,12 @@ from tests.support.train_command import TINY, call_train
 from vae.data import open_data, open_source, verify
 from vae.data.base import SPLITS
 from vae.data.images import decode_square
-from vae.data.packing import partial_of
+from vae.data.packing import partial_folder
 from vae.generation.export import export_model, load_safetensors
-from vae.runs.checkpoint import load_checkpoint, save_checkpoint, saved_state
+from vae.runs.checkpoint import load_checkpoint, load_resume_state, save_checkpoint
 from vae.runs.compose import compose
 from vae.runs.config import RunConfig
-from vae.runs.launch import prepare
+from vae.runs.launch import prepare_run
 from vae.runs.load import load_run, run_config
 from vae.runs.overrides import expand_resume
 from vae.runs.tracking import truncate_metrics
@@ -138,7 +138,7 @@ def partial(folder: Path, name: str, done: list[Edit]) -> None:
         images = np.load(there / f"{line[0]}.npy")
         line[3] = zlib.crc32(images.tobytes())
     (there / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    cut = partial_of(there)
+    cut = partial_folder(there)
     there.rename(cut)
     _damage(cut / name, done)
     _require_same(open_data(config), folder)
@@ -165,7 +165,7 @@ def checkpoint(folder: Path, name: str, done: list[Edit]) -> None:
     run = _copy(folder, "run")
     changed = _damage(run / "checkpoints" / f"{name}.pt", done)
     if name == "last":
-        state = saved_state(*_settings(folder), run)
+        state = load_resume_state(*_settings(folder), run)
         assert state is not None
         assert state["step"] == (4 if changed else 6)
     try:
@@ -219,7 +219,7 @@ def stranger_resumed(folder: Path, done: list[Swap]) -> None:
     config, settings = _settings(folder)
     settings["data"]["root"] = config.data.root = str(folder / "whole" / "data")
     settings["trainer"]["max_steps"] = config.trainer.max_steps = 7
-    metrics = prepare(config, settings, run).train()
+    metrics = prepare_run(config, settings, run).train()
     assert all(map(math.isfinite, metrics.values()))
 
 

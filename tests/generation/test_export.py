@@ -282,7 +282,7 @@ def test_a_file_that_computes_something_else_is_not_written(
         with torch.no_grad():
             bias = other.encoder.logvar.bias if name == "encoder" else other.decoder.blocks[-1].bias
             bias[1] += 0.002  # in pixels, an eighth of a grey level
-        drafts = vae.generation.export.parts_of(other, about["image_size"])
+        drafts = vae.generation.export.split_encoder_decoder(other, about["image_size"])
         for part in drafts:
             (folder / f"{part}.pt2").touch()
         return {folder / f"{part}.pt2": {part: function} for part, function in drafts.items()}
@@ -295,7 +295,7 @@ def test_a_file_that_computes_something_else_is_not_written(
 
 def test_the_largest_difference_of_all_is_returned(saved, tmp_path, monkeypatch):
     def rounded(model, about, folder):
-        exact = vae.generation.export.parts_of(model, about["image_size"])["encoder"]
+        exact = vae.generation.export.split_encoder_decoder(model, about["image_size"])["encoder"]
         (folder / "encoder.pt2").touch()
 
         def off(images):  # in the first output of the first batch only

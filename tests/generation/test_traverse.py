@@ -16,7 +16,7 @@ from vae.runs.load import SavedRun, load_run
 from vae.utils.errors import UserError
 
 
-def posteriors(run, split):
+def encode_batches(run, split):
     count = len(run.data.images[split])
     faces, _ = load_faces([str(number) for number in range(count)], run, split)
     with torch.inference_mode():
@@ -30,7 +30,7 @@ def test_rows_are_what_the_decoder_makes_of_the_moved_latents(finished, monkeypa
         figures, "table", lambda images, path, **labels: seen.update(labels, images=images) or path
     )
     made = traverse(run, "2", count=3, steps=5, split="test", folder=run.folder)
-    posterior = posteriors(run, "test")
+    posterior = encode_batches(run, "test")
     centre = posterior.mean.mean(0)
     spread = (posterior.mean.var(0) + posterior.logvar.exp().mean(0)).sqrt()
     kl = posterior.kl().mean(0)
@@ -49,7 +49,7 @@ def test_rows_are_what_the_decoder_makes_of_the_moved_latents(finished, monkeypa
 def test_all_rows_move_together_in_the_animation(finished):
     run = load_run("run")
     made = traverse(run, "2", count=3, folder=run.folder)
-    posterior = posteriors(run, "val")
+    posterior = encode_batches(run, "val")
     spread = (posterior.mean.var(0) + posterior.logvar.exp().mean(0)).sqrt()
     with Image.open(made.files[1]) as animation:
         for place, sign in [(0, -3), (animation.n_frames // 2, 3)]:
@@ -88,7 +88,7 @@ def test_as_many_images_as_are_needed_and_no_more(finished, monkeypatch):
     run.model.encoder.register_forward_hook(lambda _, given, out: sizes.append(len(given[0])))
     made = traverse(run, "2", count=4, folder=run.folder)
     assert sum(sizes) == 11  # with the face
-    kl = posteriors(run, "val").kl()[:10].mean(0)
+    kl = encode_batches(run, "val").kl()[:10].mean(0)
     assert made.kl == pytest.approx(kl[made.latents].tolist(), rel=1e-4)
 
 

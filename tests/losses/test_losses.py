@@ -71,7 +71,7 @@ def test_beta_one_over_pixels_is_the_exact_elbo():
 @pytest.mark.parametrize("name", ["bce", "mse"])
 @pytest.mark.parametrize("reduction", ["latents", "pixels"])
 def test_beta_elbo_is_the_weight_in_nats(batch, name, reduction):
-    """loss · D = distortion + beta_elbo · rate, both in nats an image."""
+    """loss · D = distortion + beta_elbo · rate, both in nats per image."""
     logits, images, mean, logvar = batch
     settings = config(name, kl_reduction=reduction)
     terms = loss_terms(settings, logits, images, Posterior(mean, logvar))

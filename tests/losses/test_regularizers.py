@@ -36,7 +36,7 @@ def batch():
     )
     posterior = Posterior(mean, logvar - 1)
     posterior.mean, posterior.logvar = mean, logvar - 1
-    return posterior, posterior.at(noise)
+    return posterior, posterior.rsample(noise)
 
 
 def kl_of(posterior):

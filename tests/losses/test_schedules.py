@@ -4,23 +4,23 @@ import math
 
 import pytest
 
-from vae.losses.schedules import CyclicalConfig, ScheduleConfig, WarmupConfig, share_of_beta
+from vae.losses.schedules import CyclicalConfig, ScheduleConfig, WarmupConfig, beta_multiplier
 from vae.utils.errors import UserError
 
 
 def test_constant():
-    assert [share_of_beta(ScheduleConfig(), epoch) for epoch in (0, 0.5, 9)] == [1, 1, 1]
+    assert [beta_multiplier(ScheduleConfig(), epoch) for epoch in (0, 0.5, 9)] == [1, 1, 1]
 
 
 def test_warmup():
     schedule = WarmupConfig("warmup", epochs=2.0)
-    found = [share_of_beta(schedule, epoch) for epoch in (0, 0.5, 1, 2, 3)]
+    found = [beta_multiplier(schedule, epoch) for epoch in (0, 0.5, 1, 2, 3)]
     assert found == [0, 0.25, 0.5, 1, 1]
 
 
 def test_cyclical():
     schedule = CyclicalConfig("cyclical", epochs=4.0, rising=0.5)
-    found = [share_of_beta(schedule, epoch) for epoch in (0, 1, 2, 3, 3.99, 4, 5, 6, 8)]
+    found = [beta_multiplier(schedule, epoch) for epoch in (0, 1, 2, 3, 3.99, 4, 5, 6, 8)]
     assert found == [0, 0.5, 1, 1, 1, 0, 0.5, 1, 0]
 
 
@@ -29,7 +29,7 @@ def test_cyclical():
     [ScheduleConfig(), WarmupConfig("warmup", 3.0), CyclicalConfig("cyclical", 1.0, 1.0)],
 )
 def test_the_end_has_all_of_beta(schedule):
-    assert share_of_beta(schedule, math.inf) == 1
+    assert beta_multiplier(schedule, math.inf) == 1
 
 
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])

@@ -52,7 +52,7 @@ def test_gradients_through_the_reparametrisation():
     mean = torch.tensor([[0.3, -1.0]], requires_grad=True)
     logvar = torch.tensor([[0.2, -0.7]], requires_grad=True)
     noise = torch.tensor([[1.5, -0.4]])
-    z = Posterior(mean, logvar).at(noise)
+    z = Posterior(mean, logvar).rsample(noise)
     z.pow(3).sum().backward()
     slope = 3 * z.detach() ** 2
     torch.testing.assert_close(mean.grad, slope)

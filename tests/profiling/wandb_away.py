@@ -47,7 +47,7 @@ train.main()
 
 
 def train(mode: str, steps: int, overrides: list[str]) -> tuple[float, float, float]:
-    """Share of the training spent on rows, images a second, and seconds of the whole."""
+    """Share of the training spent on rows, images per second, and seconds of the whole."""
     with tempfile.TemporaryDirectory() as folder, WandbServer() as server:
         away = "http://127.0.0.1:9"  # nobody listens there
         environment = {

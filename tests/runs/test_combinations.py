@@ -11,7 +11,7 @@ from tests.support.train_command import call_train
 from vae.losses import beta_at
 from vae.runs.compose import CONF, compose
 from vae.runs.trainer_setup import build_trainer, measure
-from vae.utils.distributed import ALONE
+from vae.utils.distributed import SINGLE_PROCESS
 from vae.utils.errors import UserError
 from vae.utils.signals import Interrupts
 
@@ -60,7 +60,7 @@ def test_every_pair_trains_or_is_refused(pair):
     images = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), dtype=np.uint8)
     rows = []
     trainer = build_trainer(
-        config, images, torch.device("cpu"), None, ALONE,
+        config, images, torch.device("cpu"), None, SINGLE_PROCESS,
         on_row=rows.append, on_epoch=lambda _: None, on_save=lambda: None,
     )  # fmt: skip
     before = [parameter.detach().clone() for parameter in trainer.model.parameters()]

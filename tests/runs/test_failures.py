@@ -15,7 +15,7 @@ from tests.support.sweep_processes import finish as finish_sweep
 from tests.support.sweep_processes import start, summaries, wait_until
 from tests.support.train_command import TINY, call_train
 from vae.runs.compose import compose
-from vae.runs.failures import is_out_of_memory, shortages_told
+from vae.runs.failures import is_out_of_memory, translate_resource_errors
 from vae.runs.run_dir import read_summary
 from vae.training.trainer import Trainer
 from vae.utils.errors import UserError
@@ -51,7 +51,7 @@ def test_what_is_want_of_memory(error, lacks, tmp_path):
     config = compose(["data.batch_size=48", "trainer.precision=fp32"])
     with (
         pytest.raises(UserError if lacks else type(error)) as caught,
-        shortages_told(config, tmp_path),
+        translate_resource_errors(config, tmp_path),
     ):
         raise error
     assert is_out_of_memory(error) == lacks

@@ -18,7 +18,7 @@ from tests.support.killed_runs import ends_as, finish, state_of
 from tests.support.train_command import TINY, call_train, run_train
 from vae.runs.checkpoint import load_checkpoint
 from vae.runs.compose import compose
-from vae.runs.launch import prepare
+from vae.runs.launch import prepare_run
 from vae.runs.run_dir import read_summary
 from vae.runs.tracking import Tracker
 from vae.training import trainer as training
@@ -192,7 +192,7 @@ def test_a_folder_that_cannot_be_written_to(small_disk, tmp_path):
 def begin(folder):
     """Prepare a run that is gone on with in `folder`; there is nothing packed yet."""
     config = compose([*TINY, f"data.root={folder.parent / 'data'}"])
-    prepare(config, asdict(config), folder, go_on=True)
+    prepare_run(config, asdict(config), folder, go_on=True)
 
 
 def test_checkpoints_that_cannot_be_written(small_disk, tmp_path):

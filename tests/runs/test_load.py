@@ -10,7 +10,7 @@ import torch
 from vae.models import build_model
 from vae.runs.checkpoint import load_checkpoint, save_checkpoint
 from vae.runs.compose import compose
-from vae.runs.load import load_run, run_config, seen_from_here
+from vae.runs.load import load_run, resolve_data_paths, run_config
 from vae.utils.errors import UserError
 
 
@@ -135,4 +135,4 @@ def test_where_it_was_started_may_be_unreadable(text, tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "hydra.yaml").write_text(text, encoding="latin-1")
     data = compose([]).data
-    assert seen_from_here(data, tmp_path) == data
+    assert resolve_data_paths(data, tmp_path) == data

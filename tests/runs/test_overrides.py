@@ -5,7 +5,13 @@ import re
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from vae.runs.overrides import LONGEST_NAME, expand_resume, remember_overrides, run_name, safe_name
+from vae.runs.overrides import (
+    LONGEST_NAME,
+    expand_resume,
+    run_name,
+    safe_folder_name,
+    save_accepted_overrides,
+)
 from vae.utils.errors import UserError
 
 
@@ -15,14 +21,14 @@ def test_a_run_is_named_by_what_differs():
     assert (
         run_name(["loss/schedule=warmup", "data=celeba"], []) == "data=celeba,loss.schedule=warmup"
     )
-    assert run_name(["resume=a/b", "+x.y=a/b"], []) == safe_name("+x.y=a/b")
+    assert run_name(["resume=a/b", "+x.y=a/b"], []) == safe_folder_name("+x.y=a/b")
     assert run_name([], []) == "defaults"
     assert run_name(["data.path=/a/b"], ["data.path"]) == "defaults"
 
 
 @pytest.mark.parametrize("text", ["a/b", "../x", "a b", "x:y", "a" * 300, "model.channels=[32,64]"])
 def test_names_are_safe_for_any_file_system(text, tmp_path):
-    name = safe_name(text)
+    name = safe_folder_name(text)
     assert len(name.encode()) <= LONGEST_NAME + 9
     assert not set(name) & set('/\\:*?"<>| []')
     (tmp_path / name).mkdir()
@@ -30,13 +36,13 @@ def test_names_are_safe_for_any_file_system(text, tmp_path):
 
 def test_different_texts_have_different_names():
     texts = ["a/b", "a:b", "a_b", "c" * 300, "c" * 301, "p=[1,2]", "p=(1,2)"]
-    assert len({safe_name(text) for text in texts}) == len(texts)
+    assert len({safe_folder_name(text) for text in texts}) == len(texts)
 
 
 def accepted(run, text="- loss.beta=0.1\n- resume=elsewhere\n"):
     (run / ".hydra").mkdir(parents=True)
     (run / ".hydra" / "overrides.yaml").write_text(text)
-    remember_overrides(run)
+    save_accepted_overrides(run)
 
 
 def test_resume_brings_the_overrides_that_were_accepted(tmp_path):

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from tests.support.train_command import ROOT, TINY, call_train, run_train
-from vae.runs.checkpoint import load_checkpoint, save_checkpoint, saved_state
+from vae.runs.checkpoint import load_checkpoint, load_resume_state, save_checkpoint
 from vae.runs.load import run_config
 from vae.training.metrics import METRICS
 from vae.utils.errors import UserError
@@ -207,7 +207,7 @@ def test_a_checkpoint_put_together_by_hand_is_no_traceback(entry, finished, tmp_
     named = "model" if entry == "nothing" else entry.strip()
     for name in ("last.pt", "previous.pt"):  # the last one is damaged, the second time
         with pytest.raises(UserError, match=rf"{name} lacks .*: its '{named}' is missing, or"):
-            saved_state(config, settings, run)
+            load_resume_state(config, settings, run)
         (run / "checkpoints" / "last.pt").unlink(missing_ok=True)
 
 

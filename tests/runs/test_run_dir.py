@@ -10,10 +10,10 @@ import pytest
 from tests.support.sweep_processes import wait_until
 from tests.support.train_command import ROOT
 from vae.runs.run_dir import (
-    FolderTakenError,
+    RunFolderInUseError,
     claim_run_folder,
-    forget_run_folder,
     is_locked,
+    remove_run_folder,
     run_lock,
 )
 
@@ -26,7 +26,7 @@ def hydras_files(folder):
 
 def test_of_two_runs_one_gets_the_folder(tmp_path):
     claim_run_folder(tmp_path / "run")
-    with pytest.raises(FolderTakenError, match="holds a run already"):
+    with pytest.raises(RunFolderInUseError, match="holds a run already"):
         claim_run_folder(tmp_path / "run")
 
 
@@ -35,7 +35,7 @@ def test_a_run_that_never_began_leaves_nothing(tmp_path, monkeypatch):
     folder = tmp_path / "outputs" / "2026-11-22" / "10-00-00"
     hydras_files(folder)
     claim_run_folder(folder)
-    forget_run_folder(folder)
+    remove_run_folder(folder)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -43,21 +43,21 @@ def test_other_runs_of_the_day_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     hydras_files(tmp_path / "day" / "good")
     hydras_files(tmp_path / "day" / "bad")
-    forget_run_folder(tmp_path / "day" / "bad")
+    remove_run_folder(tmp_path / "day" / "bad")
     assert [p.name for p in (tmp_path / "day").iterdir()] == ["good"]
 
 
 def test_what_else_lies_there_stays(tmp_path):
     hydras_files(tmp_path / "mine")
     (tmp_path / "mine" / "thesis.txt").write_text("do not lose me")
-    forget_run_folder(tmp_path / "mine")
+    remove_run_folder(tmp_path / "mine")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 def test_a_run_that_was_trained_stays_whole(tmp_path):
     hydras_files(tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")
-    forget_run_folder(tmp_path / "run")
+    remove_run_folder(tmp_path / "run")
     assert len(list((tmp_path / "run").rglob("*"))) == 4
 
 
@@ -66,7 +66,7 @@ def test_folders_above_the_current_one_are_never_touched(tmp_path, monkeypatch):
     here.mkdir(parents=True)
     monkeypatch.chdir(here)
     hydras_files(tmp_path / "elsewhere" / "run")
-    forget_run_folder(tmp_path / "elsewhere" / "run")
+    remove_run_folder(tmp_path / "elsewhere" / "run")
     assert here.exists()
     assert not (tmp_path / "elsewhere" / "run").exists()
 
@@ -96,7 +96,7 @@ def holder(tmp_path):
 
 def test_a_folder_that_is_held_is_refused(tmp_path, holder):
     assert is_locked(tmp_path)
-    with pytest.raises(FolderTakenError, match="another process is training this run"):
+    with pytest.raises(RunFolderInUseError, match="another process is training this run"):
         run_lock(tmp_path).__enter__()
     assert is_locked(tmp_path)
     assert not is_locked(tmp_path.parent)
@@ -107,7 +107,7 @@ def test_a_mistake_in_the_folder_of_a_run_that_has_just_begun(tmp_path, holder):
     hydras_files(tmp_path)
     claim_run_folder(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    forget_run_folder(tmp_path)
+    remove_run_folder(tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 from tests.support.wandb_files import read_run, read_runs
 from tests.support.wandb_server import WandbServer
 from vae.runs import wandb_mode, wandb_run
-from vae.runs.tracking import Tracker, WandbConfig, check, truncate_metrics
+from vae.runs.tracking import Tracker, WandbConfig, check_wandb_mode, truncate_metrics
 from vae.utils.errors import UserError
 
 OFFLINE = WandbConfig(
@@ -203,9 +203,9 @@ def test_disabled_does_without_wandb(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from vae.runs.tracking import Tracker, WandbConfig, check
+from vae.runs.tracking import Tracker, WandbConfig, check_wandb_mode
 settings = WandbConfig("disabled", "faces", None, None, None, [], True)
-check(settings)
+check_wandb_mode(settings)
 with Tracker(Path({str(tmp_path)!r}), settings, {{}}) as tracker:
     tracker.log({{"step": 1, "val/bpd": 2.5}})
     tracker.log_pictures(1, {{"figures/samples": Path("nowhere.png")}})
@@ -223,7 +223,7 @@ def test_auto_without_a_key_is_offline_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "a run"
-    check(AUTO)
+    check_wandb_mode(AUTO)
     with caplog.at_level(logging.INFO), Tracker(folder, AUTO, CONFIG) as tracker:
         tracker.log(ROWS[0])
     run = read_run(folder)
@@ -292,7 +292,7 @@ def test_a_failed_run_is_one_on_the_server_too(tmp_path: Path, server: WandbServ
 
 def test_online_without_a_key_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"wandb\.mode.*`wandb login`.*wandb\.mode=offline"):
-        check(ONLINE)
+        check_wandb_mode(ONLINE)
     with pytest.raises(UserError, match="online"), Tracker(tmp_path / "run", ONLINE, CONFIG):
         pass
     assert not (tmp_path / "run").exists()
@@ -323,13 +323,13 @@ def test_a_key_is_found_where_wandb_would_find_it(
         path.chmod(0o600)
         if source == "home":
             monkeypatch.delenv("NETRC")
-    check(ONLINE)
+    check_wandb_mode(ONLINE)
 
 
 def test_a_key_for_another_server_is_none(tmp_path: Path) -> None:
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n")
     with pytest.raises(UserError):
-        check(ONLINE)
+        check_wandb_mode(ONLINE)
 
 
 @pytest.mark.parametrize("door", ["closed", "silent"])

@@ -39,7 +39,7 @@ RUN = [
 
 def train(folder, overrides=(), before=None):
     """Train RUN in `folder`, or go on with it; `before` is called first, in the same process."""
-    from vae.runs.launch import prepare
+    from vae.runs.launch import prepare_run
 
     # vae.sweeps.subprocess_runner starts the fork server with signals blocked, if it is the first.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -50,7 +50,7 @@ def train(folder, overrides=(), before=None):
     if before is not None:
         before()
     try:
-        prepare(config, asdict(config), folder, go_on=(folder / "checkpoints").exists()).train()
+        prepare_run(config, asdict(config), folder, go_on=(folder / "checkpoints").exists()).train()
     except InterruptedRun as interruption:
         sys.exit(interruption.exit_code)
 

@@ -11,7 +11,7 @@ from optuna.samplers import RandomSampler
 
 from vae.sweeps.search import Search
 from vae.sweeps.study import SweepConfig
-from vae.sweeps.subprocess_runner import call_apart
+from vae.sweeps.subprocess_runner import run_in_subprocess
 from vae.utils.errors import UserError
 
 SPACE = {"loss.beta": FloatDistribution(0.0, 1.0)}
@@ -107,7 +107,9 @@ def ask_for_all(folder, barrier):
 
 def at_once(function, *arguments):
     """Call a function in two processes; its last argument is a barrier between them."""
-    call_apart(int, logs={"version": 1, "disable_existing_loggers": False})  # imports, once for all
+    run_in_subprocess(
+        int, logs={"version": 1, "disable_existing_loggers": False}
+    )  # imports, once for all
     context = multiprocessing.get_context("forkserver")
     barrier = context.Barrier(2, timeout=60)
     processes = [context.Process(target=function, args=(*arguments, barrier)) for _ in range(2)]

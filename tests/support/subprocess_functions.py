@@ -56,8 +56,8 @@ def add_apart(a, b):
     subprocess_runner.PRELOADED = subprocess_runner.PRELOADED[
         -1:
     ]  # torch takes seconds, and adds nothing here
-    other, _, _ = subprocess_runner.call_apart(surroundings, (), logs=LOGS)
-    return os.getpid(), other, subprocess_runner.call_apart(add, a, b, logs=LOGS)
+    other, _, _ = subprocess_runner.run_in_subprocess(surroundings, (), logs=LOGS)
+    return os.getpid(), other, subprocess_runner.run_in_subprocess(add, a, b, logs=LOGS)
 
 
 def save_when_asked(folder):
@@ -82,7 +82,7 @@ def main():
     subprocess_runner.PRELOADED = ()
     function = {"save_when_asked": save_when_asked, "never_end": never_end}[sys.argv[1]]
     try:
-        subprocess_runner.call_apart(function, Path(sys.argv[2]), logs=LOGS)
+        subprocess_runner.run_in_subprocess(function, Path(sys.argv[2]), logs=LOGS)
     except BaseException as error:
         print(type(error).__name__)
 

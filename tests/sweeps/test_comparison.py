@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.fake_sweeps import make_run, make_sweep, measured
 from vae.runs.run_dir import run_lock
-from vae.sweeps.comparison import COLUMNS, brief, pareto_front, read_sweep, rows, write_csv
+from vae.sweeps.comparison import COLUMNS, format_value, pareto_front, read_sweep, rows, write_csv
 from vae.sweeps.report import write_report
 from vae.sweeps.results import write_record
 from vae.training.metrics import METRICS
@@ -171,7 +171,7 @@ def test_whatever_goes_wrong_with_a_picture_the_rest_is_written(tmp_path, monkey
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr("vae.sweeps.report.draw_charts", fail)
-    monkeypatch.setattr("vae.sweeps.report.draw_faces", fail)
+    monkeypatch.setattr("vae.sweeps.report.draw_face_sheets", fail)
     sweep = make_sweep(tmp_path / "s", [{"seed": 1}])
     write_report(sweep)
     text = (sweep / "report.md").read_text(encoding="utf-8")
@@ -185,7 +185,7 @@ def test_whatever_goes_wrong_with_a_picture_the_rest_is_written(tmp_path, monkey
     [(1e-4, "1e-04"), (0.00123456, "1.23e-03"), (0.0, "0"), (128, "128"), (2.0, "2"), ("a", "a")],
 )
 def test_brief(value, text):
-    assert brief(value) == text
+    assert format_value(value) == text
 
 
 def test_a_runs_folder_is_not_a_sweeps(tmp_path):

@@ -16,7 +16,7 @@ from vae.runs.checkpoint import load_checkpoint, save_checkpoint
 from vae.runs.compose import compose
 from vae.runs.load import load_run
 from vae.sweeps.comparison import read_sweep
-from vae.sweeps.face_sheets import FACES, MOST_ROWS, choose, draw_faces
+from vae.sweeps.face_sheets import FACES, MOST_ROWS, choose, draw_face_sheets
 from vae.sweeps.report import write_report
 
 TILE, MARGIN = 98, 2 + FACES * 98  # pixels: a face with its gap, and all of a row's
@@ -126,7 +126,7 @@ def change_data(run, overrides):
 def test_a_model_of_other_data_is_left_out_and_named(sweep):
     change_data(sweep / "loss.beta=1", ["data.num_images=90"])
     change_data(sweep / "loss.beta=100", ["data.num_workers=2", "data.batch_size=3"])  # no matter
-    notes = draw_faces(read_sweep(sweep), sweep)
+    notes = draw_face_sheets(read_sweep(sweep), sweep)
     assert notes == ["loss.beta=1 is left out: it has other data than loss.beta=0.001."]
     rows_of(sweep / "samples.png", 2)
 

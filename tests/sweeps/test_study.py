@@ -25,8 +25,8 @@ from vae.sweeps.study import (
     directions,
     open_storage,
     open_study,
+    requeue,
     storage_url,
-    take_back,
 )
 from vae.utils.errors import UserError
 
@@ -88,7 +88,7 @@ def test_a_trial_without_an_owner_is_given_time():
 
 def test_what_is_taken_back_is_queued_with_the_same_values(study, storage):
     cut = ask(study)
-    take_back(study, storage, cut, set(SPACE))
+    requeue(study, storage, cut, set(SPACE))
     closed, queued = study.get_trials()
     assert (closed.state, closed.user_attrs["reason"]) == (TrialState.FAIL, "cut")
     assert (counts(closed), counts(queued)) == (False, False)
@@ -101,7 +101,7 @@ def test_what_is_taken_back_is_queued_with_the_same_values(study, storage):
 def test_a_trial_is_given_up_in_the_end(study, storage):
     """Perhaps it is what ends the processes: it is a failed one then, and counted."""
     for _ in range(MOST_TRIES):
-        take_back(study, storage, ask(study), set(SPACE))
+        requeue(study, storage, ask(study), set(SPACE))
     trials = study.get_trials()
     assert [t.state for t in trials] == [TrialState.FAIL] * MOST_TRIES  # nothing is queued
     assert [counts(trial) for trial in trials] == [False] * (MOST_TRIES - 1) + [True]
@@ -109,8 +109,8 @@ def test_a_trial_is_given_up_in_the_end(study, storage):
 
 
 def test_a_trial_without_all_its_values_is_void(study, storage):
-    take_back(study, storage, ask(study), {*SPACE, "model.latent_dim"})
-    take_back(study, storage, ask(study, {}), set(SPACE))
+    requeue(study, storage, ask(study), {*SPACE, "model.latent_dim"})
+    requeue(study, storage, ask(study, {}), set(SPACE))
     assert [t.state for t in study.get_trials()] == [TrialState.FAIL] * 2
     assert not any(map(counts, study.get_trials()))
 
@@ -118,7 +118,7 @@ def test_a_trial_without_all_its_values_is_void(study, storage):
 def test_what_has_ended_meanwhile_is_not_taken_back(study, storage):
     before = ask(study)
     study.tell(before.number, 0.5)
-    take_back(study, storage, before, set(SPACE))
+    requeue(study, storage, before, set(SPACE))
     (trial,) = study.get_trials()
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
     assert counts(trial)
@@ -136,7 +136,7 @@ def test_of_several_that_take_a_trial_back_one_queues_it(tmp_path):
         mine = open_study(storage, "s", ["minimize"])
         for trial in cut:
             barrier.wait()
-            take_back(mine, storage, trial, set(SPACE))
+            requeue(mine, storage, trial, set(SPACE))
 
     with ThreadPoolExecutor(3) as pool:
         for done in [pool.submit(take_all_back) for _ in range(3)]:

@@ -16,12 +16,12 @@ from tests.support import subprocess_functions
 from tests.support.subprocess_functions import LOGS
 from tests.support.sweep_processes import is_gone, wait_until
 from tests.support.train_command import ROOT
-from vae.sweeps.subprocess_runner import FailedApartError, call_apart
+from vae.sweeps.subprocess_runner import SubprocessFailedError, run_in_subprocess
 from vae.utils.errors import UserError
 
 
 def call(function, *arguments, logs=LOGS):
-    return call_apart(function, *arguments, logs=logs)
+    return run_in_subprocess(function, *arguments, logs=logs)
 
 
 def test_the_result_comes_from_another_process():
@@ -47,7 +47,7 @@ def test_the_callers_folder_and_environment_hold(tmp_path, monkeypatch):
 def test_a_users_mistake_keeps_its_text():
     with pytest.raises(UserError, match=r"^loss\.beta: got -1\ntwo lines$") as caught:
         call(subprocess_functions.refuse, "loss.beta: got -1\ntwo lines")
-    assert not isinstance(caught.value, FailedApartError)
+    assert not isinstance(caught.value, SubprocessFailedError)
 
 
 def log_to(file):
@@ -56,7 +56,7 @@ def log_to(file):
 
 
 def test_another_error_is_named_and_its_traceback_is_in_the_log(tmp_path):
-    with pytest.raises(FailedApartError, match=r"^ZeroDivisionError: division by zero$"):
+    with pytest.raises(SubprocessFailedError, match=r"^ZeroDivisionError: division by zero$"):
         call(subprocess_functions.divide, 1, 0, logs=log_to(tmp_path / "log"))
     text = (tmp_path / "log").read_text()
     assert "Traceback (most recent call last)" in text
@@ -87,14 +87,14 @@ def test_the_callers_level_of_logging_holds(level, logged, tmp_path):
     ],
 )
 def test_a_process_that_dies_is_an_error_that_says_how(function, argument, words):
-    with pytest.raises(FailedApartError) as caught:
+    with pytest.raises(SubprocessFailedError) as caught:
         call(function, argument)
     assert str(caught.value).startswith(words)
     assert call(subprocess_functions.add, 1, 2) == 3  # the next is not concerned
 
 
 def test_a_run_that_somebody_else_ended_is_a_failed_one():
-    with pytest.raises(FailedApartError, match=r"^ended by SIGTERM$"):
+    with pytest.raises(SubprocessFailedError, match=r"^ended by SIGTERM$"):
         call(subprocess_functions.end_by_sigterm)
 
 

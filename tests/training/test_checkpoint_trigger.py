@@ -4,7 +4,7 @@ from unittest import mock
 
 import pytest
 
-from vae.training import Saving
+from vae.training import CheckpointTrigger
 from vae.utils.errors import UserError
 
 MANY = "9" * 5000  # digits, which Python would not read
@@ -15,18 +15,18 @@ MANY = "9" * 5000  # digits, which Python would not read
 )
 def test_what_it_takes(every):
     with pytest.raises(UserError, match=r"trainer\.checkpoint_every: got .* 10min"):
-        Saving(every)
+        CheckpointTrigger(every)
 
 
 def test_steps():
-    saving = Saving("3")
+    saving = CheckpointTrigger("3")
     assert [step for step in range(1, 10) if saving.is_due(step)] == [3, 6, 9]
 
 
 @pytest.mark.parametrize(("every", "seconds"), [("2min", 120), ("0.5min", 30), ("10 min", 600)])
 def test_minutes_since_the_last_one(every, seconds):
     with mock.patch("time.monotonic", return_value=1000.0) as clock:
-        saving = Saving(every)
+        saving = CheckpointTrigger(every)
         clock.return_value += seconds - 1
         assert not saving.is_due(1)
         clock.return_value += 1
@@ -36,4 +36,4 @@ def test_minutes_since_the_last_one(every, seconds):
 
 
 def test_never():
-    assert not any(Saving(None).is_due(step) for step in range(1000))
+    assert not any(CheckpointTrigger(None).is_due(step) for step in range(1000))

@@ -9,7 +9,7 @@ from torch import nn
 from tests.support.train_command import TINY, call_train, run_train
 from vae.runs.checkpoint import load_checkpoint
 from vae.runs.load import load_run
-from vae.training.optim import Average
+from vae.training.optim import ExponentialMovingAverage
 from vae.utils.errors import UserError
 
 AVERAGED = ["trainer.ema=0.9", "optimizer.schedule=constant", "hydra.run.dir=run"]
@@ -31,7 +31,7 @@ def set_to(model, value):
 
 def test_the_recurrence_of_weights_and_buffers():
     model = Small()
-    average = Average(model, decay=0.5)
+    average = ExponentialMovingAverage(model, decay=0.5)
     expected = None
     for n in range(30):
         set_to(model, float(n * n % 7))
@@ -46,7 +46,7 @@ def test_the_recurrence_of_weights_and_buffers():
 
 def test_a_skipped_update_changes_nothing():
     model = Small()
-    average = Average(model, decay=0.9)
+    average = ExponentialMovingAverage(model, decay=0.9)
     for value in (1.0, 2.0):
         set_to(model, value)
         average.update(model, torch.tensor(1.0))
@@ -57,7 +57,9 @@ def test_a_skipped_update_changes_nothing():
 
 
 def test_the_average_takes_no_gradient():
-    assert not any(p.requires_grad for p in Average(Small(), 0.9).module.parameters())
+    assert not any(
+        p.requires_grad for p in ExponentialMovingAverage(Small(), 0.9).module.parameters()
+    )
 
 
 @pytest.fixture(scope="module")

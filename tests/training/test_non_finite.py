@@ -10,8 +10,8 @@ import torch
 from tests.training.test_trainer import make
 from vae.training import trainer as training
 from vae.training.optim import OptimizerConfig, build_optimizer
-from vae.training.step_metrics import NotFiniteError, Skipped
-from vae.utils.distributed import World
+from vae.training.step_metrics import NonFiniteGuard, NotFiniteError
+from vae.utils.distributed import ProcessGroup
 from vae.utils.signals import Interrupts
 
 
@@ -51,10 +51,10 @@ def test_a_skipped_update_leaves_all_as_it_was(name, clip):
     assert not torch.equal(everything(trainer)[0], before[0])
 
 
-class Others(World):
+class Others(ProcessGroup):
     """Another process, whose loss was infinite."""
 
-    def shares(self, tensor):
+    def all_gather(self, tensor):
         norm, _ = tensor
         return [tensor, torch.stack([norm, torch.tensor(math.inf)])]
 
@@ -121,9 +121,9 @@ def test_many_in_a_row_end_the_run_and_say_where(log_every):
 def test_what_was_counted_before_a_checkpoint_counts():
     values = np.full((4, 4), np.nan)
     values[1:3] = 1
-    skipped = Skipped(3, total=7, in_a_row=1)
+    skipped = NonFiniteGuard(3, total=7, in_a_row=1)
     assert skipped.count(values, 10, 5).tolist() == [False, True, True, False]
-    again = Skipped(3, **skipped.state())
+    again = NonFiniteGuard(3, **skipped.state())
     with pytest.raises(NotFiniteError, match=r"step 13 \(epoch 2, batch 3\)"):
         again.count(np.full((2, 5), np.inf), 14, 5)
     assert again.total == 11

@@ -31,8 +31,8 @@ from vae.runs.checkpoint import load_checkpoint
 from vae.training.metrics import evaluate
 from vae.training.muon import orthogonalize
 from vae.training.optim import OptimizerConfig, build_optimizer
-from vae.training.processes import Sharding, join, share_out
-from vae.utils.distributed import ALONE, World
+from vae.training.processes import Sharding, balance, current_process_group
+from vae.utils.distributed import SINGLE_PROCESS, ProcessGroup
 from vae.utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ RUN += ["optimizer.schedule=constant", "optimizer.lr=1e-4"]
 ENDLESS = [*TINY, "trainer.epochs=null", "trainer.max_steps=1000000", "trainer.figures_every=99999"]
 
 
-class Rank(World):
+class Rank(ProcessGroup):
     """A process of several that exchanges nothing."""
 
     def __init__(self, rank, size):
@@ -160,9 +160,9 @@ def gradients(loss, world):
     model = a_model().eval()
     generator = torch.Generator().manual_seed(2)
     images, noise = torch.rand(6, 3, 16, 16, generator=generator), torch.randn(6, 4)
-    part = world.part(6)
+    part = world.local_slice(6)
     logits, posterior = model(images[part], noise[part])
-    latents = posterior.at(noise[part])
+    latents = posterior.rsample(noise[part])
     terms = loss_terms(
         loss, logits, images[part], posterior, latents, training_images=50, world=world
     )
@@ -179,7 +179,7 @@ def steps_of(kind, world):
     torch.manual_seed(0)
     model = nn.ParameterList([torch.randn(shape) for shape in SHAPES])
     model[2].data = model[2].data.contiguous(memory_format=torch.channels_last)
-    world.unite(model)
+    world.synchronize_batch_norm(model)
     optimizer = build_optimizer(OPTIMIZERS[kind], model.parameters())
     sharding = Sharding(optimizer, world)
     kept = []
@@ -187,12 +187,12 @@ def steps_of(kind, world):
         for _ in range(3):
             for weight in model[:4]:  # nothing is known of how the last one should change
                 weight.grad = torch.randn_like(weight) * (1 + world.rank - (world.size - 1) / 2)
-            kept.append(sum(grad.numel() for grad in sharding.reduce()))
+            kept.append(sum(grad.numel() for grad in sharding.average_gradients()))
             optimizer.step()
-            sharding.spread()
+            sharding.broadcast_updates()
     alone = len(optimizer.state)
     matrices = sum(len(call.args[0]) for call in worked.mock_calls)
-    sharding.gather()
+    sharding.gather_state()
     moments = [optimizer.state[weight]["exp_avg"] for weight in model[:4]]
     weights = [weight.detach().clone() for weight in model]
     return {
@@ -203,39 +203,39 @@ def steps_of(kind, world):
 
 def exchange_among_three(out):
     """What each of three processes has of the others; the last one leaves, and is missed."""
-    world = join()
+    world = current_process_group()
     kernel = torch.arange(54.0).view(2, 3, 3, 3).contiguous(memory_format=torch.channels_last)
     mine = [kernel * (world.rank + 1), torch.tensor(10.0**world.rank), torch.zeros(0)]
     world.reduce(mine, [2, 0, 2])
     large = torch.full((300, 300), float(world.rank))  # larger than all before
     model = nn.ParameterList([torch.zeros(5), torch.zeros(5, 3), torch.zeros(1)])
-    world.unite(model)
+    world.synchronize_batch_norm(model)
     for owner, parameter in zip((2, 0, 2), model, strict=True):
         if owner == world.rank:
             parameter.data.fill_(owner + 1)
-    world.spread(list(model), [2, 0, 2])
+    world.broadcast_parameters(list(model), [2, 0, 2])
     results = {"average": mine, "sum": world.sum(large), "spread": list(model)}
-    results["collected"] = world.collect("abc"[world.rank])
+    results["collected"] = world.all_gather_object("abc"[world.rank])
     if world.rank < 2:
         with pytest.raises(ConnectionError):
             world.max(0)
     torch.save(results, out / f"{world.rank}.pt")
-    world.leave()
+    world.close()
 
 
 def work_of_a_rank(out, kind):
     if kind == "three":
         return exchange_among_three(Path(out))
-    if kind == "Processes":
+    if kind == "TorchrunGroup":
         os.environ["LOCAL_WORLD_SIZE"] = "1"  # as if the other one were on another machine
-    world = join()
+    world = current_process_group()
     assert type(world).__name__ == kind
     results = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         layer, maps, upstream = layer_and_batch(dtype)
         parent = nn.Sequential(layer)
-        world.unite(parent)
-        part = world.part(6)
+        world.synchronize_batch_norm(parent)
+        part = world.local_slice(6)
         results[name] = normalise(parent[0], maps[part], upstream[part])
         own = results[name]
         own["dw"], own["db"] = averages([own["dw"], own["db"]], world)
@@ -250,17 +250,17 @@ def work_of_a_rank(out, kind):
     results["max"] = [world.max(2 * world.rank), world.max(1 - world.rank), world.max(0)]
     results["mean"] = world.mean(torch.tensor([1.0, 3.0 + 4 * world.rank]))
     results["message"] = world.broadcast({"from": world.rank})
-    results["collected"] = world.collect({world.rank: torch.full((2,), world.rank)})
+    results["collected"] = world.all_gather_object({world.rank: torch.full((2,), world.rank)})
     results["steps"] = {kind: steps_of(kind, world) for kind in OPTIMIZERS}
     results["rank"] = world.rank
     torch.save(results, Path(out, f"{world.rank}.pt"))
-    world.leave()
+    world.close()
 
 
-@pytest.fixture(scope="module", params=["Neighbours", "Processes"])
-def shares(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=["SharedMemoryGroup", "TorchrunGroup"])
+def all_gather(request, tmp_path_factory):
     """What each of two processes computed, exchanging by shared memory or by gloo."""
-    if request.param == "Neighbours" and sys.platform != "linux":
+    if request.param == "SharedMemoryGroup" and sys.platform != "linux":
         pytest.skip("memory is shared on Linux")
     folder = tmp_path_factory.mktemp("shares")
     process = of_two([__file__, str(folder), request.param], folder)
@@ -305,7 +305,7 @@ def test_validation_figures_are_those_of_one_process(shares):
 def test_losses_are_of_the_whole_batch(name, shares):
     """Each process computes with its share; averaged, the gradients are those of all of it."""
     torch.manual_seed(3)
-    expected = {name: gradients(loss, ALONE) for name, loss in LOSSES.items()}[name]
+    expected = {name: gradients(loss, SINGLE_PROCESS) for name, loss in LOSSES.items()}[name]
     for share in shares:
         grads, terms = share["losses"][name]
         torch.testing.assert_close(terms, expected[1], rtol=1e-5, atol=1e-6)
@@ -349,14 +349,14 @@ def test_three_that_share_memory(tmp_path):
 
 
 def test_work_is_shared_out_evenly():
-    assert share_out([5, 1, 4, 3, 2], 2) == [0, 0, 1, 1, 0]  # 8 and 7
-    assert share_out([1, 1], 3) == [0, 1]
-    assert share_out([2, 3], 1) == [0, 0]
+    assert balance([5, 1, 4, 3, 2], 2) == [0, 0, 1, 1, 0]  # 8 and 7
+    assert balance([1, 1], 3) == [0, 1]
+    assert balance([2, 3], 1) == [0, 0]
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_updates_are_shared_out(kind, shares):
-    alone = steps_of(kind, ALONE)
+    alone = steps_of(kind, SINGLE_PROCESS)
     for share in shares:
         found = share["steps"][kind]
         # Muon makes much of the last digits of small singular values.
@@ -383,13 +383,13 @@ def test_each_has_its_rows_of_the_same_batches():
 
     shares = [served(Rank(rank, 3)) for rank in range(3)]
     assert [len(s) for s in shares] == [3, 3, 3]
-    for batch, *parts in zip(served(ALONE), *shares, strict=True):
+    for batch, *parts in zip(served(SINGLE_PROCESS), *shares, strict=True):
         assert torch.equal(torch.cat(parts), batch)
 
 
 def test_parts_cover_everything_once():
     for count in range(8):
-        covered = [n for rank in range(3) for n in range(count)[Rank(rank, 3).part(count)]]
+        covered = [n for rank in range(3) for n in range(count)[Rank(rank, 3).local_slice(count)]]
         assert covered == list(range(count))
 
 

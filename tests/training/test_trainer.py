@@ -24,7 +24,7 @@ from vae.training import TrainerConfig
 from vae.training.optim import OptimizerConfig, build_optimizer
 from vae.training.trainer import Trainer, step_noise
 from vae.utils.devices import autocast, computes_in_bf16, cpu_threads, pick_device
-from vae.utils.distributed import ALONE
+from vae.utils.distributed import SINGLE_PROCESS
 from vae.utils.errors import UserError
 from vae.utils.signals import InterruptedRun, Interrupts
 
@@ -362,7 +362,7 @@ def test_no_step_waits_for_a_gpu(choices, monkeypatch):
     rows = []
     with FakeTensorMode(allow_non_fake_inputs=True), Waits() as waits:
         trainer = build_trainer(
-            config, images, torch.device("cuda"), None, ALONE,
+            config, images, torch.device("cuda"), None, SINGLE_PROCESS,
             on_row=rows.append, on_epoch=lambda _: None, on_save=lambda: None,
         )  # fmt: skip
         assert waits.noted  # it saw the model go there
@@ -370,11 +370,11 @@ def test_no_step_waits_for_a_gpu(choices, monkeypatch):
         trainer._report = rows.append  # the one place that waits
         trainer._gather = lambda: None  # and what a checkpoint needs
         trainer.fit(Interrupts())
-        assert len(trainer.interval.rows) == 6
-        assert trainer.interval.rows[0].is_cuda
+        assert len(trainer.accumulator.rows) == 6
+        assert trainer.accumulator.rows[0].is_cuda
         assert waits.noted == []
         with pytest.raises(Exception, match="scalar"):
-            trainer.interval.rows[0][0].item()
+            trainer.accumulator.rows[0][0].item()
         assert len(waits.noted) == 1  # it does see them
     assert len(rows) == 2
 
@@ -392,7 +392,7 @@ def test_a_gpu_goes_on_from_a_checkpoint(optimizer, monkeypatch):
     def trainer(state):
         monkeypatch.setattr("vae.runs.trainer_setup._seeded_model", lambda _: models.pop())
         return build_trainer(
-            config, images, torch.device("cuda"), state, ALONE,
+            config, images, torch.device("cuda"), state, SINGLE_PROCESS,
             on_row=print, on_epoch=print, on_save=print,
         )  # fmt: skip
 

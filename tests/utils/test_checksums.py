@@ -17,7 +17,7 @@ from vae.cli.main import main
 from vae.data.cache import Packed, open_or_pack, verify
 from vae.data.folder import FolderConfig, FolderSource
 from vae.utils.errors import UserError
-from vae.utils.files import BLOCK, checksums, damaged_blocks, seal
+from vae.utils.files import BLOCK, checksums, damaged_blocks, with_checksum
 
 SIZES = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 3 * BLOCK + 7]
 
@@ -148,7 +148,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "index.json is damaged",
     ),
     "format": (
-        lambda folder: (folder / "index.json").write_text(seal({"format": 0})),
+        lambda folder: (folder / "index.json").write_text(with_checksum({"format": 0})),
         "format 0",
     ),
 }

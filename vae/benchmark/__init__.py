@@ -1,1 +1,1 @@
-"""What makes training fast, measured side by side: `vae benchmark`."""
+"""`vae benchmark`: measure the speed of training, side by side with a plain implementation."""

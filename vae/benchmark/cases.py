@@ -32,14 +32,14 @@ WORKERS = (0, 2)
 
 
 class Layer(NamedTuple):
-    """An upsampling layer, and how wide the images are that it is given."""
+    """An upsampling layer and the width of its input."""
 
     module: UpsampleConv
     side: int  # pixels
 
 
 def upsampling_layers(setting: Setting) -> dict[str, Layer]:
-    """The default model's, by a name that tells the channels and the size of their input."""
+    """Return the default model's upsampling layers, named by channels and input size."""
     smallest = setting.image_size // 2 ** len(setting.channels)
     modules = build(setting, DEFAULT).modules()
     layers = [module for module in modules if isinstance(module, UpsampleConv)]
@@ -50,8 +50,8 @@ def upsampling_layers(setting: Setting) -> dict[str, Layer]:
     }
 
 
-def passes(layer: Layer, form: str, batch: int) -> Callable[[], None]:
-    """Forward and backward of a layer in one form."""
+def forward_backward(layer: Layer, form: str, batch: int) -> Callable[[], None]:
+    """Return a function that runs a layer's forward and backward pass in one form."""
     module, side = layer
     device = module.weight.device
     x = torch.rand(batch, module.in_channels, side, side, device=device)
@@ -68,12 +68,12 @@ def passes(layer: Layer, form: str, batch: int) -> Callable[[], None]:
 
 
 def prepare_layers(setting: Setting) -> Measure:
-    """Measures `layers/<layer>/<form>` in milliseconds, forward and backward."""
+    """Measure `layers/<layer>/<form>` in milliseconds, forward and backward."""
     keep_memory()
     timers = {}
     for name, layer in upsampling_layers(setting).items():
         for form in FORMS:
-            work = passes(layer, form, setting.batch)
+            work = forward_backward(layer, form, setting.batch)
             # a fraction of the time: there are many of them
             timers[f"layers/{name}/{form}"] = Timer(work, setting.device, setting.seconds / 5)
 
@@ -84,7 +84,7 @@ def prepare_layers(setting: Setting) -> Measure:
 
 
 def prepare_matrix(setting: Setting) -> Measure:
-    """Measures `matrix/fp32` and `matrix/bf16` in GFLOP/s: two for each multiply-add."""
+    """Measure `matrix/fp32` and `matrix/bf16` in GFLOP/s: two for each multiply-add."""
     side = setting.matrix_side
     timers = {}
     for name, dtype in PRECISIONS.items():
@@ -99,7 +99,7 @@ def prepare_matrix(setting: Setting) -> Measure:
 
 
 class Files(Dataset[Tensor]):
-    """Pictures decoded one by one, as a torchvision data set does it.
+    """JPEG files decoded one by one, as a torchvision data set does.
 
     Args:
         files: JPEG, at least `CROP` pixels in both directions.
@@ -121,7 +121,7 @@ class Files(Dataset[Tensor]):
 
 
 def write_pictures(folder: Path, count: int, seed: int) -> list[Path]:
-    """Drawn faces as JPEG files of CelebA's size, each face several times."""
+    """Write drawn faces as JPEG files of CelebA's size, each face several times."""
     factors = torch.from_numpy(sample_factors("rich", min(count, DRAWN), seed))
     edge = (HEIGHT - WIDTH) // 2
     faces = draw(factors, HEIGHT)[..., edge : edge + WIDTH]
@@ -133,21 +133,21 @@ def write_pictures(folder: Path, count: int, seed: int) -> list[Path]:
 
 
 def pack(files: list[Path], image_size: int, folder: Path) -> np.ndarray:
-    """The same pictures as the packed cache has them: (n, size, size, 3) uint8, memory-mapped."""
+    """Return the same pictures as a packed array: (n, size, size, 3) uint8, memory-mapped."""
     images = np.stack([load_square(file, image_size, CROP) for file in files])
     np.save(folder / "packed.npy", images)
     packed: np.ndarray = np.load(folder / "packed.npy", mmap_mode="r")
     return packed
 
 
-def go_through(batches: Iterable[Tensor], device: torch.device) -> None:
-    """Have every batch on the device once."""
+def load_all(batches: Iterable[Tensor], device: torch.device) -> None:
+    """Copy every batch to the device once."""
     for images in batches:
         images.to(device, non_blocking=True)
 
 
 def prepare_loading(setting: Setting, folder: Path) -> Measure:
-    """Measures `data/packed` and `data/<n> workers` in images/s, on the device, in epochs."""
+    """Measure `data/packed` and `data/<n> workers` in images/s, over whole epochs."""
     keep_memory()
     device = torch.device(setting.device)
     # whole batches, as the last, incomplete one would be left out
@@ -155,7 +155,7 @@ def prepare_loading(setting: Setting, folder: Path) -> Measure:
     files = write_pictures(folder, count, setting.seed)
     packed = pack(files, setting.image_size, folder)
     batches = TrainingBatches(packed, setting.batch, setting.seed, flip=False, device=device)
-    epochs: dict[str, Callable[[], None]] = {"packed": lambda: go_through(batches.epoch(0), device)}
+    epochs: dict[str, Callable[[], None]] = {"packed": lambda: load_all(batches.epoch(0), device)}
     for workers in WORKERS:
         loader = DataLoader(
             Files(files, setting.image_size),
@@ -165,7 +165,7 @@ def prepare_loading(setting: Setting, folder: Path) -> Measure:
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,  # their start is not what is measured
         )
-        epochs[f"{workers} workers"] = partial(go_through, loader, device)
+        epochs[f"{workers} workers"] = partial(load_all, loader, device)
     timers = {name: Timer(epoch, setting.device, setting.seconds) for name, epoch in epochs.items()}
 
     def measure() -> Figures:
@@ -175,7 +175,7 @@ def prepare_loading(setting: Setting, folder: Path) -> Measure:
 
 
 def prepare_evaluation(setting: Setting) -> Measure:
-    """Measures `evaluation` in images/s, in batches of the size that every run evaluates in."""
+    """Measure `evaluation` in images/s, with the batch size of every run's validation."""
     keep_memory()
     model = build(setting, DEFAULT)
     images = setting.images(EVALUATION_BATCH).contiguous(memory_format=torch.channels_last)

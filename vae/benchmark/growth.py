@@ -1,4 +1,4 @@
-"""How time and memory grow with the sizes: images, batch, latents, widths."""
+"""Scaling of time and memory with image size, batch size, latent size and widths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from typing import Any
 import torch
 
 from vae.benchmark.steps import DEFAULT, Setting, image_flops, repeated_step
-from vae.benchmark.timing import LINUX, Figures, Measure, Timer, figure, take_turns, working
+from vae.benchmark.timing import (
+    LINUX,
+    Figures,
+    Measure,
+    Timer,
+    run_interleaved,
+    running_workers,
+    summarize,
+)
 from vae.utils.devices import keep_memory
 
 IMAGE_SIZES = (32, 64, 128, 256)
@@ -26,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def cases(setting: Setting) -> dict[str, dict[str, Setting]]:
-    """What is measured, by what grows; all else is as in the setting."""
+    """Return the settings to measure, by the size that grows."""
 
     def wider(factor: float) -> tuple[int, ...]:
         return tuple(max(1, round(factor * width)) for width in setting.channels)
@@ -42,7 +50,7 @@ def cases(setting: Setting) -> dict[str, dict[str, Setting]]:
 
 
 def peak_bytes(device: str) -> int:
-    """The most memory that was taken so far: by tensors on a GPU, else by the process."""
+    """Return the peak memory in bytes: of tensors on a GPU, else of the process."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     if LINUX:  # getrusage would count what the parent had, too
@@ -55,7 +63,7 @@ def peak_bytes(device: str) -> int:
 
 
 def prepare_growth(setting: Setting) -> Measure:
-    """Measures `rate` in images/s, and `bytes`: the peak of memory, less what it began with."""
+    """Measure `rate` in images/s, and `bytes`: the peak memory minus the memory at the start."""
     keep_memory()
     before = peak_bytes(setting.device)
     timer = Timer(repeated_step(setting, DEFAULT), setting.device, setting.seconds)
@@ -68,7 +76,7 @@ def prepare_growth(setting: Setting) -> Measure:
 
 
 def measure_growth(setting: Setting, rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """All cases, one after the other, each in a process of its own; rows by what grows."""
+    """Measure all cases one after the other, each in its own process; return rows by axis."""
     return {
         axis: list(
             _with_growth([_measure(label, case, rounds) for label, case in by_label.items()])
@@ -79,19 +87,19 @@ def measure_growth(setting: Setting, rounds: int) -> dict[str, list[dict[str, An
 
 def _measure(label: str, setting: Setting, rounds: int) -> dict[str, Any]:
     log.info("growth: %s", label)
-    with working({label: partial(prepare_growth, setting)}, setting.threads) as workers:
-        series = take_turns(rounds, [worker.round for worker in workers])
+    with running_workers({label: partial(prepare_growth, setting)}, setting.threads) as workers:
+        series = run_interleaved(rounds, [worker.round for worker in workers])
     return {
         "case": label,
         "batch": setting.batch,
-        "images_per_second": figure(series["rate"]),
+        "images_per_second": summarize(series["rate"]),
         "peak_bytes": max(sample.value for sample in series["bytes"]),
         "flops_per_image": image_flops(setting),
     }
 
 
 def _with_growth(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows with how a step's time and memory grew from the row before, beside its FLOPs.
+    """Add the growth of time and memory relative to FLOPs, from the previous row.
 
     1 is linear growth, more is superlinear. Beside the row before, not the first: what a
     step costs whatever its size would hide a bend further up.

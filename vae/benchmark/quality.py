@@ -1,4 +1,4 @@
-"""How long training takes to one quality: by plain means, then with each of this project's.
+"""Time to a given quality: a plain recipe, then each of this project's changes in turn.
 
 The quality is the validation PSNR that the plain means have reached after 1,000 steps.
 Data, model, loss, weights at the start, order of images and noise are the same for all
@@ -27,7 +27,15 @@ from vae.benchmark.steps import (
     build,
     training_step,
 )
-from vae.benchmark.timing import Figures, Measure, Prepare, Series, synchronize, take_turns, working
+from vae.benchmark.timing import (
+    Figures,
+    Measure,
+    Prepare,
+    Series,
+    run_interleaved,
+    running_workers,
+    synchronize,
+)
 from vae.data import open_data
 from vae.data.loader import TrainingBatches, evaluation_batches
 from vae.runs.compose import compose
@@ -42,8 +50,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Means:
-    """What is trained with, and for how long at the most."""
+class Recipe:
+    """A training recipe: model variant, optimizer, batch size, largest number of steps."""
 
     name: str
     variant: Variant
@@ -53,15 +61,15 @@ class Means:
     run: int = 0  # steps of the whole run, which its schedule of the learning rate refers to
 
 
-def all_means(device: str) -> list[Means]:
-    """From the plain ones to those of `python train.py`, one change at a time.
+def training_recipes(device: str) -> list[Recipe]:
+    """Return the recipes from the plain one to the default of `python train.py`, one change each.
 
     Args:
         device: cpu, cuda or mps: bf16 is among them where it computes in it.
     """
     config = compose([])
     muon = OPTIMIZERS["muon"]
-    plain = Means("plain: Adam at 1e-3, batches of 64", PLAIN, OPTIMIZERS["adam"], 64, 1000)
+    plain = Recipe("plain: Adam at 1e-3, batches of 64", PLAIN, OPTIMIZERS["adam"], 64, 1000)
     fast = replace(plain, name="+ a faster step", variant=FAST)
     precision = pick_precision(config.trainer.precision, torch.device(device))
     precise = replace(fast, name=f"+ in {precision}", variant=replace(FAST, precision=precision))
@@ -79,29 +87,29 @@ def all_means(device: str) -> list[Means]:
     return [plain, fast, *changed, matrices, small, default]
 
 
-def prepare_run(setting: Setting, means: Means) -> Measure:
-    """Measures `seconds` of training, validation not counted, and the `psnr` reached by then.
+def prepare_recipe(setting: Setting, recipes: Recipe) -> Measure:
+    """Measure `seconds` of training without validation, and the `psnr` reached by then.
 
     Each call does one of `TURNS` equal parts of the steps.
     """
-    if means.variant.keeps_memory:
+    if recipes.variant.keeps_memory:
         keep_memory()
     device = torch.device(setting.device)
     images = open_data(compose([]).data).images
-    batches = TrainingBatches(images["train"], means.batch, setting.seed, False, device)
-    model = build(setting, means.variant).train()
+    batches = TrainingBatches(images["train"], recipes.batch, setting.seed, False, device)
+    model = build(setting, recipes.variant).train()
     measured = build(setting, FAST)  # whatever it was trained with, it is measured quickly
-    optimizer = build_optimizer(means.optimizer, model.parameters())
-    train = training_step(setting, means.variant, model, optimizer)
+    optimizer = build_optimizer(recipes.optimizer, model.parameters())
+    train = training_step(setting, recipes.variant, model, optimizer)
     steps = enumerate(chain.from_iterable(map(batches.epoch, count())))
 
     def measure() -> Figures:
         synchronize(setting.device)
         started = time.perf_counter()
-        for step, batch in islice(steps, means.steps // TURNS):
+        for step, batch in islice(steps, recipes.steps // TURNS):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(means.optimizer, step, means.run)
-            noise = step_noise(setting.seed, step, (means.batch, setting.latent_dim))
+                group["lr"] = learning_rate(recipes.optimizer, step, recipes.run)
+            noise = step_noise(setting.seed, step, (recipes.batch, setting.latent_dim))
             train(batch, send(noise, device))
         synchronize(setting.device)
         seconds = time.perf_counter() - started
@@ -113,38 +121,40 @@ def prepare_run(setting: Setting, means: Means) -> Measure:
 
 
 def measure_quality(setting: Setting, seeds: int) -> list[dict[str, Any]]:
-    """For each of so many seeds, from the setting's on: all means in turns; rows of each.
+    """Run all recipes interleaved, for each seed; return one row per recipe and seed.
 
     The setting's batch is not used.
     """
-    means = all_means(setting.device)
+    recipes = training_recipes(setting.device)
     rows = []
     for seed in range(setting.seed, setting.seed + seeds):
         log.info("time to quality, seed %d: %d rounds", seed, TURNS)
         seeded = replace(setting, seed=seed)
-        prepares: dict[str, Prepare] = {each.name: partial(_named, seeded, each) for each in means}
-        with working(prepares, setting.threads) as workers:
-            series = take_turns(TURNS, [worker.round for worker in workers])
-        rows += [{"seed": seed} | row for row in quality_rows(means, series)]
+        prepares: dict[str, Prepare] = {
+            each.name: partial(_named, seeded, each) for each in recipes
+        }
+        with running_workers(prepares, setting.threads) as workers:
+            series = run_interleaved(TURNS, [worker.round for worker in workers])
+        rows += [{"seed": seed} | row for row in quality_rows(recipes, series)]
     return rows
 
 
-def _named(setting: Setting, means: Means) -> Measure:
-    """`prepare_run`, with what it measures under the means' name."""
-    measure = prepare_run(setting, means)
-    return lambda: {f"{means.name}/{name}": value for name, value in measure().items()}
+def _named(setting: Setting, recipes: Recipe) -> Measure:
+    """Call `prepare_recipe` and prefix its figures with the recipe's name."""
+    measure = prepare_recipe(setting, recipes)
+    return lambda: {f"{recipes.name}/{name}": value for name, value in measure().items()}
 
 
-def quality_rows(means: Sequence[Means], series: dict[str, Series]) -> list[dict[str, Any]]:
-    """When each of the means had the first one's last PSNR: steps, seconds, times as fast.
+def quality_rows(recipes: Sequence[Recipe], series: dict[str, Series]) -> list[dict[str, Any]]:
+    """Return when each recipe reached the plain recipe's final PSNR: steps, seconds, speed-up.
 
     All three are None for those that did not reach it.
     """
-    first = means[0].name
+    first = recipes[0].name
     target = series[f"{first}/psnr"][-1].value
     whole = sum(sample.value for sample in series[f"{first}/seconds"])
     rows = []
-    for each in means:
+    for each in recipes:
         psnrs = [sample.value for sample in series[f"{each.name}/psnr"]]
         seconds = [sample.value for sample in series[f"{each.name}/seconds"]]
         turn = next((i for i, psnr in enumerate(psnrs, start=1) if psnr >= target), None)

@@ -32,12 +32,12 @@ OPTIMIZERS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """The sizes of model and batch, and where and for how long to measure.
+    """Sizes of model and batch, the device, and the time per measurement.
 
     The defaults are the default run's, so that its speed is what is measured.
     """
 
-    batch: int = 32  # images a step; int >= 1
+    batch: int = 32  # images per step; int >= 1
     image_size: int = 64  # pixels; a multiple of 2 ** len(channels)
     channels: tuple[int, ...] = (32, 64, 128, 256)
     latent_dim: int = 128
@@ -64,7 +64,7 @@ class Setting:
         return ConvConfig("conv", self.latent_dim, list(self.channels))
 
     def images(self, count: int) -> Tensor:
-        """Noise as images, (count, 3, size, size) in [0, 1], contiguous, on the device.
+        """Return noise as images, (count, 3, size, size) in [0, 1], contiguous, on the device.
 
         How long a step takes does not depend on what is in the picture.
         """
@@ -73,12 +73,12 @@ class Setting:
         return torch.rand(shape, generator=generator).to(self.device)
 
     def noise(self, count: int) -> Tensor:
-        """Standard normal noise for the latents, (count, latent_dim), on the device."""
+        """Return standard normal noise for the latents, (count, latent_dim), on the device."""
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randn((count, self.latent_dim), generator=generator).to(self.device)
 
     def as_record(self) -> dict[str, Any]:
-        """The sizes, for the report."""
+        """Return the sizes as a dict, for the report."""
         return asdict(self)
 
 
@@ -114,7 +114,7 @@ class ContiguousDecoder(Decoder):
 
 
 def build(setting: Setting, variant: Variant) -> VAE:
-    """The default model, computed as the variant says; the weights are the same in all."""
+    """Build the default model as the variant computes it; the weights are equal in all variants."""
     torch.manual_seed(setting.seed)
     model = build_conv(setting.model, setting.image_size)
     if not variant.channels_last:
@@ -128,7 +128,7 @@ def build(setting: Setting, variant: Variant) -> VAE:
 
 
 def set_form(model: VAE, form: str) -> None:
-    """Have all upsampling layers compute in one form."""
+    """Set the form of all upsampling layers."""
     for layer in model.modules():
         if isinstance(layer, UpsampleConv):
             layer.form = form
@@ -137,7 +137,7 @@ def set_form(model: VAE, form: str) -> None:
 def training_step(
     setting: Setting, variant: Variant, model: VAE, optimizer: torch.optim.Optimizer
 ) -> Callable[[Tensor, Tensor], None]:
-    """A full step on given images and noise: forward, loss, backward, and the update."""
+    """Return a full training step on images and noise: forward, loss, backward, update."""
     forward = torch.compile(model, dynamic=False) if variant.compiled else model
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     context = autocast(variant.precision, torch.device(setting.device))
@@ -155,7 +155,7 @@ def training_step(
 
 
 def repeated_step(setting: Setting, variant: Variant) -> Callable[[], None]:
-    """A full step on one and the same batch."""
+    """Return a full training step on one fixed batch."""
     model = build(setting, variant).train()
     optimizer = build_optimizer(OPTIMIZERS[variant.optimizer], model.parameters())
     step = training_step(setting, variant, model, optimizer)
@@ -165,7 +165,7 @@ def repeated_step(setting: Setting, variant: Variant) -> Callable[[], None]:
 
 
 def prepare_training(setting: Setting, variant: Variant) -> Measure:
-    """Measures `training/<variant>` in images/s; a compiled one also how long compiling took."""
+    """Measure `training/<variant>` in images/s; for a compiled variant also the compile time."""
     if variant.keeps_memory:
         keep_memory()
     step = repeated_step(setting, variant)
@@ -186,7 +186,7 @@ def prepare_training(setting: Setting, variant: Variant) -> Measure:
 
 
 def image_flops(setting: Setting) -> int:
-    """Floating-point operations of a training step that the folded model needs for an image.
+    """Return the floating-point operations per image of a training step of the folded model.
 
     Counted are two for each multiply-add of the convolutions and matrix products, forward
     and backward, with every upsampling layer as a transposed convolution. Not counted is

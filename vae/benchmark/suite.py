@@ -1,4 +1,4 @@
-"""The whole benchmark: everything measured in turns, and what comes out as one record."""
+"""The whole benchmark: interleaved measurements, one record, printed as tables."""
 
 from __future__ import annotations
 
@@ -34,7 +34,16 @@ from vae.benchmark.steps import (
     image_flops,
     prepare_training,
 )
-from vae.benchmark.timing import ENOUGH, QUIET, Prepare, Series, figure, ratio, take_turns, working
+from vae.benchmark.timing import (
+    ENOUGH,
+    QUIET,
+    Prepare,
+    Series,
+    median_ratio,
+    run_interleaved,
+    running_workers,
+    summarize,
+)
 from vae.models.layers import FORMS, fastest_form
 from vae.utils.devices import device_name, pick_precision
 
@@ -71,9 +80,9 @@ def run_benchmark(
         prepares["data"] = partial(prepare_loading, setting, Path(folder))
         prepares["evaluation"] = partial(prepare_evaluation, setting)
         log.info("starting: %s", ", ".join(prepares))
-        with working(prepares, setting.threads) as workers:
+        with running_workers(prepares, setting.threads) as workers:
             log.info("measuring: %d rounds", rounds)
-            series = take_turns(rounds, [worker.round for worker in workers])
+            series = run_interleaved(rounds, [worker.round for worker in workers])
     flops = image_flops(setting)
     return {
         "machine": machine(setting),
@@ -83,13 +92,13 @@ def run_benchmark(
         "training": [training_row(series, variant, flops, setting.device) for variant in variants],
         "layers": list(layer_rows(series, setting)),
         "matrix": [
-            {"precision": name, "gflops_per_second": figure(series[f"matrix/{name}"])}
+            {"precision": name, "gflops_per_second": summarize(series[f"matrix/{name}"])}
             for name in PRECISIONS
         ],
         "data": list(data_rows(series)),
         "evaluation": {
-            "images_per_second": figure(series["evaluation"]),
-            "ratio_to_training": ratio(series["evaluation"], default_training(series)),
+            "images_per_second": summarize(series["evaluation"]),
+            "ratio_to_training": median_ratio(series["evaluation"], default_training(series)),
         },
         "growth": measure_growth(setting, rounds) if growth else None,
         "quality": measure_quality(setting, quality) if quality else None,
@@ -97,7 +106,7 @@ def run_benchmark(
 
 
 def machine(setting: Setting) -> dict[str, Any]:
-    """What was measured on."""
+    """Describe the machine."""
     cuda = setting.device == "cuda"
     return {
         "cpu": device_name(torch.device("cpu")),
@@ -109,14 +118,14 @@ def machine(setting: Setting) -> dict[str, Any]:
 
 
 def default_training(series: dict[str, Series]) -> Series:
-    """Images/s of training as it is done by default: what the rest is compared with."""
+    """Return the images/s of default training, the reference of the other figures."""
     return series[f"training/{DEFAULT.name}"]
 
 
 def training_row(
     series: dict[str, Series], variant: Variant, flops: int, device: str
 ) -> dict[str, Any]:
-    """A variant's speed, against the plain twin's and the machine's peak in its precision.
+    """Return a variant's speed relative to the plain twin and to the machine's peak.
 
     Args:
         flops: of one image, in the folded step: the plain twin's own count is higher.
@@ -128,15 +137,15 @@ def training_row(
     return {
         "variant": variant.name,
         "precision": precision,
-        "images_per_second": figure(rates),
-        "ratio": ratio(rates, series[f"training/{PLAIN.name}"]),
-        "share_of_peak": ratio(rates, series[f"matrix/{precision}"]) * flops / 1e9,
+        "images_per_second": summarize(rates),
+        "ratio": median_ratio(rates, series[f"training/{PLAIN.name}"]),
+        "share_of_peak": median_ratio(rates, series[f"matrix/{precision}"]) * flops / 1e9,
         "compile_seconds": compiling,
     }
 
 
 def layer_rows(series: dict[str, Series], setting: Setting) -> Iterator[dict[str, Any]]:
-    """Each layer in each form, against its plain form, and which of them the rule chooses."""
+    """Yield each layer in each form, relative to its plain form, and the chosen form."""
     for name, layer in upsampling_layers(setting).items():
         sizes = (setting.batch, layer.side, layer.module.out_channels)
         chosen = fastest_form(setting.device, *sizes)
@@ -145,27 +154,27 @@ def layer_rows(series: dict[str, Series], setting: Setting) -> Iterator[dict[str
             yield {
                 "layer": name,
                 "form": form,
-                "milliseconds": figure(samples),
-                "ratio": ratio(series[f"layers/{name}/plain"], samples),
+                "milliseconds": summarize(samples),
+                "ratio": median_ratio(series[f"layers/{name}/plain"], samples),
                 "chosen": form == chosen,
             }
 
 
 def data_rows(series: dict[str, Series]) -> Iterator[dict[str, Any]]:
-    """Each way of loading, against decoding in the same process, and beside training."""
+    """Yield each way of loading, relative to decoding in the same process and to training."""
     names: Sequence[str] = ["packed", *(f"{workers} workers" for workers in WORKERS)]
     for name in names:
         rates = series[f"data/{name}"]
         yield {
             "loading": name,
-            "images_per_second": figure(rates),
-            "ratio": ratio(rates, series["data/0 workers"]),
-            "share_of_step": ratio(default_training(series), rates),
+            "images_per_second": summarize(rates),
+            "ratio": median_ratio(rates, series["data/0 workers"]),
+            "share_of_step": median_ratio(default_training(series), rates),
         }
 
 
-def as_text(found: dict[str, Any]) -> str:
-    """The record of `run_benchmark` for a person."""
+def format_benchmark(found: dict[str, Any]) -> str:
+    """Format the record of `run_benchmark` as tables."""
     sizes, place = found["setting"], found["machine"]
     parts = [
         f"{place['cpu']}, {place['cores']} cores; on {place['device']} with {place['threads']} "
@@ -175,24 +184,24 @@ def as_text(found: dict[str, Any]) -> str:
         f"{ENOUGH} would remain.",
         f"training step, {sizes['batch']} images of {sizes['image_size']} px, "
         f"{found['flops_per_image'] / 1e6:,.0f} MFLOP an image when folded\n"
-        + aligned(_training(found["training"])),
+        + format_table(_training(found["training"])),
         "upsampling layers, forward and backward; * is the form that the rule chooses\n"
-        + aligned(_layers(found["layers"])),
-        "the machine's peak: matrix products\n" + aligned(_matrix(found["matrix"])),
-        "loading images\n" + aligned(_data(found["data"])),
-        "evaluation\n" + aligned(_evaluation(found["evaluation"])),
+        + format_table(_layers(found["layers"])),
+        "the machine's peak: matrix products\n" + format_table(_matrix(found["matrix"])),
+        "loading images\n" + format_table(_data(found["data"])),
+        "evaluation\n" + format_table(_evaluation(found["evaluation"])),
     ]
     for axis, rows in (found["growth"] or {}).items():
         title = f"growth with {axis}; beside linear: from the row before, 1 is as the FLOPs"
-        parts.append(f"{title}\n{aligned(_growth(rows))}")
+        parts.append(f"{title}\n{format_table(_growth(rows))}")
     if rows := found["quality"]:
         title = "time to the validation PSNR that the plain means have after 1,000 steps"
-        parts.append(f"{title}: medians (least to most)\n{aligned(_quality(rows))}")
+        parts.append(f"{title}: medians (least to most)\n{format_table(_quality(rows))}")
     return "\n\n".join(parts)
 
 
-def aligned(rows: list[list[str]]) -> str:
-    """A table, its header first: words to the left, all that follows to the right."""
+def format_table(rows: list[list[str]]) -> str:
+    """Format a table: the first column left-aligned, the other columns right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:
@@ -202,7 +211,7 @@ def aligned(rows: list[list[str]]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits or all before the point: 1,234 and 12.3 and 0.12."""
+    """Format with three significant digits: 1,234 and 12.3 and 0.12."""
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:,.{digits}f}"
 

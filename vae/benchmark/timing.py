@@ -35,7 +35,7 @@ Prepare: TypeAlias = Callable[[], Measure]  # picklable: it is called in the wor
 
 
 class Sample(NamedTuple):
-    """What one round measured."""
+    """One round's value."""
 
     value: float
     others: float  # cores that other processes took meanwhile; 0 where it is not known
@@ -44,8 +44,8 @@ class Sample(NamedTuple):
 Series = Sequence[Sample]  # by round
 
 
-def kept(*series: Series) -> list[int]:
-    """The rounds that count: those in which no series was disturbed by other processes.
+def undisturbed_rounds(*series: Series) -> list[int]:
+    """Return the rounds in which no series was disturbed by other processes.
 
     All rounds where fewer than `ENOUGH` were quiet: a median of one or two says less than
     one of a busy machine does.
@@ -56,16 +56,16 @@ def kept(*series: Series) -> list[int]:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile, interpolated linearly between samples."""
+    """Return lower quartile, median and upper quartile, interpolated linearly."""
     if len(values) == 1:
         return (values[0],) * 3
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, median, high
 
 
-def figure(samples: Series) -> dict[str, Any]:
-    """The median, the quartiles, how many rounds were dropped, and every round."""
-    rounds = kept(samples)
+def summarize(samples: Series) -> dict[str, Any]:
+    """Return the median, the quartiles, the number of dropped rounds, and every round."""
+    rounds = undisturbed_rounds(samples)
     low, median, high = quartiles([samples[i].value for i in rounds])
     return {
         "median": median,
@@ -77,22 +77,24 @@ def figure(samples: Series) -> dict[str, Any]:
     }
 
 
-def ratio(ours: Series, theirs: Series) -> float:
-    """The median over the rounds of ours / theirs.
+def median_ratio(ours: Series, theirs: Series) -> float:
+    """Return the median over the rounds of ours / theirs.
 
     Round by round, as what slows a machine down for seconds slows both.
     """
-    return statistics.median(ours[i].value / theirs[i].value for i in kept(ours, theirs))
+    return statistics.median(
+        ours[i].value / theirs[i].value for i in undisturbed_rounds(ours, theirs)
+    )
 
 
 def synchronize(device: str) -> None:
-    """Wait until a device has done what it was given; a CPU always has."""
+    """Wait for the device's pending work; a CPU has none."""
     if device != "cpu":
         torch.accelerator.synchronize()
 
 
 def seconds_per_call(work: Callable[[], object], calls: int, device: str) -> float:
-    """Seconds that one of so many calls takes, until the device has done them all."""
+    """Return the seconds per call, including the device's pending work."""
     synchronize(device)
     started = time.perf_counter()
     for _ in range(calls):
@@ -102,7 +104,7 @@ def seconds_per_call(work: Callable[[], object], calls: int, device: str) -> flo
 
 
 class Timer:
-    """Times a piece of work by calling it again and again, equally often in every round.
+    """Time a function by calling it repeatedly, equally often in every round.
 
     Args:
         work: called a few times at once, for warming up.
@@ -122,8 +124,8 @@ class Timer:
         return seconds_per_call(self.work, self.calls, self.device)
 
 
-class Others:
-    """How many cores processes other than this one and its children take, from now on.
+class OtherProcesses:
+    """Measure the cores that other processes use, from now on.
 
     Linux tells; elsewhere it is always 0.
     """
@@ -133,13 +135,13 @@ class Others:
         self.busy = busy_seconds() - own_seconds()
 
     def cores(self) -> float:
-        """Cores, on average, since this object was made."""
+        """Return the average number of cores since this object was created."""
         seconds = busy_seconds() - own_seconds() - self.busy
         return max(0.0, seconds / (time.perf_counter() - self.started))
 
 
 def busy_seconds() -> float:
-    """Seconds that all cores together have worked, also for other machines on the same host."""
+    """Return the busy seconds of all cores, including steal time."""
     if not LINUX:
         return 0.0
     fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
@@ -148,7 +150,7 @@ def busy_seconds() -> float:
 
 
 def own_seconds() -> float:
-    """Seconds that cores have worked for this process and its children."""
+    """Return the busy seconds of this process and its children."""
     if not LINUX:
         return 0.0
     living = sum(_process_seconds(child.pid) for child in multiprocessing.active_children())
@@ -166,7 +168,7 @@ def _process_seconds(pid: int | None) -> float:
 
 
 class Worker:
-    """A process that measures one round when it is told to, and sleeps otherwise.
+    """A process that measures one round on request, and sleeps otherwise.
 
     Args:
         name: for messages.
@@ -188,7 +190,7 @@ class Worker:
         self._receive()
 
     def round(self) -> dict[str, Sample]:
-        """What one round measured."""
+        """One round's value."""
         self.connection.send("round")
         return self._receive()
 
@@ -218,15 +220,15 @@ def _serve(connection: Connection, prepare: Prepare, threads: int | None) -> Non
     with suppress(EOFError, ConnectionError):
         connection.send({})
         while connection.recv():
-            others = Others()
+            others = OtherProcesses()
             figures = measure()
             cores = others.cores()
             connection.send({name: Sample(value, cores) for name, value in figures.items()})
 
 
 @contextmanager
-def working(prepares: dict[str, Prepare], threads: int | None) -> Iterator[list[Worker]]:
-    """A worker for each of what is to be measured, ready; all are ended afterwards."""
+def running_workers(prepares: dict[str, Prepare], threads: int | None) -> Iterator[list[Worker]]:
+    """Start one worker per measurement and stop them on exit."""
     workers: list[Worker] = []
     try:
         for name, prepare in prepares.items():
@@ -237,8 +239,10 @@ def working(prepares: dict[str, Prepare], threads: int | None) -> Iterator[list[
             worker.close()
 
 
-def take_turns(rounds: int, turns: Sequence[Callable[[], dict[str, Sample]]]) -> dict[str, Series]:
-    """Every turn once a round, in order; what each measured, by name and round."""
+def run_interleaved(
+    rounds: int, turns: Sequence[Callable[[], dict[str, Sample]]]
+) -> dict[str, Series]:
+    """Call every turn once per round, in order; return the samples by name."""
     series: dict[str, list[Sample]] = {}
     for _ in range(rounds):
         for turn in turns:

@@ -7,7 +7,14 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from vae.cli.options import Commands, add_framing, add_run_command, open_run, out_folder, show
+from vae.cli.options import (
+    Commands,
+    add_face_options,
+    add_run_command,
+    open_run,
+    output_folder,
+    print_result,
+)
 
 if TYPE_CHECKING:
     from vae.runs.load import SavedRun
@@ -25,9 +32,9 @@ def add_reconstruct(commands: Commands) -> None:
         description="Show faces beside what the model makes of them: photographs, or faces of "
         "the split.",
         example="vae reconstruct outputs/DATE/TIME face.jpg",
-        words="[IMAGE ...]",
+        inputs="[IMAGE ...]",
     )
-    add_framing(parser)
+    add_face_options(parser)
 
 
 def add_interpolate(commands: Commands) -> None:
@@ -40,11 +47,11 @@ def add_interpolate(commands: Commands) -> None:
         description="Lead from one face to another, along a straight line between their latents "
         "and along an arc: a strip of both, and an animation of each.",
         example="vae interpolate outputs/DATE/TIME a.jpg b.jpg",
-        words="[A B]",
+        inputs="[A B]",
     )
     parser.add_argument("--steps", type=int, default=9, help="faces of the strip; default: 9")
     parser.add_argument("--method", default="both", help="linear, spherical or both (the default)")
-    add_framing(parser)
+    add_face_options(parser)
 
 
 def add_traverse(commands: Commands) -> None:
@@ -57,18 +64,18 @@ def add_traverse(commands: Commands) -> None:
         description="Move one latent of a face at a time, those of most KL, over three standard "
         "deviations of the aggregate posterior either side: a sheet and an animation.",
         example="vae traverse outputs/DATE/TIME 3 --latents 12",
-        words="[IMAGE]",
+        inputs="[IMAGE]",
     )
     parser.add_argument("--latents", type=int, default=8, help="how many; default: 8")
     parser.add_argument("--steps", type=int, default=9, help="faces of a row; default: 9")
-    add_framing(parser)
+    add_face_options(parser)
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
     from vae.generation.reconstruct import reconstruct
 
-    run, words = open_run(options)
-    made = reconstruct(run, words, options.split, options.crop, folder=out_folder(options))
+    run, inputs = open_run(options)
+    made = reconstruct(run, inputs, options.split, options.crop, folder=output_folder(options))
     faces = dict(zip(made.labels, made.metrics, strict=True))
     rows = {**faces, "mean": made.mean}
     width = max(map(len, rows))
@@ -77,36 +84,36 @@ def _reconstruct(options: argparse.Namespace) -> None:
         for face, m in rows.items()
     ]
     found = {"files": [str(made.sheet)], "faces": faces, "mean": made.mean}
-    show(options, found, "\n".join([*lines, str(made.sheet)]))
+    print_result(options, found, "\n".join([*lines, str(made.sheet)]))
 
 
 def _interpolate(options: argparse.Namespace) -> None:
     from vae.generation.latent_walks import interpolate
 
-    run, words = open_run(options)
-    folder = out_folder(options)
-    pair = words or ["0", "1"]
+    run, inputs = open_run(options)
+    folder = output_folder(options)
+    pair = inputs or ["0", "1"]
     made = interpolate(
         run, pair, options.steps, options.split, options.crop, options.method, folder=folder
     )
     files = [str(file) for file in made]
-    show(options, {"files": files}, "\n".join(files))
+    print_result(options, {"files": files}, "\n".join(files))
 
 
 def _traverse(options: argparse.Namespace) -> None:
     from vae.generation.latent_walks import traverse
     from vae.utils.errors import require
 
-    run, words = open_run(options)
-    require(len(words) <= 1, "IMAGE", words, "one face")
+    run, inputs = open_run(options)
+    require(len(inputs) <= 1, "IMAGE", inputs, "one face")
     made = traverse(
         run,
-        words[0] if words else "0",
+        inputs[0] if inputs else "0",
         options.latents,
         options.steps,
         options.split,
         options.crop,
-        folder=out_folder(options),
+        folder=output_folder(options),
     )
     files = [str(file) for file in made.files]
     lines = [
@@ -114,7 +121,7 @@ def _traverse(options: argparse.Namespace) -> None:
         for latent, kl, active in zip(made.latents, made.kl, made.active, strict=True)
     ]
     found = {"files": files, "latents": made.latents, "kl": made.kl, "active": made.active}
-    show(options, found, "\n".join([*lines, *files]))
+    print_result(options, found, "\n".join([*lines, *files]))
 
 
 def add_edit(commands: Commands) -> None:
@@ -127,7 +134,7 @@ def add_edit(commands: Commands) -> None:
         description="Give faces an attribute, or take it away: photographs, or faces of the split. "
         "The directions are found once, on the training faces, and kept in the run's folder.",
         example="vae edit outputs/DATE/TIME face.jpg --attribute Smiling --strength 2",
-        words="[IMAGE ...]",
+        inputs="[IMAGE ...]",
     )
     parser.add_argument(
         "--attribute",
@@ -159,7 +166,7 @@ def add_edit(commands: Commands) -> None:
         action="store_true",
         help="keep of a photograph what the model cannot reconstruct",
     )
-    add_framing(parser)
+    add_face_options(parser)
 
 
 def _edit(options: argparse.Namespace) -> None:
@@ -168,18 +175,18 @@ def _edit(options: argparse.Namespace) -> None:
     from vae.generation.edit import edit
     from vae.utils.errors import require
 
-    run, words = open_run(options)
+    run, inputs = open_run(options)
     if options.list:
         _list(options, run)
         return
     require_method(options.method)
     require(math.isfinite(options.strength), "--strength", options.strength, "a number")
     attributes = [name.strip() for name in options.attribute.split(",") if name.strip()]
-    folder = out_folder(options)
+    folder = output_folder(options)
     edited = edit(
         run,
         learn_directions(run, run.directions_file),
-        words,
+        inputs,
         attributes,
         options.strength,
         method=options.method,
@@ -191,11 +198,11 @@ def _edit(options: argparse.Namespace) -> None:
     )
     files = [str(file) for file in (edited.sheet, *edited.files)]
     found = {"files": files, "attributes": attributes, "strength": options.strength}
-    show(options, found, "\n".join(files))
+    print_result(options, found, "\n".join(files))
 
 
 def _list(options: argparse.Namespace, run: SavedRun) -> None:
-    """The attributes by the balanced accuracy of the usual direction, the best first."""
+    """Print the attributes by the balanced accuracy of the default direction, best first."""
     from vae.evaluation.attributes import learn_directions
     from vae.evaluation.directions import METHODS
 
@@ -213,7 +220,7 @@ def _list(options: argparse.Namespace, run: SavedRun) -> None:
     lines += [line("?" * len(METHODS), f"{name}: {NOT_TOLD}") for name in unknown]
     nothing = dict.fromkeys(METHODS)
     found = {name: known.get(name, nothing) for name in [*ordered, *unknown]}
-    show(options, {"balanced_accuracy": found}, "\n".join(lines))
+    print_result(options, {"balanced_accuracy": found}, "\n".join(lines))
 
 
 def add_sample(commands: Commands) -> None:
@@ -241,7 +248,7 @@ def _sample(options: argparse.Namespace) -> None:
     from vae.generation.sample import fit, measure_gain, sample
 
     run, _ = open_run(options)
-    folder = out_folder(options)
+    folder = output_folder(options)
     density = fit(run, options.seed) if options.prior == "fitted" else None
     files = sample(
         run,
@@ -269,4 +276,4 @@ def _sample(options: argparse.Namespace) -> None:
         "gain": asdict(gain) if gain else None,
         "notes": notes,
     }
-    show(options, found, "\n".join([*lines, *notes]))
+    print_result(options, found, "\n".join([*lines, *notes]))

@@ -1,4 +1,4 @@
-"""The `vae` command: what is done with data and runs outside of training."""
+"""The `vae` command: everything on data and runs but training."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         add(commands)
     options, rest = parser.parse_known_args(arguments)
     # argparse takes no further words after an option: vae pack celeba --verify data.path=...
-    if rest and not any(word.startswith("-") for word in rest) and "words" in options:
-        options.words += rest
+    if rest and not any(word.startswith("-") for word in rest) and "inputs" in options:
+        options.inputs += rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the commands on a finished run have in common: its folder, a seed, where results go."""
+"""Options that commands on a run share: run folder, seed, output folder."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def add_run_command(
     help: str,
     description: str,
     example: str,
-    words: str = "",
+    inputs: str = "",
 ) -> argparse.ArgumentParser:
     """Add a command that reads a run's folder.
 
     Args:
-        run: called with the options; has them by `open_run`, `out_folder`.
-        words: what may follow the folder, for the help: "IMAGE", "A B" ...; none if empty.
+        run: called with the options; has them by `open_run`, `output_folder`.
+        inputs: what may follow the folder, for the help: "IMAGE", "A B" ...; none if empty.
     """
     parser = commands.add_parser(
         name, help=help, description=description, epilog=f"example: {example}"
     )
     parser.add_argument("run_folder", metavar="RUN", help="the run's folder: outputs/DATE/TIME")
     parser.add_argument(
-        "words",
+        "inputs",
         nargs="*",
-        metavar=f"{words} KEY=VALUE".strip(),
-        help=f"{'images: files, or numbers of faces of the split; ' if words else ''}"
+        metavar=f"{inputs} KEY=VALUE".strip(),
+        help=f"{'images: files, or numbers of faces of the split; ' if inputs else ''}"
         "data.path=FOLDER where the images have moved",
     )
     parser.add_argument(
@@ -53,11 +53,11 @@ def add_run_command(
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn; default: 0")
     parser.add_argument("--out", metavar="DIR", help="write there, not into the run's folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    parser.set_defaults(run=run, takes_words=bool(words))
+    parser.set_defaults(run=run, takes_inputs=bool(inputs))
     return parser
 
 
-def add_framing(parser: argparse.ArgumentParser) -> None:
+def add_face_options(parser: argparse.ArgumentParser) -> None:
     """Options of commands that take faces."""
     parser.add_argument(
         "--split",
@@ -77,14 +77,14 @@ def add_framing(parser: argparse.ArgumentParser) -> None:
 
 
 def open_run(options: argparse.Namespace) -> tuple[SavedRun, list[str]]:
-    """The run that the options name, on its device, and the words that are no settings."""
+    """Return the run that the options name, on its device, and the inputs but for KEY=VALUE."""
     from vae.runs.load import load_run
     from vae.utils.devices import pick_device
     from vae.utils.errors import require
 
-    overrides = [word for word in options.words if OVERRIDE.match(word)]
-    others = [word for word in options.words if word not in overrides]
-    require(options.takes_words or not others, "KEY=VALUE", others, "settings only")
+    overrides = [word for word in options.inputs if OVERRIDE.match(word)]
+    others = [word for word in options.inputs if word not in overrides]
+    require(options.takes_inputs or not others, "KEY=VALUE", others, "settings only")
     require(0 <= options.seed < 2**32, "--seed", options.seed, "an int from 0 to 2**32 - 1")
     device = pick_device(options.device)
     run = load_run(options.run_folder, options.checkpoint, overrides)
@@ -92,8 +92,8 @@ def open_run(options: argparse.Namespace) -> tuple[SavedRun, list[str]]:
     return run, others
 
 
-def out_folder(options: argparse.Namespace, below: str = "") -> Path:
-    """Where the results go, which is seen to be possible before they are computed.
+def output_folder(options: argparse.Namespace, below: str = "") -> Path:
+    """Return the folder for results; check that it is writable before anything is computed.
 
     Args:
         below: in the run's folder, where no other is given.
@@ -110,6 +110,6 @@ def out_folder(options: argparse.Namespace, below: str = "") -> Path:
     return folder
 
 
-def show(options: argparse.Namespace, found: dict[str, Any], text: str) -> None:
+def print_result(options: argparse.Namespace, found: dict[str, Any], text: str) -> None:
     """Print a command's result: one JSON object, or text for a person."""
     print(json.dumps(found) if options.json else text)

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae.cli.options import Commands, add_run_command, open_run, out_folder, show
+from vae.cli.options import Commands, add_run_command, open_run, output_folder, print_result
 from vae.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.wandb:
         reporting = replace(run.config.wandb, mode=options.wandb)
         run = replace(run, config=replace(run.config, wandb=reporting))
-    folder = out_folder(options)
+    folder = output_folder(options)
     report, pictures = evaluate_and_record(run, options.split, options.seed, folder)
     file = folder / FILE
     found = {
@@ -54,11 +54,11 @@ def _evaluate(options: argparse.Namespace) -> None:
         "notes": report.notes,
         "files": [str(file), *map(str, pictures.values())],
     }
-    show(options, found, _table(report) + f"\n\n{file}")
+    print_result(options, found, _table(report) + f"\n\n{file}")
 
 
 def _table(report: Report) -> str:
-    """The figures, one a line; what is missing; how long each part took."""
+    """Format the metrics, notes on missing ones, and the time of each part."""
     width = max(map(len, report.figures))
     lines = [
         f"{name:{width}}  {figure['value']:>12.5g}   n = {figure['n']:,}"
@@ -95,7 +95,7 @@ def _export(options: argparse.Namespace) -> None:
     from vae.generation.export import export_model
 
     run, _ = open_run(options)
-    folder = out_folder(options, "export")
+    folder = output_folder(options, "export")
     formats = dict.fromkeys(options.format or ["torch"])
     exports: list[Exported] = []
     for name in formats:
@@ -114,7 +114,7 @@ def _export(options: argparse.Namespace) -> None:
         f"{made.file!s:{width}}  {made.size / 1e6:>7,.2f} MB  {made.difference:.1e}"
         for made in exports
     ]
-    show(options, found, "\n".join(lines))
+    print_result(options, found, "\n".join(lines))
 
 
 def add_compare(commands: Commands) -> None:
@@ -143,7 +143,7 @@ def _compare(options: argparse.Namespace) -> None:
     out = Path(options.out or options.sweep)
     files = [str(out / name) for name in FILES if (out / name).exists()]
     found = {"sweep": comparison.name, "runs": rows(comparison), "files": files}
-    show(options, found, f"{overview(comparison)}\n\n{out / 'report.md'}")
+    print_result(options, found, f"{overview(comparison)}\n\n{out / 'report.md'}")
 
 
 def add_dashboard(commands: Commands) -> None:
@@ -239,4 +239,4 @@ def _report(options: argparse.Namespace) -> None:
         raise UserError(f"{options.page}: there is no such page.")
     files = make_page(options.page, options.sweep)
     found = {"page": str(options.page), "files": [str(file) for file in files]}
-    show(options, found, "\n".join(map(str, files)))
+    print_result(options, found, "\n".join(map(str, files)))

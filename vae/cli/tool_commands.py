@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vae.cli.options import Commands, show
+from vae.cli.options import Commands, print_result
 from vae.utils.errors import require
 
 
@@ -19,7 +19,7 @@ def add_pack(commands: Commands) -> None:
     )
     parser.add_argument("data", metavar="DATA", help="synthetic, folder or celeba (conf/data/)")
     parser.add_argument(
-        "words", nargs="*", metavar="KEY=VALUE", help="as for train.py: data.path=FOLDER ..."
+        "inputs", nargs="*", metavar="KEY=VALUE", help="as for train.py: data.path=FOLDER ..."
     )
     parser.add_argument(
         "--verify", action="store_true", help="read what is packed against its checksums, and stop"
@@ -34,7 +34,7 @@ def _pack(options: argparse.Namespace) -> None:
 
     choices = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
     require(options.data in choices, "DATA", options.data, f"one of {', '.join(choices)}")
-    config = compose([f"data={options.data}", *options.words])
+    config = compose([f"data={options.data}", *options.inputs])
     get = verify if options.verify else open_or_pack
     packed = get(open_source(config.data), config.data)
     counts = {split: len(images) for split, images in packed.images.items()}
@@ -49,7 +49,7 @@ def _pack(options: argparse.Namespace) -> None:
         lines += [f"less   {skipped:>9,} that could not be read"]
     checked = ", every byte as it was written" * options.verify
     lines += [f"size   {size / 1e6:>9,.1f} MB{checked}"]
-    show(options, found | {"labels": labels}, "\n".join(lines))
+    print_result(options, found | {"labels": labels}, "\n".join(lines))
 
 
 def add_benchmark(commands: Commands) -> None:
@@ -64,7 +64,7 @@ def add_benchmark(commands: Commands) -> None:
     )
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own choice")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
-    parser.add_argument("--batch", type=int, default=32, help="images a step; default: 32")
+    parser.add_argument("--batch", type=int, default=32, help="images per step; default: 32")
     parser.add_argument("--image-size", type=int, default=64, help="pixels; default: 64")
     parser.add_argument(
         "--compile", action="store_true", help="also the compiled step: a minute more"
@@ -93,7 +93,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     require(options.quality >= 0, "--quality", options.quality, "an int >= 0")
 
     from vae.benchmark.steps import Setting
-    from vae.benchmark.suite import as_text, run_benchmark
+    from vae.benchmark.suite import format_benchmark, run_benchmark
     from vae.utils.devices import pick_device
 
     device = pick_device(options.device).type
@@ -107,4 +107,4 @@ def _benchmark(options: argparse.Namespace) -> None:
         matrix_side=2048 if device == "cpu" else 8192,
     )
     found = run_benchmark(setting, options.rounds, options.compile, options.growth, options.quality)
-    show(options, found, "" if options.json else as_text(found))
+    print_result(options, found, "" if options.json else format_benchmark(found))

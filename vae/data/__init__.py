@@ -24,7 +24,7 @@ __all__ = [
 
 
 def open_source(config: DataConfig) -> ImageSource:
-    """The source that a configuration names, with its images found but not yet read.
+    """Open the source that a configuration names; its images are located but not read.
 
     Raises:
         UserError: there is no such source, or it is not where the configuration says.
@@ -39,7 +39,7 @@ def open_source(config: DataConfig) -> ImageSource:
 
 
 def open_data(config: DataConfig) -> Packed:
-    """The packed images of a configuration, packing them if this is the first time.
+    """Open the packed images of a configuration; pack them the first time.
 
     Raises:
         UserError: as `open_source`; also when a batch is larger than the training

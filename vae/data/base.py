@@ -1,4 +1,4 @@
-"""What every source of images has in common: its settings and its interface."""
+"""Settings and interface of every source of images."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ class ImageError(UserError):
 
 @dataclass(frozen=True)
 class Labels:
-    """What is known about each image of a split, row by row in the images' order."""
+    """Labels of each image of a split, one row per image."""
 
     names: tuple[str, ...]
     values: np.ndarray  # (images, names)
 
 
 class ImageSource(Protocol):
-    """Makes the images of each split, in a fixed order. Picklable: workers read it.
+    """Provides the images of each split, in a fixed order. Picklable: workers read it.
 
     Constructing a source checks what can be checked cheaply (the folder is there, the
     lists parse) and raises UserError; it decodes and draws nothing.
@@ -82,23 +82,23 @@ class ImageSource(Protocol):
     name: str  # "synthetic", "folder", "celeba": begins the cache folder's name
 
     def fingerprint(self) -> dict[str, Any]:
-        """JSON-able, all that decides the pixels and labels: the cache's address."""
+        """Return JSON-able values that determine pixels and labels: the key of the cache."""
 
     def sizes(self) -> dict[str, int]:
         """Images per split, keys `SPLITS`."""
 
     def check(self) -> None:
-        """What takes longer, once, before packing: UserError if images are missing."""
+        """Run slow checks once, before packing. UserError if images are missing."""
 
     def read(self, split: str, start: int, stop: int) -> np.ndarray:
-        """Images [start, stop) of a split: (n, size, size, 3) uint8.
+        """Return images [start, stop) of a split: (n, size, size, 3) uint8.
 
         Raises:
             ImageError: one of them cannot be read; names it.
         """
 
     def labels(self, split: str) -> dict[str, Labels]:
-        """What is known about a split's images, by kind; no entry for what is not known.
+        """Return the labels of a split's images, by kind; unknown kinds are absent.
 
         `attributes`: 0/1 under CelebA's names, int8. `factors`: the true generating
         factors, float32. `identities`: who it is, (n, 1) int32. `landmarks`: x and y of

@@ -28,9 +28,9 @@ import numpy as np
 from filelock import Timeout
 
 from vae.data.base import SPLITS, DataConfig, ImageError, ImageSource, Labels
-from vae.data.packing import FORMAT, SKIPPED, lock_of, pack, room_for
+from vae.data.packing import FORMAT, SKIPPED, cache_lock, pack, required_bytes
 from vae.utils.errors import UserError
-from vae.utils.files import BLOCK, FULL, damaged_blocks, free_bytes, unseal
+from vae.utils.files import BLOCK, FULL, damaged_blocks, free_bytes, verify_checksum
 
 UNGUARDED = "A script that packs must do so under `if __name__ == '__main__':`."
 
@@ -45,28 +45,28 @@ class Packed:
     images: dict[str, np.ndarray]  # per split, (n, size, size, 3) uint8
 
     def attributes(self, split: str) -> Labels | None:
-        """0/1 attributes, (n, A) int8, in the images' order, or None where there are none."""
+        """Return 0/1 attributes, (n, A) int8, in the images' order, or None."""
         return self._labels(split, "attributes")
 
     def factors(self, split: str) -> Labels | None:
-        """Generating factors, (n, F) float32, in the images' order, or None if not known."""
+        """Return generating factors, (n, F) float32, in the images' order, or None."""
         return self._labels(split, "factors")
 
     def identities(self, split: str) -> Labels | None:
-        """Who it is, (n, 1) int32, in the images' order, or None if not known."""
+        """Return identities, (n, 1) int32, in the images' order, or None."""
         return self._labels(split, "identities")
 
     def landmarks(self, split: str) -> Labels | None:
-        """Points of the face in the uncropped image, (n, 10) int16, or None if not known."""
+        """Return landmarks in the uncropped image, (n, 10) int16, or None."""
         return self._labels(split, "landmarks")
 
     def label_names(self) -> dict[str, list[str]]:
-        """What is known about the images: attributes, factors, ... -> the columns' names."""
+        """Return the column names by kind of label: attributes, factors, ..."""
         names: dict[str, list[str]] = _read_index(self.folder)["labels"]
         return names
 
     def skipped(self) -> list[str]:
-        """The images that could not be read: `split<tab>number<tab>reason` each."""
+        """Return the unreadable images: `split<tab>number<tab>reason` each."""
         file = self.folder / SKIPPED
         return file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
 
@@ -78,7 +78,7 @@ class Packed:
 
 
 def open_or_pack(source: ImageSource, config: DataConfig) -> Packed:
-    """The packed images of a source; the first call with these settings makes the cache.
+    """Open the packed images of a source; the first call with these settings packs them.
 
     Several processes may ask at once: one packs, the others wait for it.
 
@@ -91,27 +91,27 @@ def open_or_pack(source: ImageSource, config: DataConfig) -> Packed:
     """
     fingerprint = source.fingerprint()
     folder = _folder(source, config, fingerprint)
-    if _fault(folder) or _mended(source, config, folder):
-        with _naming_the_root(source, config), _locked(folder):
+    if _find_damage(folder) or _now_readable(source, config, folder):
+        with _translate_disk_errors(source, config), _locked(folder):
             # Asked again: somebody may have made it while we waited.
-            if fault := _fault(folder) or _mended(source, config, folder):
+            if fault := _find_damage(folder) or _now_readable(source, config, folder):
                 if folder.exists():
                     log.warning("%s: %s; packing it again", folder, fault)
                 pack(source, config, fingerprint, folder)
     log.info("images: %s", folder)
     packed = _open(folder)
-    _mind_skipped(packed, config)
+    _report_skipped_images(packed, config)
     return packed
 
 
 def verify(source: ImageSource, config: DataConfig) -> Packed:
-    """The packed images of a source, after reading all of their bytes against the checksums.
+    """Verify every byte of a cache against its checksums and open it.
 
     Raises:
         UserError: there is no cache yet, or it is damaged; names the files and the blocks.
     """
     folder = _folder(source, config, source.fingerprint())
-    fault = _fault(folder)
+    fault = _find_damage(folder)
     if not folder.exists():
         raise UserError(f"{folder}: nothing is packed yet. Without --verify, it is.")
     if not fault:
@@ -124,7 +124,7 @@ def verify(source: ImageSource, config: DataConfig) -> Packed:
 
 
 def _damage(file: Path, expected: list[int]) -> str:
-    """What is wrong with a file of a cache, "" if nothing is: every byte is read."""
+    """Describe the damage of a cache file, "" if intact; reads every byte."""
     try:
         blocks = damaged_blocks(file, expected, all_of_it=True)
     except OSError as error:  # a sector of the disk has gone bad
@@ -148,8 +148,8 @@ def _open(folder: Path) -> Packed:
     return Packed(folder, images)
 
 
-def _mind_skipped(packed: Packed, config: DataConfig) -> None:
-    """Say which images are left out; refuse them where they are not to be."""
+def _report_skipped_images(packed: Packed, config: DataConfig) -> None:
+    """Warn about skipped images; raise a UserError where skipping is not configured."""
     skipped = packed.skipped()
     if not skipped:
         return
@@ -165,11 +165,11 @@ def _mind_skipped(packed: Packed, config: DataConfig) -> None:
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
-    return unseal((folder / "index.json").read_text(encoding="utf-8"))
+    return verify_checksum((folder / "index.json").read_text(encoding="utf-8"))
 
 
-def _fault(folder: Path) -> str:
-    """Why this is no whole cache, "" if it is one, by a glance: it costs milliseconds."""
+def _find_damage(folder: Path) -> str:
+    """Describe why this is no intact cache, "" if it is; a check of milliseconds."""
     if not folder.exists():
         return "not there"
     try:
@@ -191,8 +191,8 @@ def _fault(folder: Path) -> str:
     return ""
 
 
-def _mended(source: ImageSource, config: DataConfig, folder: Path) -> str:
-    """That images which were left out, but are not to be, can be read now; "" if not so.
+def _now_readable(source: ImageSource, config: DataConfig, folder: Path) -> str:
+    """Report that all skipped images are readable now; "" if not, or if skipping is configured.
 
     All of them: packing again for fewer would remove this cache, and then end at the first.
     """
@@ -209,8 +209,8 @@ def _mended(source: ImageSource, config: DataConfig, folder: Path) -> str:
 
 
 @contextmanager
-def _naming_the_root(source: ImageSource, config: DataConfig) -> Iterator[None]:
-    """What goes wrong with the disk while packing, as a UserError about data.root."""
+def _translate_disk_errors(source: ImageSource, config: DataConfig) -> Iterator[None]:
+    """Translate disk errors during packing into a UserError about data.root."""
     root = config.root
     try:
         yield
@@ -219,7 +219,7 @@ def _naming_the_root(source: ImageSource, config: DataConfig) -> Iterator[None]:
             what = (
                 f"{FULL[error.errno]}, and packing stopped; what was written is removed. Now "
                 f"{free_bytes(Path(root)) / 1e9:.2f} GB are free, and the packed images need "
-                f"{room_for(source.sizes(), config) / 1e9:.2f} GB. Free some"
+                f"{required_bytes(source.sizes(), config) / 1e9:.2f} GB. Free some"
             )
         else:
             what = f"the cache cannot be written there: {error}. Make it writable"
@@ -233,12 +233,12 @@ def _naming_the_root(source: ImageSource, config: DataConfig) -> Iterator[None]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a cache that is to be made."""
+    """Hold the lock of a cache while it is packed."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         # A worker importing a script that packs as it is imported: it would wait for its parent.
         raise UserError(UNGUARDED)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = lock_of(folder)
+    lock = cache_lock(folder)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -1,4 +1,4 @@
-"""Any folder tree of images as a source: `python train.py data=folder data.path=FOLDER`."""
+"""Source: any folder tree of images (`python train.py data=folder data.path=FOLDER`)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class FolderSource:
         self.files = _select(_by_split(images, self.root), config.num_images)
 
     def fingerprint(self) -> dict[str, Any]:
-        """The size, and one digest of every file's relative path, bytes and time of change.
+        """Return the image size and a digest of every file's path, size and modification time.
 
         The folder's own place is no part of it: moving the folder keeps the cache.
         """
@@ -75,26 +75,30 @@ class FolderSource:
         return {split: len(self.files[split]) for split in SPLITS}
 
     def read(self, split: str, start: int, stop: int) -> np.ndarray:
-        """Images [start, stop) of a split: (n, size, size, 3) uint8. ImageError names a bad one."""
+        """Return images [start, stop) of a split: (n, size, size, 3) uint8.
+
+        Raises:
+            ImageError: one of them cannot be read.
+        """
         files = self.files[split][start:stop]
         return np.stack([load_square(self.root / path, self.image_size) for path in files])
 
     def check(self) -> None:
-        """The files were found by looking for them: none is missing."""
+        """Nothing to do: the constructor listed the existing files."""
 
     def labels(self, split: str) -> dict[str, Labels]:
-        """Nothing is known about the pictures."""
+        """Return no labels."""
         return {}
 
 
 def split_of(path: str) -> str:
-    """The split of a file by its path relative to the folder: 80 / 10 / 10 %."""
+    """Return the split of a file by its path relative to the folder: 80 / 10 / 10 %."""
     place = _hashes(path)[0] / 2**64
     return "train" if place < 0.8 else "val" if place < 0.9 else "test"
 
 
 def _hashes(path: str) -> tuple[int, int]:
-    """Two independent 64-bit hashes of a path: one for its split, one for `num_images`."""
+    """Return two independent 64-bit hashes of a path: for its split, and for `num_images`."""
     digest = hashlib.sha256(os.fsencode(path)).digest()
     return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")
 
@@ -114,7 +118,7 @@ def _existing_folder(path: str | None) -> Path:
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Posix paths, relative to `root`, of all files below it that are not hidden.
+    """Yield posix paths, relative to `root`, of all visible files below it.
 
     Linked folders are followed, each folder once, so that a loop of links ends.
     """
@@ -167,7 +171,7 @@ def _by_split(images: list[str], root: Path) -> dict[str, list[str]]:
 
 
 def _select(files: dict[str, list[str]], limit: int | None) -> dict[str, list[str]]:
-    """The files of each split in order, `limit` in all, chosen by hash."""
+    """Select the files of each split in order, `limit` in total, by hash."""
     if limit is None:
         return {split: sorted(paths) for split, paths in files.items()}
     counts = limit_splits({split: len(paths) for split, paths in files.items()}, limit)

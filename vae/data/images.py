@@ -1,4 +1,4 @@
-"""What the sources that read image files share: decoding one, and limiting their number."""
+"""Decoding of image files, and limits on their number, for the sources that read files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".pgm", ".ppm", ".pbm", ".tif", ".tiff")
 )
 
-MEND = "Mend or remove it."
+FIX = "Fix or remove it."
 
 # How files begin, to say what a file that cannot be read looks like.
 _IMAGE_BEGINNINGS = {
@@ -40,12 +40,12 @@ _OTHER_BEGINNINGS = {b"PK\x03\x04": "a zip archive", b"%PDF": "a PDF", b"<": "an
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name ends in one of `IMAGE_SUFFIXES`, in any case."""
+    """Return whether a file's name ends in one of `IMAGE_SUFFIXES`, in any case."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def load_square(file: Path, size: int, crop: int | None = None) -> np.ndarray:
-    """`decode_square` of a file's content; ImageError also where it cannot be opened."""
+    """Call `decode_square` on a file; ImageError also if it cannot be opened."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -53,8 +53,8 @@ def load_square(file: Path, size: int, crop: int | None = None) -> np.ndarray:
     return decode_square(content, str(file), size, crop)
 
 
-def open_upright(file: Path) -> Image:
-    """The whole picture in a file as RGB, as `decode_square` sees it before it cuts.
+def open_image(file: Path) -> Image:
+    """Read a file as RGB, as `decode_square` does before cropping.
 
     Raises:
         ImageError: it cannot be read; names the file and what it looks like.
@@ -99,7 +99,7 @@ def decode_square(content: bytes, name: str, size: int, crop: int | None = None)
 
 
 def limit_splits(sizes: dict[str, int], limit: int | None) -> dict[str, int]:
-    """How many images to use of each split, `limit` in all, in proportion, at least 1 each.
+    """Divide `limit` images over the splits in proportion, at least 1 each.
 
     A larger limit never uses fewer of any split, so that taking each split's first
     images gives subsets of one another.
@@ -119,7 +119,7 @@ def limit_splits(sizes: dict[str, int], limit: int | None) -> dict[str, int]:
 
 
 def _decode_plain_jpeg(content: bytes, name: str, crop: int | None) -> Image | None:
-    """The centre square of a JPEG, as RGB; None where Pillow should look at it.
+    """Decode the centre square of a plain JPEG as RGB; None for files left to Pillow.
 
     The decoder, libjpeg-turbo, is also Pillow's, so the pixels are the same; without
     Pillow's way to it and its copies a third of the time is saved. And it says what Pillow
@@ -141,7 +141,7 @@ def _decode_plain_jpeg(content: bytes, name: str, crop: int | None) -> Image | N
         left_over = re.search(r"(\d+) extraneous bytes", reason)
         if left_over and int(left_over[1]) < len(content) // 100:
             return None  # padding, of no harm
-        raise ImageError(f"{name}: the JPEG image is damaged ({reason}). {MEND}") from error
+        raise ImageError(f"{name}: the JPEG image is damaged ({reason}). {FIX}") from error
     height, width, _ = pixels.shape
     left, top, right, bottom = _centre(width, height, crop)
     first, last = top * width + left, (bottom - 1) * width + right
@@ -150,7 +150,7 @@ def _decode_plain_jpeg(content: bytes, name: str, crop: int | None) -> Image | N
 
 
 def _decode(content: bytes, name: str, part: Callable[[Image], Image]) -> Image:
-    """A part of an upright image, in any format that Pillow knows, as RGB."""
+    """Decode an image of any supported format, apply EXIF orientation, return a part as RGB."""
     from PIL import Image, ImageOps
 
     try:
@@ -161,18 +161,18 @@ def _decode(content: bytes, name: str, part: Callable[[Image], Image]) -> Image:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
-        raise ImageError(f"{name}: {_what_is_wrong(content, error)} {MEND}") from error
+        raise ImageError(f"{name}: {_describe_damage(content, error)} {FIX}") from error
 
 
 def _centre(width: int, height: int, crop: int | None) -> tuple[int, int, int, int]:
-    """The centre square of `crop` pixels, or the largest: left, top, right, bottom."""
+    """Return the centre square of `crop` pixels, or the largest: left, top, right, bottom."""
     side = min(width, height, crop or max(width, height))
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
 
 
 def _to_rgb(image: Image, name: str) -> Image:
-    """Any of PIL's modes -> RGB, 8 bits a channel."""
+    """Convert any of PIL's modes to RGB, 8 bits per channel."""
     from PIL import Image
 
     if image.mode == "RGB" and not image.has_transparency_data:
@@ -192,8 +192,8 @@ def _to_rgb(image: Image, name: str) -> Image:
     return image.convert("RGB")
 
 
-def _what_is_wrong(content: bytes, error: Exception) -> str:
-    """A sentence on a file that could not be decoded."""
+def _describe_damage(content: bytes, error: Exception) -> str:
+    """Describe a file that could not be decoded."""
     start = content[:64]
     if not start:
         return "the file is empty (0 bytes)."

@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.utils.distributed import ALONE, World
+from vae.utils.distributed import SINGLE_PROCESS, ProcessGroup
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """A permutation of range(count), int64 (count,), that depends on (seed, epoch) alone."""
+    """Return a permutation of range(count), int64 (count,), that depends on (seed, epoch) alone."""
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def to_float(images: np.ndarray, device: torch.device) -> Tensor:
-    """Packed uint8 images (batch, size, size, 3) -> float32 (batch, 3, size, size) in [0, 1].
+    """Convert packed uint8 (batch, size, size, 3) to float32 (batch, 3, size, size) in [0, 1].
 
     The bytes travel to the device and become floats there: a quarter of the traffic.
     The result is channels-last in memory, as the packed array is.
@@ -48,7 +48,7 @@ class TrainingBatches:
         seed: int,
         flip: bool,
         device: torch.device,
-        world: World = ALONE,
+        world: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.images = images
         self.batch_size = batch_size
@@ -62,7 +62,7 @@ class TrainingBatches:
         return len(self.images) // self.batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
-        """The batches of an epoch from number `start` on: (batch_size, 3, size, size) in [0, 1].
+        """Yield the batches of an epoch from `start` on: (batch_size, 3, size, size) in [0, 1].
 
         Of several processes, each has its rows of them alone.
         """
@@ -70,7 +70,7 @@ class TrainingBatches:
         mirrored = np.zeros(len(order), dtype=bool)
         if self.flip:  # a stream of its own (the 1), so that flips do not change the order
             mirrored = np.random.default_rng([self.seed, epoch, 1]).random(len(order)) < 0.5
-        part = self.world.part(self.batch_size)
+        part = self.world.local_slice(self.batch_size)
         for batch in range(start, len(self)):
             first = batch * self.batch_size
             rows = slice(first + part.start, first + part.stop)
@@ -82,6 +82,6 @@ class TrainingBatches:
 def evaluation_batches(
     images: np.ndarray, batch_size: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """All images once, in order: (<= batch_size, 3, size, size) in [0, 1]."""
+    """Yield all images once, in order: (<= batch_size, 3, size, size) in [0, 1]."""
     for start in range(0, len(images), batch_size):
         yield to_float(np.array(images[start : start + batch_size]), device)

@@ -20,9 +20,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from vae.data.base import SPLITS, DataConfig, ImageError, ImageSource, Labels
-from vae.data.packing_jobs import Done, Job, Journal, do_jobs
+from vae.data.packing_jobs import Job, JobResult, Journal, run_jobs
 from vae.utils.errors import UserError
-from vae.utils.files import checksums, free_bytes, is_full, seal
+from vae.utils.files import checksums, free_bytes, is_full, with_checksum
 
 FORMAT = 2  # of the cache's files: raise it when they change
 CHUNK = 64  # images a job at most, and bytes
@@ -38,7 +38,7 @@ Skipped = dict[str, dict[int, str]]  # split -> number of an image -> why it can
 def pack(
     source: ImageSource, config: DataConfig, fingerprint: dict[str, Any], folder: Path
 ) -> None:
-    """Make the cache `folder`, in place of what is there. The caller holds its lock.
+    """Write the cache `folder`, replacing an existing one. The caller holds its lock.
 
     Raises:
         UserError: images are missing or cannot be read, or the disk has not room enough.
@@ -46,14 +46,14 @@ def pack(
         BrokenProcessPool: a worker process was killed.
     """
     started = time.monotonic()
-    _forget_old_partials(folder)
+    _remove_old_partials(folder)
     source.check()
     # first: labels of too many fill the memory
-    require_room(source.sizes(), config, (partial_of(folder), folder))
+    require_disk_space(source.sizes(), config, (partial_folder(folder), folder))
     labels = {split: source.labels(split) for split in SPLITS}
     if folder.exists():
         shutil.rmtree(folder)
-    partial = partial_of(folder)
+    partial = partial_folder(folder)
     index: dict[str, Any] = {"format": FORMAT, "source": source.name, "fingerprint": fingerprint}
     try:
         _start(partial)
@@ -70,18 +70,18 @@ def pack(
     log.info("packed %s images in %.1f s", f"{count:,}", time.monotonic() - started)
 
 
-def partial_of(folder: Path) -> Path:
-    """Where a cache is while it is being made."""
+def partial_folder(folder: Path) -> Path:
+    """Return the folder of an unfinished cache."""
     return folder.with_name(f".{folder.name}.partial")
 
 
-def lock_of(folder: Path) -> FileLock:
-    """The lock that whoever makes a cache holds."""
+def cache_lock(folder: Path) -> FileLock:
+    """Return the lock that is held while a cache is packed."""
     return FileLock(folder.with_name(f".{folder.name}.lock"))
 
 
 def _start(partial: Path) -> None:
-    """Make the folder; keep what an earlier packing has left of images and journal."""
+    """Create the folder; keep images and journal of an interrupted packing."""
     partial.mkdir(exist_ok=True)
     kept = {Journal.NAME, *(f"{split}.npy" for split in SPLITS)}
     for file in _files(partial):
@@ -102,7 +102,7 @@ def _pack_images(source: ImageSource, config: DataConfig, partial: Path) -> Skip
     sizes = source.sizes()
     was_cut = partial.joinpath("train.npy").exists()
     skipped: Skipped = {split: {} for split in sizes}
-    with Journal(partial, _lay_out(sizes, config, partial)) as journal:
+    with Journal(partial, _allocate_files(sizes, config, partial)) as journal:
         there = sum(done.stop - done.start for done in journal.done)
         if was_cut:
             how = f"going on from image {there:,}" if there else "starting over"
@@ -115,27 +115,27 @@ def _pack_images(source: ImageSource, config: DataConfig, partial: Path) -> Skip
             mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file wants fewer lines
         ) as bar:
 
-            def note(done: Done) -> None:
+            def note(done: JobResult) -> None:
                 journal.note(done)
                 skipped[done.split].update(done.skipped)
                 bar.update(done.stop - done.start)
 
             try:
-                do_jobs(source, journal.left, config.num_workers, note)
+                run_jobs(source, journal.left, config.num_workers, note)
             except ImageError as error:
                 hint = "To do without what cannot be read: data.on_corrupt=skip."
                 raise UserError(f"{error} {hint}") from error
     return skipped
 
 
-def _lay_out(sizes: dict[str, int], config: DataConfig, partial: Path) -> list[Job]:
-    """Lay out each split's file (header, then zeros) where it is not there; cut the work."""
+def _allocate_files(sizes: dict[str, int], config: DataConfig, partial: Path) -> list[Job]:
+    """Create missing split files (header, then zeros) and divide the work into jobs."""
     size = config.image_size
     chunk = max(1, min(CHUNK, CHUNK_BYTES // (3 * size**2)))
     jobs = []
     for split, count in sizes.items():
         file = partial / f"{split}.npy"
-        if not _is_laid_out(file, (count, size, size, 3)):
+        if not _is_allocated(file, (count, size, size, 3)):
             np.lib.format.open_memmap(file, "w+", np.uint8, (count, size, size, 3))
         first = np.load(file, mmap_mode="r").offset
         for start in range(0, count, chunk):
@@ -145,7 +145,7 @@ def _lay_out(sizes: dict[str, int], config: DataConfig, partial: Path) -> list[J
     return jobs
 
 
-def _is_laid_out(file: Path, shape: tuple[int, ...]) -> bool:
+def _is_allocated(file: Path, shape: tuple[int, ...]) -> bool:
     with suppress(Exception):  # a damaged header fails in many ways
         found = np.load(file, mmap_mode="r")
         fits = found.shape == shape and found.dtype == np.uint8
@@ -154,7 +154,7 @@ def _is_laid_out(file: Path, shape: tuple[int, ...]) -> bool:
 
 
 def _describe(sizes: dict[str, int], labels: dict[str, Labels], skipped: Skipped) -> dict[str, Any]:
-    """The index's entries on images and labels."""
+    """Return the index entries of images and labels."""
     for split, missing in skipped.items():
         if len(missing) == sizes[split]:
             raise UserError(
@@ -174,30 +174,30 @@ def _finish(
     labels: dict[str, dict[str, Labels]],
     skipped: Skipped,
 ) -> None:
-    """Write all that is beside the images, and see to it that everything is on the disk."""
+    """Write labels, checksums and index; flush all files to disk."""
     for split in SPLITS:
         rows = sorted(skipped[split])
         for kind, known in labels[split].items():
             values = np.delete(known.values, rows, axis=0)
             np.save(partial / f"{split}.{kind}.npy", values, allow_pickle=False)
-    _leave_out(partial, skipped)
+    _drop_skipped(partial, skipped)
     files = [file for file in _files(partial) if file.name != Journal.NAME]
     index["files"] = {
         file.name: {"bytes": file.stat().st_size, "crc32": checksums(file)} for file in files
     }
-    (partial / "index.json").write_text(seal(index), encoding="utf-8")
+    (partial / "index.json").write_text(with_checksum(index), encoding="utf-8")
     for file in [*files, partial / "index.json"]:
         with open(file, "rb+") as opened:
             os.fsync(opened)
 
 
 def _files(partial: Path) -> list[Path]:
-    """Ours: an operating system leaves .DS_Store, .nfs... where it likes."""
+    """Return the cache's own files, without .DS_Store, .nfs..."""
     return sorted(file for file in partial.iterdir() if not file.name.startswith("."))
 
 
-def _leave_out(partial: Path, skipped: Skipped) -> None:
-    """Take the rows of images that could not be read out of the images' files; list them."""
+def _drop_skipped(partial: Path, skipped: Skipped) -> None:
+    """Remove the rows of unreadable images from the image files, and list these images."""
     lines = [
         f"{split}\t{number}\t{' '.join(reason.split())}\n"  # a line each, whatever is in it
         for split in SPLITS
@@ -212,7 +212,7 @@ def _leave_out(partial: Path, skipped: Skipped) -> None:
 
 
 def _drop_rows(file: Path, rows: list[int]) -> None:
-    """Write an array's .npy file again without some of its rows."""
+    """Rewrite an .npy file without some of its rows."""
     array = np.load(file, mmap_mode="r")
     keep = np.delete(np.arange(len(array)), rows)
     header = np.lib.format.header_data_from_array_1_0(array)
@@ -225,12 +225,12 @@ def _drop_rows(file: Path, rows: list[int]) -> None:
     shorter.replace(file)
 
 
-def _forget_old_partials(folder: Path) -> None:
-    """Remove unfinished caches beside this one that nobody went on with for a week."""
+def _remove_old_partials(folder: Path) -> None:
+    """Remove unfinished caches in the same folder that are older than a week."""
     for old in folder.parent.glob(".*.partial"):
-        if old == partial_of(folder):
+        if old == partial_folder(folder):
             continue
-        lock = lock_of(folder.with_name(old.name[1 : -len(".partial")]))
+        lock = cache_lock(folder.with_name(old.name[1 : -len(".partial")]))
         with suppress(Timeout, OSError), lock.acquire(timeout=0):
             newest = max(path.stat().st_mtime for path in (old, *old.iterdir()))
             if time.time() - newest > KEEP_PARTIAL:
@@ -238,15 +238,15 @@ def _forget_old_partials(folder: Path) -> None:
                 shutil.rmtree(old)
 
 
-def require_room(sizes: dict[str, int], config: DataConfig, there: Iterable[Path]) -> None:
-    """Refuse what the disk cannot hold, before any image is decoded.
+def require_disk_space(sizes: dict[str, int], config: DataConfig, there: Iterable[Path]) -> None:
+    """Raise a UserError if the disk cannot hold the cache, before any image is decoded.
 
     Args:
         sizes: images of each split.
         config: `root` is on the disk in question.
         there: folders whose images are gone on with, or removed.
     """
-    needed = room_for(sizes, config)
+    needed = required_bytes(sizes, config)
     for folder in there:
         needed -= sum(file.stat().st_blocks * 512 for file in folder.glob("*.npy"))
     free = free_bytes(Path(config.root))
@@ -258,8 +258,8 @@ def require_room(sizes: dict[str, int], config: DataConfig, there: Iterable[Path
         )
 
 
-def room_for(sizes: dict[str, int], config: DataConfig) -> int:
-    """Bytes that packing takes, labels aside."""
+def required_bytes(sizes: dict[str, int], config: DataConfig) -> int:
+    """Return the bytes that packing needs, without labels."""
     images = sum(sizes.values())
     if config.skips_corrupt:  # a split is written again without what is left out
         images += max(sizes.values())

@@ -25,7 +25,7 @@ POOL_PAYS_FROM = 5.0  # seconds of work: starting workers takes one to three
 
 
 class Job(NamedTuple):
-    """Images [start, stop) of a split, to be written into a file from a byte on."""
+    """Images [start, stop) of a split, and the file position to write them to."""
 
     split: str
     start: int
@@ -36,8 +36,8 @@ class Job(NamedTuple):
     skip: bool  # go on where an image cannot be read
 
 
-class Done(NamedTuple):
-    """What became of a job: a line of the journal."""
+class JobResult(NamedTuple):
+    """The result of a job: one line of the journal."""
 
     split: str
     start: int
@@ -47,7 +47,7 @@ class Done(NamedTuple):
 
 
 class Journal:
-    """The jobs that are done, of this packing and of those before it that were cut.
+    """The finished jobs of this packing and of interrupted ones before it.
 
     What an earlier one noted counts only if the file still holds those bytes: a machine
     that lost its power may have kept the note and not what it is about.
@@ -68,8 +68,8 @@ class Journal:
         self._file = open(folder / self.NAME, "a", encoding="utf-8")  # noqa: SIM115 - closed on exit
         self._file.write("\n")  # the last line may be half there
 
-    def note(self, done: Done) -> None:
-        """Write a line; it is with the system at once, so that killing us does not lose it."""
+    def note(self, done: JobResult) -> None:
+        """Append a line and flush it to the system, so that SIGKILL does not lose it."""
         self._file.write(json.dumps(done) + "\n")
         self._file.flush()
 
@@ -85,11 +85,11 @@ class Journal:
         self._file.close()
 
 
-def _lines(file: Path) -> Iterator[Done]:
+def _lines(file: Path) -> Iterator[JobResult]:
     with suppress(FileNotFoundError), open(file, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             with suppress(ValueError, TypeError):  # what is no line of ours
-                yield Done(*json.loads(line))
+                yield JobResult(*json.loads(line))
 
 
 def _checksum(job: Job) -> int:
@@ -98,10 +98,10 @@ def _checksum(job: Job) -> int:
         return zlib.crc32(file.read((job.stop - job.start) * 3 * job.size**2))
 
 
-def do_jobs(
-    source: ImageSource, jobs: list[Job], workers: int | None, report: Callable[[Done], object]
+def run_jobs(
+    source: ImageSource, jobs: list[Job], workers: int | None, report: Callable[[JobResult], object]
 ) -> None:
-    """Do each job, and report it when it is done, in any order.
+    """Run each job and report each result, in any order.
 
     Args:
         source: picklable, where there is enough to do for workers.
@@ -132,12 +132,12 @@ def do_jobs(
 
 
 def _cores() -> int:
-    """Cores this process may use: fewer than the machine's in a Slurm job."""
+    """Return the number of cores that this process may use: Slurm grants fewer than all."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _do(source: ImageSource, job: Job) -> Done:
+def _do(source: ImageSource, job: Job) -> JobResult:
     """Read a job's images and write them.
 
     By write() and not through a memory map, where a full disk would kill the process.
@@ -147,11 +147,11 @@ def _do(source: ImageSource, job: Job) -> Done:
     with open(job.file, "rb+") as file:
         file.seek(job.byte)
         file.write(content)
-    return Done(job.split, job.start, job.stop, zlib.crc32(content), skipped)
+    return JobResult(job.split, job.start, job.stop, zlib.crc32(content), skipped)
 
 
 def _read(source: ImageSource, job: Job) -> tuple[np.ndarray, list[tuple[int, str]]]:
-    """A job's images, zeros for those that cannot be read, and why they cannot."""
+    """Read a job's images, zeros for unreadable ones, and the reasons."""
     try:
         return source.read(job.split, job.start, job.stop), []
     except ImageError:
@@ -168,7 +168,7 @@ def _read(source: ImageSource, job: Job) -> tuple[np.ndarray, list[tuple[int, st
 
 
 def _do_in_workers(
-    source: ImageSource, jobs: list[Job], workers: int, report: Callable[[Done], object]
+    source: ImageSource, jobs: list[Job], workers: int, report: Callable[[JobResult], object]
 ) -> None:
     # Spawned, since a fork of a process with threads (torch's) can hang.
     context = multiprocessing.get_context("spawn")
@@ -184,7 +184,7 @@ def _do_in_workers(
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C waits; the processes that are started meanwhile never see it, importing or not."""
+    """Block SIGINT, in this process and in those started inside the block."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -209,13 +209,13 @@ def _start_worker(source: ImageSource) -> None:
 
 
 def _exit_with_parent() -> None:
-    """A killed parent cannot stop its workers, and they would wait for ever."""
+    """Exit when the parent process is gone."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _do_in_worker(job: Job) -> Done:
+def _do_in_worker(job: Job) -> JobResult:
     assert _source is not None
     return _do(_source, job)

@@ -22,10 +22,10 @@ from vae.evaluation.directions import (
     Directions,
     LatentStatistics,
     balanced_accuracy,
-    count_told,
+    count_correct,
     find_directions,
 )
-from vae.evaluation.latents import posteriors
+from vae.evaluation.latents import encode_batches
 from vae.models import VAE
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically
@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Learned:
-    """Directions, and how well each tells faces that it was not found on."""
+class LearnedDirections:
+    """Directions and their balanced accuracy on held-out faces."""
 
     directions: Directions
     # attribute -> of METHODS -> balanced accuracy on the validation split, NaN where it has
@@ -46,7 +46,7 @@ class Learned:
     accuracy: dict[str, dict[str, float]]
 
 
-def learn_directions(trained: TrainedModel, cache: Path | None = None) -> Learned:
+def learn_directions(trained: TrainedModel, cache: Path | None = None) -> LearnedDirections:
     """Return the directions in `cache` if they are of this model and its images, else learn them.
 
     One pass over the training split and one over the validation split, by the posterior's
@@ -74,7 +74,7 @@ def learn_directions(trained: TrainedModel, cache: Path | None = None) -> Learne
     return learned
 
 
-def _learn(trained: TrainedModel) -> Learned:
+def _learn(trained: TrainedModel) -> LearnedDirections:
     train, held_out = (trained.data.attributes(split) for split in ("train", "val"))
     if train is None or held_out is None:
         raise UserError(
@@ -96,16 +96,16 @@ def _learn(trained: TrainedModel) -> Learned:
     told = {method: torch.zeros(2, 2, len(columns), dtype=torch.int64) for method in METHODS}
     for latents, has in _encoded(trained, "val", held_out):
         for method in METHODS:
-            told[method] += count_told(directions.scores(latents, method), has[:, columns])
+            told[method] += count_correct(directions.scores(latents, method), has[:, columns])
     accuracies = torch.stack([balanced_accuracy(told[method]) for method in METHODS], dim=1)
     rows = [dict(zip(METHODS, row, strict=True)) for row in accuracies.tolist()]
-    return Learned(directions, dict(zip(directions.names, rows, strict=True)))
+    return LearnedDirections(directions, dict(zip(directions.names, rows, strict=True)))
 
 
 def _encoded(trained: TrainedModel, split: str, labels: Labels) -> Iterator[tuple[Tensor, Tensor]]:
-    """Posterior means (n, latents) of a split and attributes (n, all of them), by the batch."""
+    """Yield posterior means (n, latents) and attributes (n, attributes) of a split, by batch."""
     start = 0
-    for posterior in posteriors(trained.model, trained.data.images[split], f"encoding {split}"):
+    for posterior in encode_batches(trained.model, trained.data.images[split], f"encoding {split}"):
         latents = posterior.mode.cpu()
         rows = labels.values[start : start + len(latents)]
         yield latents, torch.from_numpy(np.array(rows))
@@ -113,7 +113,7 @@ def _encoded(trained: TrainedModel, split: str, labels: Labels) -> Iterator[tupl
 
 
 def _digest(model: VAE) -> str:
-    """Of the weights, whichever file they are from: the last one, or the average in it."""
+    """Return a digest of the model's weights."""
     digest = hashlib.sha256()
     for weight in model.state_dict().values():
         digest.update(weight.cpu().contiguous().numpy().tobytes())
@@ -121,7 +121,7 @@ def _digest(model: VAE) -> str:
 
 
 def _images_of(trained: TrainedModel) -> str | None:
-    """A digest of what decides the images and their attributes; None where they are gone."""
+    """Return a digest of the data source's fingerprint; None if the images are missing."""
     try:
         source = open_source(trained.data_config)
         canonical = json.dumps(source.fingerprint(), sort_keys=True)
@@ -130,7 +130,7 @@ def _images_of(trained: TrainedModel) -> str | None:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _write(file: Path, learned: Learned, weights: str, images: str | None) -> None:
+def _write(file: Path, learned: LearnedDirections, weights: str, images: str | None) -> None:
     directions = learned.directions
     about = {
         "format": FORMAT,
@@ -148,8 +148,8 @@ def _write(file: Path, learned: Learned, weights: str, images: str | None) -> No
     write_atomically(file, save)
 
 
-def _read(file: Path, weights: str, images: str | None) -> Learned | None:
-    """What `_write` wrote for these very weights and images; None if it did not, or is damaged.
+def _read(file: Path, weights: str, images: str | None) -> LearnedDirections | None:
+    """Read what `_write` wrote for the same weights and images; None if absent or damaged.
 
     Where the images are gone, what was found of them is as true as ever.
     """
@@ -161,7 +161,7 @@ def _read(file: Path, weights: str, images: str | None) -> Learned | None:
             if images is not None and about["images"] != images:
                 return None
             arrays = {name: torch.from_numpy(stored[name]) for name in ARRAYS}
-        return Learned(Directions(tuple(about["names"]), **arrays), about["accuracy"])
+        return LearnedDirections(Directions(tuple(about["names"]), **arrays), about["accuracy"])
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # zipfile and NumPy raise nearly anything on damaged bytes

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vae.evaluation.latents import Gaussian
+from vae.evaluation.latents import RunningGaussian
 from vae.utils.errors import require
 
 METHODS = ("normal", "means")
@@ -34,7 +34,7 @@ ENTANGLED = 0.01  # a part of a class so small that two attributes (nearly) deci
 
 @dataclass(frozen=True)
 class ClassMeans:
-    """Of each attribute: where the faces with it and those without it lie, and how many."""
+    """Per attribute: mean latents of the faces with it and without it, and counts."""
 
     having: Tensor  # (attributes, latents) float64
     lacking: Tensor  # (attributes, latents) float64
@@ -42,13 +42,13 @@ class ClassMeans:
     together: Tensor  # (attributes, attributes) float64, faces that have both
 
     def of(self, rows: Tensor) -> ClassMeans:
-        """The same of some of the attributes."""
+        """Return the statistics of some of the attributes."""
         together = self.together[rows][:, rows]
         return ClassMeans(self.having[rows], self.lacking[rows], self.count[rows], together)
 
 
 class LatentStatistics:
-    """Covariance of all latents and the mean of each attribute's classes, as faces come in.
+    """Running covariance of all latents and mean of each attribute's classes.
 
     Args:
         latent_dim: size of z.
@@ -56,7 +56,7 @@ class LatentStatistics:
     """
 
     def __init__(self, latent_dim: int, attributes: int) -> None:
-        self.all = Gaussian(latent_dim)
+        self.all = RunningGaussian(latent_dim)
         self._sums = torch.zeros(attributes, latent_dim, dtype=torch.float64)
         self._together = torch.zeros(attributes, attributes, dtype=torch.float64)
 
@@ -68,7 +68,7 @@ class LatentStatistics:
         self._together += rows.T @ rows
 
     def classes(self) -> ClassMeans:
-        """The means of the classes; NaN for one that no face is in."""
+        """Return the class means; NaN for an empty class."""
         count = self._together.diagonal()[:, None]
         total = self.all.mean * self.all.count
         lacking = (total - self._sums) / (self.all.count - count)
@@ -77,7 +77,7 @@ class LatentStatistics:
 
 @dataclass(frozen=True)
 class Directions:
-    """Directions and classifiers of attributes, all of them (attributes, latents) float64."""
+    """Directions and classifiers of attributes, each (attributes, latents) float64."""
 
     names: tuple[str, ...]
     means: Tensor
@@ -86,7 +86,7 @@ class Directions:
     middles: Tensor  # halfway between the faces with it and those without
 
     def scores(self, latents: Tensor, along: str = "weights") -> Tensor:
-        """How far along lie faces, from each attribute's middle: > 0 where it seems to be there.
+        """Project faces on each attribute's direction, from the class midpoint: > 0 predicts it.
 
         Args:
             latents: (n, latents).
@@ -105,7 +105,7 @@ def require_method(method: str) -> None:
 
 
 def find_directions(statistics: LatentStatistics, names: tuple[str, ...]) -> Directions:
-    """The directions of all attributes that at least FEWEST faces have, and as many have not.
+    """Return the directions of attributes with at least FEWEST faces in both classes.
 
     The classifiers are Fisher's linear discriminants with a shrunk covariance.
 
@@ -125,8 +125,8 @@ def find_directions(statistics: LatentStatistics, names: tuple[str, ...]) -> Dir
     return Directions(tuple(names[i] for i in kept.tolist()), means, normal, weights, middles)
 
 
-def count_told(scores: Tensor, attributes: Tensor) -> Tensor:
-    """How many faces with and without each attribute are told right, and how many there are.
+def count_correct(scores: Tensor, attributes: Tensor) -> Tensor:
+    """Count the correctly classified faces and all faces, per class and attribute.
 
     Sums of such counts over batches are those of all their faces.
 
@@ -143,10 +143,10 @@ def count_told(scores: Tensor, attributes: Tensor) -> Tensor:
 
 
 def balanced_accuracy(told: Tensor) -> Tensor:
-    """Mean of the shares of both classes that are told right, (attributes,); chance is 1/2.
+    """Return the mean of both classes' recalls, (attributes,); chance is 1/2.
 
     Args:
-        told: counts as `count_told` gives them. NaN where a class has no face.
+        told: counts as `count_correct` gives them. NaN where a class has no face.
     """
     shares: Tensor = told[0] / told[1]
     return shares.mean(0)
@@ -159,7 +159,7 @@ def _shrunk(covariance: Tensor) -> Tensor:
 
 
 def _normals(means: Tensor, classes: ClassMeans, total: int) -> Tensor:
-    """For each attribute, the mean difference between faces that are alike in those held.
+    """Return each attribute's mean difference between faces equal in the held attributes.
 
     The coefficients d of the ridge regression of the latents on the attribute and the held
     ones. If N is the covariance that the regression leaves, Fisher's discriminant of such
@@ -180,7 +180,7 @@ def _normals(means: Tensor, classes: ClassMeans, total: int) -> Tensor:
 
 
 def _can_be_held(classes: ClassMeans, total: int) -> Tensor:
-    """Which attributes (columns) can stay as they are while another (row) changes.
+    """Return which attributes (columns) can be held constant while another (row) changes.
 
     Not those that the other decides: hair that turns blond must cease to be black. So all
     four combinations of the two must be on at least ENTANGLED of the smaller class.

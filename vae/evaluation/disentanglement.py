@@ -160,7 +160,7 @@ def _check(codes: np.ndarray, factors: np.ndarray) -> None:
 
 
 def _varying(*parts: np.ndarray) -> np.ndarray:
-    """Which factors vary in every one of `parts` (rows, factors), bool (factors,)."""
+    """Return which factors vary in every one of `parts` (rows, factors), bool (factors,)."""
     varies: np.ndarray = np.all([(rows != rows[:1]).any(axis=0) for rows in parts], axis=0)
     if not varies.any():
         raise UserError(
@@ -171,7 +171,7 @@ def _varying(*parts: np.ndarray) -> np.ndarray:
 
 
 def _equal_width(values: np.ndarray, bins: int) -> np.ndarray:
-    """The bin, 0 to bins - 1, of each value within its column's range."""
+    """Return the bin, 0 to bins - 1, of each value within its column's range."""
     low, high = values.min(axis=0), values.max(axis=0)
     width = np.where(high > low, high - low, 1)
     cells: np.ndarray = np.minimum((values - low) / width * bins, bins - 1).astype(np.int64)
@@ -179,28 +179,28 @@ def _equal_width(values: np.ndarray, bins: int) -> np.ndarray:
 
 
 def _levels(factor: np.ndarray, bins: int) -> np.ndarray:
-    """A factor's values (n,) as whole numbers from 0."""
+    """Return a factor's values (n,) as integers from 0."""
     values, places = np.unique(factor, return_inverse=True)
     levels: np.ndarray = places if len(values) <= bins else _equal_width(factor, bins)
     return levels
 
 
 def _entropy(weights: np.ndarray) -> np.ndarray:
-    """In nats, over the last axis, of weights >= 0 of any sum; 0 where that is 0."""
+    """Return the entropy in nats over the last axis of weights >= 0; 0 where they sum to 0."""
     shares = weights / np.maximum(weights.sum(axis=-1, keepdims=True), TINY)
     entropy: np.ndarray = -(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=-1)
     return entropy
 
 
 def _gap(scores: np.ndarray) -> np.ndarray:
-    """The best score less the second best: (latents, factors), all >= 0, -> (factors,)."""
+    """Return the best score minus the second best: (latents, factors) >= 0 -> (factors,)."""
     ordered = np.sort(np.pad(scores, ((1, 0), (0, 0))), axis=0)  # 0 is second to a lone latent
     gap: np.ndarray = ordered[-1] - ordered[-2]
     return gap
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:
-    """Columns of mean 0 and length 1. One that does not vary is 0, or a constant by rounding.
+    """Standardise columns to mean 0 and length 1; a constant column becomes about 0.
 
     Either way its product with a column of mean 0 is 0.
     """
@@ -211,14 +211,14 @@ def _standardised(values: np.ndarray) -> np.ndarray:
 
 
 def _concentration(importance: np.ndarray) -> float:
-    """1 less the rows' entropy to the base of their length, as a mean weighted by their sums."""
+    """Return 1 minus the rows' normalised entropy, averaged with the rows' sums as weights."""
     entropies = _entropy(importance) / math.log(max(2, importance.shape[1]))
     sums = importance.sum(axis=1)
     return float(((1 - entropies) * sums).sum() / max(sums.sum(), TINY))
 
 
 def factor_scores(means: np.ndarray, factors: np.ndarray, seed: int) -> dict[str, float]:
-    """MIG, SAP and the three of DCI.
+    """Compute MIG, SAP and the three DCI scores.
 
     Args:
         means: posterior means, (n, latent_dim).
@@ -242,7 +242,7 @@ def factor_scores(means: np.ndarray, factors: np.ndarray, seed: int) -> dict[str
 def drawn_factorvae_score(
     model: VAE, config: SyntheticConfig, stds: np.ndarray, seed: int
 ) -> tuple[float, int]:
-    """The FactorVAE score of a model of drawn faces, and the number of votes behind it.
+    """Compute the FactorVAE score of a model of drawn faces; return it and the number of votes.
 
     The faces are drawn for it, a factor held in each vote: about a minute.
 

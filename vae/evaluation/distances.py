@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vae.data.loader import evaluation_batches
 from vae.evaluation.features import Features
-from vae.evaluation.latents import Gaussian, batches
+from vae.evaluation.latents import RunningGaussian, progress_batches
 from vae.models.base import VAE
 from vae.training.metrics import EVALUATION_BATCH
 
@@ -26,7 +26,7 @@ Images = Callable[[Tensor], Tensor]  # a batch of images -> as many that are com
 Latents = Callable[[int], Tensor]  # how many -> latents (n, latent_dim), the next of a stream
 
 
-def frechet_distance(first: Gaussian, second: Gaussian) -> float:
+def frechet_distance(first: RunningGaussian, second: RunningGaussian) -> float:
     """|m₁ - m₂|² + tr(C₁ + C₂ - 2 (C₁C₂)^½), >= 0 (Dowson & Landau 1982).
 
     With R Rᵀ = C₁ the trace of the root is the sum of the roots of the eigenvalues of
@@ -112,7 +112,7 @@ class KernelDistance:
 
 @dataclass(frozen=True)
 class Distance:
-    """How far images of a kind are from the reference."""
+    """Distances of one kind of images from the reference."""
 
     frechet: float
     kernel: float  # about 0 for the same distribution, and may be a little below
@@ -123,7 +123,7 @@ class Distance:
 def measure_distances(
     images: np.ndarray, features: Features, device: torch.device, kinds: Mapping[str, Images]
 ) -> dict[str, Distance]:
-    """Distances of several kinds of images from the same reference, in one pass.
+    """Measure several kinds of images against the same reference, in one pass.
 
     No features are kept: of each kind a mean, a covariance and a block of the kernel.
 
@@ -133,9 +133,9 @@ def measure_distances(
         device: where the reference's batches go.
         kinds: what to compare; called with each of its batches in turn.
     """
-    reference = Gaussian(features.dimensions)
+    reference = RunningGaussian(features.dimensions)
     comparisons = {name: _Comparison(features.dimensions) for name in kinds}
-    for batch in batches(images, device, f"distances ({features.name})"):
+    for batch in progress_batches(images, device, f"distances ({features.name})"):
         real = features(batch)
         reference.update(real)
         for kind, make in kinds.items():
@@ -148,7 +148,7 @@ def measure_distances(
 
 class _Comparison:
     def __init__(self, dimensions: int) -> None:
-        self.made = Gaussian(dimensions)
+        self.made = RunningGaussian(dimensions)
         self.kernel = KernelDistance(dimensions)
         self.apart = 0.0
 
@@ -157,35 +157,35 @@ class _Comparison:
         self.kernel.update(real, made)
         self.apart += (real - made).double().norm(dim=1).sum().item()
 
-    def result(self, reference: Gaussian) -> Distance:
+    def result(self, reference: RunningGaussian) -> Distance:
         kernel, error = self.kernel.result()
         frechet = frechet_distance(reference, self.made)
         return Distance(frechet, kernel, error, self.apart / self.made.count)
 
 
 def reconstructions(model: VAE) -> Images:
-    """Each image's reconstruction from its posterior's mean."""
+    """Return a function that reconstructs images from the posterior mean."""
     return lambda images: model.decode(model.encode(images).mode)
 
 
-def decoded(model: VAE, latents: Latents) -> Images:
-    """As many samples as there are images."""
+def sample_images(model: VAE, latents: Latents) -> Images:
+    """Return a function that decodes as many samples as it is given images."""
     return lambda images: model.decode(latents(len(images)).to(images.device))
 
 
-def others(images: np.ndarray, device: torch.device) -> Images:
-    """Images of the same source: the floor under all distances, as nothing real is closer."""
+def same_source_images(images: np.ndarray, device: torch.device) -> Images:
+    """Return a function that serves other images of the same source: the floor of all distances."""
     in_turn = evaluation_batches(images, EVALUATION_BATCH, device)
     return lambda _: next(in_turn)
 
 
 def standard_normal(latent_dim: int, seed: int) -> Latents:
-    """Samples of the prior N(0, I), one stream for a seed."""
+    """Return a function that draws from the prior N(0, I), one stream per seed."""
     generator = torch.Generator().manual_seed(seed)
     return lambda count: torch.randn(count, latent_dim, generator=generator)
 
 
-def choose(images: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """`count` of the packed images, chosen at random, in their order."""
+def random_subset(images: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Choose `count` of the packed images at random, in their order."""
     rows = np.random.default_rng(seed).choice(len(images), count, replace=False)
     return images[np.sort(rows)] if count < len(images) else images

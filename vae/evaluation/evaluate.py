@@ -16,12 +16,12 @@ import torch
 from vae.data import Packed, SyntheticConfig
 from vae.evaluation import TrainedModel, distances
 from vae.evaluation.attributes import learn_directions
-from vae.evaluation.directions import balanced_accuracy, count_told
+from vae.evaluation.directions import balanced_accuracy, count_correct
 from vae.evaluation.disentanglement import drawn_factorvae_score, factor_scores
 from vae.evaluation.distances import Distance, Images
 from vae.evaluation.factorvae import BATCH
 from vae.evaluation.features import Features, face_features, pick_features
-from vae.evaluation.latents import Codes, batches, encode_split
+from vae.evaluation.latents import EncodedSplit, encode_split, progress_batches
 from vae.evaluation.likelihood_bound import importance_weighted_bounds
 from vae.training.metrics import Evaluation, bits_per_dim, evaluate
 from vae.utils.errors import UserError, require
@@ -45,11 +45,11 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)  # by part: not for the record
 
     def add(self, name: str, value: float, n: int, **how: Any) -> None:
-        """Record a figure that was measured on n images."""
+        """Record a metric measured on n images."""
         self.figures[f"{self.split}/{name}"] = self.measured(value, n, **how)
 
     def measured(self, value: Any, n: int, **how: Any) -> dict[str, Any]:
-        """What was measured on n images, with what is behind it."""
+        """Return a value with the number of images, the split and the seed behind it."""
         return {"value": value, "n": n, "split": self.split, "seed": self.seed, **how}
 
     @contextmanager
@@ -107,7 +107,7 @@ def _reconstruction(trained: TrainedModel, data: Packed, report: Report) -> Eval
     images = data.images[report.split]
     evaluation = evaluate(
         trained.model,
-        batches(images, trained.device, "reconstruction"),
+        progress_batches(images, trained.device, "reconstruction"),
         trained.loss_config,
         training_images=len(data.images["train"]),
         seed=report.seed,
@@ -120,7 +120,7 @@ def _reconstruction(trained: TrainedModel, data: Packed, report: Report) -> Eval
 
 def _bound(trained: TrainedModel, data: Packed, report: Report) -> None:
     settings = trained.metrics_config
-    images = distances.choose(
+    images = distances.random_subset(
         data.images[report.split],
         min(settings.bound_images, len(data.images[report.split])),
         report.seed,
@@ -131,7 +131,7 @@ def _bound(trained: TrainedModel, data: Packed, report: Report) -> None:
     variance = math.exp(2 * distortion / values - 1) / (2 * math.pi)
     one, many = importance_weighted_bounds(
         trained.model,
-        batches(images, trained.device, "importance-weighted bound"),
+        progress_batches(images, trained.device, "importance-weighted bound"),
         settings.bound_samples,
         variance,
         torch.Generator().manual_seed(report.seed),
@@ -141,7 +141,7 @@ def _bound(trained: TrainedModel, data: Packed, report: Report) -> None:
         report.add("iw_bpd" if bounds is many else "iw_bpd_1", bpd, len(images), k=k)
 
 
-def _codes(trained: TrainedModel, data: Packed, report: Report) -> Codes:
+def _codes(trained: TrainedModel, data: Packed, report: Report) -> EncodedSplit:
     images = data.images[report.split]
     codes = encode_split(trained.model, images, MOST_CODES, report.split)
     if len(images) > 1:
@@ -159,18 +159,18 @@ def _distances(trained: TrainedModel, data: Packed, report: Report) -> None:
     report.notes += notes
     if features is None:
         return
-    chosen = distances.choose(images, count, report.seed)
-    strangers = distances.choose(train, count, report.seed)
+    chosen = distances.random_subset(images, count, report.seed)
+    floor = distances.random_subset(train, count, report.seed)
 
     def measured(features: Features, **more: Images) -> dict[str, Distance]:
         kinds = {
             "reconstructions": distances.reconstructions(trained.model),
-            "floor": distances.others(strangers, trained.device),
+            "floor": distances.same_source_images(floor, trained.device),
         }
         return distances.measure_distances(chosen, features, trained.device, more | kinds)
 
     latents = distances.standard_normal(trained.model.latent_dim, report.seed)
-    found = measured(features, samples=distances.decoded(trained.model, latents))
+    found = measured(features, samples=distances.sample_images(trained.model, latents))
     for kind, distance in found.items():
         report.add(f"{features.distance_key}_{kind}", distance.frechet, count)
         error = distance.kernel_error
@@ -185,7 +185,9 @@ def _distances(trained: TrainedModel, data: Packed, report: Report) -> None:
     report.add("identity_distance_of_others", found["floor"].pairwise, count)
 
 
-def _disentanglement(trained: TrainedModel, data: Packed, codes: Codes, report: Report) -> None:
+def _disentanglement(
+    trained: TrainedModel, data: Packed, codes: EncodedSplit, report: Report
+) -> None:
     factors = data.factors(report.split)
     if factors is None:
         report.notes.append("MIG, DCI, SAP and FactorVAE score need true factors; none are known.")
@@ -209,11 +211,11 @@ def _disentanglement(trained: TrainedModel, data: Packed, codes: Codes, report: 
 def _separability(
     trained: TrainedModel,
     data: Packed,
-    codes: Codes,
+    codes: EncodedSplit,
     report: Report,
     directions_cache: Path | None,
 ) -> None:
-    """Of attributes, which are no factors: not called disentanglement."""
+    """Attribute separability (attributes are not factors: this is not disentanglement)."""
     attributes = data.attributes(report.split)
     if attributes is None:
         report.notes.append("Attribute separability needs attributes; none are known.")
@@ -226,7 +228,7 @@ def _separability(
     columns = [attributes.names.index(name) for name in directions.names]
     count = len(codes.means)
     truth = torch.from_numpy(attributes.values[:count, columns].copy())
-    told = balanced_accuracy(count_told(directions.scores(torch.from_numpy(codes.means)), truth))
+    told = balanced_accuracy(count_correct(directions.scores(torch.from_numpy(codes.means)), truth))
     known = ~told.isnan()
     if not known.any():
         report.notes.append(

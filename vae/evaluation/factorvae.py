@@ -1,4 +1,4 @@
-"""The FactorVAE score, and the drawn faces that it takes."""
+"""The FactorVAE score and the drawn faces for its votes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def factorvae_score(
 
 
 def _accuracy(voters: np.ndarray, held: np.ndarray, latents: int, num_factors: int) -> float:
-    """Of a majority vote, over FOLDS parts of the votes, each told by the others."""
+    """Return the accuracy of a majority vote, cross-validated over FOLDS parts of the votes."""
     part = np.arange(len(held)) % FOLDS
     right = 0
     for fold in range(FOLDS):
@@ -86,7 +86,7 @@ def _accuracy(voters: np.ndarray, held: np.ndarray, latents: int, num_factors: i
 
 
 def vote_factors(held: np.ndarray, batch: int, seed: int, preset: str) -> np.ndarray:
-    """The faces of each vote, as `sample_factors` draws them but for the factor that is held.
+    """Return the factors of each vote's faces, with one factor held constant per vote.
 
     That has the value of the vote's first face in all of them, so rare ones stay rare.
 
@@ -111,7 +111,7 @@ def vote_factors(held: np.ndarray, batch: int, seed: int, preset: str) -> np.nda
 def drawn_votes(
     held: np.ndarray, batch: int, seed: int, preset: str, image_size: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """The pictures of `vote_factors`, vote after vote, as a model is used to see them.
+    """Draw the pictures of `vote_factors`, quantised as in a packed cache.
 
     Yields:
         (<= EVALUATION_BATCH, 3, image_size, image_size) in [0, 1], in steps of 1/255 as

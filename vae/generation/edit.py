@@ -1,4 +1,4 @@
-"""Faces moved along the directions of attributes."""
+"""Attribute edits: faces moved along attribute directions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from vae.evaluation import TrainedModel
-from vae.evaluation.attributes import Learned
+from vae.evaluation.attributes import LearnedDirections
 from vae.evaluation.directions import require_method
 from vae.generation import figures
-from vae.generation.photos import file_stems, load_faces, safe_name
+from vae.generation.photos import file_stems, load_faces, safe_stem
 from vae.models import VAE
 from vae.utils.errors import UserError
 
@@ -23,8 +23,8 @@ SHOWN = 6  # faces of the split, where none are given
 
 
 @dataclass(frozen=True)
-class Edited:
-    """What `edit` made."""
+class EditResult:
+    """The result of `edit`."""
 
     images: Tensor  # (faces, changes, 3, size, size) in [0, 1]
     sheet: Path  # rows of faces: as they are, as the model has them, and changed
@@ -45,7 +45,7 @@ class Change:
 @torch.inference_mode()
 def edit(
     trained: TrainedModel,
-    learned: Learned,
+    learned: LearnedDirections,
     faces: Sequence[str],
     attributes: Sequence[str],
     strength: float = 2.0,
@@ -56,7 +56,7 @@ def edit(
     crop: str = "auto",
     folder: Path,
     tag: str = "",
-) -> Edited:
+) -> EditResult:
     """Give faces an attribute, or take it away.
 
     Args:
@@ -79,8 +79,8 @@ def edit(
     """
     require_method(method)
     _require_known(attributes, learned)
-    words = list(faces) or _faces_to_change(trained, attributes, strength, split)
-    originals, labels = load_faces(words, trained, split, crop)
+    inputs = list(faces) or _faces_to_change(trained, attributes, strength, split)
+    originals, labels = load_faces(inputs, trained, split, crop)
     latents = trained.model.encode(originals.to(trained.device)).mode
 
     changes = _changes(attributes, strength)
@@ -102,37 +102,39 @@ def edit(
         for attribute, image in zip(attributes, row[-len(attributes) :], strict=True):
             name = "_".join([stem, attribute, f"{strength:+g}", *how])
             files.append(figures.save(figures.picture(image), folder / "edited" / f"{name}.png"))
-    return Edited(images, sheet, files)
+    return EditResult(images, sheet, files)
 
 
 def _how(method: str, keep_detail: bool, crop: str, tag: str) -> list[str]:
-    """What is not as usual, for the names of files: no other picture takes one's place."""
-    words = {
+    """Return file name suffixes of all non-default settings, so that files do not collide."""
+    inputs = {
         method: method != "normal",
         "detail": keep_detail,
-        safe_name(f"crop-{crop.replace(',', '-')}"): crop != "auto",
+        safe_stem(f"crop-{crop.replace(',', '-')}"): crop != "auto",
         tag: bool(tag),
     }
-    return [word for word, is_unusual in words.items() if is_unusual]
+    return [word for word, is_unusual in inputs.items() if is_unusual]
 
 
 def _changes(attributes: Sequence[str], strength: float) -> list[Change]:
-    """One attribute from the opposite of `strength` to it, or several at it: the last are at it."""
+    """Return one attribute at strengths from -strength to strength, or several at `strength`."""
     if len(attributes) > 1:
         return [Change(attribute, strength) for attribute in attributes]
     return [Change(attributes[0], strength * part) for part in (-1, -0.5, 0.5, 1)]
 
 
-def _changed(model: VAE, latents: Tensor, learned: Learned, method: str, change: Change) -> Tensor:
-    """The faces of latents (faces, latent_dim) after a change, (faces, 3, size, size)."""
+def _changed(
+    model: VAE, latents: Tensor, learned: LearnedDirections, method: str, change: Change
+) -> Tensor:
+    """Decode latents (faces, latent_dim) after a change: (faces, 3, size, size)."""
     directions = learned.directions
     steps = directions.normal if method == "normal" else directions.means
     step = steps[directions.names.index(change.attribute)].to(latents)
     return model.decode(latents + change.strength * step).cpu()
 
 
-def _require_known(attributes: Sequence[str], learned: Learned) -> None:
-    """Raise a UserError with the nearest names for one that is not known."""
+def _require_known(attributes: Sequence[str], learned: LearnedDirections) -> None:
+    """Raise a UserError with the nearest names for an unknown attribute."""
     names = learned.directions.names
     if not attributes:
         raise UserError(f"--attribute: which? One or more of {', '.join(names)}.")
@@ -153,7 +155,7 @@ def _require_known(attributes: Sequence[str], learned: Learned) -> None:
 def _faces_to_change(
     trained: TrainedModel, attributes: Sequence[str], strength: float, split: str
 ) -> list[str]:
-    """Numbers of faces of the split, the first that have the fewest of the attributes.
+    """Return numbers of faces of the split that have the fewest of the attributes.
 
     The most, where these are taken away.
     """

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from vae.evaluation import TrainedModel
 from vae.generation.export_formats import (
-    Drafts,
+    ExportedFunctions,
     Function,
     Part,
-    draft_onnx,
-    draft_torch,
-    parts_of,
+    export_onnx,
+    export_torch,
     quiet,
+    split_encoder_decoder,
 )
 from vae.models import MODELS, VAE, build_model
 from vae.utils.errors import UserError, require
@@ -82,8 +82,8 @@ def export_model(
         "latent_dim": config.latent_dim,
         **about,
     }
-    draft = {"torch": draft_torch, "onnx": draft_onnx, "safetensors": _draft_safetensors}[format]
-    parts = parts_of(model, image_size)
+    draft = {"torch": export_torch, "onnx": export_onnx, "safetensors": _export_safetensors}[format]
+    parts = split_encoder_decoder(model, image_size)
     exported = []
     with tempfile.TemporaryDirectory() as staging:
         with quiet():
@@ -97,7 +97,7 @@ def export_model(
 
 
 def load_safetensors(path: Path | str) -> VAE:
-    """The model in a `model.safetensors`, on the CPU, in evaluation mode.
+    """Load a `model.safetensors`, on the CPU, in evaluation mode.
 
     What the file names decides which of our own models is built; no code in it is run.
 
@@ -124,7 +124,7 @@ def load_safetensors(path: Path | str) -> VAE:
 
 
 def _rebuilt(about: Mapping[str, Any], weights: Mapping[str, Tensor]) -> VAE:
-    """The model that a file describes, with its weights."""
+    """Build the model that a file describes and load its weights."""
     name, size = about["model"]["name"], about["image_size"]
     known = name in MODELS
     require(known, "model.name", name, f"one of {', '.join(MODELS)} in this version")
@@ -144,20 +144,20 @@ def _kinds(weights: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.d
     return {key: (weight.shape, weight.dtype) for key, weight in weights.items()}
 
 
-def _draft_safetensors(model: VAE, about: Mapping[str, Any], folder: Path) -> Drafts:
-    """model.safetensors, with `about` as JSON in its metadata."""
+def _export_safetensors(model: VAE, about: Mapping[str, Any], folder: Path) -> ExportedFunctions:
+    """Write model.safetensors, with `about` as JSON in its metadata."""
     from safetensors.torch import save_file
 
     file = folder / "model.safetensors"
     weights = {key: weight.contiguous() for key, weight in model.state_dict().items()}
     save_file(weights, file, {ABOUT: json.dumps(about)})
-    return {file: parts_of(load_safetensors(file), about["image_size"])}
+    return {file: split_encoder_decoder(load_safetensors(file), about["image_size"])}
 
 
 def _check(
     file: Path, functions: Mapping[str, Function], parts: Mapping[str, Part], seed: int
 ) -> float:
-    """The largest difference between what a file computes and what the model does.
+    """Return the largest difference between the outputs of a file and of the model.
 
     Raises:
         UserError: it is more than TOLERANCE allows, or no number.
@@ -180,7 +180,7 @@ def _check(
 
 
 def _probes(part: Part, seed: int) -> list[Tensor]:
-    """What to compare a part on: batches of 1, 2 and 5, the second of extremes."""
+    """Return test inputs of a part: batches of 1, 2 and 5, the second of extremes."""
     generator = torch.Generator().manual_seed(seed)
     if part.takes == "images":
         extremes = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, *part.shape)

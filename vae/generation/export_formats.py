@@ -1,4 +1,4 @@
-"""The halves of a VAE as programs: torch.export's and ONNX's."""
+"""Encoder and decoder as torch.export and ONNX programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from vae.models import VAE
 from vae.models.layers import UpsampleConv
 
 Function: TypeAlias = Callable[[Tensor], Any]
-Drafts: TypeAlias = dict[Path, Mapping[str, Function]]  # a file: what it computes, by part
+ExportedFunctions: TypeAlias = dict[
+    Path, Mapping[str, Function]
+]  # a file: what it computes, by part
 
 
 class Encoder(nn.Module):
@@ -55,14 +57,14 @@ class Decoder(nn.Module):
 Part: TypeAlias = Encoder | Decoder
 
 
-def parts_of(model: VAE, image_size: int) -> dict[str, Part]:
-    """A model's halves in evaluation mode, by the names of their files."""
+def split_encoder_decoder(model: VAE, image_size: int) -> dict[str, Part]:
+    """Return encoder and decoder in evaluation mode, by the names of their files."""
     return {"encoder": Encoder(model, image_size).eval(), "decoder": Decoder(model).eval()}
 
 
-def draft_torch(model: VAE, about: Mapping[str, Any], folder: Path) -> Drafts:
-    """encoder.pt2 and decoder.pt2, with `about.json` among their extra files."""
-    drafts: Drafts = {}
+def export_torch(model: VAE, about: Mapping[str, Any], folder: Path) -> ExportedFunctions:
+    """Write encoder.pt2 and decoder.pt2, with `about.json` among their extra files."""
+    drafts: ExportedFunctions = {}
     for name, part in _plain_parts(model, about["image_size"]).items():
         file = folder / f"{name}.pt2"
         extra = {"about.json": json.dumps(about)}
@@ -71,8 +73,8 @@ def draft_torch(model: VAE, about: Mapping[str, Any], folder: Path) -> Drafts:
     return drafts
 
 
-def draft_onnx(model: VAE, about: Mapping[str, Any], folder: Path) -> Drafts:
-    """encoder.onnx and decoder.onnx; metadata_props have each value of `about` as JSON.
+def export_onnx(model: VAE, about: Mapping[str, Any], folder: Path) -> ExportedFunctions:
+    """Write encoder.onnx and decoder.onnx; metadata_props have each value of `about` as JSON.
 
     What depends on weights alone is computed here. The exporter does that up to some size;
     above, `UpsampleConv` would fold its kernels anew in each runtime, and a convolution
@@ -81,7 +83,7 @@ def draft_onnx(model: VAE, about: Mapping[str, Any], folder: Path) -> Drafts:
     import onnx
     import onnxscript.optimizer
 
-    drafts: Drafts = {}
+    drafts: ExportedFunctions = {}
     any_size = 2**62
     for name, part in _plain_parts(model, about["image_size"]).items():
         exported = torch.onnx.export(
@@ -106,7 +108,7 @@ def draft_onnx(model: VAE, about: Mapping[str, Any], folder: Path) -> Drafts:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the exporters' warnings and logs to themselves, and stdout free of their prints."""
+    """Silence the exporters' warnings, logs and prints."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -118,7 +120,7 @@ def quiet() -> Iterator[None]:
 
 
 def _plain_parts(model: VAE, image_size: int) -> dict[str, Part]:
-    """The halves of a copy in torch's usual memory format, the only one that .pt2 knows well.
+    """Return encoder and decoder of a copy in contiguous memory format, as .pt2 needs.
 
     Its upsampling convolutions are one operation each, as runtimes know it.
     """
@@ -126,11 +128,11 @@ def _plain_parts(model: VAE, image_size: int) -> dict[str, Part]:
     for module in plain.modules():
         if isinstance(module, UpsampleConv):
             module.form = "transposed"
-    return parts_of(plain.to(memory_format=torch.contiguous_format), image_size)
+    return split_encoder_decoder(plain.to(memory_format=torch.contiguous_format), image_size)
 
 
 def _program(part: Part) -> ExportedProgram:
-    """A part as a graph of torch's operations, for any number of images or latents >= 1."""
+    """Export a part as a graph of torch operations, for any batch size >= 1."""
     example = torch.zeros(2, *part.shape)  # a batch of 1 would be taken for a constant
     program = torch.export.export(part, (example,), dynamic_shapes=({0: Dim("batch", min=1)},))
     # What is under autocast is a graph of its own.
@@ -141,7 +143,7 @@ def _program(part: Part) -> ExportedProgram:
 
 
 def _without_traces(model: Any) -> Any:
-    """An onnx.ModelProto without what it tells of the source code; its free axis is "batch"."""
+    """Remove traces of the source code from an onnx.ModelProto; name its free axis "batch"."""
     graph = model.graph
     del graph.value_info[:]
     for thing in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
@@ -153,7 +155,7 @@ def _without_traces(model: Any) -> Any:
 
 
 def _onnx_function(file: Path, takes: str) -> Function:
-    """What an ONNX file computes, by onnxruntime on the CPU."""
+    """Return a function that runs an ONNX file with onnxruntime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

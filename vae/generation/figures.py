@@ -31,7 +31,7 @@ SAMPLE_SEED = 0  # the same latents in every run and at every step
 
 
 def grid(images: Tensor, columns: int) -> Image:
-    """Images (count, 3, size, size) in [0, 1] in rows of `columns`, small ones enlarged."""
+    """Arrange images (count, 3, size, size) in [0, 1] in rows of `columns`; enlarge small ones."""
     from PIL import Image
 
     scale = max(1, round(96 / images.shape[-1]))  # a face of 32 px is hard to see
@@ -47,7 +47,7 @@ def grid(images: Tensor, columns: int) -> Image:
 
 
 def label_rows(picture: Image, labels: Sequence[str]) -> Image:
-    """A grid with a label to the left of each of its rows."""
+    """Add a label to the left of each row of a grid."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(LABEL_HEIGHT)
@@ -62,7 +62,7 @@ def label_rows(picture: Image, labels: Sequence[str]) -> Image:
 
 
 def label_columns(picture: Image, labels: Sequence[str], left: int = 0) -> Image:
-    """A grid, which begins at `left`, with a label above each column, a word to a line."""
+    """Add a label above each column of a grid that begins at `left`, one word per line."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(LABEL_HEIGHT)
@@ -80,7 +80,7 @@ def label_columns(picture: Image, labels: Sequence[str], left: int = 0) -> Image
 
 
 def _broken(label: str, font: FreeTypeFont | ImageFont, width: float) -> str:
-    """A label with a word to a line, words that are too wide on several: LABEL_LINES at most."""
+    """Wrap a label to one word per line, wide words to several: at most LABEL_LINES."""
     lines = []
     for word in label.split():
         line = ""
@@ -95,7 +95,7 @@ def _broken(label: str, font: FreeTypeFont | ImageFont, width: float) -> str:
 
 
 def picture(image: Tensor) -> Image:
-    """One image (3, size, size) in [0, 1], pixel for pixel."""
+    """Convert an image (3, size, size) in [0, 1] to a PIL image."""
     from PIL import Image
 
     pixels = image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0)
@@ -109,7 +109,7 @@ def save(picture: Image, path: Path) -> Path:
 
 
 def reconstructions(originals: Tensor, reconstructed: Tensor, path: Path, columns: int = 8) -> Path:
-    """Each original with its reconstruction below it, in pairs of rows.
+    """Write each original with its reconstruction below it, in pairs of rows.
 
     Args:
         originals, reconstructed: (count, 3, size, size) in [0, 1].
@@ -125,24 +125,24 @@ def reconstructions(originals: Tensor, reconstructed: Tensor, path: Path, column
 
 
 def samples(images: Tensor, path: Path, columns: int = 8) -> Path:
-    """Images (count, 3, size, size) in [0, 1] in rows."""
+    """Write images (count, 3, size, size) in [0, 1] in rows."""
     return save(grid(images, min(columns, len(images))), path)
 
 
 def interpolation(strips: Tensor, path: Path) -> Path:
-    """One row per pair of faces: strips (pairs, steps, 3, size, size) in [0, 1]."""
+    """Write one row per pair of faces: strips (pairs, steps, 3, size, size) in [0, 1]."""
     return save(grid(strips.flatten(0, 1), strips.shape[1]), path)
 
 
 def traversal(strips: Tensor, labels: Sequence[str], path: Path) -> Path:
-    """One labelled row per latent: strips (latents, steps, 3, size, size) in [0, 1]."""
+    """Write one labelled row per latent: strips (latents, steps, 3, size, size) in [0, 1]."""
     return save(label_rows(grid(strips.flatten(0, 1), strips.shape[1]), labels), path)
 
 
 def table(
     images: Tensor, path: Path, *, columns: Sequence[str], rows: Sequence[str] | None = None
 ) -> Path:
-    """Labelled columns, and rows if given, of images (rows, columns, 3, size, size) in [0, 1]."""
+    """Write a labelled table of images (rows, columns, 3, size, size) in [0, 1]."""
     faces = grid(images.flatten(0, 1), images.shape[1])
     sheet = label_rows(faces, rows) if rows else faces
     return save(label_columns(sheet, columns, sheet.width - faces.width), path)
@@ -155,7 +155,7 @@ def animation(
     labels: Sequence[str] | None = None,
     seconds: float = 4.0,
 ) -> Path:
-    """A GIF that runs through frames and back, for ever.
+    """Write a GIF that loops through frames and back.
 
     Each frame has a palette of its own, without dithering: faces are smooth, so that 256
     colours are nearly enough for one, and dots that change from frame to frame are seen first.
@@ -181,7 +181,7 @@ def animation(
 
 
 def _frame(images: Tensor, labels: Sequence[str] | None) -> Image:
-    """Images (count, 3, size, size) about twice as wide as high, with a label above each."""
+    """Arrange images (count, 3, size, size) about twice as wide as high, each with a label."""
     from PIL import Image
 
     columns = min(len(images), math.ceil(math.sqrt(2 * len(images))))
@@ -242,18 +242,18 @@ def draw_figures(
 
 
 def prior_latents(count: int, like: Tensor) -> Tensor:
-    """Latents from N(0, I), (count, latent_dim), the same for every call."""
+    """Return latents from N(0, I), (count, latent_dim), equal in every call."""
     generator = torch.Generator().manual_seed(SAMPLE_SEED)
     return torch.randn(count, like.shape[1], generator=generator).to(like.device)
 
 
 def lerp(start: Tensor, end: Tensor, steps: int = COLUMNS) -> Tensor:
-    """The straight line between two latents (latent_dim,): (steps, latent_dim), both ends in."""
+    """Interpolate linearly between latents (latent_dim,): (steps, latent_dim), ends included."""
     return torch.lerp(start, end, torch.linspace(0, 1, steps, device=start.device)[:, None])
 
 
 def slerp(start: Tensor, end: Tensor, steps: int = COLUMNS) -> Tensor:
-    """The arc between two latents (latent_dim,): (steps, latent_dim), both ends in.
+    """Interpolate spherically between latents (latent_dim,): (steps, latent_dim), ends included.
 
     The direction turns evenly from one to the other (Shoemake 1985) and the length goes
     evenly from one to the other. Latents of many dimensions lie near a sphere, which a
@@ -287,6 +287,6 @@ def move_latent(
 
 
 def decode_strips(model: VAE, strips: Tensor) -> Tensor:
-    """(rows, steps, latent_dim) -> images (rows, steps, 3, size, size) in [0, 1]."""
+    """Decode (rows, steps, latent_dim) to images (rows, steps, 3, size, size) in [0, 1]."""
     images = model.decode(strips.flatten(0, 1))
     return images.view(*strips.shape[:2], *images.shape[1:])

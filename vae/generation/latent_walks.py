@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vae.evaluation import TrainedModel
-from vae.evaluation.latents import AggregatePosterior, posteriors
+from vae.evaluation.latents import AggregatePosterior, encode_batches
 from vae.generation import figures
 from vae.generation.figures import REACH, decode_strips, lerp, move_latent, slerp
 from vae.generation.photos import file_stems, load_faces
@@ -35,7 +35,7 @@ def interpolate(
     *,
     folder: Path,
 ) -> list[Path]:
-    """Strips and animations between two faces, along the straight line and along the arc.
+    """Write strips and animations between two faces, linear and spherical.
 
     Args:
         trained: decodes on its device.
@@ -73,11 +73,11 @@ def interpolate(
 
 
 @dataclass(frozen=True)
-class Traversed:
-    """What `traverse` made."""
+class TraversalResult:
+    """The result of `traverse`."""
 
     latents: list[int]  # by their KL, the largest first
-    kl: list[float]  # of each, nats an image
+    kl: list[float]  # of each, nats per image
     active: list[bool]  # whether its mean varies by more than ACTIVE
     files: list[Path]  # a PNG and a GIF
 
@@ -92,7 +92,7 @@ def traverse(
     crop: str = "auto",
     *,
     folder: Path,
-) -> Traversed:
+) -> TraversalResult:
     """Move the `count` latents of most KL, each over the range of its aggregate posterior.
 
     Args:
@@ -140,17 +140,17 @@ def traverse(
     sheet = figures.table(decoded(steps), path, columns=columns, rows=rows)
     names = [f"z{latent}" for latent in latents]
     animated = figures.animation(frames(), path.with_suffix(".gif"), labels=names)
-    return Traversed(latents, kl[latents].tolist(), active, [sheet, animated])
+    return TraversalResult(latents, kl[latents].tolist(), active, [sheet, animated])
 
 
 def _measure(trained: TrainedModel, split: str) -> tuple[Tensor, AggregatePosterior]:
-    """KL of each latent in nats, (latent_dim,), and the aggregate posterior, over some images."""
+    """Return the mean KL of each latent in nats, (latent_dim,), and the aggregate posterior."""
     images = trained.data.images[split][:SEEN]
     takes = "one with two images or more, as spreads are measured on it"
     require(len(images) > 1, "--split", split, takes)
     kl = torch.zeros(trained.model.latent_dim, dtype=torch.float64)
     aggregate = AggregatePosterior(trained.model.latent_dim)
-    for posterior in posteriors(trained.model, images, f"encoding {split}"):
+    for posterior in encode_batches(trained.model, images, f"encoding {split}"):
         kl += posterior.kl().cpu().double().sum(0)
         aggregate.update(posterior)
     return kl / len(images), aggregate

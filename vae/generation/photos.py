@@ -1,11 +1,11 @@
-"""Faces that a user names: photographs, cropped as the training images were, or numbers.
+"""Input faces: photographs, cropped as the training images were, or numbers of a split.
 
 CelebA's images are aligned: in 178x218 pixels the eyes are at (69, 111) and (108, 111) on
 average, the corners of the mouth at (73, 152) and (105, 152). A model of such faces expects
 that of a photograph: in the centre crop of 148 the eyes are at 36 % and 63 % of the width and
 51 % of the height, the mouth at 79 % of the height, and the side is 3.8 times the distance of
-the eyes. Drawn faces are framed so, too. `framing` has this for other crops; LEFT,TOP,SIDE cuts
-such a square from a snapshot.
+the eyes. Drawn faces are framed so, too. `describe_framing` has this for other crops;
+LEFT,TOP,SIDE cuts such a square from a snapshot.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from vae.data import CelebAConfig, DataConfig, SyntheticConfig
-from vae.data.images import open_upright
+from vae.data.images import open_image
 from vae.data.loader import to_float
 from vae.evaluation import TrainedModel
 from vae.utils.errors import UserError, require
@@ -42,9 +42,9 @@ Square = tuple[int, int, int]  # left, top, side, in pixels of the picture
 
 
 def load_faces(
-    words: Sequence[str], trained: TrainedModel, split: str = "val", crop: str = "auto"
+    inputs: Sequence[str], trained: TrainedModel, split: str = "val", crop: str = "auto"
 ) -> tuple[Tensor, list[str]]:
-    """Load the faces that `words` name, as the model takes them.
+    """Load the faces that `inputs` name, as the model takes them.
 
     Args:
         words: files of pictures, or numbers of faces of the split.
@@ -65,7 +65,7 @@ def load_faces(
     """
     images: np.ndarray | None = None
     faces = []
-    for word in words:
+    for word in inputs:
         if _is_number(word):
             if images is None:
                 images = trained.data.images[split]
@@ -74,11 +74,11 @@ def load_faces(
             faces.append(np.array(images[int(word)]))
         else:
             faces.append(_load(word, crop, trained.data_config))
-    return to_float(np.stack(faces), torch.device("cpu")), _labels(words, split)
+    return to_float(np.stack(faces), torch.device("cpu")), _labels(inputs, split)
 
 
 def file_stems(labels: Sequence[str]) -> list[str]:
-    """What files made of faces are called by: the labels, safe on any file system.
+    """Return file names without suffix for labels of faces, safe on any file system.
 
     Without suffixes, unless there are two that differ in these alone.
 
@@ -87,17 +87,17 @@ def file_stems(labels: Sequence[str]) -> list[str]:
     """
     stems = [str(Path(label).with_suffix("")) for label in labels]
     tell_apart = len(set(stems)) == len(set(labels))
-    return [safe_name(name) for name in (stems if tell_apart else labels)]
+    return [safe_stem(name) for name in (stems if tell_apart else labels)]
 
 
-def safe_name(text: str) -> str:
-    """A text as a part of a file's name: safe on any file system, and another for another."""
+def safe_stem(text: str) -> str:
+    """Return a text as part of a file name: safe on any file system, unique per text."""
     safe = re.sub(r"[^\w.+-]+", "-", text)[:LONGEST_STEM]
     return safe if safe == text else f"{safe}-{zlib.crc32(text.encode()):08x}"
 
 
-def framing(crop: int) -> str:
-    """Where the eyes and the mouth are in CelebA's centre squares of `crop` pixels."""
+def describe_framing(crop: int) -> str:
+    """Describe where the eyes and the mouth are in CelebA's centre squares of `crop` pixels."""
     left, top, side = _centre(CELEBA, crop)
     (left_eye, eyes), (right_eye, _) = EYES
     x, other_x = ((eye - left) / side for eye in (left_eye, right_eye))
@@ -113,23 +113,23 @@ def _is_number(word: str) -> bool:
     return word.isdecimal() and not os.path.isfile(word)
 
 
-def _labels(words: Sequence[str], split: str) -> list[str]:
-    """A file's name, or all of its path where another has that name; a number, with its split."""
+def _labels(inputs: Sequence[str], split: str) -> list[str]:
+    """Return a file's name (its path if names repeat), or a number with its split."""
     others = "" if split == "val" else f"{split}_"
-    names = {w: f"{others}{int(w)}" if _is_number(w) else Path(w).name for w in words}
+    names = {w: f"{others}{int(w)}" if _is_number(w) else Path(w).name for w in inputs}
     called = Counter(names.values())
-    return [w if called[names[w]] > 1 and not _is_number(w) else names[w] for w in words]
+    return [w if called[names[w]] > 1 and not _is_number(w) else names[w] for w in inputs]
 
 
 def _load(word: str, crop: str, data: DataConfig) -> np.ndarray:
-    """A picture's square, (size, size, 3) uint8, resized as the training images were."""
+    """Load a picture's square, (size, size, 3) uint8, resized as the training images were."""
     from PIL import Image
 
     if os.path.isdir(word):
         raise UserError(f"{word}: is a folder. Name the pictures in it: {word}/*.jpg.")
     if not os.path.isfile(word):
         raise UserError(f"{word}: there is no such file, and it is no number of a face either.")
-    picture = open_upright(Path(word))
+    picture = open_image(Path(word))
     left, top, side = _square(crop, picture.size, data, word)
     width, height = picture.size
     inside = side >= 1 and 0 <= left <= width - side and 0 <= top <= height - side
@@ -140,7 +140,7 @@ def _load(word: str, crop: str, data: DataConfig) -> np.ndarray:
 
 
 def _square(crop: str, shape: tuple[int, int], data: DataConfig, word: str) -> Square:
-    """Which square of a picture (width, height) a crop names."""
+    """Return the square of a picture (width, height) that a crop names."""
     if crop == "auto":
         return _centre(shape, _side_of_training(shape, data, word))
     if crop == "none":
@@ -148,7 +148,7 @@ def _square(crop: str, shape: tuple[int, int], data: DataConfig, word: str) -> S
     numbers = crop.split(",")
     well_formed = len(numbers) in (1, 3) and all(n.strip().isdecimal() for n in numbers)
     trained = _crop_of_training(data)
-    wants = f" (this model wants {framing(trained)})" if trained else ""
+    wants = f" (this model wants {describe_framing(trained)})" if trained else ""
     require(well_formed, "--crop", crop, TAKES + wants)
     if len(numbers) == 1:
         return _centre(shape, int(crop))
@@ -157,7 +157,7 @@ def _square(crop: str, shape: tuple[int, int], data: DataConfig, word: str) -> S
 
 
 def _side_of_training(shape: tuple[int, int], data: DataConfig, word: str) -> int:
-    """The side of the centre square that `auto` takes; of a snapshot it says what is wanted."""
+    """Return the side of `auto`'s centre square; log the wanted framing for other proportions."""
     crop = _crop_of_training(data)
     if crop is None:
         return min(shape)
@@ -167,14 +167,14 @@ def _side_of_training(shape: tuple[int, int], data: DataConfig, word: str) -> in
             "%s: its largest centre square is taken; this model wants %s. "
             "--crop LEFT,TOP,SIDE takes such a square.",
             word,
-            framing(crop),
+            describe_framing(crop),
         )
         return min(shape)
     return min(width, round(crop * width / CELEBA[0]))
 
 
 def _crop_of_training(data: DataConfig) -> int | None:
-    """Which centre square of CelebA's images the training images show; None if they show others."""
+    """Return the CelebA crop that the training images correspond to, or None."""
     if isinstance(data, SyntheticConfig):
         return DRAWN
     if isinstance(data, CelebAConfig):

@@ -21,8 +21,8 @@ MOST_SHOWN = 256  # faces on the sheet
 
 
 @dataclass(frozen=True)
-class Reconstructed:
-    """What `reconstruct` made."""
+class ReconstructionResult:
+    """The result of `reconstruct`."""
 
     images: Tensor  # (faces, 3, size, size) in [0, 1], from the posteriors' means
     labels: list[str]
@@ -31,7 +31,7 @@ class Reconstructed:
 
     @property
     def mean(self) -> dict[str, float]:
-        """Each metric's mean over the faces, as `evaluate` takes it over a split."""
+        """Each metric's mean over the faces."""
         return {
             name: sum(face[name] for face in self.metrics) / len(self.metrics)
             for name in self.metrics[0]
@@ -46,7 +46,7 @@ def reconstruct(
     crop: str = "auto",
     *,
     folder: Path,
-) -> Reconstructed:
+) -> ReconstructionResult:
     """Encode faces to their posterior's mean and decode it.
 
     Args:
@@ -54,23 +54,23 @@ def reconstruct(
         faces, split, crop: as `load_faces`; without any, the first of the split.
         folder: the file is figures/reconstruct.png below it, with the first MOST_SHOWN faces.
     """
-    originals, labels = load_faces(faces or first_of(trained, split), trained, split, crop)
+    originals, labels = load_faces(faces or first_faces(trained, split), trained, split, crop)
     batches = torch.split(originals, EVALUATION_BATCH)
     made = [_through(trained, batch) for batch in batches]
     metrics = [row for pair in zip(batches, made, strict=True) for row in _measure(*pair)]
     images = torch.cat(made)
     sheet = folder / "figures" / "reconstruct.png"
     figures.reconstructions(_whole_rows(originals), _whole_rows(images), sheet)
-    return Reconstructed(images, labels, metrics, sheet)
+    return ReconstructionResult(images, labels, metrics, sheet)
 
 
-def first_of(trained: TrainedModel, split: str, count: int = SHOWN) -> list[str]:
-    """The numbers of the first faces of a split."""
+def first_faces(trained: TrainedModel, split: str, count: int = SHOWN) -> list[str]:
+    """Return the numbers of the first faces of a split."""
     return [str(number) for number in range(min(count, len(trained.data.images[split])))]
 
 
 def _whole_rows(images: Tensor) -> Tensor:
-    """The images of a sheet, with blank ones after them: it leaves out a row that is not full."""
+    """Pad the images of a sheet with blank ones to whole rows."""
     shown = images[:MOST_SHOWN]
     missing = -len(shown) % min(COLUMNS, len(shown))
     return torch.cat([shown, shown.new_ones(missing, *shown.shape[1:])])
@@ -83,7 +83,7 @@ def _through(trained: TrainedModel, images: Tensor) -> Tensor:
 
 
 def _measure(originals: Tensor, images: Tensor) -> list[dict[str, float]]:
-    """mse, psnr and ssim of each reconstruction in a batch."""
+    """Return mse, psnr and ssim of each reconstruction in a batch."""
     mse = F.mse_loss(images, originals, reduction="none").flatten(1).mean(1)
     columns = {"mse": mse, "psnr": psnr(originals, images), "ssim": ssim(originals, images)}
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)

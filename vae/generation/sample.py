@@ -17,9 +17,9 @@ from torch import Tensor
 from tqdm import trange
 
 from vae.evaluation import TrainedModel, distances
-from vae.evaluation.distances import Latents, choose
+from vae.evaluation.distances import Latents, random_subset
 from vae.evaluation.features import pick_features
-from vae.evaluation.latents import posteriors
+from vae.evaluation.latents import encode_batches
 from vae.generation import figures
 from vae.models.base import VAE
 from vae.training.metrics import EVALUATION_BATCH
@@ -35,15 +35,15 @@ MOST_SHOWN = 256  # samples on a sheet
 
 
 @dataclass(frozen=True)
-class Density:
-    """A mixture of Gaussians over the latents, float64."""
+class LatentMixture:
+    """A Gaussian mixture over the latents, float64."""
 
     weights: Tensor  # (components,), sum to 1
     means: Tensor  # (components, latent_dim)
     roots: Tensor  # (components, latent_dim, latent_dim), lower: roots · rootsᵀ is the covariance
 
     def sampler(self, seed: int) -> Latents:
-        """Samples, one stream for a seed: a function of their number."""
+        """Return a function of a number that draws samples, one stream per seed."""
         generator = torch.Generator().manual_seed(seed)
 
         def draw(count: int) -> Tensor:
@@ -56,7 +56,7 @@ class Density:
         return draw
 
 
-def fit_density(model: VAE, images: np.ndarray, seed: int) -> Density:
+def fit_mixture(model: VAE, images: np.ndarray, seed: int) -> LatentMixture:
     """Fit a mixture of at most COMPONENTS Gaussians to the latents of a training split.
 
     To one sample of each image's posterior, not to its mean: such samples are what the
@@ -73,7 +73,9 @@ def fit_density(model: VAE, images: np.ndarray, seed: int) -> Density:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    latents = _sample_latents(model, choose(images, min(MOST_LATENTS, len(images)), seed), seed)
+    latents = _sample_latents(
+        model, random_subset(images, min(MOST_LATENTS, len(images)), seed), seed
+    )
     components = min(COMPONENTS, len(latents) // PER_COMPONENT)
     if components < 1:
         raise UserError(
@@ -85,7 +87,7 @@ def fit_density(model: VAE, images: np.ndarray, seed: int) -> Density:
         warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred steps are near enough
         mixture.fit(latents)
     covariances = torch.from_numpy(mixture.covariances_)
-    return Density(
+    return LatentMixture(
         torch.from_numpy(mixture.weights_),
         torch.from_numpy(mixture.means_),
         torch.linalg.cholesky(covariances),
@@ -94,18 +96,18 @@ def fit_density(model: VAE, images: np.ndarray, seed: int) -> Density:
 
 @torch.inference_mode()
 def _sample_latents(model: VAE, images: np.ndarray, seed: int) -> np.ndarray:
-    """One latent of each image's posterior, (n, latent_dim) float64."""
+    """Sample one latent per image from its posterior, (n, latent_dim) float64."""
     generator = torch.Generator().manual_seed(seed)
     latents = []
-    for posterior in posteriors(model, images, "encoding train"):
+    for posterior in encode_batches(model, images, "encoding train"):
         noise = torch.randn(posterior.mode.shape, generator=generator)
-        latents.append(posterior.at(noise.to(posterior.mode)).cpu().double())
+        latents.append(posterior.rsample(noise.to(posterior.mode)).cpu().double())
     return torch.cat(latents).numpy()
 
 
 @dataclass(frozen=True)
-class Gain:
-    """The Fréchet distance of samples from a split, from the prior and from the density."""
+class SamplingGain:
+    """Fréchet distances of a split from samples of the prior and of the fitted density."""
 
     features: str  # faces or inception
     n: int  # images on each side
@@ -114,13 +116,13 @@ class Gain:
     floor: float  # that of training images
 
 
-def fit(trained: TrainedModel, seed: int) -> Density:
+def fit(trained: TrainedModel, seed: int) -> LatentMixture:
     """Fit a density to the latents of the training images; takes about a minute."""
-    return fit_density(trained.model, trained.data.images["train"], seed)
+    return fit_mixture(trained.model, trained.data.images["train"], seed)
 
 
 def sampler(
-    trained: TrainedModel, prior: str, seed: int, density: Density | None = None
+    trained: TrainedModel, prior: str, seed: int, density: LatentMixture | None = None
 ) -> Latents:
     """Return a function of a number that draws latents from the `standard` or `fitted` prior.
 
@@ -145,7 +147,7 @@ def sample(
     *,
     folder: Path,
     separate: bool = False,
-    density: Density | None = None,
+    density: LatentMixture | None = None,
 ) -> list[Path]:
     """Draw faces: the same model, prior, number and seed give the same files.
 
@@ -181,9 +183,9 @@ def sample(
 
 
 def measure_gain(
-    trained: TrainedModel, split: str = "val", seed: int = 0, density: Density | None = None
-) -> tuple[Gain | None, list[str]]:
-    """How much nearer to a split the fitted density's samples are; and why not, where it is None.
+    trained: TrainedModel, split: str = "val", seed: int = 0, density: LatentMixture | None = None
+) -> tuple[SamplingGain | None, list[str]]:
+    """Compare samples of the prior and of the fitted density with a split; notes say why None.
 
     The standard samples are those that `evaluate_model` measures.
     """
@@ -194,10 +196,14 @@ def measure_gain(
     if features is None:
         return None, notes
     kinds = {
-        prior: distances.decoded(trained.model, sampler(trained, prior, seed, density))
+        prior: distances.sample_images(trained.model, sampler(trained, prior, seed, density))
         for prior in PRIORS
-    } | {"floor": distances.others(distances.choose(train, count, seed), trained.device)}
-    chosen = distances.choose(images, count, seed)
+    } | {
+        "floor": distances.same_source_images(
+            distances.random_subset(train, count, seed), trained.device
+        )
+    }
+    chosen = distances.random_subset(images, count, seed)
     found = distances.measure_distances(chosen, features, trained.device, kinds)
     frechet = {kind: distance.frechet for kind, distance in found.items()}
-    return Gain(features.name, count, **frechet), notes
+    return SamplingGain(features.name, count, **frechet), notes

@@ -1,4 +1,4 @@
-"""What is minimised: a distortion, averaged over the pixels, and β times a KL divergence.
+"""The loss: a reconstruction term averaged over pixels plus β times a KL divergence.
 
 The default is, to the letter,
 
@@ -6,8 +6,8 @@ The default is, to the letter,
 
 with the first mean over all pixel values and the second over batch and latents. These
 means make what beta does depend on the sizes: with D = 3·H·W values an image and L
-latents, multiplying the loss by D gives the ELBO's distortion in nats an image plus
-`beta_elbo` times its rate in nats an image (Higgins et al. 2017's β), where
+latents, multiplying the loss by D gives the ELBO's distortion in nats per image plus
+`beta_elbo` times its rate in nats per image (Higgins et al. 2017's β), where
 
     beta_elbo = beta · D / L    for kl_reduction = "latents" (the default)
     beta_elbo = beta            for kl_reduction = "pixels"
@@ -34,9 +34,9 @@ from torch import Tensor
 
 from vae.losses.likelihoods import bce, gaussian, laplace, mse
 from vae.losses.regularizers import CapacityConfig, RegularizerConfig, penalty
-from vae.losses.schedules import ScheduleConfig, share_of_beta
+from vae.losses.schedules import ScheduleConfig, beta_multiplier
 from vae.models.posterior import Posterior
-from vae.utils.distributed import ALONE, World
+from vae.utils.distributed import SINGLE_PROCESS, ProcessGroup
 from vae.utils.errors import UserError, require
 
 KL_REDUCTIONS = ("latents", "pixels")
@@ -98,32 +98,34 @@ class LaplaceConfig(LossConfig):
 
 
 class LossTerms(NamedTuple):
-    """A batch's loss and the terms that it trades, all scalars of float32."""
+    """The loss of a batch and its terms, scalars of float32."""
 
-    loss: Tensor  # what is minimised
-    distortion: Tensor  # nats an image: -log p(x|z), up to the likelihood's constant
-    rate: Tensor  # nats an image: KL(q(z|x) || p(z)), summed over the latents
-    penalty: Tensor  # nats an image: what beta multiplies; the rate, unless chosen otherwise
+    loss: Tensor  # the minimised sum
+    distortion: Tensor  # nats per image: -log p(x|z), up to the likelihood's constant
+    rate: Tensor  # nats per image: KL(q(z|x) || p(z)), summed over the latents
+    penalty: Tensor  # nats per image: what beta multiplies; the rate, unless chosen otherwise
 
 
 def kl_divisor(config: LossConfig, values: int, latent_dim: int) -> int:
-    """What the summed KL is divided by: the number of latents, or of pixel values."""
+    """Return the divisor of the summed KL: the number of latents, or of pixel values."""
     return latent_dim if config.kl_reduction == "latents" else values
 
 
 def beta_elbo(config: LossConfig, image_size: int, latent_dim: int) -> float:
-    """The weight of the rate in nats against the distortion in nats; 1 is the ELBO."""
+    """Return β relative to the ELBO: weight of the rate against the distortion, in nats."""
     values = 3 * image_size**2
     return config.beta * values / kl_divisor(config, values, latent_dim)
 
 
 def beta_at(config: LossConfig, epoch: float) -> float:
-    """What beta is by its schedule; at infinity, the end, it is all of it."""
-    return config.beta * share_of_beta(config.schedule, epoch)
+    """Return beta by its schedule at an epoch; at infinity its final value."""
+    return config.beta * beta_multiplier(config.schedule, epoch)
 
 
-def distortion_of(config: LossConfig, logits: Tensor, images: Tensor, world: World) -> Tensor:
-    """-log p(x|z) averaged over the values of this process's images, a scalar."""
+def distortion_of(
+    config: LossConfig, logits: Tensor, images: Tensor, world: ProcessGroup
+) -> Tensor:
+    """Return -log p(x|z) averaged over the values of this process's images, a scalar."""
     if isinstance(config, MSEConfig):
         return mse(logits, images, config.sigma)
     if isinstance(config, LaplaceConfig):
@@ -143,9 +145,9 @@ def loss_terms(
     *,
     epoch: float = float("inf"),
     training_images: int = 0,
-    world: World = ALONE,
+    world: ProcessGroup = SINGLE_PROCESS,
 ) -> LossTerms:
-    """The loss of a batch.
+    """Compute the loss of a batch.
 
     Args:
         config: likelihood, regulariser, beta, its schedule and reduction.

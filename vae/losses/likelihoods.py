@@ -1,7 +1,7 @@
-"""How badly a reconstruction fits: -log p(x|z) of four families, averaged over the values.
+"""Likelihoods: -log p(x|z) of four families, averaged over the values.
 
 Each takes logits and images, (batch, 3, size, size), images in [0, 1], and gives a scalar:
-times the number of values in an image it is the distortion in nats an image. The constants
+times the number of values in an image it is the distortion in nats per image. The constants
 that a family's density has are left out where they do not depend on the model, as they are
 by everybody else: a fixed σ has no say in `½ log 2πσ²`. So distortions of different families
 do not compare; `val/distortion` and `val/bpd` do, which are of one family for all runs.
@@ -20,7 +20,7 @@ LEAST_VARIANCE = 1 / (12 * 255**2)
 
 
 def bce(logits: Tensor, images: Tensor) -> Tensor:
-    """Binary cross-entropy of sigmoid(logits) and images.
+    """Return the binary cross-entropy of sigmoid(logits) and images.
 
     From the logits, so that a saturated pixel costs no precision. On pixels that are
     neither 0 nor 1 it is no normalised likelihood and its floor is the images' own

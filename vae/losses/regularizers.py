@@ -1,4 +1,4 @@
-"""What β multiplies: the KL divergence, or what is taken for it, in nats an image.
+"""Regularizers: the term that β multiplies, in nats per image.
 
 Each choice is a function of the posteriors of a batch; the batch is the whole one, also
 where several processes share it.
@@ -81,7 +81,7 @@ class MMDConfig(RegularizerConfig):
 def penalty(
     config: RegularizerConfig, posterior: Posterior, latents: Tensor, epoch: float, images: int
 ) -> Tensor:
-    """What β multiplies, in nats an image.
+    """Return the term that β multiplies, in nats per image.
 
     Args:
         config: which.
@@ -155,7 +155,7 @@ def total_correlation(
 def batch_weights(
     batch: int, images: int, stratified: bool, device: torch.device | None = None
 ) -> Tensor:
-    """What q(z_i|x_j) weighs in the estimate of q(z_i), (batch, batch).
+    """Return the weight of q(z_i|x_j) in the estimate of q(z_i), (batch, batch).
 
     Args:
         batch: B, of the images.
@@ -173,7 +173,7 @@ def batch_weights(
 
 
 def prior_discrepancy(latents: Tensor) -> Tensor:
-    """The squared maximum mean discrepancy of latents and N(0, I) (Gretton et al. 2012).
+    """Return the squared maximum mean discrepancy of latents and N(0, I) (Gretton et al. 2012).
 
     E k(z, z') - 2 E k(z, p) + E k(p, p') with p from the prior and a sum of Gaussian kernels
     exp(-|a - b|² / 2s²), s² in BANDWIDTHS · latent_dim. The first term is over pairs of

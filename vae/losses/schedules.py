@@ -1,4 +1,4 @@
-"""How β comes to its full weight: pure functions of how far the run is, in epochs.
+"""Schedules of β: pure functions of the epoch.
 
 Nothing is counted here, so nothing is lost in a checkpoint, and validation moves no clock.
 """
@@ -42,8 +42,8 @@ class CyclicalConfig(ScheduleConfig):
         require(fits, "loss.schedule.rising", self.rising, "a number above 0 and at most 1")
 
 
-def share_of_beta(config: ScheduleConfig, epoch: float) -> float:
-    """What β is multiplied by, from 0 to 1.
+def beta_multiplier(config: ScheduleConfig, epoch: float) -> float:
+    """Return the factor of β, from 0 to 1.
 
     Args:
         config: the schedule.

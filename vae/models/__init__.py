@@ -25,7 +25,7 @@ __all__ = [
 
 
 def build_model(config: ModelConfig, image_size: int) -> VAE:
-    """A freshly initialised model for images of `image_size` pixels.
+    """Build a freshly initialised model for images of `image_size` pixels.
 
     The weights are drawn from torch's global generator: seed it beforehand.
 

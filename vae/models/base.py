@@ -76,12 +76,12 @@ class VAE(nn.Module):
         pass is a pure function, whatever the device, the compiler or the process.
         """
         posterior = self.encode(images)
-        return self.decode_logits(posterior.at(noise)), posterior
+        return self.decode_logits(posterior.rsample(noise)), posterior
 
 
 @torch.inference_mode()
 def multiply_adds(model: VAE, image_size: int) -> int:
-    """Multiplications, each with an addition, of encoding and decoding one image.
+    """Count the multiply-adds of encoding and decoding one image.
 
     Of the convolutions and matrix products as the architecture has them, upsampled images
     included; what computes them may need fewer (vae/models/layers.py), and the rest (norms,

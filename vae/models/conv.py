@@ -91,7 +91,7 @@ class Decoder(nn.Module):
 
 
 def build_conv(config: ConvConfig, image_size: int) -> VAE:
-    """The model of a configuration for images of `image_size` pixels, freshly initialised."""
+    """Build the model of a configuration for images of `image_size` pixels."""
     sizes = (image_size, list(config.channels), config.latent_dim)
     encoder, decoder = Encoder(*sizes, config.norm), Decoder(*sizes, config.norm)
     # Channels-last keeps a pixel's channels together, which is how the convolutions

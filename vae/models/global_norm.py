@@ -1,4 +1,4 @@
-"""BatchNorm over the batch of all processes, not only over this one's share of it."""
+"""BatchNorm over the batch of all processes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae.utils.distributed import World
+from vae.utils.distributed import ProcessGroup
 
 
-def use_global_statistics(model: nn.Module, world: World) -> None:
-    """Have each BatchNorm2d of the model normalise by what the processes' shares have together.
+def use_global_statistics(model: nn.Module, world: ProcessGroup) -> None:
+    """Replace each BatchNorm2d by one that normalises over the batch of all processes.
 
     In place; parameters and buffers stay the same objects under the same names.
     """
@@ -31,7 +31,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     For CPUs: torch's own SyncBatchNorm works on GPUs alone.
     """
 
-    def __init__(self, layer: nn.BatchNorm2d, world: World) -> None:
+    def __init__(self, layer: nn.BatchNorm2d, world: ProcessGroup) -> None:
         super().__init__(layer.num_features, layer.eps)
         self.world = world
         self.weight, self.bias = layer.weight, layer.bias
@@ -60,13 +60,13 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         return normalised
 
 
-def global_statistics(x: Tensor, world: World) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance, (C,) float32 each, of the shares (batch, C, h, w) together."""
+def global_statistics(x: Tensor, world: ProcessGroup) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance, (C,) float32 each, over all processes' (batch, C, h, w)."""
     # The kernel of BatchNorm itself: over channels-last maps, var_mean takes ten times as long.
     # Of bfloat16 it makes float32 only where it is given running statistics of float32.
     unused = torch.zeros(2, x.shape[1], device=x.device)
     own = torch.stack(torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0))
-    means, variances = torch.stack(world.shares(own), dim=1)
+    means, variances = torch.stack(world.all_gather(own), dim=1)
     mean = means.mean(0)
     # Not E[x²] - E[x]², which loses all digits where the mean is large.
     return mean, (variances + (means - mean).square()).mean(0)
@@ -84,7 +84,7 @@ class _Normalise(torch.autograd.Function):
         mean: Tensor,
         variance: Tensor,
         eps: float,
-        world: World,
+        world: ProcessGroup,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, mean, variance)
         ctx.eps, ctx.world = eps, world

@@ -1,4 +1,4 @@
-"""Layers that torch does not have as they are wanted."""
+"""Layers: folded upsampling and convolution, GroupNorm."""
 
 from __future__ import annotations
 
@@ -63,17 +63,17 @@ class UpsampleConv(nn.Conv2d):
         return self._subpixel(x) if form == "subpixel" else self._transposed(x)
 
     def _plain(self, x: Tensor) -> Tensor:
-        """As it is written: four times the pixels, then the convolution over all of them."""
+        """Upsample, then convolve over four times the pixels."""
         upsampled = F.interpolate(x, scale_factor=2.0)
         return F.conv2d(upsampled, self.weight, self.bias, padding=1)
 
     def _transposed(self, x: Tensor) -> Tensor:
-        """One transposed convolution of stride 2, its 4x4 kernel added up from the 3x3 one."""
+        """Apply one transposed convolution of stride 2, its 4x4 kernel summed from the 3x3 one."""
         kernel = self._add_up(self.taps, 4, 4).permute(2, 3, 0, 1)
         return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
 
     def _subpixel(self, x: Tensor) -> Tensor:
-        """One convolution with the four outputs of each pixel as its channels, put in place."""
+        """Apply one convolution with four outputs per pixel, then rearrange them (sub-pixel)."""
         kernel = self._add_up(self.phases, 4, 3, 3).permute(0, 4, 3, 1, 2)
         bias = None if self.bias is None else self.bias.repeat(4)
         y = F.conv2d(x, kernel.flatten(0, 1), bias, padding=1).permute(0, 2, 3, 1)
@@ -91,12 +91,12 @@ class UpsampleConv(nn.Conv2d):
 
 
 def _outer(rows: Sequence[int], columns: Sequence[int]) -> list[int]:
-    """Which taps of a kernel are added up, from which of its rows' and of its columns' are."""
+    """Return which taps of a kernel are summed, from those of its rows and columns."""
     return [row * column for row in rows for column in columns]
 
 
 def group_norm(width: int) -> nn.GroupNorm:
-    """GroupNorm (Wu & He 2018) of `width` channels: 8 groups, fewer where channels are few.
+    """Return a GroupNorm (Wu & He 2018) of `width` channels: 8 groups, fewer for few channels.
 
     A group of a single channel would be left nothing to tell on a map of one pixel.
     """
@@ -104,7 +104,7 @@ def group_norm(width: int) -> nn.GroupNorm:
 
 
 def fastest_form(device: str, batch: int, width: int, channels: int) -> str:
-    """The form that is the fastest, by measurement (docs/performance.md).
+    """Return the fastest form, by measurement (docs/performance.md).
 
     Args:
         device: cuda, where it was measured on one H100; else the rule is that of a CPU in fp32.

@@ -1,4 +1,4 @@
-"""The approximate posterior q(z|x): a diagonal Gaussian, as an object."""
+"""The approximate posterior q(z|x), a diagonal Gaussian."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Posterior:
         """The most probable latents, (batch, latent_dim): what to encode an image to."""
         return self.mean
 
-    def at(self, noise: Tensor) -> Tensor:
+    def rsample(self, noise: Tensor) -> Tensor:
         """mean + std * noise, (batch, latent_dim): the reparametrisation trick.
 
         With standard normal `noise` this is a sample whose gradient reaches the encoder.
@@ -47,7 +47,7 @@ class Posterior:
         noise = torch.randn(
             self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
         )
-        return self.at(noise)
+        return self.rsample(noise)
 
     def kl(self) -> Tensor:
         """KL(q(z|x) || N(0, I)) of each latent in nats, (batch, latent_dim), all >= 0.

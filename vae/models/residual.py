@@ -42,7 +42,7 @@ class ResidualBlock(nn.Module):
 
 
 def activated(width: int) -> tuple[nn.Module, nn.Module]:
-    """What comes before a convolution."""
+    """Return norm and activation, which precede a convolution."""
     return group_norm(width), nn.SiLU()
 
 
@@ -92,7 +92,7 @@ class ResidualDecoder(nn.Module):
 
 
 def build_residual(config: ResidualConfig, image_size: int) -> VAE:
-    """The model of a configuration for images of `image_size` pixels, freshly initialised."""
+    """Build the model of a configuration for images of `image_size` pixels."""
     sizes = (image_size, list(config.channels), config.latent_dim)
     model = VAE(ResidualEncoder(*sizes), ResidualDecoder(*sizes), config.latent_dim)
     return model.to(memory_format=torch.channels_last)

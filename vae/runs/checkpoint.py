@@ -21,7 +21,7 @@ from vae.utils.files import write_atomically
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the checkpoint's contents; a file of another format is refused
-SEAL = 32  # bytes at the end of a file: the digest of all before them
+DIGEST_BYTES = 32  # bytes at the end of a file: the digest of all before them
 
 GROUPS = ("model", "data", "optimizer", "loss")  # what decides a run's course, beside its seed
 BEST_BY = "val/bpd"  # which epoch is kept as best.pt: the smallest
@@ -32,7 +32,7 @@ MAY_CHANGE = ("data.path", "optimizer.", "loss.beta")  # by resume=, and it is s
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], before: str | None = None) -> None:
-    """Write tensors and plain values to `path`, atomically; `before` names what was in it.
+    """Write tensors and plain values to `path`, atomically; keep the old file as `before`.
 
     The file is torch's own format with a digest behind it, which torch does not mind. Its
     own check sums say nothing: it loads other weights from a file with a flipped bit.
@@ -44,7 +44,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], before: str | None = N
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What `save_checkpoint` wrote, on the CPU. Opening a stranger's file runs no code.
+    """Load a checkpoint on the CPU. Opening an untrusted file runs no code.
 
     Raises:
         UserError: there is no such file, or it is damaged or no checkpoint of ours.
@@ -53,12 +53,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: there is no such checkpoint ({error.strerror}).") from error
-    content, seal = content[:-SEAL], content[-SEAL:]
-    if _digest(content) != seal:
+    content, with_checksum = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    if _digest(content) != with_checksum:
         raise UserError(f"{path}: this is no checkpoint, or a damaged one.")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # sealed by a stranger, it may fail in any way
+    except Exception as error:  # an untrusted file with a valid checksum may fail in any way
         raise UserError(
             f"{path}: this is no checkpoint of tensors and plain values ({type(error).__name__})."
         ) from error
@@ -72,7 +72,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_last(checkpoints: Path) -> tuple[dict[str, Any], Path]:
-    """What is in last.pt, and its path; where it is damaged, of previous.pt, and a line says so.
+    """Load last.pt and return it with its path; fall back to previous.pt with a warning.
 
     Raises:
         UserError: neither of them is whole.
@@ -89,15 +89,15 @@ def load_last(checkpoints: Path) -> tuple[dict[str, Any], Path]:
 
 
 def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=SEAL).digest()
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
 
 
-def require_sound(state: Mapping[str, Any], file: Path) -> None:
-    """Raise a UserError unless there is all that a run goes on from, and nothing else in its place.
+def validate_checkpoint(state: Mapping[str, Any], file: Path) -> None:
+    """Raise a UserError unless the checkpoint has every entry of the schema, with valid values.
 
     Whether weights and moments are those of the model is seen where they are put into it.
     """
-    for entry, is_sound in SOUND.items():
+    for entry, is_sound in CHECKPOINT_SCHEMA.items():
         if not is_sound(state.get(entry)):
             raise UserError(
                 f"resume: {file} lacks what this version needs to go on from it: its {entry!r} "
@@ -133,7 +133,7 @@ def _are_best_metrics(value: Any) -> bool:
 
 
 def _are_values(value: Any) -> bool:
-    """A tensor that can be computed with here: dense, real, with more than a shape."""
+    """Return whether this is a dense, real tensor on the CPU, with data."""
     if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_nested:
         return False
     return value.device.type == "cpu" and value.is_floating_point() and not value.requires_grad
@@ -144,7 +144,7 @@ def _is_average(value: Any) -> bool:
 
 
 def _is_config(value: Any) -> bool:
-    """A run's configuration, as far as it is looked at without being checked."""
+    """Return whether this has the parts of a configuration that are read before validation."""
     if not isinstance(value, Mapping) or not _is_plain(value) or "seed" not in value:
         return False
     groups = all(isinstance(value.get(group), Mapping) for group in (*GROUPS, "trainer", "wandb"))
@@ -153,7 +153,7 @@ def _is_config(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Made of what YAML has: it can be compared, which tensors cannot."""
+    """Return whether this is made of YAML's types only."""
     if isinstance(value, Mapping):
         return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
     if isinstance(value, (list, tuple)):
@@ -161,7 +161,7 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, (bool, int, float, str, NoneType))
 
 
-SOUND: dict[str, Callable[[Any], bool]] = {
+CHECKPOINT_SCHEMA: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("model", "optimizer"), _is_mapping),
     "ema": _is_average,
     "config": _is_config,
@@ -177,10 +177,10 @@ SOUND: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def saved_state(
+def load_resume_state(
     config: RunConfig, settings: Mapping[str, Any], folder: Path
 ) -> dict[str, Any] | None:
-    """The checkpoint in `folder` to go on from; None where there is none, and the run starts anew.
+    """Load the checkpoint to resume from in `folder`; None if there is none.
 
     Where last.pt is damaged, it is previous.pt, named as the state's "file".
 
@@ -192,8 +192,8 @@ def saved_state(
     if not any((checkpoints / name).exists() for name in ("last.pt", "previous.pt")):
         return None
     state, file = load_last(checkpoints)
-    require_sound(state, file)
-    for key, before, now in changes(state["config"], settings):
+    validate_checkpoint(state, file)
+    for key, before, now in config_changes(state["config"], settings):
         if config.resume is not None and key.startswith(MAY_CHANGE):
             log.warning("resume: %s was %s and is %s now", key, before, now)
         elif config.resume is not None:  # it would be another run, not this one longer
@@ -206,13 +206,15 @@ def saved_state(
     return state if file.name == "last.pt" else {**state, "file": file}
 
 
-def is_unmeasured(state: Mapping[str, Any] | None) -> bool:
-    """Whether a checkpoint was written in a validation, which is to be done before all else."""
+def needs_validation(state: Mapping[str, Any] | None) -> bool:
+    """Return whether a checkpoint was written during a validation, which must run first."""
     return state is not None and state.get("measured", True) is False
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, object, object]]:
-    """What differs between two configurations in what decides a run's course: (key, was, is).
+def config_changes(
+    before: Mapping[str, Any], now: Mapping[str, Any]
+) -> list[tuple[str, object, object]]:
+    """Return the differences between two configurations that affect training: (key, was, is).
 
     What an older version did not know is as it is by default now.
     """
@@ -226,7 +228,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """{"loss.schedule.name": ...} of nested settings."""
+    """Flatten nested settings: {"loss.schedule.name": ...}."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         inside = isinstance(value, Mapping)

@@ -1,4 +1,4 @@
-"""From `conf/` and the command line to a configuration, by Hydra.
+"""Compose `conf/` and the command line to a configuration, with Hydra.
 
 Hydra refuses an unknown key or a wrong type while it composes; `to_config` runs the range
 checks and hands the rest of the code plain dataclasses. Hydra and OmegaConf's containers
@@ -20,7 +20,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 def register_schemas() -> None:
-    """Tell Hydra the types of `conf/`: each YAML names its schema in its defaults.
+    """Register the schemas with Hydra; each YAML names its schema in its defaults.
 
     The schemas lie in a group of their own, so that `model=` offers models alone.
     """
@@ -32,8 +32,8 @@ def register_schemas() -> None:
         store.store(group=f"schema/{group}", name=name, node=schema, replace=True)
 
 
-def require_readable(overrides: list[str]) -> None:
-    """Refuse what Hydra would answer with a traceback; what else is wrong it says well itself.
+def reject_unparsable(overrides: list[str]) -> None:
+    """Reject overrides that Hydra would answer with a traceback.
 
     Raises:
         UserError: an override has no key, or takes a group's choice away.
@@ -57,13 +57,13 @@ def require_readable(overrides: list[str]) -> None:
 
 
 def compose(overrides: list[str]) -> RunConfig:
-    """The configuration that `python train.py OVERRIDES` would run with."""
+    """Compose the configuration that `python train.py OVERRIDES` would run with."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
 
     register_schemas()
-    require_readable(overrides)
+    reject_unparsable(overrides)
     try:
         with initialize_config_dir(str(CONF)):
             return to_config(hydra_compose("train", overrides))
@@ -73,7 +73,7 @@ def compose(overrides: list[str]) -> RunConfig:
 
 
 def to_config(composed: DictConfig) -> RunConfig:
-    """Plain dataclasses from what Hydra composed, with every range checked.
+    """Convert Hydra's composed config to plain dataclasses; check every range.
 
     Raises:
         UserError: names the key, what it got and what it takes.
@@ -93,7 +93,7 @@ def to_config(composed: DictConfig) -> RunConfig:
 
 
 def _unresolvable(node: DictConfig, path: str = "") -> str:
-    """The key whose interpolation fails, for errors that do not name it; "" for none."""
+    """Return the key whose interpolation fails, for errors that do not name it; "" for none."""
     for key in node:
         try:
             value = node[key]
@@ -106,7 +106,7 @@ def _unresolvable(node: DictConfig, path: str = "") -> str:
 
 
 def to_dict(composed: DictConfig) -> dict[str, Any]:
-    """The same configuration as a nested dict of plain values: for W&B and checkpoints.
+    """Convert Hydra's composed config to a nested dict of plain values, for W&B and checkpoints.
 
     These are shown to others: the password in `sweep.storage` is hidden.
     """
@@ -117,7 +117,7 @@ def to_dict(composed: DictConfig) -> dict[str, Any]:
 
 
 def _refuse_unknown_keys(node: DictConfig, path: str = "") -> None:
-    """`+model.latent_dmi=3` gets past Hydra, which takes the + for intent."""
+    """Reject unknown keys that a + let past Hydra: `+model.latent_dmi=3`."""
     kind = OmegaConf.get_type(node)
     known = getattr(kind, "__dataclass_fields__", {})
     for key in node:

@@ -60,7 +60,7 @@ SCHEMAS = (
 
 @dataclass
 class SweepConfig:
-    """What a sweep is called, where its study lies, and when it gives up on runs."""
+    """Settings of a sweep: name, study storage, pruner, failure limit."""
 
     name: str = MISSING  # names its folder under multirun/, its study and its W&B group
     storage: str | None = MISSING  # Optuna's storage URL; null: study.db in the sweep's folder
@@ -85,7 +85,7 @@ class SweepConfig:
 
 @dataclass
 class RunConfig:
-    """All of a run (`conf/train.yaml`)."""
+    """The whole configuration of a run (`conf/train.yaml`)."""
 
     seed: int = MISSING  # of the weights, the shuffling and the noise; int >= 0
     objective: Any = MISSING  # what train.py returns to a sweeper: a metric, or a list of them
@@ -120,7 +120,7 @@ class RunConfig:
 
 
 def objectives_of(objective: Any) -> list[str]:
-    """`objective`, a metric key or a list of them, as a list.
+    """Return `objective`, a metric key or a list of them, as a list.
 
     Raises:
         UserError: no metric, or one that can choose nothing.
@@ -139,7 +139,7 @@ def objectives_of(objective: Any) -> list[str]:
 
 
 def default_of(key: str, settings: Mapping[str, Any]) -> Any:
-    """What a key has where a run's configuration does not say; None if it must.
+    """Return a key's default, or None if it has none.
 
     Args:
         key: `loss.schedule.name`.

@@ -1,4 +1,4 @@
-"""Where an evaluation is kept: metrics.json and figures in the run's folder, and on W&B."""
+"""Record an evaluation: metrics.json and figures in the run folder, and W&B."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def evaluate_and_record(
 
 
 def write_report(run: SavedRun, report: Report, file: Path) -> None:
-    """Write metrics.json; what it has of the same checkpoint on other splits stays in it."""
+    """Write metrics.json; keep the entries of the same checkpoint on other splits."""
     about: dict[str, Any] = {"checkpoint": run.checkpoint, "step": run.step}
     before = read_json(file)
     same = all(before.get(key) == value for key, value in about.items())
@@ -59,7 +59,7 @@ def write_report(run: SavedRun, report: Report, file: Path) -> None:
 
 
 def _others(before: Any, split: str) -> dict[str, Any]:
-    """The entries of other splits."""
+    """Return the entries of other splits."""
     entries = before if isinstance(before, dict) else {}
     return {key: value for key, value in entries.items() if key.partition("/")[0] != split}
 

@@ -1,4 +1,4 @@
-"""What a run may run out of: disk and memory, said in a way that helps."""
+"""Resource errors: out of disk and out of memory, as user errors with a remedy."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, in torch on any device or in Python itself."""
+    """Return whether an allocation failed, in torch on any device or in Python."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def require_memory(config: RunConfig) -> None:
-    """Refuse a model that this machine cannot hold, before it is made: it would fill the memory.
+    """Raise a UserError if a model is larger than this machine's memory, before building it.
 
     Raises:
         UserError: names the keys that decide its size.
@@ -60,10 +60,10 @@ def require_memory(config: RunConfig) -> None:
 
 
 @contextmanager
-def shortages_told(
+def translate_resource_errors(
     config: RunConfig, folder: Path, trainer: Trainer | None = None, batch: int | None = None
 ) -> Iterator[None]:
-    """What a run comes to lack meanwhile is a UserError that says what to do.
+    """Translate out-of-disk and out-of-memory errors into a UserError with a remedy.
 
     Args:
         config, folder: the run's.
@@ -73,7 +73,7 @@ def shortages_told(
     try:
         yield
     except Exception as error:
-        lack = _lack_of_room(error, folder, trainer) or _lack_of_memory(
+        lack = _disk_error(error, folder, trainer) or _memory_error(
             error, config, folder, trainer, batch
         )
         if lack is None:
@@ -81,15 +81,15 @@ def shortages_told(
         raise UserError(lack) from error
 
 
-def last_good(folder: Path) -> str:
-    """From where the run in `folder` would go on, for a message."""
+def last_checkpoint_hint(folder: Path) -> str:
+    """Return a sentence on the checkpoint that the run in `folder` would resume from."""
     last = folder / "checkpoints" / "last.pt"
     there = last.exists()
     return f"The last good checkpoint is {last}." if there else "There is no checkpoint yet."
 
 
-def _lack_of_room(error: Exception, folder: Path, trainer: Trainer | None) -> str | None:
-    """What to say where a file of the run cannot be written; None if that is not the error."""
+def _disk_error(error: Exception, folder: Path, trainer: Trainer | None) -> str | None:
+    """Return a message for a file that cannot be written; None for other errors."""
     if not isinstance(error, OSError) or error.errno is None:
         return None
     named = isinstance(error.filename, str)
@@ -100,29 +100,29 @@ def _lack_of_room(error: Exception, folder: Path, trainer: Trainer | None) -> st
             free += f", and a checkpoint takes over {_checkpoint_bytes(trainer) / 1e6:.2f} MB"
         what, remedy = f"{FULL[error.errno]} ({free})", "Make room"
     elif named and file.is_relative_to(folder):  # a drive that is gone, or somebody else's
-        what, remedy = f"cannot be written ({error.strerror})", "Mend that"
+        what, remedy = f"cannot be written ({error.strerror})", "Fix this"
     else:
         return None
     if trainer is None:
         return f"{file}: {what}. {remedy}, and start again."
     return (
-        f"{file}: {what}; training stopped at step {trainer.step}. {last_good(folder)} "
-        f"{remedy}, and go on by  python train.py resume={folder}"
+        f"{file}: {what}; training stopped at step {trainer.step}. {last_checkpoint_hint(folder)} "
+        f"{remedy}, and resume:  python train.py resume={folder}"
     )
 
 
 def _checkpoint_bytes(trainer: Trainer) -> int:
-    """What the weights and the optimiser's state are in a file."""
+    """Return the bytes of weights and optimizer state."""
     kept = [*trainer.model.state_dict().values()]
     for state in trainer.optimizer.state.values():
         kept += [value for value in state.values() if isinstance(value, torch.Tensor)]
     return sum(tensor.nbytes for tensor in kept)
 
 
-def _lack_of_memory(
+def _memory_error(
     error: Exception, config: RunConfig, folder: Path, trainer: Trainer | None, batch: int | None
 ) -> str | None:
-    """What to say where an allocation failed; None if that is not the error."""
+    """Return a message for a failed allocation; None for other errors."""
     if not is_out_of_memory(error):
         return None
     device = trainer.batches.device if trainer else pick_device(config.trainer.device)
@@ -137,5 +137,5 @@ def _lack_of_memory(
     return (
         f"out of memory {when}: {images} of {config.data.image_size} px, "
         f"model.channels={list(config.model.channels)}, on {device} ({cause}). "
-        f"Try {' or '.join(tries)}. {last_good(folder)}"
+        f"Try {' or '.join(tries)}. {last_checkpoint_hint(folder)}"
     )

@@ -12,30 +12,30 @@ from pathlib import Path
 from typing import Any
 
 from vae.data import open_data
-from vae.runs.checkpoint import is_unmeasured, saved_state
+from vae.runs.checkpoint import load_resume_state, needs_validation
 from vae.runs.config import RunConfig
-from vae.runs.failures import shortages_told
+from vae.runs.failures import translate_resource_errors
 from vae.runs.run import KeepGoing, Run
 from vae.runs.run_dir import claim_run_folder, require_writable
-from vae.runs.tracking import check
-from vae.runs.trainer_setup import build_trainer, measure
+from vae.runs.tracking import check_wandb_mode
+from vae.runs.trainer_setup import build_trainer, validate
 from vae.training.trainer import Trainer
 from vae.utils.devices import cpu_threads, pick_device
-from vae.utils.distributed import ALONE, World
+from vae.utils.distributed import SINGLE_PROCESS, ProcessGroup
 from vae.utils.errors import UserError
 from vae.utils.signals import InterruptedRun, Interrupts
 
 
-def prepare(
+def prepare_run(
     config: RunConfig,
     settings: Mapping[str, Any],
     folder: Path,
     *,
     go_on: bool = False,
-    world: World = ALONE,
+    world: ProcessGroup = SINGLE_PROCESS,
     keep_going: KeepGoing = lambda epochs, metrics: True,
 ) -> Run:
-    """Make all that a run needs, in a folder of its own: `.train()` then trains.
+    """Prepare a run in its own folder; call `.train()` on the result.
 
     Args:
         config: checked.
@@ -52,24 +52,24 @@ def prepare(
         UserError: something that the user can mend; nothing but the packed cache
             and an empty folder of checkpoints has been created then.
     """
-    check(config.wandb)
+    check_wandb_mode(config.wandb)
     device = world.device(pick_device(config.trainer.device))
-    world.check(config.data.batch_size)
+    world.check_batch_size(config.data.batch_size)
     if config.resume is not None and Path(config.resume).resolve() != folder.resolve():
         raise UserError(f"resume: {config.resume} is to go on in its own folder, not in {folder}.")
-    with shortages_told(config, folder):
+    with translate_resource_errors(config, folder):
         if config.resume is None and not go_on:
             claim_run_folder(folder)
-        state = saved_state(config, settings, folder)
+        state = load_resume_state(config, settings, folder)
         require_writable(folder / "checkpoints")
     data = open_data(config.data)
-    world.broadcast((config, settings, folder))  # `take_part`: they go the same way from here
-    with shortages_told(config, folder):
+    world.broadcast((config, settings, folder))  # `join_run`: they go the same way from here
+    with translate_resource_errors(config, folder):
         return Run(config, settings, folder, data, device, state, world, keep_going)
 
 
-def follow(world: World) -> None:
-    """Take part in what the first process starts, until it has no more to do.
+def run_other_ranks(world: ProcessGroup) -> None:
+    """Run on the non-zero ranks: join every run that rank 0 starts.
 
     Raises:
         SystemExit: the first process ended with an error, and has said which.
@@ -82,27 +82,29 @@ def follow(world: World) -> None:
             # Both come to all processes at once. The first one is still saving then: a
             # process that ended now would have torchrun end that one, too.
             with suppress(UserError, InterruptedRun):
-                take_part(world, *run)
+                join_run(world, *run)
     except (ConnectionError, KeyboardInterrupt):
-        world.leave()
+        world.close()
         sys.exit(1)
-    world.leave()
+    world.close()
 
 
-def take_part(world: World, config: RunConfig, settings: Mapping[str, Any], folder: Path) -> None:
-    """Train the run in `folder` with the others, to its end; the arguments are as for `prepare`.
+def join_run(
+    world: ProcessGroup, config: RunConfig, settings: Mapping[str, Any], folder: Path
+) -> None:
+    """Train the run in `folder` on a non-zero rank; arguments as for `prepare_run`.
 
     Raises:
         UserError, InterruptedRun: as Run.train, in all processes alike.
     """
     device = world.device(pick_device(config.trainer.device))
-    state = saved_state(config, settings, folder)
+    state = load_resume_state(config, settings, folder)
     data = open_data(config.data)
 
     interrupts = Interrupts()
 
     def on_epoch(trainer: Trainer) -> None:
-        measure(trainer, data.images["val"], interrupts)
+        validate(trainer, data.images["val"], interrupts)
 
     trainer = build_trainer(
         config,
@@ -115,6 +117,6 @@ def take_part(world: World, config: RunConfig, settings: Mapping[str, Any], fold
         on_save=lambda: None,
     )
     with interrupts, cpu_threads(config.trainer.num_threads):
-        if is_unmeasured(state):
+        if needs_validation(state):
             on_epoch(trainer)
         trainer.fit(interrupts)

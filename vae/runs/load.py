@@ -1,4 +1,4 @@
-"""A trained model, back from its run's folder, and the images that it was trained on."""
+"""Load a trained model and its data from a run folder."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class SavedRun:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is now, and so where things are computed."""
+        """The model's device."""
         return next(self.model.parameters()).device
 
     @cached_property
     def data_config(self) -> DataConfig:
         """The settings of the images, with paths that hold in the current folder."""
-        return seen_from_here(self.config.data, self.folder)
+        return resolve_data_paths(self.config.data, self.folder)
 
     @property
     def model_config(self) -> ModelConfig:
@@ -68,7 +68,7 @@ class SavedRun:
 
     @cached_property
     def data(self) -> Packed:
-        """The images that the run was trained on, with the test split that it never saw.
+        """The images that the run was trained on, and its test split.
 
         Raises:
             UserError: they are no longer where they were; says how to give their new place.
@@ -85,7 +85,7 @@ class SavedRun:
 def load_run(
     folder: Path | str, checkpoint: str = "last", overrides: Sequence[str] = ()
 ) -> SavedRun:
-    """The model of a run, as `checkpoints/CHECKPOINT.pt` has it.
+    """Load the model of a run from `checkpoints/CHECKPOINT.pt`.
 
     What the file names decides which of our own classes are used; no code in it, and none
     that it points to, is run. torch's random numbers stay as they were.
@@ -126,7 +126,7 @@ def load_run(
 
 
 def _load(folder: Path, path: Path) -> tuple[dict[str, Any], Path]:
-    """What is in a checkpoint of a run, and in which."""
+    """Load a checkpoint of a run; return it and its path."""
     try:
         return load_last(path.parent) if path.name == "last.pt" else (load_checkpoint(path), path)
     except UserError:
@@ -136,7 +136,7 @@ def _load(folder: Path, path: Path) -> tuple[dict[str, Any], Path]:
 
 
 def run_config(values: Mapping[str, Any]) -> RunConfig:
-    """The configuration of a run from its nested dict, with every range checked.
+    """Build a run's configuration from a nested dict; check every range.
 
     Raises:
         UserError: names the key that this version does not know, or that is missing.
@@ -146,7 +146,7 @@ def run_config(values: Mapping[str, Any]) -> RunConfig:
 
 
 def _settings(schema: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """A dataclass from a dict with its keys; one that has a value there may be missing.
+    """Build a dataclass from a dict; keys with a default may be missing.
 
     Args:
         schema: the dataclass, or what all choices of its group have in common.
@@ -174,8 +174,8 @@ def _settings(schema: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
     return schema(**settings)
 
 
-def seen_from_here(data: DataConfig, run: Path) -> DataConfig:
-    """The settings of a run's data with their paths seen from the folder that it was started in.
+def resolve_data_paths(data: DataConfig, run: Path) -> DataConfig:
+    """Resolve relative data paths against the folder that the run was started in.
 
     Where that is gone (the run was moved to another machine), from the current one.
     """
@@ -193,7 +193,7 @@ def seen_from_here(data: DataConfig, run: Path) -> DataConfig:
 
 
 def _overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A run's configuration with `KEY=VALUE`s in it; paths are meant from the current folder."""
+    """Apply `KEY=VALUE` overrides to a run's configuration; paths are from the current folder."""
     changed = dict(values)
     for override in overrides:
         key, _, text = override.partition("=")
@@ -217,14 +217,14 @@ def _overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
 
 
 def _what_is_missing(folder: Path, path: Path) -> str:
-    """Why a checkpoint is not there, and what to do."""
+    """Explain why a checkpoint is missing, and what to do."""
     if not folder.is_dir():
         return f"{folder}: there is no such folder. Give a run's: outputs/DATE/TIME."
     if (folder / "checkpoints").is_dir():
         status = read_json(folder / "summary.json").get("status", "never came to its end")
         return (
             f"{path}: there is no such checkpoint (the run: {status}). One is written at the end "
-            f"of each epoch: python train.py resume={folder} goes on with it."
+            f"of each epoch. Resume the run: python train.py resume={folder}"
         )
     runs = sorted(found.parents[1] for found in folder.glob("*/checkpoints/last.pt"))
     hint = f"It holds {len(runs)} runs; give one: {runs[0]}." if runs else "Give outputs/DATE/TIME."

@@ -1,4 +1,4 @@
-"""Overrides, the `KEY=VALUE` of the command line: a run is named by them and resumed with them."""
+"""Overrides (`KEY=VALUE` on the command line): run names, and `resume=`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ RESOLVER = re.compile(r"\$\{[^}]*:")  # `${now:...}` and the like
 NOT_NAMED = ("wandb.", "sweep.", "resume")  # overrides that do not change what a run does
 
 
-def safe_name(text: str) -> str:
-    """`text` as the name of a folder on any file system, still different for different texts.
+def safe_folder_name(text: str) -> str:
+    """Return `text` as a folder name: safe on any file system, unique per text.
 
     >>> safe_name("loss.beta=1e-05,model.latent_dim=64")
     'loss.beta=1e-05,model.latent_dim=64'
@@ -33,7 +33,7 @@ def safe_name(text: str) -> str:
 
 
 def run_name(overrides: list[str], fixed: list[str]) -> str:
-    """A run's name: its overrides, sorted, less the keys that all runs share.
+    """Return a run's name: its overrides, sorted, without the keys that all runs share.
 
     Args:
         overrides: as on the command line, `["loss.beta=1e-05", "data.path=/a/b"]`;
@@ -46,11 +46,11 @@ def run_name(overrides: list[str], fixed: list[str]) -> str:
         for o in parsed
         if o.key_or_group not in fixed and not o.key_or_group.startswith(NOT_NAMED)
     ]
-    return safe_name(",".join(sorted(differing))) or "defaults"
+    return safe_folder_name(",".join(sorted(differing))) or "defaults"
 
 
 def _short(override: Override) -> str:
-    """`KEY=VALUE`, a float with as many digits as tell two samples of a sweep apart.
+    """Format an override as `KEY=VALUE`, floats with six digits.
 
     `loss/schedule=warmup` is `loss.schedule=warmup`: a folder's name has no slash in it.
     """
@@ -71,8 +71,8 @@ def _resolve_run_name(*, _root_: DictConfig) -> str:
 OmegaConf.register_resolver("run_name", _resolve_run_name, replace=True)
 
 
-def remember_overrides(folder: Path) -> None:
-    """Keep the overrides that a run was accepted with, for resuming it.
+def save_accepted_overrides(folder: Path) -> None:
+    """Save the overrides of an accepted configuration, for resuming.
 
     Hydra writes `.hydra/overrides.yaml` before anybody can refuse them, so a mistaken
     command in the same folder replaces that file, but not this one.
@@ -82,9 +82,9 @@ def remember_overrides(folder: Path) -> None:
 
 
 def expand_resume(arguments: list[str]) -> list[str]:
-    """Command-line arguments in which `resume=FOLDER` brings that run's own overrides along.
+    """Expand `resume=FOLDER` in command-line arguments to that run's own overrides.
 
-    So `python train.py resume=FOLDER trainer.epochs=20` goes on with what the run was
+    So `python train.py resume=FOLDER trainer.epochs=20` resumes with what the run was
     started with, in its folder, but for what is given anew. `resume=auto` is that with the
     folder of `hydra.run.dir=`, where it holds a run; otherwise the run starts in it.
 
@@ -96,7 +96,7 @@ def expand_resume(arguments: list[str]) -> list[str]:
     if given in (None, "", "null"):
         return arguments
     if {"-m", "--multirun"} & set(arguments):
-        raise UserError("resume: goes on with one run; leave out -m.")
+        raise UserError("resume: takes one run. Leave out -m.")
     others = [a for a in arguments if not a.startswith("resume=")]
     run_dir = _given(arguments, "hydra.run.dir")
     if given == "auto" and run_dir is None:
@@ -105,7 +105,7 @@ def expand_resume(arguments: list[str]) -> list[str]:
         )
     folder = _folder(run_dir if given == "auto" and run_dir else str(given))
     if (folder / ACCEPTED).is_file():
-        earlier = _harmless_overrides(folder, {a.partition("=")[0] for a in others})
+        earlier = _safe_overrides(folder, {a.partition("=")[0] for a in others})
     elif given != "auto":
         raise UserError(f"resume: {folder} is no run folder: it has no {ACCEPTED}.")
     elif not (folder / "checkpoints").is_dir():
@@ -117,7 +117,7 @@ def expand_resume(arguments: list[str]) -> list[str]:
 
 
 def _given(arguments: list[str], key: str) -> str | None:
-    """The value that a key has on the command line, its last one; None where there is none."""
+    """Return the last value of a key on the command line, or None."""
     values = [a.partition("=")[2] for a in arguments if a.startswith(f"{key}=")]
     return values[-1] if values else None
 
@@ -126,10 +126,10 @@ def _folder(value: str) -> Path:
     return Path(value.strip("'\"")).resolve()
 
 
-def _harmless_overrides(folder: Path, anew: set[str]) -> list[str]:
-    """The overrides of the run in `folder` but for those whose keys are given anew.
+def _safe_overrides(folder: Path, anew: set[str]) -> list[str]:
+    """Return the overrides of the run in `folder`, except keys given again.
 
-    Nothing but values of a run's own keys: the folder may be a stranger's, and Hydra's keys
+    Only values of a run's own keys are safe: the folder is untrusted, and Hydra's keys
     decide what is run, resolvers (`${oc.env:...}`) look around on this machine.
 
     Raises:
@@ -151,7 +151,7 @@ def _harmless_overrides(folder: Path, anew: set[str]) -> list[str]:
 
 
 def _recorded(path: Path) -> list[str]:
-    """The overrides in a file.
+    """Read the overrides in a file.
 
     Raises:
         UserError: it is damaged.

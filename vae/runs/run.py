@@ -18,18 +18,18 @@ from vae.data.loader import to_float
 from vae.generation.figures import draw_figures
 from vae.losses import beta_elbo
 from vae.models.base import multiply_adds
-from vae.runs.checkpoint import BEST_BY, is_unmeasured, save_checkpoint
+from vae.runs.checkpoint import BEST_BY, needs_validation, save_checkpoint
 from vae.runs.config import RunConfig
-from vae.runs.failures import last_good, shortages_told
+from vae.runs.failures import last_checkpoint_hint, translate_resource_errors
 from vae.runs.run_dir import write_summary
 from vae.runs.tracking import Tracker, truncate_metrics
-from vae.runs.trainer_setup import build_trainer, measure
+from vae.runs.trainer_setup import build_trainer, validate
 from vae.training.metrics import EVALUATION_BATCH, Evaluation
 from vae.training.step_metrics import NotFiniteError
 from vae.utils.devices import cpu_threads, device_name, pick_precision
-from vae.utils.distributed import World
+from vae.utils.distributed import ProcessGroup
 from vae.utils.errors import UserError
-from vae.utils.files import keep_as, naming, remove_unfinished
+from vae.utils.files import annotate_os_error, backup_as, remove_unfinished
 from vae.utils.signals import InterruptedRun, Interrupts
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ KeepGoing = Callable[[int, Mapping[str, float]], bool]  # of (epochs done, valid
 
 
 class PrunedRun(Exception):  # noqa: N818 - nothing is wrong with it
-    """A run of a sweep was not worth going on with."""
+    """The pruner ended this run of a sweep."""
 
 
 class Run:
-    """The parts of a run, and what happens at its epochs' ends."""
+    """A training run: trainer, validation at epoch ends, checkpoints, records."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Run:
         data: Packed,
         device: torch.device,
         state: dict[str, Any] | None,
-        world: World,
+        world: ProcessGroup,
         keep_going: KeepGoing,
     ) -> None:
         self.config = config
@@ -72,7 +72,7 @@ class Run:
         self.began = time.monotonic()
         self.run_id: str | None = None
         self.interrupts = Interrupts()
-        self.measured = not is_unmeasured(state)
+        self.measured = not needs_validation(state)
         self.reporting = config.wandb
         if state is not None:
             self.best, self.final, self.run_id = state["best"], state["final"], state["run_id"]
@@ -80,7 +80,7 @@ class Run:
             self.reporting = replace(config.wandb, name=before["name"], group=before["group"])
             self.seconds = state["seconds"]
             if "file" in state:  # or what is damaged would be kept as the previous one
-                keep_as(state["file"], "last.pt")
+                backup_as(state["file"], "last.pt")
         self.trainer = build_trainer(
             config,
             data.images["train"],
@@ -99,20 +99,20 @@ class Run:
             )
         self.model = self.trainer.model
         self.record = record_of(self)
-        self._tell_of_another_precision(state or {})
+        self._warn_if_precision_changed(state or {})
         # later rows will be written again
         truncate_metrics(folder / "metrics.jsonl", self.trainer.step, self.measured)
         remove_unfinished(folder)
 
-    def _tell_of_another_precision(self, state: Mapping[str, Any]) -> None:
-        """trainer.precision=auto is bf16 on one machine and fp32 on another."""
+    def _warn_if_precision_changed(self, state: Mapping[str, Any]) -> None:
+        """Warn when trainer.precision=auto differs from the checkpoint's precision."""
         now = self.record["precision"]
         before = state.get("precision")  # which older versions did not note
         if before not in (None, now):
             log.warning("resume: the run was computed in %s before, and is in %s now", before, now)
 
     def train(self) -> dict[str, float]:
-        """To the end; whatever happens, the folder and W&B say how it ended.
+        """Train to the end; record in the folder and on W&B how the run ended.
 
         Returns:
             The validation metrics at the end of the run, by key; also of a pruned run.
@@ -125,17 +125,22 @@ class Run:
         log.info(
             "%s: %d parameters, %.0fM multiply-adds an image, beta_elbo %.4g, %d steps in %s on %s",
             *(self.folder, record["parameters"], record["multiply_adds"] / 1e6),
-            *(record["beta_elbo"], self.trainer.total_steps, record["precision"], place_of(self)),
+            *(
+                record["beta_elbo"],
+                self.trainer.total_steps,
+                record["precision"],
+                describe_device(self),
+            ),
         )
         status, reason = "failed", None
         with (
-            self._shortages_told(),
+            self._translate_resource_errors(),
             Tracker(self.folder, self.reporting, record, run_id=self.run_id) as self.tracker,
             self.interrupts,  # until all is saved
         ):
             self.run_id = self.tracker.run_id
             try:
-                with self._shortages_told():
+                with self._translate_resource_errors():
                     self._fit()
                 status = "finished"
             except PrunedRun:
@@ -146,7 +151,7 @@ class Run:
                 log.warning("interrupted: go on by  python train.py resume=%s", self.folder)
                 raise
             except NotFiniteError as error:
-                reason = f"{error} {last_good(self.folder)}"
+                reason = f"{error} {last_checkpoint_hint(self.folder)}"
                 raise NotFiniteError(reason) from error
             except Exception as error:
                 told = isinstance(error, UserError)
@@ -160,7 +165,7 @@ class Run:
         return self.final
 
     def _fit(self) -> None:
-        """Train to the end, or to an interrupt, whose state is saved."""
+        """Train to the end, or save a checkpoint at an interrupt."""
         try:
             with cpu_threads(self.config.trainer.num_threads):
                 if not self.measured:
@@ -170,19 +175,19 @@ class Run:
             self._save("last")
             raise
 
-    def _shortages_told(self, batch: int | None = None) -> AbstractContextManager[None]:
-        return shortages_told(self.config, self.folder, self.trainer, batch)
+    def _translate_resource_errors(self, batch: int | None = None) -> AbstractContextManager[None]:
+        return translate_resource_errors(self.config, self.folder, self.trainer, batch)
 
     def _log(self, row: Mapping[str, float]) -> None:
-        with naming(self.folder / "metrics.jsonl"):
+        with annotate_os_error(self.folder / "metrics.jsonl"):
             self.tracker.log(row)
 
     def _end_epoch(self) -> None:
-        """Measure, draw, save."""
+        """Validate, draw figures, save checkpoints."""
         trainer = self.trainer
         self.measured = False
-        with self._shortages_told(EVALUATION_BATCH):
-            self.final, evaluation = measure(trainer, self.validation, self.interrupts)
+        with self._translate_resource_errors(EVALUATION_BATCH):
+            self.final, evaluation = validate(trainer, self.validation, self.interrupts)
         self.measured = True
         self._log({**trainer.position, **self.final})
         log.info(
@@ -201,7 +206,7 @@ class Run:
             raise PrunedRun
 
     def _draw(self, evaluation: Evaluation) -> None:
-        """The figures, unless they cannot be written: a run does not end for a picture."""
+        """Draw the figures; a figure that cannot be written is only a warning."""
         faces = to_float(self.validation[:FACES_SHOWN].copy(), self.device)
         try:
             paths = draw_figures(self.model, faces, evaluation, self.folder / "figures")
@@ -211,14 +216,14 @@ class Run:
             self.tracker.log_pictures(self.trainer.step, paths)
 
     def _save(self, name: str) -> None:
-        """checkpoints/NAME.pt: all that resuming needs, and nothing that runs.
+        """Write checkpoints/NAME.pt.
 
         The last one before it is kept as previous.pt.
         """
         path = self.folder / "checkpoints" / f"{name}.pt"
-        with naming(self.folder / "metrics.jsonl"):
+        with annotate_os_error(self.folder / "metrics.jsonl"):
             self.tracker.sync()  # the rows before it are to be there where it is
-        save_checkpoint(path, checkpoint_of(self), "previous.pt" if name == "last" else None)
+        save_checkpoint(path, build_checkpoint(self), "previous.pt" if name == "last" else None)
 
     def _write_summary(self, status: str, reason: str | None) -> None:
         try:
@@ -228,19 +233,19 @@ class Run:
                 raise
 
     def elapsed(self) -> float:
-        """Seconds of training, in all processes of the run."""
+        """Return the seconds of training, including earlier sessions of the run."""
         return round(self.seconds + time.monotonic() - self.began, 1)
 
 
-def checkpoint_of(run: Run) -> dict[str, Any]:
-    """All that resuming needs, and nothing that runs."""
+def build_checkpoint(run: Run) -> dict[str, Any]:
+    """Build a checkpoint: weights, optimizer state, step, configuration, metrics."""
     trainer = run.trainer
     return {
         "model": trainer.model.state_dict(),
-        "ema": trainer.average.state() if trainer.average else None,
+        "ema": trainer.ema.state() if trainer.ema else None,
         "optimizer": trainer.optimizer.state_dict(),
         "step": trainer.step,
-        "skipped": trainer.skipped.state(),
+        "skipped": trainer.guard.state(),
         "pending": trainer.pending,
         "epoch": trainer.epoch,
         "measured": run.measured,
@@ -255,7 +260,7 @@ def checkpoint_of(run: Run) -> dict[str, Any]:
 
 
 def summary_of(run: Run, status: str, error: str | None) -> dict[str, Any]:
-    """How it ended."""
+    """Build summary.json: status, metrics, objective, time."""
     objectives = [run.final.get(key) for key in run.config.objectives]
     return {
         "status": status,
@@ -263,7 +268,7 @@ def summary_of(run: Run, status: str, error: str | None) -> dict[str, Any]:
         "step": run.trainer.step,
         "total_steps": run.trainer.total_steps,
         "seconds": run.elapsed(),
-        "machine": machine_of(run),
+        "machine": describe_machine(run),
         "precision": run.record["precision"],
         "beta_elbo": run.record["beta_elbo"],
         "objective": objectives if isinstance(run.config.objective, list) else objectives[0],
@@ -274,7 +279,7 @@ def summary_of(run: Run, status: str, error: str | None) -> dict[str, Any]:
 
 
 def record_of(run: Run) -> dict[str, Any]:
-    """Its settings, and what they come to."""
+    """Return the settings and derived values for W&B."""
     return {
         **run.settings,
         "beta_elbo": beta_elbo(run.config.loss, run.config.data.image_size, run.model.latent_dim),
@@ -284,15 +289,15 @@ def record_of(run: Run) -> dict[str, Any]:
     }
 
 
-def machine_of(run: Run) -> str:
-    """What it computes on, by name, for whoever compares times."""
+def describe_machine(run: Run) -> str:
+    """Describe the hardware by name, for comparing times."""
     threads = run.config.trainer.num_threads or torch.get_num_threads()
     used = f", {threads} thread{'s' * (threads > 1)}" if run.device.type == "cpu" else ""
     return f"{device_name(run.device)}{used}, torch {torch.__version__.partition('+')[0]}"
 
 
-def place_of(run: Run) -> str:
-    """What it computes on, in words."""
+def describe_device(run: Run) -> str:
+    """Describe device and threads, for the log."""
     threads = run.config.trainer.num_threads or torch.get_num_threads()
     on = f"cpu (threads: {threads})" if run.device.type == "cpu" else str(run.device)
     world = run.trainer.world

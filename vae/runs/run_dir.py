@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vae.utils.errors import UserError
-from vae.utils.files import naming, read_json, write_json
+from vae.utils.files import annotate_os_error, read_json, write_json
 
 LOCK = ".lock"  # held by the process that trains in the folder
 SMALL_FILES = 1 << 16  # bytes that Hydra's and other small ones of a run fit into
@@ -24,17 +24,17 @@ log = logging.getLogger(__name__)
 FILE = "summary.json"
 
 
-class FolderTakenError(UserError):
-    """The run folder is another run's."""
+class RunFolderInUseError(UserError):
+    """The folder holds another run, or another process trains in it."""
 
 
 def require_writable(folder: Path) -> None:
-    """Make a folder, and see that files can be written in it.
+    """Create a folder and check that files can be written in it.
 
     Raises:
         OSError: why not.
     """
-    with naming(folder):
+    with annotate_os_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"0" * SMALL_FILES)
@@ -42,7 +42,7 @@ def require_writable(folder: Path) -> None:
 
 
 def claim_run_folder(folder: Path) -> None:
-    """Make `folder` this run's: of two that want it, one gets it.
+    """Claim `folder` for this run, atomically.
 
     Raises:
         FolderTakenError: it holds a run already, or one that has just begun.
@@ -51,7 +51,7 @@ def claim_run_folder(folder: Path) -> None:
     try:
         (folder / "checkpoints").mkdir()
     except FileExistsError:
-        raise FolderTakenError(
+        raise RunFolderInUseError(
             f"{folder} holds a run already. Go on with it by resume={folder}, "
             "or choose another folder by hydra.run.dir=FOLDER."
         ) from None
@@ -59,7 +59,7 @@ def claim_run_folder(folder: Path) -> None:
 
 @contextmanager
 def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold the run folder for the time: two processes never train in the same one.
+    """Hold the run folder's lock: two processes never train in the same folder.
 
     The system lets go of the lock when the process ends, however it ends.
 
@@ -71,7 +71,7 @@ def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
         lock.acquire(timeout=0.5)  # `is_locked` holds it for a moment
     except Timeout:
         if not wait:
-            raise FolderTakenError(f"{folder}: another process is training this run.") from None
+            raise RunFolderInUseError(f"{folder}: another process is training this run.") from None
         log.info("%s: another process is training this run; waiting for it", folder)
         lock.acquire()
     try:
@@ -81,7 +81,7 @@ def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is training the run in `folder` now."""
+    """Return whether a process is training the run in `folder` now."""
     if not (folder / LOCK).exists():  # and looking must not make it
         return False
     lock = _lock(folder)
@@ -99,8 +99,8 @@ def _lock(folder: Path) -> FileLock:
     return FileLock(folder / LOCK)
 
 
-def forget_run_folder(folder: Path) -> None:
-    """Remove what Hydra wrote into a run folder in which nothing was trained.
+def remove_run_folder(folder: Path) -> None:
+    """Remove Hydra's files from a run folder in which nothing was trained.
 
     A mistyped value must not leave an empty run behind. A folder with metrics in it is
     left alone, and one in which a process still packs its images; and so is whatever else
@@ -118,7 +118,7 @@ def forget_run_folder(folder: Path) -> None:
 
 
 def remove_empty(folder: Path) -> None:
-    """Remove a folder, and those around it below the current one, as long as they are empty."""
+    """Remove an empty folder, and empty parents below the current folder."""
     here = Path.cwd()
     for empty in (folder.absolute(), *folder.absolute().parents):
         if here not in empty.parents and empty != folder.absolute():
@@ -132,18 +132,18 @@ def remove_empty(folder: Path) -> None:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What the run in `folder` left, {} if it never came to an end."""
+    """Read the summary of the run in `folder`; {} if it has none."""
     return read_json(folder / FILE)
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Replace the summary, whole, with the time added."""
+    """Replace the summary atomically, with the time added."""
     now = datetime.now().isoformat(timespec="milliseconds")
     write_json(folder / FILE, {**summary, "ended": now})
 
 
 def record_failure(folder: Path, error: str) -> None:
-    """Note why a run failed, beside what it had measured until then; if there is room for it."""
+    """Record why a run failed in its summary, if the disk has room."""
     try:
         write_summary(folder, {**read_summary(folder), "status": "failed", "error": error})
     except OSError as reason:

@@ -1,4 +1,4 @@
-"""One run's record: `metrics.jsonl` on this disk and, beside it, a run on Weights & Biases.
+"""Tracking of one run: `metrics.jsonl` on disk, and a run on Weights & Biases.
 
 The local file is the record; W&B is the shop window, and stops no training run
 (vae/runs/wandb_run.py).
@@ -18,7 +18,7 @@ from vae.runs.wandb_mode import resolve_mode
 from vae.runs.wandb_run import WandbConfig, WandbRun
 from vae.utils.files import write_text_atomically
 
-__all__ = ["Tracker", "WandbConfig", "check", "summary_key", "truncate_metrics"]
+__all__ = ["Tracker", "WandbConfig", "check_wandb_mode", "summary_key", "truncate_metrics"]
 
 # What W&B's summary (the columns of its table) keeps of a metric. One named here
 # has two columns there, `val/bpd.min` (the best) and `val/bpd.last` (as it ended);
@@ -27,13 +27,13 @@ LOWER_IS_BETTER = ("val/bpd", "val/loss", "val/mse", "val/distortion")
 HIGHER_IS_BETTER = ("val/psnr", "val/ssim")
 
 
-def check(settings: WandbConfig) -> None:
-    """Raise a UserError where the run could not be reported as asked. Creates and calls nothing."""
+def check_wandb_mode(settings: WandbConfig) -> None:
+    """Raise a UserError if `wandb.mode` cannot be satisfied. Creates and calls nothing."""
     resolve_mode(settings.mode)
 
 
 def summary_key(metric: str) -> str:
-    """Under what key W&B's summary has a metric as it ended.
+    """Return the key of a metric's last value in W&B's summary.
 
     >>> summary_key("val/bpd"), summary_key("val/rate")
     ('val/bpd.last', 'val/rate')
@@ -64,7 +64,7 @@ def truncate_metrics(path: Path, step: int, measured: bool = True) -> None:
 
 
 class Tracker(WandbRun):
-    """The record of one run, as a context manager; several may follow one another in a process.
+    """The record of one run, as a context manager; a process may use several in sequence.
 
     `folder` is the run's folder: `metrics.jsonl` in it is appended to. The rest is as in
     WandbRun. Entering raises a UserError, and creates nothing, where `check` would.
@@ -73,11 +73,11 @@ class Tracker(WandbRun):
     _file: IO[str] | None = None
 
     def __enter__(self) -> Tracker:
-        check(self.settings)
+        check_wandb_mode(self.settings)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
         super().__enter__()
-        with self._survive("could not be told of the metrics"):
+        with self._warn_on_error("could not be told of the metrics"):
             self._define_metrics()
         return self
 
@@ -97,7 +97,7 @@ class Tracker(WandbRun):
         self.report(row)
 
     def sync(self) -> None:
-        """Have the rows so far on the disk, and not only on their way to it."""
+        """Flush the rows so far to the disk."""
         if self._file is not None:
             os.fsync(self._file.fileno())
 
@@ -112,17 +112,17 @@ class Tracker(WandbRun):
         LOWER_IS_BETTER).
         """
         if self._run is not None:
-            with self._survive("did not take the summary"):
+            with self._warn_on_error("did not take the summary"):
                 self._run.summary.update(dict(values))
 
     def log_model(self, path: Path) -> None:
         """Upload a checkpoint as an artifact, where `wandb.log_model` asks for it."""
         if self._run is not None and self.settings.log_model:
-            with self._survive("did not take the model"):
+            with self._warn_on_error("did not take the model"):
                 self._run.log_artifact(str(path), name=f"model-{self._run.id}", type="model")
 
     def _define_metrics(self) -> None:
-        """`step` is the x axis of all, and the summary keeps the best of what has one."""
+        """Define `step` as x axis, and the best values for the summary."""
         if self._run is not None:
             self._run.define_metric("step")
             self._run.define_metric("*", step_metric="step")
@@ -132,6 +132,6 @@ class Tracker(WandbRun):
 
 
 def _plain(value: float) -> float | None:
-    """A number as JSON has it: Python's own, and null for inf and nan, which JSON lacks."""
+    """Convert a number for JSON: inf and nan become null."""
     number = value if isinstance(value, int) else float(value)
     return number if math.isfinite(number) else None

@@ -1,4 +1,4 @@
-"""What each process of a run has, recording or not: the trainer, and the measure of its model."""
+"""Set-up of the trainer, and validation of its model; the same on every rank."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vae.training.optim import build_optimizer, group_settings, learning_rate
 from vae.training.step_metrics import REMEDY, NotFiniteError
 from vae.training.trainer import Trainer
 from vae.utils.devices import autocast, keep_memory
-from vae.utils.distributed import World
+from vae.utils.distributed import ProcessGroup
 from vae.utils.errors import UserError
 from vae.utils.signals import InterruptedRun, Interrupts
 
@@ -36,13 +36,13 @@ def build_trainer(
     images: np.ndarray,
     device: torch.device,
     state: dict[str, Any] | None,
-    world: World,
+    world: ProcessGroup,
     *,
     on_row: Callable[[dict[str, float]], None],
     on_epoch: Callable[[Trainer], None],
     on_save: Callable[[], None],
 ) -> Trainer:
-    """The trainer of a configuration, with its model and optimiser.
+    """Build the trainer of a configuration, with its model and optimizer.
 
     Args:
         config: checked.
@@ -63,7 +63,7 @@ def build_trainer(
     optimizer = build_optimizer(config.optimizer, model.parameters())
     step, skipped, pending = 0, None, None
     if state is not None:
-        with _of_its_own_settings():
+        with _reraise_as_user_error():
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             _require_fitting(optimizer)
@@ -89,16 +89,16 @@ def build_trainer(
         on_epoch=on_epoch,
         on_save=on_save,
     )
-    if trainer.average is not None and state is not None and state.get("ema") is not None:
-        with _of_its_own_settings():  # without one, the average begins here
-            trainer.average.load(state["ema"])
+    if trainer.ema is not None and state is not None and state.get("ema") is not None:
+        with _reraise_as_user_error():  # without one, the average begins here
+            trainer.ema.load(state["ema"])
     return trainer
 
 
-def measure(
+def validate(
     trainer: Trainer, images: np.ndarray, interrupts: Interrupts
 ) -> tuple[dict[str, float], Evaluation]:
-    """The validation metrics by key, `val/bpd`, and what else is known of the latents.
+    """Return the validation metrics by key, `val/bpd`, and the evaluation behind them.
 
     Those of the average of the weights, where there is one, are `ema/bpd` and so on.
 
@@ -129,9 +129,9 @@ def measure(
 
     evaluation = evaluated(trainer.model)
     metrics = {f"val/{name}": value for name, value in evaluation.metrics.items()}
-    if trainer.average is not None:
-        of_average = evaluated(trainer.average.module).metrics
-        metrics |= {f"ema/{name}": value for name, value in of_average.items()}
+    if trainer.ema is not None:
+        of_ema = evaluated(trainer.ema.module).metrics
+        metrics |= {f"ema/{name}": value for name, value in of_ema.items()}
     if not all(map(math.isfinite, metrics.values())):  # keep the checkpoint before it
         raise NotFiniteError(
             f"validation at step {trainer.step} is not finite: {metrics}. {REMEDY}"
@@ -140,8 +140,8 @@ def measure(
 
 
 @contextmanager
-def _of_its_own_settings() -> Iterator[None]:
-    """What does not fit into the model meanwhile is somebody's checkpoint put together by hand."""
+def _reraise_as_user_error() -> Iterator[None]:
+    """Reraise errors of a checkpoint that does not match its own settings as a UserError."""
     try:
         yield
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
@@ -152,7 +152,7 @@ def _of_its_own_settings() -> Iterator[None]:
 
 
 def _require_fitting(optimizer: torch.optim.Optimizer) -> None:
-    """Raise a ValueError unless the moments are those of the parameters: torch does not look."""
+    """Raise a ValueError unless the moments have the parameters' shapes; torch does not check."""
     for parameter, moments in optimizer.state.items():
         adam = parameter.ndim < 2 or not isinstance(optimizer, Muon)
         names = ("step", "exp_avg", "exp_avg_sq") if adam else ("exp_avg",)
@@ -162,7 +162,7 @@ def _require_fitting(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _seeded_model(config: RunConfig) -> VAE:
-    """The model with weights that depend on the seed alone; torch's own stream stays as it was."""
+    """Build the model with weights that depend on the seed alone; keep torch's RNG state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return build_model(config.model, config.data.image_size)

@@ -1,4 +1,4 @@
-"""Whether W&B can be used from here, and keeping it from changing the process."""
+"""W&B availability, and isolation of this process from wandb's side effects."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ REACH_TIMEOUT = 5.0  # seconds for the answer to a first knock at the server's d
 
 
 def resolve_mode(mode: str) -> Literal["online", "offline", "disabled"]:
-    """The mode that `wandb.mode` comes to on this machine, without a call to the network.
+    """Resolve `wandb.mode` on this machine, without a network call.
 
     Raises:
         UserError: online is asked for without an API key, or WANDB_* hold nonsense.
     """
     if mode in ("disabled", "offline"):
         return "disabled" if mode == "disabled" else "offline"
-    with process_unchanged():
+    with restored_process():
         import wandb
 
         try:
@@ -38,7 +38,11 @@ def resolve_mode(mode: str) -> Literal["online", "offline", "disabled"]:
             raise UserError(text) from error
     if mode == "auto" and known.mode in ("disabled", "offline", "dryrun"):
         return "disabled" if known.mode == "disabled" else "offline"
-    if known.identity_token_file or known.api_key or _netrc_has(server_of(known.base_url)):
+    if (
+        known.identity_token_file
+        or known.api_key
+        or _netrc_has(without_credentials(known.base_url))
+    ):
         return "online"
     if mode == "online":
         raise UserError(
@@ -50,7 +54,7 @@ def resolve_mode(mode: str) -> Literal["online", "offline", "disabled"]:
 
 
 def _netrc_has(url: str) -> bool:
-    """Whether the file that `wandb login` writes knows the server at `url`."""
+    """Return whether .netrc has an API key for the server at `url`."""
     for path in (os.environ.get("NETRC") or "~/.netrc", "~/_netrc"):
         with suppress(OSError, netrc.NetrcParseError):
             found = netrc.netrc(Path(path).expanduser()).authenticators(urlsplit(url).netloc)
@@ -58,8 +62,8 @@ def _netrc_has(url: str) -> bool:
     return False
 
 
-def server_of(url: str) -> str:
-    """The URL without a user and a password.
+def without_credentials(url: str) -> str:
+    """Return the URL without user and password.
 
     urllib takes them for a part of the host's name, and wandb, which shows them to everybody,
     has no use for them: it sends the API key in their place.
@@ -69,7 +73,7 @@ def server_of(url: str) -> str:
 
 
 def unreachable(url: str) -> str | None:
-    """Why nothing at all answers at `url`; None where something does, be it an error."""
+    """Return why no server answers at `url`; None if one does, even with an error."""
     try:
         request = urllib.request.Request(url, method="HEAD")
         with urllib.request.urlopen(request, timeout=REACH_TIMEOUT):
@@ -83,8 +87,8 @@ def unreachable(url: str) -> str | None:
 
 
 @contextmanager
-def process_unchanged() -> Iterator[None]:
-    """Undo what wandb does to the process when it starts, which it leaves behind for ever.
+def restored_process() -> Iterator[None]:
+    """Undo wandb's changes to the process at its start.
 
     It replaces sys.exit and sys.excepthook, and names its service to child
     processes in WANDB_SERVICE, by which other runs would come to depend on it.
@@ -101,15 +105,15 @@ def process_unchanged() -> Iterator[None]:
 
 
 def error_text(error: Exception) -> str:
-    """What an error of wandb's says, on one line and without the API key or a URL's password."""
+    """Format an error of wandb on one line, without API key and passwords."""
     text = without_password(" ".join(f"{type(error).__name__}: {error}".split()))
     key = os.environ.get("WANDB_API_KEY")
     return text.replace(key, "…") if key else text
 
 
 @contextmanager
-def launch_left_out() -> Iterator[None]:
-    """Keep wandb.init from importing W&B Launch, a second's worth of modules.
+def without_wandb_launch() -> Iterator[None]:
+    """Keep wandb.init from importing W&B Launch, which takes a second.
 
     It looks there for inputs that this process has staged for a Launch job, which it can
     only have done through that very package: where it is not imported, there are none.

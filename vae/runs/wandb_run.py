@@ -1,4 +1,4 @@
-"""A run on Weights & Biases that stands in nobody's way.
+"""A run on Weights & Biases that never stops or slows training.
 
 Nothing that W&B does or fails to do stops what is reported to it: it is warned about
 once, and the work goes on. wandb is imported only when a run starts, so that this module
@@ -20,11 +20,11 @@ from omegaconf import MISSING
 from vae.runs.wandb_mode import (
     MODES,
     error_text,
-    launch_left_out,
-    process_unchanged,
     resolve_mode,
-    server_of,
+    restored_process,
     unreachable,
+    without_credentials,
+    without_wandb_launch,
 )
 from vae.utils.errors import require, without_password
 
@@ -41,13 +41,13 @@ GAVE_UP = "filestream: fatal error"
 
 @dataclass
 class WandbConfig:
-    """Where a run is reported to, and under what names. `conf/wandb/` holds the values."""
+    """Settings of W&B: mode, project, names. `conf/wandb/` holds the values."""
 
     mode: str = MISSING  # auto (online where there is an API key), online, offline or disabled
     project: str = MISSING
     entity: str | None = MISSING  # a user or a team; null: the account's default
     group: str | None = MISSING  # null: the sweep's name in a sweep
-    name: str | None = MISSING  # null: what differs from the defaults
+    name: str | None = MISSING  # null: the run's overrides
     tags: list[str] = MISSING
     log_model: bool = MISSING  # upload checkpoints/best.pt as an artifact at the end
 
@@ -62,7 +62,7 @@ class WandbConfig:
 
 
 class WandbRun:
-    """One run on W&B, as a context manager; several may follow one another in a process.
+    """One run on W&B, as a context manager; a process may use several in sequence.
 
     W&B writes to `folder`/wandb. `config` is the resolved configuration, nested. `run_id`
     resumes that W&B run. On leaving, the W&B run ends, as failed if an exception passes
@@ -90,7 +90,7 @@ class WandbRun:
         mode = resolve_mode(self.settings.mode)
         if mode != "disabled":
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._survive("could not be started"):
+            with self._warn_on_error("could not be started"):
                 if mode == "offline" or not self._start_online():
                     self._start("offline")
                     logger.info("W&B is offline; to upload this run: %s", self._sync_command())
@@ -99,15 +99,17 @@ class WandbRun:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._run is not None:
             ended_well = error is None or (isinstance(error, SystemExit) and not error.code)
-            with self._survive("did not take everything"):
+            with self._warn_on_error("did not take everything"):
                 self._run.finish(exit_code=0 if ended_well else 1)
                 self._require_uploaded(Path(self._run.dir).parent)
         self._run = None
 
     def report(self, row: Mapping[str, float], pictures: Mapping[str, Path] | None = None) -> None:
-        """Send one row: numbers, and image files (`figures/samples` → path)."""
+        """Log one row: numbers, and image files (`figures/samples` → path)."""
         if self._run is not None:
-            with self._survive("did not take a picture" if pictures else "did not take a row"):
+            with self._warn_on_error(
+                "did not take a picture" if pictures else "did not take a row"
+            ):
                 import wandb
 
                 images = {key: wandb.Image(str(path)) for key, path in (pictures or {}).items()}
@@ -116,9 +118,9 @@ class WandbRun:
                 self._run.log({**row, **images})
 
     def report_table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Send a table of one or more rows, which all have the same columns."""
+        """Log a table of one or more rows with the same columns."""
         if self._run is not None:
-            with self._survive("did not take a table"):
+            with self._warn_on_error("did not take a table"):
                 import wandb
 
                 cells = [list(row.values()) for row in rows]
@@ -126,14 +128,14 @@ class WandbRun:
                 self._run.log({key: table})
 
     def _start_online(self) -> bool:
-        """Start online and return True; warn and return False where the server cannot be used."""
+        """Start online and return True; warn and return False if the server cannot be used."""
         import wandb
 
         known = wandb.setup().settings
         # wandb itself would knock at a closed door for INIT_TIMEOUT, in every run of a sweep.
         # (Through a proxy out of wandb's own settings only wandb can knock.)
         proxied = known.http_proxy or known.https_proxy
-        trouble = None if proxied else unreachable(server_of(known.base_url))
+        trouble = None if proxied else unreachable(without_credentials(known.base_url))
         if trouble is None:
             try:
                 self._start("online")
@@ -146,7 +148,7 @@ class WandbRun:
         return False
 
     def _start(self, mode: Literal["online", "offline"]) -> None:
-        with process_unchanged(), launch_left_out():
+        with restored_process(), without_wandb_launch():
             import wandb
 
             self._run = wandb.init(
@@ -163,7 +165,7 @@ class WandbRun:
                 resume="allow" if self.run_id else None,
                 reinit="create_new",  # a run of its own, whatever else this process has open
                 settings=wandb.Settings(
-                    base_url=server_of(wandb.setup().settings.base_url),
+                    base_url=without_credentials(wandb.setup().settings.base_url),
                     silent=True,  # the lines that matter are logged here; wandb's warnings remain
                     console="off",  # train.log has it, and tqdm stays as it is
                     disable_code=True,
@@ -176,7 +178,7 @@ class WandbRun:
         self.run_id = self._run.id
 
     def _require_uploaded(self, folder: Path) -> None:
-        """Raise an error where W&B has given up on the rows: it says so in its own log alone."""
+        """Raise an error if W&B gave up uploading rows, which only its own log tells."""
         log = folder / "logs" / "debug-internal.log"
         if log.exists() and GAVE_UP in log.read_text(encoding="utf-8", errors="replace"):
             raise PermissionError("the server refused the rows")
@@ -188,8 +190,8 @@ class WandbRun:
         return f"wandb sync {online}{shlex.quote(str(Path(self._run.dir).parent))}"
 
     @contextmanager
-    def _survive(self, what: str) -> Iterator[None]:
-        """Go on after whatever W&B raises, with one warning of each kind."""
+    def _warn_on_error(self, what: str) -> Iterator[None]:
+        """Catch any error of W&B, with one warning of each kind."""
         try:
             yield
         except Exception as error:

@@ -1,1 +1,1 @@
-"""Sweeps: many runs that differ in a few values, and what came of them."""
+"""Sweeps: runs that differ in a few values, their study, comparison and reports."""

@@ -1,4 +1,4 @@
-"""What Hydra is asked to do around runs: before the first, after each, after a sweep's last.
+"""Hydra callbacks: before a run or sweep, after each run, after a sweep.
 
 Hydra turns what a callback raises into a warning, so what must stop it exits.
 """
@@ -19,7 +19,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from vae.runs.checkpoint import changes
+from vae.runs.checkpoint import config_changes
 from vae.runs.config import objectives_of
 from vae.runs.run_dir import remove_empty, require_writable
 from vae.runs.wandb_run import WandbConfig
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class RequireFolder(Callback):
-    """Sees that a run can write where it is to write, before Hydra does and anything is packed."""
+    """Check that the run folder is writable, before Hydra writes and data are packed."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         self._require("hydra.run.dir", config.hydra.run.dir)
@@ -48,7 +48,7 @@ class RequireFolder(Callback):
 
 
 class PrepareSweep(Callback):
-    """Names the runs by what differs in them, and notes how the sweep was started.
+    """Name the runs by the overrides in which they differ; record the start of the sweep.
 
     `-m loss.beta=1e-5,1e-4 data.path=/a/b` makes `loss.beta=1e-05` and `loss.beta=0.0001`,
     with no trace of the path.
@@ -78,7 +78,7 @@ class PrepareSweep(Callback):
 
 
 class ReportOnSweep(Callback):
-    """Puts the runs side by side when the sweep ends, however it ends: on disk and on W&B."""
+    """Write the comparison of the runs when the sweep ends, on disk and on W&B."""
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
@@ -87,7 +87,7 @@ class ReportOnSweep(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         if not any(folder.glob("*/.hydra")):
-            forget_sweep_folder(folder)
+            remove_sweep_folder(folder)
             return
         try:
             from vae.sweeps.report import overview, write_report
@@ -104,15 +104,15 @@ class ReportOnSweep(Callback):
             log.info("%s\n%s\n%s", folder, overview(comparison), folder / "report.md")
 
 
-def forget_sweep_folder(folder: Path) -> None:
-    """Remove what a sweep that was refused has left: a folder in which no run began."""
+def remove_sweep_folder(folder: Path) -> None:
+    """Remove the folder of a rejected sweep in which no run began."""
     for name in (FILE, "multirun.yaml"):
         (folder / name).unlink(missing_ok=True)
     remove_empty(folder)  # but for a study, or a user's own files
 
 
 def describe(config: DictConfig, before: Mapping[str, Any], swept: set[str]) -> dict[str, Any]:
-    """What sweep.json is to say of the sweep that is about to start.
+    """Return the contents of sweep.json for the sweep that is about to start.
 
     Args:
         config: composed, without the values that are swept.
@@ -126,7 +126,7 @@ def describe(config: DictConfig, before: Mapping[str, Any], swept: set[str]) -> 
     assert isinstance(plain, dict)
     objectives = objectives_of(plain["objective"])
     settings = {key: plain[key] for key in ("seed", "model", "data", "optimizer", "loss")}
-    for key, was, now in changes(before["settings"], settings) if before else ():
+    for key, was, now in config_changes(before["settings"], settings) if before else ():
         if not swept & {key, key.split(".")[0]}:
             raise UserError(
                 f"sweep.name: {config.hydra.sweep.dir} is a sweep with {key}={was}, and it is "

@@ -1,4 +1,4 @@
-"""What came of a sweep, in charts: rate against distortion, what each key did, what mattered."""
+"""Charts of a sweep: rate against distortion, effect of each key, importances."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vae.sweeps.comparison import (
     FIRST,
     SYMBOLS,
     Comparison,
-    brief,
+    format_value,
     importances,
-    is_wide,
+    is_log_scale,
     pareto_front,
-    rank,
+    sort_key,
 )
 from vae.sweeps.results import SweepRun, number
 from vae.training.metrics import MAXIMISED, bits_per_dim
@@ -37,8 +37,8 @@ BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), 
 QUIET = "#999999"
 NAMES = {
     "val/bpd": "bits per dimension",
-    "val/rate": "rate, nats an image",
-    "val/distortion": "distortion, nats an image",
+    "val/rate": "rate, nats per image",
+    "val/distortion": "distortion, nats per image",
     "val/mse": "mean squared error",
     "val/psnr": "PSNR, dB",
     "val/ssim": "SSIM",
@@ -56,7 +56,7 @@ def draw_charts(comparison: Comparison, path: Path) -> Path:
 
 
 def charts(comparison: Comparison) -> Figure:
-    """The charts of a sweep's finished runs, as a figure of matplotlib's.
+    """Draw the charts of a sweep's finished runs as a matplotlib figure.
 
     Rate against distortion; each objective against what was swept, where anything was; and
     which keys mattered, where there are runs enough to say so.
@@ -103,7 +103,7 @@ def charts(comparison: Comparison) -> Figure:
 
 
 def axis_keys(comparison: Comparison) -> tuple[str | None, str | None]:
-    """The swept key for the x axis, and the one whose values get a line each.
+    """Return the swept key for the x axis, and the key whose values get a line each.
 
     The x axis is beta's, else the latent size's, else that of the number with most values.
     Seeds are repetitions, and have an axis only where nothing else was swept.
@@ -122,7 +122,7 @@ def axis_keys(comparison: Comparison) -> tuple[str | None, str | None]:
 
 
 def effect_keys(comparison: Comparison) -> list[str]:
-    """The swept keys that have an x axis: the main one, and the next if it has no lines."""
+    """Return the swept keys with an x axis: the main key, and the next one if it has no lines."""
     across, between = axis_keys(comparison)
     runs = comparison.ranked
     others = [key for key in comparison.swept if key not in (across, between, "seed")]
@@ -133,7 +133,7 @@ def effect_keys(comparison: Comparison) -> list[str]:
 
 
 def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> None:
-    """Two metrics, rate and distortion, against each other, and the Pareto front of all.
+    """Draw two metrics, rate and distortion, against each other, with the Pareto front.
 
     With lines of equal bits per dimension, which are those two's sum.
     """
@@ -151,7 +151,7 @@ def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> No
     by_colour = across if across and _is_numeric(runs, across) else None
     values = [number(run.value(by_colour)) or 0.0 for run in runs] if by_colour else []
     positive = [value for value in values if value > 0] or [1.0]
-    norm = (LogNorm if is_wide(positive) else Normalize)(min(positive), max(positive))
+    norm = (LogNorm if is_log_scale(positive) else Normalize)(min(positive), max(positive))
     scale = matplotlib.colormaps["viridis"].with_extremes(bad="#cccccc")  # beta=0 has no log
     for marker, colour, label, members in _series(runs, between if by_colour else across):
         xs, ys = zip(*(points[run.name] for run in members), strict=True)
@@ -181,7 +181,7 @@ def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> No
 
 
 def _draw_equal_bpd(axes: Axes, image_sizes: set[Any]) -> None:
-    """Lines along which bits per dimension are the same; none where images differ in size."""
+    """Draw lines of equal bits per dimension; none if image sizes differ."""
     sizes = [size for size in image_sizes if isinstance(size, int)]
     if len(sizes) != 1:
         return
@@ -197,11 +197,11 @@ def _draw_equal_bpd(axes: Axes, image_sizes: set[Any]) -> None:
 
 
 def _draw_effect(axes: Axes, comparison: Comparison, metric: str, across: str) -> None:
-    """A metric against what was swept: all runs as points, their means as lines."""
+    """Draw a metric against a swept key: all runs as points, their means as lines."""
     runs = comparison.ranked
     _, between = axis_keys(comparison)
     numeric = _is_numeric(runs, across)
-    values = sorted({run.value(across) for run in runs}, key=rank)
+    values = sorted({run.value(across) for run in runs}, key=sort_key)
     places = {v: (number(v) or 0.0) if numeric else float(i) for i, v in enumerate(values)}
     for marker, colour, label, members in _series(runs, between if numeric else across):
         xs = [places[run.value(across)] for run in members]
@@ -227,35 +227,35 @@ def _draw_effect(axes: Axes, comparison: Comparison, metric: str, across: str) -
 def _series(
     runs: list[SweepRun], key: str | None
 ) -> list[tuple[str, str, str | None, list[SweepRun]]]:
-    """Marker, colour, label and runs of each value of a key; one series if they are too many."""
-    values = sorted({run.value(key) for run in runs}, key=rank) if key else []
+    """Return marker, colour, label and runs per value of a key; one series for too many values."""
+    values = sorted({run.value(key) for run in runs}, key=sort_key) if key else []
     if key is None or not 1 < len(values) <= len(MARKERS):
         return [("o", "C0", None, runs)]
     return [
-        (marker, f"C{i}", f"{SYMBOLS.get(key, key)} {brief(value)}", members)
+        (marker, f"C{i}", f"{SYMBOLS.get(key, key)} {format_value(value)}", members)
         for i, (marker, value) in enumerate(zip(MARKERS, values, strict=False))
         if (members := [run for run in runs if run.value(key) == value])
     ]
 
 
 def _ring(axes: Axes, points: Sequence[tuple[float, float]], label: str | None = None) -> None:
-    """Mark what is best."""
+    """Ring the best points."""
     if points:
         xs, ys = zip(*points, strict=True)
         axes.scatter(xs, ys, label=label, **RING)
 
 
 def _legend(axes: Axes) -> None:
-    """Below the axes, where there is no run that it could hide."""
+    """Place the legend below the axes, where it hides no run."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         axes.legend(handles, labels, ncols=4 if max(map(len, labels)) < 24 else 3, **BELOW)
 
 
 def _scale_x(axes: Axes, places: dict[Any, float], numeric: bool) -> None:
-    """Logarithmic for numbers far apart, with the values themselves as ticks where few."""
+    """Set the x scale: logarithmic for numbers far apart, values as ticks if few."""
     positive = [x for x in places.values() if x > 0]
-    if numeric and positive and is_wide(positive):
+    if numeric and positive and is_log_scale(positive):
         if len(positive) == len(places):
             axes.set_xscale("log")
         else:
@@ -263,7 +263,7 @@ def _scale_x(axes: Axes, places: dict[Any, float], numeric: bool) -> None:
     if not numeric:
         axes.set_xlim(-0.5, len(places) - 0.5)
     if len(places) <= len(MARKERS) or not numeric:
-        labels = [brief(value) for value in places]
+        labels = [format_value(value) for value in places]
         crowded = sum(map(len, labels)) > 60
         axes.set_xticks(list(places.values()), labels, rotation=30 if crowded else 0)
         axes.set_xticks([], minor=True)
@@ -274,7 +274,7 @@ def _is_numeric(runs: list[SweepRun], key: str) -> bool:
 
 
 def _is_grid(comparison: Comparison) -> bool:
-    """Whether the runs fill at least half of the grid of what was swept: a line has a meaning."""
+    """Return whether the runs fill at least half of the swept grid: lines have a meaning."""
     runs = comparison.ranked
     keys = [key for key in comparison.swept if key != "seed"]
     cells = prod(len({run.value(key) for run in runs}) for key in keys)
@@ -282,7 +282,7 @@ def _is_grid(comparison: Comparison) -> bool:
 
 
 def draw_importances(axes: Axes, shares: dict[str, dict[str, float]], runs: int) -> None:
-    """Bars: the share of each key in which runs came out well."""
+    """Draw bars: the importance of each swept key."""
     labels = []
     for metric, share in shares.items():
         for key, value in share.items():

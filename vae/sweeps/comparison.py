@@ -1,4 +1,4 @@
-"""A sweep's runs side by side: read from their folders, so at any time and for any sweeper."""
+"""The runs of a sweep side by side, read from their folders, for any sweeper."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COLUMNS = tuple(
 
 @dataclass(frozen=True)
 class Comparison:
-    """All runs of a sweep, in the order of what was swept."""
+    """All runs of a sweep, ordered by the swept values."""
 
     folder: Path  # multirun/<sweep>
     name: str
@@ -60,18 +60,18 @@ class Comparison:
 
     @property
     def front(self) -> list[SweepRun]:
-        """The finished runs that no other beats, best by the first objective first."""
+        """The Pareto front of the finished runs, best by the first objective first."""
         ranked = self.ranked
         return [ranked[i] for i in pareto_front([self._costs(run) for run in ranked])]
 
     def label(self, run: SweepRun) -> str:
-        """What sets a run apart, briefly: `β 1e-04, z 64`."""
+        """Return a short label of a run: `β 1e-04, z 64`."""
         endings = Counter(key.rpartition(".")[2] for key in self.swept)
         parts = []
         for key in self.swept:
             ending = key.rpartition(".")[2]
             symbol = SYMBOLS.get(key, ending if endings[ending] == 1 else key)
-            parts.append(f"{symbol} {brief(run.value(key))}")
+            parts.append(f"{symbol} {format_value(run.value(key))}")
         return ", ".join(parts) or run.name
 
     def _costs(self, run: SweepRun) -> list[float]:
@@ -79,7 +79,7 @@ class Comparison:
 
 
 def pareto_front(costs: Sequence[Sequence[float]]) -> list[int]:
-    """Indices of the points that no other beats: nowhere worse, and better somewhere.
+    """Return the indices of the non-dominated points.
 
     Args:
         costs: one point each, all of them to be minimised; negate what is maximised.
@@ -92,8 +92,8 @@ def pareto_front(costs: Sequence[Sequence[float]]) -> list[int]:
     return [i for i, cost in enumerate(costs) if not any(beats(other, cost) for other in costs)]
 
 
-def brief(value: Any) -> str:
-    """A value as people write it, with few digits: 1e-04 and not 0.0001."""
+def format_value(value: Any) -> str:
+    """Format a value with few digits: 1e-04 and not 0.0001."""
     if not isinstance(value, float):
         return str(value)
     if value == 0 or abs(value) >= 0.1:
@@ -103,7 +103,7 @@ def brief(value: Any) -> str:
 
 
 def read_sweep(folder: Path | str) -> Comparison:
-    """All runs below a sweep's folder, whatever state they are in.
+    """Read all runs of a sweep's folder, in any state.
 
     Args:
         folder: `multirun/<sweep>`.
@@ -125,7 +125,7 @@ def read_sweep(folder: Path | str) -> Comparison:
         )
     swept = _swept(runs)
     order = dict.fromkeys([*FIRST, *swept])
-    runs.sort(key=lambda run: ([rank(run.value(key)) for key in order], run.name))
+    runs.sort(key=lambda run: ([sort_key(run.value(key)) for key in order], run.name))
     about = read_record(folder)
     objective = about.get("objective") or runs[0].config.get("objective") or "val/bpd"
     return Comparison(
@@ -140,7 +140,7 @@ def read_sweep(folder: Path | str) -> Comparison:
 
 
 def rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """The comparison as a table: one flat dict per run, all with the same keys in one order."""
+    """Return the comparison as rows: one flat dict per run, equal keys in equal order."""
     keys = dict.fromkeys([*comparison.swept, *FIRST, "seed"])
     return [
         {
@@ -173,21 +173,21 @@ def write_csv(comparison: Comparison, path: Path) -> None:
 
 
 def _swept(runs: list[SweepRun]) -> list[str]:
-    """The overridden keys that are not the same in all runs: beta, size, others, seed."""
+    """Return the overridden keys that differ between runs: beta, latent size, others, seed."""
     keys = {key for run in runs for key in run.overrides if not key.startswith(NOT_SWEPT)}
     differ = [key for key in keys if len({run.value(key) for run in runs}) > 1]
     position = {key: place for place, key in enumerate(FIRST)}
     return sorted(differ, key=lambda key: (position.get(key, len(FIRST)), key == "seed", key))
 
 
-def rank(value: Any) -> tuple[bool, float, str]:
-    """Sorts numbers by size, then texts, then what is not there."""
+def sort_key(value: Any) -> tuple[bool, float, str]:
+    """Sort key: numbers by size, then texts, then missing values."""
     found = number(value)
     return (value is None, math.inf if found is None else found, str(value))
 
 
 def importances(comparison: Comparison, metric: str) -> dict[str, float]:
-    """The share of each swept key in which runs came out well, the largest first.
+    """Return the importance of each swept key, the largest first.
 
     By PED-ANOVA (Watanabe et al. 2023), which needs no more than Optuna has; for Optuna's
     sweeps and all others alike.
@@ -223,23 +223,23 @@ def importances(comparison: Comparison, metric: str) -> dict[str, float]:
         return dict(get_param_importances(study, evaluator=evaluator))
 
 
-def is_wide(values: list[float]) -> bool:
-    """Whether numbers belong on a logarithmic scale."""
+def is_log_scale(values: list[float]) -> bool:
+    """Return whether numbers belong on a logarithmic scale."""
     return min(values) > 0 and max(values) >= WIDE * min(values)
 
 
 def _column(runs: list[SweepRun], key: str) -> list[float] | list[str]:
-    """A key's values: numbers where all are, else texts. Seeds are names, not sizes."""
+    """Return a key's values: numbers if all are, else texts. Seeds are categories."""
     values = [run.value(key) for run in runs]
     numbers = [found for found in map(number, values) if found is not None]
     return numbers if len(numbers) == len(values) and key != "seed" else list(map(str, values))
 
 
 def _distribution(column: list[float] | list[str]) -> BaseDistribution:
-    """What Optuna is to take a key's values for."""
+    """Return the Optuna distribution of a key's values."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     numbers = [value for value in column if isinstance(value, float)]
     if not numbers:
         return CategoricalDistribution(sorted(set(map(str, column))))
-    return FloatDistribution(min(numbers), max(numbers), log=is_wide(numbers))
+    return FloatDistribution(min(numbers), max(numbers), log=is_log_scale(numbers))

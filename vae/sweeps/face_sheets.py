@@ -1,4 +1,4 @@
-"""The same faces through every model of a sweep: one row a run."""
+"""Face sheets of a sweep: the same faces through every model, one row per run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FACES = 8  # columns
 MOST_ROWS = 12  # runs of a sweep that are shown: more cannot be taken in
 
 
-def draw_faces(comparison: Comparison, folder: Path) -> list[str]:
+def draw_face_sheets(comparison: Comparison, folder: Path) -> list[str]:
     """Write reconstructions.png and samples.png into `folder`: a row a run, in their order.
 
     The reconstructions are of the same validation faces, the originals on top; the samples
@@ -54,7 +54,7 @@ def draw_faces(comparison: Comparison, folder: Path) -> list[str]:
 
 
 def choose(comparison: Comparison) -> tuple[list[SweepRun], list[str]]:
-    """The runs to show, at most MOST_ROWS, spread over all; and a note where some are left out."""
+    """Choose at most MOST_ROWS runs, spread over all; add a note if some are left out."""
     with_model = [r for r in comparison.runs if (r.folder / "checkpoints" / "last.pt").exists()]
     finished = [run for run in with_model if run.status == "finished"]
     runs = finished or with_model  # while the first are at work, what there is
@@ -71,7 +71,7 @@ def choose(comparison: Comparison) -> tuple[list[SweepRun], list[str]]:
 
 
 def _load(runs: list[SweepRun], notes: list[str]) -> tuple[Tensor, list[tuple[SweepRun, SavedRun]]]:
-    """The original faces, and the models of the runs that have seen such."""
+    """Load the original faces, and the models of runs with the same data."""
     from vae.data.loader import to_float
     from vae.runs.load import load_run
 
@@ -95,7 +95,7 @@ def _load(runs: list[SweepRun], notes: list[str]) -> tuple[Tensor, list[tuple[Sw
 
 
 def _images_of(data: DataConfig) -> DataConfig:
-    """What decides which images there are, and nothing else."""
+    """Return the settings that determine the images, and no others."""
     return replace(data, root="", num_workers=None, batch_size=2, flip=False)
 
 

@@ -1,4 +1,4 @@
-"""What comes out of a sweep: a table, pictures, and a page that puts them together."""
+"""The report of a sweep: a table, pictures, and a Markdown page."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vae.sweeps.charts import draw_charts
-from vae.sweeps.comparison import Comparison, brief, read_sweep, write_csv
-from vae.sweeps.face_sheets import draw_faces
+from vae.sweeps.comparison import Comparison, format_value, read_sweep, write_csv
+from vae.sweeps.face_sheets import draw_face_sheets
 from vae.sweeps.results import SweepRun
 from vae.training.metrics import MAXIMISED
 from vae.utils.errors import UserError
@@ -51,7 +51,7 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Compariso
     except Exception as error:  # whatever it is, the figures in the table are worth having
         notes.append(f"No new charts: {_why(error)}")
     try:
-        notes += draw_faces(comparison, out)
+        notes += draw_face_sheets(comparison, out)
     except Exception as error:
         notes.append(f"No new faces: {_why(error)}")
     write_text_atomically(out / "report.md", report(comparison, out, notes))
@@ -59,7 +59,7 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Compariso
 
 
 def report(comparison: Comparison, out: Path, notes: Sequence[str] = ()) -> str:
-    """The page, in Markdown; `notes` say what is not in the pictures of `out`, and why."""
+    """Return report.md; `notes` say which pictures of `out` are missing, and why."""
     counts = Counter(run.status for run in comparison.runs)
     started = (comparison.started or "").replace("T", " ")[:19]
     when = f", started {started}" if started else ""
@@ -79,7 +79,7 @@ def report(comparison: Comparison, out: Path, notes: Sequence[str] = ()) -> str:
 
 
 def overview(comparison: Comparison) -> str:
-    """For the terminal: a line a run, the best (or those on the Pareto front) with a star."""
+    """Format a line per run for the terminal, the best (or the Pareto front) starred."""
     lines = [["", "run", "status", "beta_elbo", "rate", "psnr", "bpd"]]
     for run in comparison.runs:
         star = "*" if run in (comparison.best, *comparison.front) else ""
@@ -99,7 +99,7 @@ def overview(comparison: Comparison) -> str:
 
 
 def command(run: SweepRun) -> str:
-    """What runs it again, by itself."""
+    """Return the command that repeats a run by itself."""
     apart = ("sweep=", "sweep.", "hydra.", "hydra/", "wandb.", "resume=")
     own = [a for a in run.arguments if not a.lstrip("+~").startswith(apart)]
     return shlex.join(["python", "train.py", *own])
@@ -123,7 +123,7 @@ def _best(comparison: Comparison, out: Path) -> list[str]:
 
 
 def _unfinished(comparison: Comparison) -> list[str]:
-    """Each run that did not finish, with the reason."""
+    """List each unfinished run with the reason."""
     lines = []
     for run in comparison.runs:
         at = f"at step {run.step}" + f" of {run.total_steps}" * bool(run.total_steps)
@@ -148,7 +148,7 @@ def _table(comparison: Comparison, runs: Iterable[SweepRun], out: Path) -> str:
         values = [run.value(key) for key in comparison.swept] + [run.beta_elbo]
         metrics = [_figure(key, run.metrics.get(key)) for key in TABLE]
         status = run.status + f" (trial {run.trial})" * (run.trial is not None)
-        cells = [_cell("" if value is None else brief(value)) for value in values]
+        cells = [_cell("" if value is None else format_value(value)) for value in values]
         lines.append([link, *cells, *metrics, str(run.step), status])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -159,7 +159,7 @@ def _figure(metric: str, value: float | None) -> str:
 
 
 def _cell(text: Any) -> str:
-    """Text as Markdown shows it: on one line, its own signs without a meaning."""
+    """Escape text for a Markdown table cell, on one line."""
     line = " ".join(str(text).split())
     return "".join(f"\\{sign}" if sign in "\\|`*_<>[]#" else sign for sign in line)
 

@@ -23,18 +23,18 @@ ENDED = ("finished", "pruned")  # the process may go on with the sweep's next ru
 
 
 def read_record(sweep: Path) -> dict[str, Any]:
-    """What is noted of the sweep in this folder, {} if nothing is."""
+    """Read sweep.json in this folder, {} if there is none."""
     return read_json(sweep / FILE)
 
 
 def write_record(sweep: Path, record: dict[str, Any]) -> None:
-    """Replace the record, whole."""
+    """Replace sweep.json atomically."""
     write_json(sweep / FILE, record)
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run of a sweep, as its folder tells."""
+    """The state of one run of a sweep, read from its folder."""
 
     folder: Path
     status: str  # finished, pruned, failed, interrupted, running or cut (its process is gone)
@@ -50,17 +50,17 @@ class SweepRun:
 
     @property
     def name(self) -> str:
-        """What differs from the other runs: the folder's name."""
+        """The run's name: its folder's name."""
         return self.folder.name
 
     @property
     def overrides(self) -> dict[str, str]:
-        """The arguments by key, `loss.beta` -> `1e-05`; of two with one key the last counts."""
+        """The arguments by key, `loss.beta` -> `1e-05`; the last of a repeated key."""
         pairs = (argument.partition("=") for argument in self.arguments)
         return {key.lstrip("+~"): value for key, _, value in pairs}
 
     def value(self, key: str) -> Any:
-        """What a key was in this run: a number or a text, None if it has no such key."""
+        """Return a key's value in this run: a number or a text, None if unknown."""
         found: Any = self.config
         for part in key.split("."):
             if not isinstance(found, dict) or part not in found:
@@ -72,7 +72,7 @@ class SweepRun:
         return found if plain else str(found)  # inf too, which JSON has not
 
     def _override(self, key: str) -> Any:
-        """The value of an override, read as a configuration would be: `80` is a number."""
+        """Return an override's value, parsed: `80` is a number."""
         text = self.overrides.get(key)
         found = number(text)
         if found is None:
@@ -81,7 +81,7 @@ class SweepRun:
 
 
 def number(value: Any) -> float | None:
-    """A value, or a text such as `1e-05`, as a finite number; None if it is none."""
+    """Parse a value, or a text such as `1e-05`, as a finite number; None otherwise."""
     try:
         found = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
@@ -90,7 +90,7 @@ def number(value: Any) -> float | None:
 
 
 def read_run(folder: Path) -> SweepRun:
-    """What a run's folder tells now; files that are missing or damaged tell nothing."""
+    """Read the state of a run from its folder; ignore missing and damaged files."""
     config = _read_yaml(folder / ".hydra" / "config.yaml", dict)
     # a run that was refused has only what Hydra noted
     accepted = ACCEPTED if (folder / ACCEPTED).exists() else Path(".hydra", "overrides.yaml")
@@ -118,7 +118,7 @@ def read_run(folder: Path) -> SweepRun:
 
 
 def _read_yaml(path: Path, kind: type) -> Any:
-    """A file of Hydra's as a plain dict or list, empty unless it is one."""
+    """Read a YAML file of Hydra as a plain dict or list; empty if unreadable."""
     try:
         found = read_yaml(path)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):
@@ -127,7 +127,7 @@ def _read_yaml(path: Path, kind: type) -> Any:
 
 
 def _progress(path: Path) -> tuple[int, dict[str, float]]:
-    """The last step in metrics.jsonl, and the last validation."""
+    """Return the last step and the last validation in metrics.jsonl."""
     step = 0
     metrics: dict[str, float] = {}
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
@@ -143,14 +143,14 @@ def _progress(path: Path) -> tuple[int, dict[str, float]]:
 
 
 def _metrics(row: Any) -> dict[str, float]:
-    """The finite validation metrics of a row."""
+    """Return the finite validation metrics of a row."""
     pairs = row.items() if isinstance(row, dict) else ()
     found = {key: number(value) for key, value in pairs if key.startswith("val/")}
     return {key: value for key, value in found.items() if value is not None}
 
 
 def _beta_elbo(config: dict[str, Any]) -> float | None:
-    """From the configuration, as a run that is not done has no record of it."""
+    """Compute beta_elbo from the configuration, for runs without a summary."""
     try:
         keys = ("name", "beta", "kl_reduction")
         loss = LossConfig(**{key: config["loss"][key] for key in keys})

@@ -1,4 +1,4 @@
-"""The search of a study: ask for trials, launch them, tell what came of them."""
+"""The search loop of a study: ask for trials, launch them, tell the results."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from vae.sweeps.study import (
     directions,
     open_storage,
     open_study,
+    requeue,
     storage_url,
-    take_back,
 )
 from vae.utils.errors import UserError
 from vae.utils.files import write_text_atomically
@@ -42,7 +42,7 @@ HEARTBEAT = 30.0  # seconds between signs of life, for processes on other machin
 
 
 class Search:
-    """One process's part in a study; others may take part at the same time.
+    """One process's search in a study, which other processes may share.
 
     Args:
         sweep: its name, its storage, its pruner.
@@ -90,7 +90,7 @@ class Search:
         self.running: list[optuna.Trial] = []
 
     def run(self) -> None:
-        """Until the study has its trials.
+        """Search until the study has its trials.
 
         Raises:
             UserError: no trial of it succeeded, or its storage is gone.
@@ -98,7 +98,7 @@ class Search:
         there = len(self.counted())
         log.info("study %s: %d trials of %d", self.study.study_name, there, self.total)
         try:
-            with self.signs_of_life():
+            with self.heartbeats():
                 while trials := self.ask():
                     self.try_out(trials)
         except (StorageInternalError, SQLAlchemyError) as error:
@@ -110,19 +110,19 @@ class Search:
         self.write_results()
 
     def counted(self) -> list[optuna.trial.FrozenTrial]:
-        """The study's trials, finished and running, of all processes."""
+        """Return the trials that count, finished and running, of all processes."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if counts(trial)]
 
     def ask(self) -> list[optuna.Trial]:
-        """The next trials, as many as run at once; none when the study has them all."""
+        """Ask for the next trials, at most `at_once`; none when the study is complete."""
         for left in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if self.me.is_abandoned(left):
                 log.info("trial %d was cut; its values are tried again", left.number)
-                take_back(self.study, self.storage, left, set(self.space))
+                requeue(self.study, self.storage, left, set(self.space))
         trials = []
         for _ in range(min(self.at_once, self.total - len(self.counted()))):
             trial = self.study.ask()
-            trial.set_user_attr("owner", self.me.sign())
+            trial.set_user_attr("owner", self.me.heartbeat())
             if sum(other.number < trial.number for other in self.counted()) >= self.total:
                 trial.set_user_attr("void", True)  # another process had asked for the last one
                 close_failed(self.study, self.storage, trial.number, "one too many")
@@ -133,7 +133,7 @@ class Search:
         return trials
 
     def try_out(self, trials: list[optuna.Trial]) -> None:
-        """Run the trials, and tell the study what came of them."""
+        """Run trials and tell the study the results."""
         overrides = [
             [*(f"{k}={v}" for k, v in t.params.items()), *self.shared, f"sweep.trial={t.number}"]
             for t in trials
@@ -147,7 +147,7 @@ class Search:
             if not is_lost_worker(error):
                 raise
             log.warning("a worker died with its run; what it left is tried again: %s", error)
-            self.take_back_running()
+            self.requeue_running()
         self.running = []
 
     def tell(self, trial: optuna.Trial, returned: JobReturn) -> None:
@@ -177,40 +177,40 @@ class Search:
         return f"{text} (best {best.value:.5g}, trial {best.number})"
 
     def succeeded(self) -> bool:
-        """Whether any trial of the study was completed."""
+        """Return whether any trial of the study was completed."""
         return any(trial.state == TrialState.COMPLETE for trial in self.counted())
 
     @contextmanager
-    def signs_of_life(self) -> Iterator[None]:
-        """Note at the running trials that they are; take them back when this ends too soon."""
+    def heartbeats(self) -> Iterator[None]:
+        """Send heartbeats for the running trials; requeue them at an early end."""
         ended = threading.Event()
 
-        def sign() -> None:
+        def heartbeat() -> None:
             while not ended.wait(HEARTBEAT):
                 for trial in self.running:
                     try:
-                        trial.set_user_attr("owner", self.me.sign())
+                        trial.set_user_attr("owner", self.me.heartbeat())
                     except Exception as error:  # told meanwhile, or no connection for the moment
                         log.debug("no sign of life at trial %d: %s", trial.number, error)
 
-        thread = threading.Thread(target=sign, daemon=True)
+        thread = threading.Thread(target=heartbeat, daemon=True)
         thread.start()
         try:
             yield
         finally:
             ended.set()
             thread.join()
-            self.take_back_running(orderly=True)
+            self.requeue_running(orderly=True)
 
-    def take_back_running(self, orderly: bool = False) -> None:
-        """Close and queue again what this process has asked for and not told."""
+    def requeue_running(self, orderly: bool = False) -> None:
+        """Requeue the trials that this process has asked for and not told."""
         mine = {trial.number for trial in self.running}
         for trial in self.study.get_trials(deepcopy=False):
             if trial.number in mine and not trial.state.is_finished():
-                take_back(self.study, self.storage, trial, set(self.space), orderly)
+                requeue(self.study, self.storage, trial, set(self.space), orderly)
 
     def write_results(self) -> None:
-        """optimization_results.yaml: the best trial, or the Pareto front.
+        """Write optimization_results.yaml: the best trial, or the Pareto front.
 
         Raises:
             UserError: there is none.
@@ -237,7 +237,7 @@ class Search:
 
 
 def is_lost_worker(error: Exception) -> bool:
-    """Whether a launcher's process died, as opposed to a run that failed in it."""
+    """Return whether a launcher's process died, as opposed to a run that failed in it."""
     # joblib's and submitit's own; neither is imported for it
     lost = isinstance(error, BrokenProcessPool)
     return lost or type(error).__name__ == "UncompletedJobError"

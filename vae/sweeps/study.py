@@ -1,4 +1,4 @@
-"""A sweep's Optuna study: opened by whoever takes part, and counted together.
+"""The Optuna study of a sweep, shared by all participating processes.
 
 Trials of a process that is gone are taken back: closed, and put in the queue again, so
 that the next ask gets the same values and the run goes on from its checkpoint.
@@ -32,7 +32,7 @@ MOST_TRIES = 3  # a trial that took its process down this often is not tried aga
 
 
 def storage_url(sweep: SweepConfig, folder: Path) -> str:
-    """Where the study of the sweep in `folder` lies."""
+    """Return the storage URL of the study of the sweep in `folder`."""
     from sqlalchemy import URL
 
     own = URL.create("sqlite", database=str(folder.resolve() / "study.db"))  # with % and ? quoted
@@ -40,12 +40,12 @@ def storage_url(sweep: SweepConfig, folder: Path) -> str:
 
 
 def directions(objectives: list[str]) -> list[Direction]:
-    """Which way each objective is better."""
+    """Return the direction of each objective."""
     return ["maximize" if key in MAXIMISED else "minimize" for key in objectives]
 
 
 def open_storage(url: str) -> RDBStorage:
-    """Connect to the storage, and make its tables if they are not there.
+    """Connect to the storage; create missing tables.
 
     Raises:
         UserError: there is no such storage, or no driver for it.
@@ -81,7 +81,7 @@ def open_storage(url: str) -> RDBStorage:
 
 
 def _lock_when_reading(storage: RDBStorage) -> None:
-    """Let a transaction of SQLite's begin with the lock of those that write.
+    """Begin SQLite transactions with the write lock.
 
     Optuna reads a trial's state and then writes it, with a row lock in between: SQLite has
     none, and of two processes that take the same trial, both would get it.
@@ -106,7 +106,7 @@ def open_study(
     sampler: BaseSampler | None = None,
     pruner: BasePruner | None = None,
 ) -> Study:
-    """The study, made if it is not there.
+    """Open the study; create it if missing.
 
     The first process to come uses the sampler's seed; the others, and those of a later
     start, draw from other streams: with the same seed, they would repeat the same points.
@@ -135,7 +135,7 @@ def open_study(
 
 
 def build_pruner(sweep: SweepConfig, epochs: int | None) -> BasePruner | None:
-    """The pruner that `sweep.pruner` names; it counts in epochs.
+    """Build the pruner that `sweep.pruner` names; it counts in epochs.
 
     Median: a trial ends whose best so far is worse than the median of the others at the
     same epoch. Hyperband (Li et al. 2018): brackets of successive halving.
@@ -150,7 +150,7 @@ def build_pruner(sweep: SweepConfig, epochs: int | None) -> BasePruner | None:
 
 
 def check_space(study: Study, space: Mapping[str, BaseDistribution]) -> None:
-    """Raise a UserError where earlier trials were drawn from another space."""
+    """Raise a UserError if earlier trials were drawn from another space."""
     from optuna.distributions import CategoricalDistribution
 
     for trial in study.get_trials(deepcopy=False):
@@ -173,18 +173,18 @@ def _described(space: Mapping[str, BaseDistribution]) -> str:
 
 
 class Participant:
-    """One process that takes part in a study, and is known there to be alive."""
+    """A process that takes part in a study and sends heartbeats."""
 
     def __init__(self) -> None:
         self.host, self.pid = socket.gethostname(), os.getpid()
         self.token = uuid.uuid4().hex  # two sweeps may follow one another in a process
 
-    def sign(self) -> dict[str, Any]:
-        """What is noted at a trial of this process."""
+    def heartbeat(self) -> dict[str, Any]:
+        """Return the heartbeat of this process, for a trial's user attributes."""
         return {"host": self.host, "pid": self.pid, "token": self.token, "seen": time.time()}
 
     def is_abandoned(self, trial: FrozenTrial) -> bool:
-        """Whether the process that runs `trial` is gone."""
+        """Return whether the process that runs `trial` is gone."""
         owner = trial.user_attrs.get("owner")
         if owner is None:  # it was cut between two lines, or another program's
             started = trial.datetime_start
@@ -208,14 +208,14 @@ def _is_alive(pid: int) -> bool:
 
 
 def counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of the `n_trials`: not waiting, and not closed to run again."""
+    """Return whether a trial counts towards `n_trials`: not waiting, not requeued."""
     return trial.state.name != "WAITING" and not trial.user_attrs.get("void")
 
 
-def take_back(
+def requeue(
     study: Study, storage: RDBStorage, trial: FrozenTrial, keys: set[str], orderly: bool = False
 ) -> None:
-    """Close a trial that was cut, and queue its values again.
+    """Close an interrupted trial and requeue its values.
 
     Args:
         keys: of its values, when it has them all.
@@ -234,7 +234,7 @@ def take_back(
 
 
 def close_failed(study: Study, storage: RDBStorage, number: int, reason: str) -> None:
-    """Tell the study that a trial failed, and why."""
+    """Tell the study that a trial failed, with the reason."""
     from optuna.trial import TrialState
 
     trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)

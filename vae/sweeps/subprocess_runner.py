@@ -1,4 +1,4 @@
-"""A function call in a process of its own, whose end is not the caller's.
+"""Call a function in a subprocess that may die without the caller.
 
 A run of a sweep that takes too much memory is killed by the system. In a process of its
 own it dies alone, and what it held (memory, the GPU, threads) is free for the next.
@@ -34,12 +34,14 @@ SCHEDULERS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}  # signals that th
 PRELOADED = ("__main__", "vae.runs.launch", "wandb", "joblib.externals.loky")
 
 
-class FailedApartError(UserError):
-    """The process died, or the function raised something that is no message to the user."""
+class SubprocessFailedError(UserError):
+    """The subprocess died, or the function raised an error that is not a UserError."""
 
 
-def call_apart(function: Callable[..., Any], *arguments: Any, logs: Mapping[str, Any]) -> Any:
-    """`function(*arguments)` in a new process; function, arguments and result are pickled.
+def run_in_subprocess(
+    function: Callable[..., Any], *arguments: Any, logs: Mapping[str, Any]
+) -> Any:
+    """Call `function(*arguments)` in a new process; all are pickled.
 
     The process is asked to end (SIGTERM) when this one is interrupted, and when this one
     dies, be it by SIGKILL. Ctrl-C reaches it through this one only.
@@ -91,7 +93,7 @@ def call_apart(function: Callable[..., Any], *arguments: Any, logs: Mapping[str,
 
 
 def _launcher_is_gone() -> bool:
-    """joblib's workers outlive it when it is killed, and go on to the next run."""
+    """Return whether the launcher is gone; joblib's workers outlive it when it is killed."""
     return parent_process() is not None and os.getppid() != LAUNCHER
 
 
@@ -99,18 +101,20 @@ def _result(outcome: tuple[str, Any] | None, exit_code: int | None) -> Any:
     if outcome is None:
         assert exit_code is not None
         if exit_code == -signal.SIGKILL:
-            raise FailedApartError("killed by SIGKILL, perhaps by the system for want of memory")
+            raise SubprocessFailedError(
+                "killed by SIGKILL, perhaps by the system for want of memory"
+            )
         killer = f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else None
-        raise FailedApartError(killer or f"its process ended with exit code {exit_code}")
+        raise SubprocessFailedError(killer or f"its process ended with exit code {exit_code}")
     kind, value = outcome
     if kind == "returned":
         return value
-    raise UserError(value) if kind == "refused" else FailedApartError(value)
+    raise UserError(value) if kind == "refused" else SubprocessFailedError(value)
 
 
 @contextmanager
 def _blocked() -> Iterator[None]:
-    """Processes that are started meanwhile have these signals blocked.
+    """Block scheduler signals in processes started inside the block.
 
     A scheduler sends them to every process of a job, also to the one that forks. What they
     mean is for the caller to decide, who asks the new process to end by SIGTERM.
@@ -124,7 +128,7 @@ def _blocked() -> Iterator[None]:
 
 @contextmanager
 def _sigterm_passed_on(process: BaseProcess) -> Iterator[None]:
-    """SIGTERM to this process goes to the other, which saves; then this one is interrupted."""
+    """Forward SIGTERM to the subprocess, which saves; then interrupt this process."""
     received = []
 
     def pass_on(number: int, frame: object) -> None:
@@ -150,7 +154,7 @@ def _answer(
     logs: dict[str, Any],
     level: int,
 ) -> None:
-    """In the new process: call, and send (kind, value) back."""
+    """In the subprocess: call the function and send (kind, value) back."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, SCHEDULERS - {signal.SIGTERM})
     with suppress(OSError):  # when memory is short, this process goes first, not the sweep

@@ -1,4 +1,4 @@
-"""Hydra's Optuna sweeper, with a study that survives.
+"""Hydra's Optuna sweeper with a persistent study.
 
 The plugin's own sweeper asks for `n_trials` more at every start, lets the trials of a killed
 process run for ever, cannot tell that a trial was pruned, and ends in a traceback where none
@@ -33,7 +33,7 @@ class StudySweeper(OptunaSweeper):
             sys.exit(f"error: {error}")
 
     def search(self, arguments: list[str]) -> Search:
-        """The search that Hydra has configured.
+        """Build the search from Hydra's configuration.
 
         Raises:
             UserError: it cannot be made.

@@ -15,21 +15,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vae.runs.checkpoint import saved_state
+from vae.runs.checkpoint import load_resume_state
 from vae.runs.config import RunConfig
-from vae.runs.launch import prepare
+from vae.runs.launch import prepare_run
 from vae.runs.run import KeepGoing
 from vae.runs.run_dir import read_summary, record_failure, run_lock
 from vae.sweeps.results import read_record
 from vae.sweeps.study import build_pruner, open_storage, storage_url
-from vae.sweeps.subprocess_runner import call_apart
+from vae.sweeps.subprocess_runner import run_in_subprocess
 from vae.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-def reporter(config: RunConfig, folder: Path) -> KeepGoing:
-    """What to ask after each epoch of the run in `folder`: (epochs, metrics) -> go on?"""
+def pruning_callback(config: RunConfig, folder: Path) -> KeepGoing:
+    """Return a callback that reports after each epoch and asks whether to continue."""
     sweep = config.sweep
     if sweep.trial is None or sweep.pruner is None:
         return lambda epochs, metrics: True
@@ -40,7 +40,7 @@ def reporter(config: RunConfig, folder: Path) -> KeepGoing:
     study = load_study(study_name=sweep.name, storage=storage, pruner=pruner)
     trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, sweep.trial)
     (objective,) = config.objectives
-    for epochs, value in earlier_values(folder, objective):  # a trial that was cut has a new number
+    for epochs, value in earlier_values(folder, objective):  # a requeued trial has a new number
         storage.set_trial_intermediate_value(trial_id, epochs, value)
 
     def keep_going(epochs: int, metrics: Mapping[str, float]) -> bool:
@@ -55,11 +55,11 @@ def reporter(config: RunConfig, folder: Path) -> KeepGoing:
 
 
 def earlier_values(folder: Path, objective: str) -> list[tuple[int, float]]:
-    """(epochs, value) of the validations of a run that is gone on with."""
+    """Return (epochs, value) of a resumed run's earlier validations."""
     values = []
     file = folder / "metrics.jsonl"
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        with suppress(ValueError):  # a line that was cut
+        with suppress(ValueError):  # a truncated line
             row = json.loads(line)
             if objective in row:
                 values.append((math.ceil(row["epoch"]), row[objective]))
@@ -69,11 +69,11 @@ def earlier_values(folder: Path, objective: str) -> list[tuple[int, float]]:
 def run_trial(
     config: RunConfig, settings: Mapping[str, Any], folder: Path, logs: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Train one run of a sweep, in a process of its own; or what is left of it, or nothing.
+    """Train one run of a sweep in a subprocess; resume it, or skip it if finished.
 
     Args:
         config, settings: as for vae.runs.launch.prepare.
-        folder: multirun/<sweep>/<what differs>; a run in it is gone on with.
+        folder: multirun/<sweep>/<overrides>; a run in it is resumed.
         logs: how that process logs, for logging.config.dictConfig.
 
     Returns:
@@ -83,13 +83,13 @@ def run_trial(
         UserError: why the run failed; noted in its summary.json, too.
         SystemExit: too many runs failed one after another.
     """
-    metrics = metrics_of_finished(config, settings, folder)
+    metrics = finished_metrics(config, settings, folder)
     if metrics is not None:
         log.info("%s: finished already", folder)
         return metrics
-    stop_after_failures(config.sweep.max_failures, folder.parent)
+    stop_after_failures_in_a_row(config.sweep.max_failures, folder.parent)
     try:
-        return dict(call_apart(train, config, settings, folder, logs=logs))
+        return dict(run_in_subprocess(train, config, settings, folder, logs=logs))
     except UserError as error:
         log.error("%s failed: %s", folder, error)  # a launcher says so at the end only
         record_failure(folder, str(error))
@@ -97,24 +97,26 @@ def run_trial(
 
 
 def train(config: RunConfig, settings: Mapping[str, Any], folder: Path) -> dict[str, float]:
-    """The run itself, once no other process is at it."""
+    """Train the run while holding its lock."""
     with run_lock(folder, wait=True):
-        metrics = metrics_of_finished(config, settings, folder)
+        metrics = finished_metrics(config, settings, folder)
         if metrics is None:
-            keep_going = reporter(config, folder)
-            metrics = prepare(config, settings, folder, go_on=True, keep_going=keep_going).train()
+            keep_going = pruning_callback(config, folder)
+            metrics = prepare_run(
+                config, settings, folder, go_on=True, keep_going=keep_going
+            ).train()
         return metrics
 
 
-def metrics_of_finished(
+def finished_metrics(
     config: RunConfig, settings: Mapping[str, Any], folder: Path
 ) -> dict[str, float] | None:
-    """The final metrics of the run in `folder`, None if it is not there or not at its end.
+    """Return the final metrics of a finished run in `folder`, else None.
 
     Raises:
         UserError: there is a run of other settings.
     """
-    state = saved_state(config, settings, folder)
+    state = load_resume_state(config, settings, folder)
     summary = read_summary(folder)
     if state is None or summary.get("status") not in ("finished", "pruned"):
         return None
@@ -125,8 +127,8 @@ def metrics_of_finished(
     return dict(summary["final"])
 
 
-def stop_after_failures(limit: int | None, sweep: Path) -> None:
-    """End the sweep where the last `limit` runs of this start have all failed."""
+def stop_after_failures_in_a_row(limit: int | None, sweep: Path) -> None:
+    """End the sweep if the last `limit` runs since its start all failed."""
     started = read_record(sweep).get("started", "")
     summaries = [read_summary(file.parent) for file in sweep.glob("*/summary.json")]
     ended = sorted(

@@ -37,7 +37,7 @@ SHOWN = 100  # runs in a panel; left alone, W&B stops at 10
 
 
 def link_runs(sweep: Path) -> None:
-    """Bring the links in `<sweep>/wandb/` up to date with the runs of the sweep.
+    """Update the links in `<sweep>/wandb/` to the runs of the sweep.
 
     `wandb/offline-run-X` → `../loss.beta=1e-05/wandb/offline-run-X`, so a sweep can be moved.
     Several processes may do this at once. Where there can be no links, there are none.
@@ -60,7 +60,7 @@ def _matching(folder: Path, below: str) -> list[Path]:
 
 
 def log_summary(comparison: Comparison, settings: WandbConfig, folder: Path) -> None:
-    """Show a sweep on W&B as it is now, in the same W&B run every time.
+    """Log a sweep's table and figures to its summary run on W&B.
 
     Nothing that W&B does is an error here: it is warned about.
 
@@ -98,7 +98,7 @@ def log_summary(comparison: Comparison, settings: WandbConfig, folder: Path) -> 
 
 
 def build_workspace(comparison: Comparison, entity: str, project: str, group: str) -> Any:
-    """The workspace, a `wandb_workspaces.workspaces.Workspace`; calls nobody.
+    """Build the workspace, a `wandb_workspaces.workspaces.Workspace`, without network calls.
 
     Args:
         comparison: of one run or more.
@@ -131,7 +131,7 @@ def build_workspace(comparison: Comparison, entity: str, project: str, group: st
 
 
 def _across_runs(parameters: list[str], metrics: list[str], objectives: list[str]) -> list[Any]:
-    """Panels in which each run is one line or one point."""
+    """Return panels in which each run is one line or one point."""
     import wandb_workspaces.reports.v2.interface as wr
 
     axes = [
@@ -175,7 +175,7 @@ def _import_workspaces() -> Any:
 
 
 def _swept(comparison: Comparison) -> list[str]:
-    """Beta, the latent size and what else was swept, as keys of a run's config."""
+    """Return the config keys of beta, latent size and the other swept keys."""
     config = next((run.config for run in comparison.runs if run.config), {})
     keys = dict.fromkeys([*FIRST, *comparison.swept])
     known = [key for key in keys if key.split(".")[0] in config]  # not, say, experiment
@@ -183,13 +183,13 @@ def _swept(comparison: Comparison) -> list[str]:
 
 
 def _config_column(key: str) -> str:
-    """`loss.beta` as a column of W&B's table of runs: each top-level key has a `value`."""
+    """Return `loss.beta` as a column of W&B's table of runs."""
     top, dot, rest = key.partition(".")
     return f"config:{top}.value{dot}{rest}"
 
 
 def _of_group(group: str) -> str:
-    """The filter for the runs of a group, in the package's own language.
+    """Return the filter for the runs of a group, in the package's language.
 
     Each character is written as its number: the package stumbles over quotes in a name,
     and makes two of each `=`.

@@ -15,8 +15,8 @@ from vae.utils.errors import require
 EVERY = re.compile(r"(?P<steps>[1-9]\d{0,17})|(?P<minutes>\d{1,17}(\.\d{1,17})?) ?min")
 
 
-class Saving:
-    """`trainer.checkpoint_every`: so many steps, or so many minutes.
+class CheckpointTrigger:
+    """Decides when a checkpoint is due: `trainer.checkpoint_every`, in steps or minutes.
 
     Args:
         every: `"500"` (steps), `"10min"`; None: never.
@@ -34,11 +34,11 @@ class Saving:
         self.saved()
 
     def saved(self) -> None:
-        """A checkpoint has been written, or the time begins."""
+        """Restart the interval."""
         self._last = time.monotonic()
 
     def is_due(self, step: int) -> bool:
-        """Whether one is to be written after this step."""
+        """Return whether a checkpoint is due after this step."""
         if self.steps:
             return step % self.steps == 0
         return self.seconds is not None and time.monotonic() - self._last >= self.seconds
@@ -46,7 +46,7 @@ class Saving:
 
 @dataclass
 class TrainerConfig:
-    """How long to train, on what, and how often to look (`conf/trainer/*.yaml`)."""
+    """Settings of training: length, device, precision, intervals (`conf/trainer/*.yaml`)."""
 
     epochs: int | None = MISSING  # passes over the training images; null or an int >= 1
     max_steps: int | None = MISSING  # updates at the most; null or an int >= 1
@@ -76,6 +76,6 @@ class TrainerConfig:
         require(fits, "trainer.ema", self.ema, "null or a number in (0, 1)")
         known = self.precision in PRECISIONS
         require(known, "trainer.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
-        Saving(self.checkpoint_every)
+        CheckpointTrigger(self.checkpoint_every)
         known = self.device in DEVICES
         require(known, "trainer.device", self.device, f"one of {', '.join(DEVICES)}")

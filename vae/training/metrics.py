@@ -1,4 +1,4 @@
-"""What a model is measured by: figures that mean the same in every run.
+"""Validation metrics that are comparable between all runs.
 
 The trained loss contains beta, so it cannot choose beta. These figures do not: they
 come from the same noise in every run, and where a likelihood is needed it is one fixed
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vae.losses import LossConfig, loss_terms
 from vae.models.base import VAE
-from vae.utils.distributed import ALONE, World
+from vae.utils.distributed import SINGLE_PROCESS, ProcessGroup
 
 METRICS = frozenset(
     f"val/{name}"
@@ -32,7 +32,7 @@ ACTIVE = 0.01  # variance of the mean above which a latent is active
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of a split, and what the figures need to know of each latent."""
+    """Metrics of a split, and statistics of each latent for the figures."""
 
     metrics: dict[str, float]  # by name, without a split's prefix
     kl_per_latent: Tensor  # (latent_dim,) float64, mean KL in nats
@@ -41,7 +41,7 @@ class Evaluation:
 
 
 def gaussian_distortion(mse: float, values: int) -> float:
-    """-log likelihood in nats an image under N(x̂, σ²) at the σ² that minimises it.
+    """Return -log likelihood in nats per image under N(x̂, σ²) at the optimal σ².
 
     The optimum is σ² = mse (Rybkin et al. 2021, eq. 8), which leaves
     values/2 · (log(2π·mse) + 1).
@@ -50,7 +50,7 @@ def gaussian_distortion(mse: float, values: int) -> float:
 
 
 def bits_per_dim(distortion: float, rate: float, values: int) -> float:
-    """(distortion + rate) in bits a pixel value, pixels being multiples of 1/255.
+    """Return (distortion + rate) in bits per pixel value; pixels are multiples of 1/255.
 
     A density over [0, 1] turns into a probability of a level by the level's width,
     1/255: hence log2(255). This is the negative ELBO at beta = 1.
@@ -59,13 +59,13 @@ def bits_per_dim(distortion: float, rate: float, values: int) -> float:
 
 
 def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each image, (batch,); the peak is 1."""
+    """Return the peak signal-to-noise ratio in dB of each image, (batch,); the peak is 1."""
     mse = (images - reconstructions).square().flatten(1).mean(1)
     return -10 * torch.log10(mse.clamp(min=1e-12))
 
 
 def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Structural similarity of each image, (batch,), at most 1 (Wang et al. 2004).
+    """Return the structural similarity of each image, (batch,), at most 1 (Wang et al. 2004).
 
     A Gaussian window of σ = 1.5, 11 pixels wide (less on images smaller than that),
     over each channel, without padding; K1 = 0.01, K2 = 0.03, range 1.
@@ -99,7 +99,7 @@ def evaluate(
     autocast: torch.autocast | None = None,
     training_images: int = 0,
     seed: int = NOISE_SEED,
-    world: World = ALONE,
+    world: ProcessGroup = SINGLE_PROCESS,
 ) -> Evaluation:
     """Measure a model on all images of a split.
 
@@ -126,13 +126,13 @@ def evaluate(
     kl = means = squares = torch.zeros(model.latent_dim, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     for batch in batches:
-        part = world.part(len(batch))
+        part = world.local_slice(len(batch))
         images = batch[part]
         noise = torch.randn(len(batch), model.latent_dim, generator=generator)[part]
         values = batch[0].numel()
         with context:
             posterior = model.encode(images)
-            latents = posterior.at(noise.to(images.device))
+            latents = posterior.rsample(noise.to(images.device))
             logits = model.decode_logits(latents)
             reconstructions = model.decode(posterior.mode)
         terms = loss_terms(

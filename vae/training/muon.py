@@ -78,7 +78,7 @@ class Muon(torch.optim.Optimizer):
                 self._step_matrices(list(alike), group)
 
     def _step_vectors(self, vectors: list[Tensor], group: dict[str, Any]) -> None:
-        """AdamW's (Loshchilov & Hutter 2019)."""
+        """Update vectors by AdamW (Loshchilov & Hutter 2019)."""
         if not vectors:
             return
         states = [self.state[vector] for vector in vectors]
@@ -107,7 +107,7 @@ class Muon(torch.optim.Optimizer):
         )
 
     def _step_matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Muon's, of matrices and kernels whose smaller sides are equal."""
+        """Update matrices and kernels with equal smaller sides by Muon."""
         keep = 1.0 if self.found_inf is None else 1 - self.found_inf
         directions = [self._direction(p, group, keep) for p in parameters]
         matrices = [as_matrix(direction) for direction in directions]
@@ -121,7 +121,7 @@ class Muon(torch.optim.Optimizer):
             parameter.addcmul_(update, rate, value=-STEP_SIZE * max(matrix.shape) ** 0.5)
 
     def _direction(self, parameter: Tensor, group: dict[str, Any], keep: float | Tensor) -> Tensor:
-        """The gradient's mean as it will be (Nesterov), after taking this one in."""
+        """Update the momentum and return the Nesterov direction."""
         grad = parameter.grad
         assert grad is not None
         if self.found_inf is not None:  # NaN times 0 would be NaN
@@ -135,7 +135,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def as_matrix(kernel: Tensor) -> Tensor:
-    """A kernel (out, in, h, w) as a matrix (out, in · h · w) in the same memory.
+    """View a kernel (out, in, h, w) as a matrix (out, in · h · w).
 
     Its columns are in the order in which they lie there, which may be channels-last: another
     order of them gives the same step in another order.
@@ -146,12 +146,12 @@ def as_matrix(kernel: Tensor) -> Tensor:
 
 
 def _side(parameter: Tensor) -> int:
-    """The smaller side of the matrix that a parameter is."""
+    """Return the smaller side of a parameter's matrix."""
     return min(len(parameter), parameter[0].numel())
 
 
 def update_work(parameter: Tensor) -> int:
-    """What a parameter's step takes, in multiply-adds of matrix products."""
+    """Return the cost of a parameter's update in multiply-adds."""
     passes = ELEMENT_WORK * parameter.numel()
     if parameter.ndim < 2:
         return passes
@@ -161,7 +161,7 @@ def update_work(parameter: Tensor) -> int:
 
 
 def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """U φ(S) Vᵀ of each matrix U S Vᵀ, with φ near 1 but for tiny singular values.
+    """Return U φ(S) Vᵀ of each matrix U S Vᵀ, with φ near 1 except for tiny singular values.
 
     Each round of the iteration multiplies a matrix by a polynomial of its Gram matrix. All
     of them commute, so they are gathered in the Gram matrix's size, the smaller one, and the
@@ -191,7 +191,7 @@ def _is_flat(matrix: Tensor) -> bool:
 
 
 def _polynomial(gram: Tensor) -> Tensor:
-    """a I + b G + c G² of Gram matrices G: what a round multiplies the matrices by."""
+    """Return a I + b G + c G² of Gram matrices G, the factor of one round."""
     a, b, c = COEFFICIENTS
     factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
     factor.diagonal(dim1=1, dim2=2).add_(a)

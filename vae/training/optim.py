@@ -24,7 +24,7 @@ SCHEDULES = ("constant", "cosine")
 
 @dataclass
 class OptimizerConfig:
-    """Settings of Adam, its kin and Muon (`conf/optimizer/*.yaml` holds the values)."""
+    """Settings of Adam, AdamW and Muon (`conf/optimizer/*.yaml` holds the values)."""
 
     name: str = MISSING  # adam, adamw or muon; set by the YAML, not by hand
     lr: float = MISSING  # learning rate; a number > 0
@@ -50,7 +50,7 @@ class OptimizerConfig:
 
 
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
-    """The learning rate of update number `step` (from 0) of a run of `total_steps`.
+    """Return the learning rate of update `step` (from 0) of a run of `total_steps`.
 
     cosine: from `lr` down to 0 along half a cosine (Loshchilov & Hutter 2017, without
     restarts). The first `warmup_steps` are taken with lr · 1/n, 2/n, ... of it (Goyal et al.
@@ -66,7 +66,7 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float
 
 
 def eager(kind: Any) -> Any:
-    """The same optimiser without its hooks for being compiled itself.
+    """Return an optimizer class without torch's hooks for compiling it.
 
     torch wraps an optimiser's methods so that the first call of any imports the
     compiler: two seconds at the start of every run, for a use that this project has
@@ -81,7 +81,7 @@ def eager(kind: Any) -> Any:
 def build_optimizer(
     config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or Muon over the parameters.
+    """Build Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or Muon.
 
     Args:
         config: which, and its settings.
@@ -95,7 +95,7 @@ def build_optimizer(
 
 
 def group_settings(config: OptimizerConfig) -> dict[str, Any]:
-    """The settings as torch keeps them in `param_groups`."""
+    """Return the settings as torch keeps them in `param_groups`."""
     return {
         "lr": config.lr,
         "betas": tuple(config.betas),
@@ -104,8 +104,8 @@ def group_settings(config: OptimizerConfig) -> dict[str, Any]:
     }
 
 
-class Average:
-    """Averages the weights of a model, and its buffers: BatchNorm's statistics are to fit them.
+class ExponentialMovingAverage:
+    """Exponential moving average of a model's weights and buffers.
 
     average += (1 - decay) · (weights - average) after each update, where decay is at most
     (1 + n) / (10 + n) after n updates: else the weights that training began with would be
@@ -124,7 +124,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: VAE, keep: Tensor) -> None:
-        """Take in the weights of a model after an update.
+        """Add the weights of a model after an update.
 
         Args:
             model: the one that is trained.

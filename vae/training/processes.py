@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vae.models.global_norm import use_global_statistics
 from vae.training.muon import Muon, update_work
 from vae.training.shared_memory import SharedMemory
-from vae.utils.distributed import ALONE, World
+from vae.utils.distributed import SINGLE_PROCESS, ProcessGroup
 from vae.utils.errors import UserError
 
 # How long a process waits for another that is alive; the first one may be packing a data
@@ -29,8 +29,8 @@ from vae.utils.errors import UserError
 PATIENCE = timedelta(hours=24)
 
 
-class Processes(World):
-    """The processes that torchrun started, this one among them."""
+class TorchrunGroup(ProcessGroup):
+    """The processes that torchrun started, connected by gloo or nccl."""
 
     def __init__(self) -> None:
         # Tensors on the CPU travel by gloo, also beside GPUs: flags and sums wait for no GPU.
@@ -51,7 +51,7 @@ class Processes(World):
         torch.cuda.set_device(own)
         return own
 
-    def unite(self, model: nn.Module) -> None:
+    def synchronize_batch_norm(self, model: nn.Module) -> None:
         use_global_statistics(model, self)
 
     def compile(self, model: nn.Module) -> Callable[..., Any]:
@@ -59,8 +59,8 @@ class Processes(World):
         compiled: Callable[..., Any] = torch.compile(model, dynamic=False)
         return compiled
 
-    def shares(self, tensor: Tensor) -> list[Tensor]:
-        """Every process's tensor, by rank; they are alike, and stay until the next exchange."""
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        """Return every rank's tensor of equal shape; valid until the next exchange."""
         shares = [torch.empty_like(tensor) for _ in range(self.size)]
         dist.all_gather(shares, tensor)
         return shares
@@ -72,16 +72,16 @@ class Processes(World):
             together = torch.cat([tensor.flatten() for tensor in theirs])
             dist.reduce(together, owner)
             if owner == self.rank:
-                _lay_out(together / self.size, theirs)
+                _allocate_files(together / self.size, theirs)
 
-    def spread(self, parameters: Sequence[Tensor], owners: Sequence[int]) -> None:
+    def broadcast_parameters(self, parameters: Sequence[Tensor], owners: Sequence[int]) -> None:
         for owner, theirs in by_owner(parameters, owners):
             together = torch.cat([parameter.detach().flatten() for parameter in theirs])
             dist.broadcast(together, owner)
             if owner != self.rank:
-                _lay_out(together, theirs)
+                _allocate_files(together, theirs)
 
-    def collect(self, message: Any) -> list[Any]:
+    def all_gather_object(self, message: Any) -> list[Any]:
         messages: list[Any] = [None] * self.size
         try:
             dist.all_gather_object(messages, message)
@@ -90,11 +90,11 @@ class Processes(World):
         return messages
 
     def sum(self, values: Tensor) -> Tensor:
-        return torch.stack(self.shares(values)).sum(0)
+        return torch.stack(self.all_gather(values)).sum(0)
 
     def gather(self, share: Tensor) -> Tensor:
         count = int(self.sum(torch.tensor(len(share))))
-        own = self.part(count)
+        own = self.local_slice(count)
         whole = share.new_zeros(count, *share.shape[1:])
         whole[own] = share.detach()
         whole = self.sum(whole)
@@ -103,7 +103,7 @@ class Processes(World):
         return whole
 
     def max(self, value: int) -> int:
-        return max(int(share) for share in self.shares(torch.tensor(value)))
+        return max(int(share) for share in self.all_gather(torch.tensor(value)))
 
     def broadcast(self, message: Any = None) -> Any:
         messages = [message]
@@ -113,12 +113,12 @@ class Processes(World):
             raise ConnectionError("the first process has ended") from error
         return messages[0]
 
-    def leave(self) -> None:
+    def close(self) -> None:
         dist.destroy_process_group()
 
 
-class Neighbours(Processes):
-    """Processes of one machine: what they have on its CPU they exchange by its memory."""
+class SharedMemoryGroup(TorchrunGroup):
+    """TorchrunGroup of one machine: what they have on its CPU they exchange by its memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,13 +132,13 @@ class Neighbours(Processes):
         )
         return super().compile(model)
 
-    def shares(self, tensor: Tensor) -> list[Tensor]:
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
         if tensor.device.type != "cpu":
-            return super().shares(tensor)
+            return super().all_gather(tensor)
         return [share for (share,) in self._exchange([[tensor.contiguous()]] * self.size)]
 
-    def unite(self, model: nn.Module) -> None:
-        super().unite(model)
+    def synchronize_batch_norm(self, model: nn.Module) -> None:
+        super().synchronize_batch_norm(model)
         parameters = list(model.parameters())
         if parameters and parameters[0].device.type == "cpu":
             common = self._memory.common([parameter.detach() for parameter in parameters])
@@ -159,26 +159,26 @@ class Neighbours(Processes):
             for tensor, place in zip(own, theirs, strict=True):
                 tensor.lerp_(place, 1 / count)
 
-    def spread(self, parameters: Sequence[Tensor], owners: Sequence[int]) -> None:
+    def broadcast_parameters(self, parameters: Sequence[Tensor], owners: Sequence[int]) -> None:
         if parameters[0].device.type != "cpu":
-            return super().spread(parameters, owners)
+            return super().broadcast_parameters(parameters, owners)
         self._memory.meet()  # there is but one of each: they are where all processes have them
 
-    def leave(self) -> None:
+    def close(self) -> None:
         self._memory.close()
-        super().leave()
+        super().close()
 
 
 def by_owner(
     tensors: Sequence[Tensor], owners: Sequence[int]
 ) -> Iterator[tuple[int, list[Tensor]]]:
-    """Each owner that has any, in order, with its tensors."""
+    """Yield each owner in order, with its tensors."""
     for owner in sorted(set(owners)):
         yield owner, [t for t, o in zip(tensors, owners, strict=True) if o == owner]
 
 
-def _lay_out(together: Tensor, tensors: Sequence[Tensor]) -> None:
-    """Put the values of one long tensor into several."""
+def _allocate_files(together: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Copy the values of one flat tensor into several tensors."""
     with torch.no_grad():
         parts = torch.split(together, [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
@@ -186,22 +186,22 @@ def _lay_out(together: Tensor, tensors: Sequence[Tensor]) -> None:
 
 
 class Sharding:
-    """Shares out what an optimiser does among the processes.
+    """Divides the optimizer's work among the processes.
 
     Args:
         optimizer: over the same parameters, in the same order, in all processes.
         world: the processes.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, world: World) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, world: ProcessGroup) -> None:
         self.optimizer = optimizer
         self.world = world
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         work = update_work if isinstance(optimizer, Muon) else Tensor.numel
-        self.owners = share_out([work(parameter) for parameter in self.parameters], world.size)
+        self.owners = balance([work(parameter) for parameter in self.parameters], world.size)
 
-    def reduce(self) -> list[Tensor]:
-        """Average the gradients. Each process is left with those of the parameters it updates."""
+    def average_gradients(self) -> list[Tensor]:
+        """Average the gradients; each process keeps those of its own parameters."""
         pairs = zip(self.parameters, self.owners, strict=True)
         given = [(p, owner) for p, owner in pairs if p.grad is not None]
         self.world.reduce([p.grad for p, _ in given], [owner for _, owner in given])
@@ -210,22 +210,22 @@ class Sharding:
                 parameter.grad = None  # an optimiser passes over it
         return [p.grad for p, _ in given if p.grad is not None]
 
-    def spread(self) -> None:
-        """Have in all processes what each has updated."""
-        self.world.spread(self.parameters, self.owners)
+    def broadcast_updates(self) -> None:
+        """Send each process's updated parameters to all processes."""
+        self.world.broadcast_parameters(self.parameters, self.owners)
 
-    def gather(self) -> None:
-        """Have all moments in all processes, as a checkpoint needs them."""
+    def gather_state(self) -> None:
+        """Gather all moments in all processes, for a checkpoint."""
         whole = self.optimizer.state_dict()
         own = {n: s for n, s in whole["state"].items() if self.owners[n] == self.world.rank}
         on_cpu = {n: {name: value.cpu() for name, value in s.items()} for n, s in own.items()}
-        states = self.world.collect(on_cpu)
+        states = self.world.all_gather_object(on_cpu)
         whole["state"] = {n: moments for state in states for n, moments in state.items()}
         self.optimizer.load_state_dict(whole)
 
 
-def share_out(work: Sequence[float], count: int) -> list[int]:
-    """Which of `count` processes does each piece of work, so that they end about together.
+def balance(work: Sequence[float], count: int) -> list[int]:
+    """Assign pieces of work to `count` processes with balanced loads.
 
     The largest pieces first, each to the one that has the least to do (Graham 1969).
     """
@@ -237,10 +237,10 @@ def share_out(work: Sequence[float], count: int) -> list[int]:
 
 
 @cache
-def join() -> World:
-    """The world that this process belongs to; the first call waits for the others."""
+def current_process_group() -> ProcessGroup:
+    """Return this process's group; the first call waits for the other processes."""
     size = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
     if size == 1:
-        return ALONE
+        return SINGLE_PROCESS
     neighbours = sys.platform == "linux" and int(os.environ["LOCAL_WORLD_SIZE"]) == size
-    return Neighbours() if neighbours else Processes()
+    return SharedMemoryGroup() if neighbours else TorchrunGroup()

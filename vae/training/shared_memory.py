@@ -1,4 +1,4 @@
-"""Tensors that the processes of one machine lay into memory for each other.
+"""Shared memory for tensors of the processes of one machine.
 
 gloo sends them through the machine's own network, by threads that compete with the training
 for the cores. A step exchanges some twenty times: see docs/performance.md for what it gains.
@@ -20,7 +20,7 @@ ALIGNMENT = 64  # bytes: a line of the cache, which vector units like to begin a
 
 
 class SharedMemory:
-    """Where each process of a machine lays its tensors and finds those of the others.
+    """Shared memory in which each process writes its tensors and reads the others' tensors.
 
     All of torch.distributed's processes make one at the same point, and call `exchange` at
     the same points. Linux alone has what it is made of.
@@ -42,7 +42,7 @@ class SharedMemory:
             os.close(inlet)
 
     def exchange(self, given: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-        """Have what every process gives; it stays until the next exchange.
+        """Exchange tensors between all processes; valid until the next exchange.
 
         Args:
             given: for each process, tensors laid out like those that it gives: on the CPU,
@@ -64,7 +64,7 @@ class SharedMemory:
         return places
 
     def common(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The first process's tensors, on the CPU and dense, in memory that is everybody's.
+        """Move rank 0's dense CPU tensors to memory shared by all processes.
 
         What a process writes there, all find there after the next meeting.
         """
@@ -85,7 +85,7 @@ class SharedMemory:
         return places
 
     def meet(self) -> None:
-        """Wait until all processes are here: each tells each, and what it wrote before is there.
+        """Wait for all processes; earlier writes are visible afterwards.
 
         A pipe also tells of a process that has died.
         """
@@ -96,7 +96,7 @@ class SharedMemory:
                 raise ConnectionError("another process of this run has ended")
 
     def _places(self, rank: int, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The parts of a process's memory for tensors like these, one after another."""
+        """Return consecutive views of a process's memory, shaped like these tensors."""
         if not tensors:
             return []
         begin = self._turn * self._half
@@ -109,7 +109,7 @@ class SharedMemory:
         ]
 
     def _reserve(self, count: int) -> None:
-        """Have room for so many bytes an exchange; all processes ask for the same."""
+        """Reserve bytes per exchange; all processes ask for the same number."""
         if count <= self._half:
             return
         self._half = 1 << (count - 1).bit_length()  # soon there is enough for all
@@ -117,13 +117,13 @@ class SharedMemory:
         self._memory = [torch.frombuffer(memory, dtype=torch.uint8) for memory in memories]
 
     def close(self) -> None:
-        """Let the others know that this process exchanges no more."""
+        """Tell the other processes that this process exchanges no more."""
         for pipe in self._inlets + self._outlets:
             os.close(pipe)
 
 
 def _new_memory(size: int) -> list[mmap]:
-    """So many bytes of each process, which all of them have."""
+    """Allocate memory of each process that all processes can access."""
     # Without a name, so that nothing is left behind, whatever ends the processes.
     own = os.memfd_create("tensors")
     os.posix_fallocate(own, 0, size)  # OSError now, not a bus error later
@@ -138,12 +138,12 @@ def _new_memory(size: int) -> list[mmap]:
 
 
 def _path(descriptor: int) -> str:
-    """By which the other processes of this machine can open what this one has open."""
+    """Return a path by which other processes can open this process's descriptor."""
     return f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
 def _tell(message: Any) -> list[Any]:
-    """What each process says."""
+    """Exchange one message per process."""
     messages: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(messages, message)
     return messages

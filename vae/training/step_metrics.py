@@ -20,8 +20,8 @@ REMEDY = "Try a smaller optimizer.lr, or trainer.grad_clip=1."
 NAMES = ("loss", "distortion", "rate", "penalty", "gradient norm")
 
 
-class Interval:
-    """The steps since the last row: their terms, still on the device, and their time.
+class MetricAccumulator:
+    """Values and time of the steps since the last logged row, kept on the device.
 
     Args:
         before: values of steps that an earlier process has done since then; None for none.
@@ -33,13 +33,13 @@ class Interval:
             self.before = before
 
     def reset(self) -> None:
-        """A row has been written."""
+        """Restart after a logged row."""
         self.before = torch.empty(0, VALUES, dtype=torch.float64)
         self.rows: list[Tensor] = []  # of steps of this process, whose time is known
         self.restart()
 
     def restart(self) -> None:
-        """Count time from now on."""
+        """Restart the clock."""
         self.data_seconds = 0.0
         self.began = time.perf_counter()
 
@@ -52,7 +52,7 @@ class Interval:
         return time.perf_counter() - self.began
 
     def timed(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
-        """The batches, with the time that each took to come counted."""
+        """Yield the batches and measure the time to load each."""
         while True:
             asked = time.perf_counter()
             images = next(batches, None)
@@ -65,18 +65,18 @@ class Interval:
         self.rows.append(torch.stack([*(term.detach() for term in terms), norm]))
 
     def values(self) -> Tensor:
-        """Loss terms and gradient norm of each step: (steps, VALUES) float64, on the CPU."""
+        """Return loss terms and gradient norm of each step: (steps, VALUES) float64, on the CPU."""
         if not self.rows:
             return self.before
         return torch.cat([self.before, torch.stack(self.rows).cpu().double()])
 
 
 class NotFiniteError(UserError):
-    """Losses, gradients or metrics are infinite or NaN, and not by chance."""
+    """Losses, gradients or metrics are infinite or NaN, repeatedly."""
 
 
-class Skipped:
-    """Counts them, and ends a run in which they come one after another.
+class NonFiniteGuard:
+    """Counts non-finite updates and ends a run with too many in a row.
 
     Args:
         limit: how many in a row are too many; int >= 1.
@@ -89,11 +89,11 @@ class Skipped:
         self.in_a_row = in_a_row
 
     def state(self) -> dict[str, int]:
-        """The counts, for a checkpoint: the arguments of a new one."""
+        """Return the counts, for a checkpoint."""
         return {"total": self.total, "in_a_row": self.in_a_row}
 
     def count(self, values: np.ndarray, step: int, batches: int) -> np.ndarray:
-        """Which of the last steps were finite.
+        """Return which of the last steps were finite.
 
         Args:
             values: what `NAMES` says of each, (steps, 5).

@@ -1,4 +1,4 @@
-"""The training loop, and nothing else.
+"""The training loop.
 
 The order of the images is a pure function of (seed, epoch) and the noise one of
 (seed, step), so a run that was cut and goes on from its checkpoint ends with the
@@ -23,12 +23,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from vae.data.loader import TrainingBatches
 from vae.losses import LossConfig, LossTerms, beta_at, loss_terms
 from vae.models.base import VAE
-from vae.training import Saving, TrainerConfig
-from vae.training.optim import Average
+from vae.training import CheckpointTrigger, TrainerConfig
+from vae.training.optim import ExponentialMovingAverage
 from vae.training.processes import Sharding
-from vae.training.step_metrics import Interval, Skipped
+from vae.training.step_metrics import MetricAccumulator, NonFiniteGuard
 from vae.utils.devices import send
-from vae.utils.distributed import ALONE, World
+from vae.utils.distributed import SINGLE_PROCESS, ProcessGroup
 from vae.utils.signals import InterruptedRun, Interrupts
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Trainer:
         model: on its device, in the state to go on from.
         optimizer: over the model's parameters.
         batches: the training split.
-        loss: what is minimised.
+        loss: settings of the loss.
         config: how long and how precisely.
         learning_rate: of (step, total steps).
         seed: of the noise.
@@ -71,7 +71,7 @@ class Trainer:
         step: int = 0,
         skipped: Mapping[str, int] | None = None,
         pending: Tensor | None = None,
-        world: World = ALONE,
+        world: ProcessGroup = SINGLE_PROCESS,
         on_row: Callable[[dict[str, float]], None],
         on_epoch: Callable[[Trainer], None],
         on_save: Callable[[], None],
@@ -85,19 +85,19 @@ class Trainer:
         self.seed = seed
         self.autocast = autocast
         self.step = step
-        self.skipped = Skipped(config.max_skipped, **(skipped or {}))
+        self.guard = NonFiniteGuard(config.max_skipped, **(skipped or {}))
         self.world = world
         self.on_row = on_row
         self.on_epoch = on_epoch
         self.on_save = on_save
-        self.saving = Saving(config.checkpoint_every)
-        self.interval = Interval(pending)
-        self.pending = self.interval.values()
+        self.checkpoint_trigger = CheckpointTrigger(config.checkpoint_every)
+        self.accumulator = MetricAccumulator(pending)
+        self.pending = self.accumulator.values()
         self.parameters = list(model.parameters())
         self.sharding = Sharding(optimizer, world)
-        world.unite(model)
+        world.synchronize_batch_norm(model)
         self.buffers = list(model.buffers())  # BatchNorm's statistics: a forward pass changes them
-        self.average = Average(model, config.ema) if config.ema else None
+        self.ema = ExponentialMovingAverage(model, config.ema) if config.ema else None
         # The compiled callable shares the module's parameters; the plain module is what
         # is evaluated and saved, so checkpoints do not know of the compiler.
         self.forward = world.compile(model) if config.compile else model
@@ -105,7 +105,7 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
-        """Updates of the whole run."""
+        """Number of updates of the whole run."""
         limits = [self.config.max_steps] if self.config.max_steps else []
         if self.config.epochs:
             limits.append(self.config.epochs * len(self.batches))
@@ -113,12 +113,12 @@ class Trainer:
 
     @property
     def epoch(self) -> float:
-        """Passes over the training images so far."""
+        """Number of passes over the training images so far."""
         return self.step / len(self.batches)
 
     @property
     def position(self) -> dict[str, float]:
-        """The x axes of every row."""
+        """The x axes of every logged row."""
         images = self.step * self.batches.batch_size
         return {"step": self.step, "epoch": self.epoch, "images": images}
 
@@ -139,7 +139,7 @@ class Trainer:
                 if self.step % len(self.batches) == 0 or self.step == self.total_steps:
                     self._gather()
                     self.on_epoch(self)
-                    self.saving.saved()
+                    self.checkpoint_trigger.saved()
                 if self.world.max(bool(interrupts.received)):
                     self._gather()
                     raise InterruptedRun(interrupts.received or signal.SIGTERM)  # another's
@@ -155,36 +155,36 @@ class Trainer:
         )
 
     def _train_epoch(self, bar: tqdm, interrupts: Interrupts) -> None:  # type: ignore[type-arg]
-        """To the epoch's end, the run's end or an interrupt, with a row every `log_every` steps."""
+        """Train to the end of the epoch, the run, or an interrupt; log every `log_every` steps."""
         self.model.train()
         epoch, start = divmod(self.step, len(self.batches))
-        self.interval.restart()
-        for images in self.interval.timed(self.batches.epoch(epoch, start)):
-            self.interval.add(*self._update(images))
+        self.accumulator.restart()
+        for images in self.accumulator.timed(self.batches.epoch(epoch, start)):
+            self.accumulator.add(*self._update(images))
             self.step += 1
             if self._compiling:
-                log.info("first step, compiling included: %.1f s", self.interval.seconds)
+                log.info("first step, compiling included: %.1f s", self.accumulator.seconds)
                 self._compiling = False
             bar.update()
             last = self.step % len(self.batches) == 0 or self.step == self.total_steps
             if self.step % self.config.log_every == 0 or last:
                 self._report(bar)
-            asks = STOP if interrupts.received else SAVE * self.saving.is_due(self.step)
+            asks = STOP if interrupts.received else SAVE * self.checkpoint_trigger.is_due(self.step)
             asked = self.world.max(asks)  # all do the same after the same step
             if asked == STOP or last:
                 break
             if asked == SAVE:
                 self._gather()
                 self.on_save()
-                self.saving.saved()
+                self.checkpoint_trigger.saved()
 
     def _update(self, images: Tensor) -> tuple[LossTerms, Tensor]:
-        """One step of the optimiser: the loss terms and the gradient's norm before clipping."""
+        """Take one optimizer step; return loss terms and gradient norm before clipping."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step, self.total_steps)
         size = self.batches.batch_size
         noise = step_noise(self.seed, self.step, (size, self.model.latent_dim))
-        noise = send(noise[self.world.part(size)], images.device)
+        noise = send(noise[self.world.local_slice(size)], images.device)
         buffers = [buffer.clone() for buffer in self.buffers]
         with self.autocast:
             logits, posterior = self.forward(images, noise)
@@ -193,17 +193,17 @@ class Trainer:
             logits,
             images,
             posterior,
-            posterior.at(noise),
+            posterior.rsample(noise),
             epoch=self.epoch,
             training_images=len(self.batches.images),
             world=self.world,
         )
         self.optimizer.zero_grad()
         terms.loss.backward()  # type: ignore[no-untyped-call]
-        own = get_total_norm(self.sharding.reduce())
+        own = get_total_norm(self.sharding.average_gradients())
         total = torch.stack(terms).detach().sum()  # one that is not finite makes this so, too
         own = own.to(total.device)  # a process that owns nothing has its 0 on the CPU
-        norms, totals = torch.stack(self.world.shares(torch.stack([own, total]))).unbind(1)
+        norms, totals = torch.stack(self.world.all_gather(torch.stack([own, total]))).unbind(1)
         norm, total = norms.norm(), totals.sum()
         if self.config.grad_clip:
             clip_grads_with_norm_(self.parameters, self.config.grad_clip, norm)
@@ -211,31 +211,31 @@ class Trainer:
         skipped = ~(norm + total).isfinite()
         self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
         self.optimizer.step()
-        self.sharding.spread()
+        self.sharding.broadcast_updates()
         for buffer, before in zip(self.buffers, buffers, strict=True):
             buffer.copy_(torch.where(skipped, before, buffer))
-        if self.average is not None:
-            self.average.update(self.model, (~skipped).float())
+        if self.ema is not None:
+            self.ema.update(self.model, (~skipped).float())
         return terms, norm
 
     def _gather(self) -> None:
-        """Have here what a checkpoint needs: `pending`, what is in no row yet, and all moments."""
-        if self.interval.steps:
-            self.pending = self.world.mean(self.interval.values())
+        """Gather `pending` (values in no row yet) and all moments, for a checkpoint."""
+        if self.accumulator.steps:
+            self.pending = self.world.mean(self.accumulator.values())
         if self.world.size > 1:
-            self.sharding.gather()
+            self.sharding.gather_state()
 
     def _report(self, bar: tqdm) -> None:  # type: ignore[type-arg]
-        """One row of the interval's averages; the only point where the loop waits for a GPU."""
-        values = self.world.mean(self.interval.values()).numpy()
-        finite = self.skipped.count(values, self.step - len(values), len(self.batches))
+        """Log one row of averages; the only point where the loop waits for the GPU."""
+        values = self.world.mean(self.accumulator.values()).numpy()
+        finite = self.guard.count(values, self.step - len(values), len(self.batches))
         averages: dict[str, float] = {}
         if finite.any():
             keys = (*LossTerms._fields, "grad_norm")
             means = values[finite].mean(axis=0)
             averages = {f"train/{key}": mean for key, mean in zip(keys, means, strict=True)}
-        seconds = self.interval.seconds
-        speed = len(self.interval.rows) * self.batches.batch_size / seconds
+        seconds = self.accumulator.seconds
+        speed = len(self.accumulator.rows) * self.batches.batch_size / seconds
         bar.set_postfix_str(
             f"loss {averages.get('train/loss', math.nan):.4f}, {speed:.0f} images/s", refresh=False
         )
@@ -247,17 +247,17 @@ class Trainer:
                     self.loss, (self.step - 1) / len(self.batches)
                 ),  # as lr, the last
                 "train/lr": self.optimizer.param_groups[0]["lr"],
-                "train/skipped": self.skipped.total,
+                "train/skipped": self.guard.total,
                 "perf/images_per_second": speed,
-                "perf/data_fraction": self.interval.data_seconds / seconds,
+                "perf/data_fraction": self.accumulator.data_seconds / seconds,
             }
         )
-        self.interval.reset()
-        self.pending = self.interval.values()
+        self.accumulator.reset()
+        self.pending = self.accumulator.values()
 
 
 def step_noise(seed: int, step: int, shape: tuple[int, int]) -> Tensor:
-    """Standard normal noise on the CPU that depends on (seed, step) alone.
+    """Return standard normal noise on the CPU that depends on (seed, step) alone.
 
     Drawn on the CPU on purpose: a run has the same noise on every device.
     """

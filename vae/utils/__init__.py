@@ -1,1 +1,1 @@
-"""Errors, files, devices, signals and the processes of a run: used by every other package."""
+"""Errors, files, devices, signals and process groups, used by every other package."""

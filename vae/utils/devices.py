@@ -1,4 +1,4 @@
-"""Where to compute, how precisely, and with how many threads."""
+"""Device, precision, threads and the memory allocator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the fastest that is there.
+    """Return the device called `name`; "auto" is the fastest available one.
 
     Raises:
         UserError: this machine has no such device.
@@ -33,14 +33,14 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """fp32 or bf16; "auto" is bf16 where the device computes in it, and fp32 elsewhere."""
+    """Return fp32 or bf16; "auto" is bf16 if the device computes in it, else fp32."""
     if name == "auto":
         return "bf16" if computes_in_bf16(device) else "fp32"
     return name
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The context in which the model runs: bfloat16 matrix products, or plain float32.
+    """Return the context in which the model runs: bfloat16 matrix products, or plain float32.
 
     Weights, losses and sums stay float32 throughout. `precision` is one of `PRECISIONS`.
     """
@@ -49,7 +49,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether the device says that it multiplies bfloat16 numbers itself.
+    """Return whether the device reports native bfloat16 arithmetic.
 
     Of CPUs, those of x86 alone are asked: others run parts of a training step in it
     without their units for it. Neither do Apple's GPUs gain.
@@ -65,7 +65,7 @@ def computes_in_bf16(device: torch.device) -> bool:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on the device, without waiting until it is there.
+    """Copy a CPU tensor to the device without waiting for it.
 
     To a GPU it goes from pinned memory: from any other, the copy would be waited for.
     """
@@ -75,7 +75,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def device_name(device: torch.device) -> str:
-    """What the device calls itself: a GPU's name, or that of the CPU."""
+    """Return the name of the GPU or of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     names = Path("/proc/cpuinfo")
@@ -86,7 +86,7 @@ def device_name(device: torch.device) -> str:
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Use `count` CPU threads for the time (None: as many as torch uses now)."""
+    """Use `count` CPU threads inside the block (None: torch's current number)."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -96,7 +96,7 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 
 def keep_memory() -> None:
-    """Let freed memory stay with this process, for the next training step to use again.
+    """Keep freed memory in this process, for reuse by the next training step.
 
     glibc gives large tensors back to the system as they are freed, and every step pays
     anew for fresh pages: up to a fifth of its time on a CPU. With this it keeps up to

@@ -1,4 +1,4 @@
-"""Errors that are meant for the person at the terminal."""
+"""Errors for the person at the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: its text is all that they are shown.
+    """A mistake that the user can fix; only its text is shown.
 
     The text names the key or the file, says what was found, and what to do.
     `train.py` and the `vae` command print it without a traceback and exit with
@@ -25,7 +25,7 @@ def require(holds: bool, key: str, got: Any, takes: str) -> None:
 
 
 def without_password(text: str) -> str:
-    """`text` with the password of each URL in it hidden: fit for a message or a record.
+    """Return `text` with the password of each URL hidden, for messages and records.
 
     >>> without_password("postgresql://me:secret@host/db")
     'postgresql://me:***@host/db'

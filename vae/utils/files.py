@@ -29,9 +29,9 @@ GLANCES = 4  # blocks or so that a quick look reads: the first, the last, and so
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any], before: str | None = None) -> None:
-    """Call `write(temporary path)`, flush the file to disk, and give it its name.
+    """Call `write(temporary path)`, flush the file to disk, and rename it.
 
-    Whoever looks at `path` sees the old file or the new one, never a part.
+    A reader of `path` sees the old file or the new one, never a part.
 
     Args:
         path: the file.
@@ -44,21 +44,21 @@ def write_atomically(path: Path, write: Callable[[Path], Any], before: str | Non
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with naming(path):
+        with annotate_os_error(path):
             write(temporary)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
         if before and path.exists():
-            keep_as(path, before)
-        with naming(path):
+            backup_as(path, before)
+        with annotate_os_error(path):
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """An OSError meanwhile is about `path`: the system's own say so of some calls only."""
+def annotate_os_error(path: Path) -> Iterator[None]:
+    """Set `path` as the filename of an OSError raised inside the block."""
     try:
         yield
     except OSError as error:
@@ -68,12 +68,12 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether there was no room: on the disk, or for what this user may have of it."""
+    """Return whether an error means that the disk or the quota is full."""
     return isinstance(error, OSError) and error.errno in FULL
 
 
 def free_bytes(path: Path) -> int:
-    """Free on the disk of a path, which need not be there yet."""
+    """Return the free bytes on the disk of a path, which need not exist yet."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
@@ -85,10 +85,10 @@ def remove_unfinished(folder: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def keep_as(path: Path, name: str) -> None:
-    """Keep what is in `path` as `name` beside it, also once `path` is written anew."""
+def backup_as(path: Path, name: str) -> None:
+    """Keep the contents of `path` as `name` in the same folder."""
     temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
-    with naming(path.with_name(name)):
+    with annotate_os_error(path.with_name(name)):
         try:
             try:
                 os.link(path, temporary)  # no byte is copied
@@ -105,7 +105,7 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def read_yaml(path: Path) -> Any:
-    """What is in a YAML file of Hydra's, as plain dicts and lists, interpolations as they stand.
+    """Read a YAML file of Hydra as plain dicts and lists, interpolations unresolved.
 
     Raises:
         OSError, ValueError, YAMLError, OmegaConfBaseException: it cannot be read, is damaged,
@@ -122,7 +122,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; {} where there is no file, or a damaged one."""
+    """Read the object in a JSON file; {} if it is missing or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -140,12 +140,12 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def checksums(file: Path) -> list[int]:
-    """CRC-32 of each block of a file. OSError: it cannot be read."""
+    """Return the CRC-32 of each block of a file. OSError: it cannot be read."""
     return list(_checksums(file, range(_blocks(file))))
 
 
 def damaged_blocks(file: Path, expected: list[int], *, all_of_it: bool = False) -> list[int]:
-    """The blocks of a file that are not what they were.
+    """Return the damaged blocks of a file.
 
     Args:
         file: it has the size that it had.
@@ -164,13 +164,13 @@ def damaged_blocks(file: Path, expected: list[int], *, all_of_it: bool = False) 
     return [block for block, checksum in found if checksum != expected[block]]
 
 
-def seal(values: dict[str, Any]) -> str:
-    """JSON text of some values and their checksum: `unseal` gives them back."""
+def with_checksum(values: dict[str, Any]) -> str:
+    """Return JSON text of values and their checksum; `verify_checksum` reads it."""
     return json.dumps(values | {"crc32": zlib.crc32(json.dumps(values).encode())})
 
 
-def unseal(text: str) -> dict[str, Any]:
-    """What was sealed.
+def verify_checksum(text: str) -> dict[str, Any]:
+    """Return the values in a text of `with_checksum`.
 
     Raises:
         ValueError: the text is no JSON, or not what it was.

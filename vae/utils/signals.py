@@ -1,4 +1,4 @@
-"""Ctrl-C and the signals of schedulers end a run between two steps, not in the middle of one."""
+"""Ctrl-C and scheduler signals, which end a run between two steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class InterruptedRun(KeyboardInterrupt):
-    """A signal was received, and the step that it fell into has been finished.
+    """A signal was received; the current step was finished.
 
     Args:
         number: the signal.
@@ -24,7 +24,7 @@ class InterruptedRun(KeyboardInterrupt):
 
 
 class Interrupts:
-    """A context manager: `received` is the first of `SIGNALS` that came.
+    """A context manager that records the first of `SIGNALS` as `received`.
 
     The loop looks at it after each step, so the weights are never half updated when
     they are saved. A second Ctrl-C acts at once, as it would without this; other

@@ -23,7 +23,7 @@ from tests.support.train_command import TINY, call_train
 from vae.cli.main import main
 from vae.utils.errors import UserError
 
-WAYS = ("mmlab.ie.cuhk.edu.hk", "jessicali9530/celeba-dataset", "flwrlabs/celeba")
+WAYS_TO_GET = ("mmlab.ie.cuhk.edu.hk", "jessicali9530/celeba-dataset", "flwrlabs/celeba")
 PAGE = "\n <!DOCTYPE html><title>Google Drive - Quota exceeded</title>"
 
 
@@ -110,13 +110,19 @@ HINT = "data\\.on_corrupt=skip"
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (nothing, ["there is no .*data/celeba", "data\\.path=FOLDER", *WAYS, "data=synthetic"]),
-        (empty, ["data/celeba lacks the images .* and the partition", "no files", *WAYS]),
-        (only_images, ["lacks the partition .list_eval_partition", "30 \\.jpg", *WAYS]),
-        (only_lists, [f"lacks the images .{IMAGES}", "5 \\.txt", *WAYS]),
-        (uncropped, ["lacks the images", "img_celeba/ are .*before alignment", *WAYS]),
-        (packed_as("archive.zip"), ["lacks the images", "Unpack archive\\.zip", *WAYS]),
-        (lambda f: (f / PARTITION).rename(f / "partition.txt"), ["lacks the partition", *WAYS]),
+        (
+            nothing,
+            ["there is no .*data/celeba", "data\\.path=FOLDER", *WAYS_TO_GET, "data=synthetic"],
+        ),
+        (empty, ["data/celeba lacks the images .* and the partition", "no files", *WAYS_TO_GET]),
+        (only_images, ["lacks the partition .list_eval_partition", "30 \\.jpg", *WAYS_TO_GET]),
+        (only_lists, [f"lacks the images .{IMAGES}", "5 \\.txt", *WAYS_TO_GET]),
+        (uncropped, ["lacks the images", "img_celeba/ are .*before alignment", *WAYS_TO_GET]),
+        (packed_as("archive.zip"), ["lacks the images", "Unpack archive\\.zip", *WAYS_TO_GET]),
+        (
+            lambda f: (f / PARTITION).rename(f / "partition.txt"),
+            ["lacks the partition", *WAYS_TO_GET],
+        ),
         (remove(9), ["lacks 1 of the 30 ", "000009\\.jpg", "Unpack or fetch", HINT]),
         (
             remove(*range(2, 15)),
@@ -124,17 +130,20 @@ HINT = "data\\.on_corrupt=skip"
         ),
         (list_others, ["lacks 7 of the 37 ", "000040\\.jpg", HINT]),
         (unlist, ["2 of the 30 images", "000006\\.jpg, 000007\\.jpg", f"Get {PARTITION}", HINT]),
-        (page_as(ZIP), [f"{ZIP}: is an HTML page", "quota", "Remove it", *WAYS]),
-        (page_as(ATTRIBUTE_LIST), [f"{ATTRIBUTE_LIST}: is an HTML page", "Remove it", *WAYS]),
-        (page_as(PARTITION), [f"{PARTITION}: is an HTML page", "Remove it", *WAYS]),
+        (page_as(ZIP), [f"{ZIP}: is an HTML page", "quota", "Remove it", *WAYS_TO_GET]),
+        (
+            page_as(ATTRIBUTE_LIST),
+            [f"{ATTRIBUTE_LIST}: is an HTML page", "Remove it", *WAYS_TO_GET],
+        ),
+        (page_as(PARTITION), [f"{PARTITION}: is an HTML page", "Remove it", *WAYS_TO_GET]),
         (page_as("identity_CelebA.txt"), ["identity_CelebA.txt: is an HTML page", "Remove it"]),
         (write(PARTITION, b""), [f"{PARTITION}: the file is empty", f"Get {PARTITION} again"]),
         (
             write(ATTRIBUTE_LIST, b"version https://git-lfs.github.com/spec/v1\n"),
             [f"{ATTRIBUTE_LIST}: is only Git LFS's pointer", "git lfs pull"],
         ),
-        (truncate, [f"{BAD}: .*JPEG.* truncated", "Mend or remove it", HINT]),
-        (lose_the_middle, [f"{BAD}: the JPEG image is damaged", "Mend or remove it", HINT]),
+        (truncate, [f"{BAD}: .*JPEG.* truncated", "Fix or remove it", HINT]),
+        (lose_the_middle, [f"{BAD}: the JPEG image is damaged", "Fix or remove it", HINT]),
         (write(f"{IMAGES}/000013.jpg", b"hello"), [f"{BAD}: not an image, but text", HINT]),
         (write(f"{IMAGES}/000013.jpg", PAGE.encode()), [f"{BAD}: .*an HTML or XML page", HINT]),
         (write(f"{IMAGES}/000013.jpg", b""), [f"{BAD}: the file is empty", HINT]),
@@ -157,7 +166,7 @@ def test_a_page_saved_as_csv(name, celeba_in):
 
     text = refusal(folder)
     assert f"{folder / name}: is an HTML page" in text
-    assert all(part in text for part in ("quota", "Remove it", *WAYS))
+    assert all(part in text for part in ("quota", "Remove it", *WAYS_TO_GET))
 
 
 def test_an_archive_beside_a_part_of_its_images_is_pointed_to(celeba, celeba_made):

@@ -142,7 +142,7 @@ def test_another_shard_changes_it(number, celeba_made, tmp_path):
 def test_a_second_start_finds_the_cache_and_reads_no_image(celeba, monkeypatch):
     first = pack(celeba)
     monkeypatch.setattr("vae.data.celeba.decode_square", None)
-    monkeypatch.setattr("vae.data.celeba.lists.check_names", None)
+    monkeypatch.setattr("vae.data.celeba.lists.check_image_names", None)
     second = pack(celeba)
 
     assert second.folder == first.folder

@@ -13,7 +13,7 @@ from omegaconf import MISSING
 
 from vae.data.base import FilesConfig, ImageError, Labels
 from vae.data.celeba.download import download
-from vae.data.celeba.layouts import look_below, require_whole
+from vae.data.celeba.layouts import discover_files, require_complete
 from vae.data.celeba.lists import ListedCelebA
 from vae.data.celeba.parquet import ParquetCelebA
 from vae.data.images import decode_square, limit_splits
@@ -41,12 +41,12 @@ class CelebAConfig(FilesConfig):
 
     @property
     def folder(self) -> Path:
-        """Where CelebA is, or is to be put."""
+        """CelebA's folder."""
         return Path(self.path or Path(self.root) / "celeba").expanduser()
 
 
 class Layout(Protocol):
-    """CelebA in one of its shapes, in its official split. Picklable: workers read it."""
+    """CelebA in one of its layouts, with its official split. Picklable: workers read it."""
 
     def sizes(self) -> dict[str, int]:
         """Images per split."""
@@ -54,14 +54,14 @@ class Layout(Protocol):
     def check(self, sizes: dict[str, int]) -> None:
         """Before packing: ImageError if some of the first `sizes` images are missing."""
 
-    def mark(self, sizes: dict[str, int]) -> Any:
-        """JSON-able, other when the first `sizes` images of the splits, or their labels, are."""
+    def fingerprint(self, sizes: dict[str, int]) -> Any:
+        """Return JSON-able values that change with the first `sizes` images or labels."""
 
     def read(self, split: str, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
-        """Name (for messages) and content of the image files [start, stop) of a split."""
+        """Yield name (for messages) and content of the image files [start, stop) of a split."""
 
     def labels(self, split: str, count: int) -> dict[str, Labels]:
-        """What is known about the first images of a split, by kind."""
+        """Return the labels of the first images of a split, by kind."""
 
 
 class CelebASource:
@@ -83,7 +83,7 @@ class CelebASource:
         self._sizes = limit_splits(self.layout.sizes(), config.num_images)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Size, crop, images per split, and the layout's mark of its files' content.
+        """Return size, crop, images per split, and the layout's fingerprint of its files.
 
         The folder's own place is no part of it: moving it keeps the cache.
         """
@@ -92,7 +92,7 @@ class CelebASource:
             "image_size": self.image_size,
             "crop": self.crop,
             "sizes": self.sizes(),
-            "files": self.layout.mark(self.sizes()),
+            "files": self.layout.fingerprint(self.sizes()),
         }
 
     def sizes(self) -> dict[str, int]:
@@ -100,7 +100,7 @@ class CelebASource:
         return dict(self._sizes)
 
     def check(self) -> None:
-        """Every image that is used is there, and has a split; with `skip`, only said if not."""
+        """Check that every used image exists and has a split; with `skip`, only warn."""
         try:
             self.layout.check(self.sizes())
         except ImageError as error:
@@ -109,7 +109,11 @@ class CelebASource:
             log.warning("%s They are left out.", error)
 
     def read(self, split: str, start: int, stop: int) -> np.ndarray:
-        """Images [start, stop) of a split: (n, size, size, 3) uint8. ImageError names a bad one."""
+        """Return images [start, stop) of a split: (n, size, size, 3) uint8.
+
+        Raises:
+            ImageError: one of them cannot be read.
+        """
         squares = [
             decode_square(content, name, self.image_size, self.crop)
             for name, content in self.layout.read(split, start, stop)
@@ -122,7 +126,7 @@ class CelebASource:
 
 
 def find_layout(config: CelebAConfig) -> Layout:
-    """CelebA at `data.path`, in whichever shape it is there, fetched first if so asked.
+    """Find CelebA's layout at `data.path`; download it first where configured.
 
     Raises:
         UserError: it is not there, or not all that is needed; says what to do.
@@ -130,16 +134,16 @@ def find_layout(config: CelebAConfig) -> Layout:
     folder = config.folder
     if config.download and not _is_there(folder):
         download(folder)
-    found = look_below(folder)
+    found = discover_files(folder)
     if found.is_sharded:
         return ParquetCelebA(found.shards)
-    return ListedCelebA(found.lists, require_whole(folder, found))
+    return ListedCelebA(found.lists, require_complete(folder, found))
 
 
 def _is_there(folder: Path) -> bool:
-    """Whether a folder has what is needed: a damaged archive is not, an odd line in a list is."""
+    """Return whether a folder holds all needed files; list contents are not checked."""
     try:
-        found = look_below(folder)
-        return bool(found.is_sharded or require_whole(folder, found))
+        found = discover_files(folder)
+        return bool(found.is_sharded or require_complete(folder, found))
     except UserError:
         return False

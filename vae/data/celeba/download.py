@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from vae.utils.errors import UserError
 
-WAYS = """Ways to get CelebA:
+WAYS_TO_GET = """Ways to get CelebA:
   its authors    https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: img_align_celeba.zip,
                  list_eval_partition.txt and, for the attributes, list_attr_celeba.txt
   Kaggle         jessicali9530/celeba-dataset, unzipped
@@ -25,18 +25,18 @@ Each is read as it comes, folders and all; the zip need not be unpacked."""
 log = logging.getLogger(__name__)
 
 
-def again(file: Path) -> str:
-    """What to do about a file that is not what it should be."""
+def download_again(file: Path) -> str:
+    """Return the advice to download a file again."""
     return f"Get {file.name} again from where you got CelebA."
 
 
-def first_of(names: Sequence[str]) -> str:
-    """The first five of some names."""
+def first_names(names: Sequence[str]) -> str:
+    """Format the first five names."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def refuse_stand_ins(file: Path) -> None:
-    """Refuse what is saved under a file's name where its download went wrong.
+def reject_placeholders(file: Path) -> None:
+    """Reject a placeholder that a failed download left: empty, HTML, Git LFS pointer.
 
     Raises:
         UserError: the file is empty, a web page or a Git LFS pointer, or cannot be read.
@@ -47,11 +47,11 @@ def refuse_stand_ins(file: Path) -> None:
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}.") from error
     if not start:
-        raise UserError(f"{file}: the file is empty. {again(file)}")
+        raise UserError(f"{file}: the file is empty. {download_again(file)}")
     if start.startswith(b"<"):
         raise UserError(
             f"{file}: is an HTML page under this name: the download was refused, often because "
-            f"Google Drive's daily quota was used up. Remove it; then:\n{WAYS}"
+            f"Google Drive's daily quota was used up. Remove it; then:\n{WAYS_TO_GET}"
         )
     if start.startswith(b"version https://git-lfs"):
         raise UserError(
@@ -61,7 +61,7 @@ def refuse_stand_ins(file: Path) -> None:
 
 
 def download(folder: Path) -> None:
-    """Fetch the lists and the archive of images into a folder; what is whole there stays.
+    """Download the lists and the image archive into a folder; intact files stay.
 
     The archive is left packed (it is read in place), and the boxes, which belong to the
     uncropped photographs, are left out.
@@ -88,7 +88,7 @@ def download(folder: Path) -> None:
 
 
 def _explain(file: Path, error: Exception) -> str:
-    """Why a file could not be fetched, and what to do; a page in its place is removed."""
+    """Explain a failed download and its remedy; remove a web page saved in its place."""
     reason = f"{type(error).__name__}: {str(error).strip() or '?'}".splitlines()[0]
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"data.path: the disk became full while {file} was fetched. It needs 1.5 GB."
@@ -109,7 +109,7 @@ def _explain(file: Path, error: Exception) -> str:
         )
     else:
         what = f"it could not be fetched ({reason}). Try again later, or get it by hand."
-    return f"data.download: {file.name}: {what}\n{WAYS}\nPut it into {file.parent}."
+    return f"data.download: {file.name}: {what}\n{WAYS_TO_GET}\nPut it into {file.parent}."
 
 
 def _is_page(file: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Finding CelebA below a folder, in whichever of its shapes it came."""
+"""Detection of CelebA's layout below a folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vae.data.celeba.download import WAYS, refuse_stand_ins
+from vae.data.celeba.download import WAYS_TO_GET, reject_placeholders
 from vae.data.celeba.parquet import split_of
 from vae.data.celeba.stores import FolderStore, Store, ZipStore
 from vae.data.images import is_image_name
@@ -27,8 +27,8 @@ GLANCE = 1000  # entries looked at of each folder: one with 202,599 images is no
 
 
 @dataclass
-class Found:
-    """What lies below a folder."""
+class DiscoveredFiles:
+    """CelebA's files below a folder."""
 
     lists: dict[str, Path] = field(default_factory=dict)
     image_folders: list[Path] = field(default_factory=list)
@@ -39,14 +39,14 @@ class Found:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether it is Hugging Face's layout, and not images with lists."""
+        """Whether the layout is Hugging Face's parquet shards."""
         images = self.image_folders or self.archives
         if images and ("partition" in self.lists or not any(map(split_of, self.shards))):
             return False
         return bool(self.shards)
 
     def store(self) -> Store | None:
-        """Where the aligned images are; None if nowhere."""
+        """Return the store of the aligned images, or None."""
         folders = [path for path in self.image_folders if path.name != "img_celeba"]
         named = [path for path in folders if path.name == IMAGES]
         zips = [path for path in self.archives if path.name.lower() == f"{IMAGES}.zip"]
@@ -57,8 +57,8 @@ class Found:
         return FolderStore(folders[0]) if folders else None
 
 
-def look_below(root: Path) -> Found:
-    """What of CelebA lies in a folder and the folders in it.
+def discover_files(root: Path) -> DiscoveredFiles:
+    """Find CelebA's files in a folder and its subfolders.
 
     Raises:
         UserError: the folder is not there.
@@ -69,7 +69,7 @@ def look_below(root: Path) -> Found:
     if not os.path.isdir(root):
         raise UserError(
             f"data.path: there is no {root} (looked in {Path.cwd()}). Put CelebA there, or give "
-            f"the folder where it is: data.path=FOLDER.\n{WAYS}\n"
+            f"the folder where it is: data.path=FOLDER.\n{WAYS_TO_GET}\n"
             "To try things without it: data=synthetic."
         )
     if not os.access(root, os.R_OK | os.X_OK):
@@ -82,14 +82,14 @@ def look_below(root: Path) -> Found:
     return found
 
 
-def require_whole(root: Path, found: Found) -> Store:
-    """Where the images are, if what is needed is there: images and the partition.
+def require_complete(root: Path, found: DiscoveredFiles) -> Store:
+    """Return the store of the images; require images and the partition.
 
     Raises:
         UserError: says what is missing, where it was looked for, and what there was.
     """
     for file in found.lists.values():
-        refuse_stand_ins(file)
+        reject_placeholders(file)
     store = found.store()
     lacking = [] if store else [f"the images ({IMAGES}/ or {IMAGES}.zip)"]
     if "partition" not in found.lists:
@@ -104,24 +104,24 @@ def require_whole(root: Path, found: Found) -> Store:
         hints += [" img_celeba/ are the photographs before alignment."]
     raise UserError(
         f"data.path: {root} lacks {' and '.join(lacking)} (it holds {_inventory(found)})."
-        f"{''.join(hints)}\n{WAYS}\n"
+        f"{''.join(hints)}\n{WAYS_TO_GET}\n"
         "For pictures without CelebA's lists: data=folder data.path=FOLDER."
     )
 
 
-def _search(root: Path, depth: int = DEPTH) -> Found:
-    found = Found()
+def _search(root: Path, depth: int = DEPTH) -> DiscoveredFiles:
+    found = DiscoveredFiles()
     folders = [root]
     for _ in range(depth + 1):  # breadth first: the least deep comes first
         inside: list[Path] = []
         for folder in folders:
-            inside += _look_into(folder, found)
+            inside += _scan_folder(folder, found)
         folders = inside[:GLANCE]
     return found
 
 
-def _look_into(folder: Path, found: Found) -> list[Path]:
-    """Note what lies in a folder; the folders in it."""
+def _scan_folder(folder: Path, found: DiscoveredFiles) -> list[Path]:
+    """Record a folder's files; return its subfolders."""
     inside = []
     for entry in _entries(folder, found):
         suffix = Path(entry.name).suffix.lower()
@@ -145,7 +145,7 @@ def _look_into(folder: Path, found: Found) -> list[Path]:
     return sorted(inside)
 
 
-def _entries(folder: Path, found: Found) -> Iterator[os.DirEntry[str]]:
+def _entries(folder: Path, found: DiscoveredFiles) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             yield from sorted(itertools.islice(entries, GLANCE), key=lambda entry: entry.name)
@@ -160,7 +160,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _inventory(found: Found) -> str:
+def _inventory(found: DiscoveredFiles) -> str:
     """'3 .txt, 1 .zip files', or 'no files'."""
     kinds = ", ".join(
         f"{count}{'+' if count >= GLANCE else ''} {kind}"

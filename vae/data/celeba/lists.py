@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vae.data.base import IDENTITY, SPLITS, Labels
-from vae.data.celeba.download import again, first_of
-from vae.data.celeba.stores import Store, check_names
+from vae.data.celeba.download import download_again, first_names
+from vae.data.celeba.stores import Store, check_image_names
 from vae.utils.errors import UserError
 
 SPLIT_NUMBERS = {0: "train", 1: "val", 2: "test"}
@@ -51,7 +51,7 @@ LANDMARKS = tuple(
 
 @dataclass(frozen=True)
 class Table:
-    """A list file's content."""
+    """The content of a list file."""
 
     file: Path
     columns: tuple[str, ...]
@@ -59,7 +59,7 @@ class Table:
     values: np.ndarray  # (images, columns) of int
 
     def of(self, names: np.ndarray, there: Callable[[], set[str]]) -> np.ndarray:
-        """The values of some images, (len(names), columns); zeros for one that is not there.
+        """Return the values of some images, (len(names), columns); zeros for missing images.
 
         Args:
             names: of the images.
@@ -78,14 +78,14 @@ class Table:
         if unlisted:
             raise UserError(
                 f"{self.file}: {len(unlisted)} of the images have no line here "
-                f"({first_of(unlisted)}). {again(self.file)}"
+                f"({first_names(unlisted)}). {download_again(self.file)}"
             )
         values = np.vstack([self.values, np.zeros_like(self.values[:1])])
         return values[[row_of.get(name, -1) for name in names.tolist()]]
 
 
-class Form(NamedTuple):
-    """How a list file is written."""
+class ListFormat(NamedTuple):
+    """The format of a list file."""
 
     kind: str
     has_commas: bool
@@ -95,14 +95,14 @@ class Form(NamedTuple):
     in_words: bool  # True and False
 
     def words(self, line: str) -> list[str]:
-        """The words of a line; of one as long as no line is, those at its beginning."""
+        """Split a line into words; overlong lines are truncated."""
         line = line[:LONGEST]
         if not self.has_commas:
             return line.split()
         return [word.strip() for word in next(csv.reader([line.replace("\0", "")]), [])]
 
     def fits(self, line: str) -> bool:
-        """Whether a line is a name and numbers within their range."""
+        """Return whether a line is a name and numbers within their range."""
         if "\0" in line:
             return False
         _, *words = self.words(line) or [""]
@@ -115,7 +115,7 @@ class Form(NamedTuple):
 
 
 def read_list(file: Path, kind: str) -> Table:
-    """A list file as a table: 202,599 lines of 40 numbers in half a second.
+    """Read a list file: 202,599 lines of 40 numbers in half a second.
 
     Args:
         file: .csv, or words between blanks.
@@ -125,7 +125,7 @@ def read_list(file: Path, kind: str) -> Table:
         UserError: the file cannot be read, or a line of it is not right; names the line.
     """
     try:
-        form = _read_form(file, kind)
+        form = _detect_format(file, kind)
         value = "U6" if form.in_words else TYPES[kind]  # NumPy takes no words for numbers
         dtype = np.dtype([("name", "U32"), ("values", value, (form.width,))])
         comma, quote = (",", '"') if form.has_commas else (None, None)
@@ -147,15 +147,15 @@ def read_list(file: Path, kind: str) -> Table:
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise UserError(f"{file}: {_odd_line(file, form)} {again(file)}") from error
+        raise UserError(f"{file}: {_odd_line(file, form)} {download_again(file)}") from error
     if len(set(listed)) < len(listed):
         twice = Counter(listed).most_common(1)[0][0]
-        raise UserError(f"{file}: lists {twice} more than once. {again(file)}")
+        raise UserError(f"{file}: lists {twice} more than once. {download_again(file)}")
     return Table(file, form.columns, table["name"], values)
 
 
 def read_partition(file: Path) -> Table:
-    """The partition: a table of one column, `SPLIT_NUMBERS`.
+    """Read the partition: a table of one column, `SPLIT_NUMBERS`.
 
     Raises:
         UserError: as `read_list`; also when a number is no split, or a split is empty.
@@ -163,15 +163,19 @@ def read_partition(file: Path) -> Table:
     table = read_list(file, "partition")
     numbers = set(table.values[:, 0].tolist())
     if odd := numbers - SPLIT_NUMBERS.keys():
-        raise UserError(f"{file}: holds split {odd.pop()}, but a split is 0, 1 or 2. {again(file)}")
+        raise UserError(
+            f"{file}: holds split {odd.pop()}, but a split is 0, 1 or 2. {download_again(file)}"
+        )
     if empty := [split for number, split in SPLIT_NUMBERS.items() if number not in numbers]:
-        raise UserError(f"{file}: lists no images for {' and '.join(empty)}. {again(file)}")
+        raise UserError(
+            f"{file}: lists no images for {' and '.join(empty)}. {download_again(file)}"
+        )
     return table
 
 
-def _read_form(file: Path, kind: str) -> Form:
-    """See how a file is written, from its lines up to the first image's."""
-    form = Form(kind, file.suffix.lower() == ".csv", 0, (), WIDTH.get(kind, 0), False)
+def _detect_format(file: Path, kind: str) -> ListFormat:
+    """Detect a list file's format from its first lines."""
+    form = ListFormat(kind, file.suffix.lower() == ".csv", 0, (), WIDTH.get(kind, 0), False)
     with open(file, encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(itertools.islice(lines, 3)):
             words = form.words(line)
@@ -180,18 +184,18 @@ def _read_form(file: Path, kind: str) -> Form:
                 if not width:
                     raise UserError(
                         f"{file}: has no line with the names of the columns before "
-                        f"{line[:40].strip()!r}. {again(file)}"
+                        f"{line[:40].strip()!r}. {download_again(file)}"
                     )
                 in_words = any(word.lower() in WORDS for word in words)
                 return form._replace(header=number, width=width, in_words=in_words)
             if not line.strip().isdigit():  # the number of images
                 named = form.has_commas or words[:1] == ["image_id"]  # a name for the names
                 form = form._replace(columns=tuple(words[1:] if named else words))
-    raise UserError(f"{file}: names no image in its first three lines. {again(file)}")
+    raise UserError(f"{file}: names no image in its first three lines. {download_again(file)}")
 
 
-def _odd_line(file: Path, form: Form) -> str:
-    """The first line that is not a name and numbers: its number and how it begins."""
+def _odd_line(file: Path, form: ListFormat) -> str:
+    """Describe the first malformed line: its number and its beginning."""
     with open(file, encoding="utf-8-sig", errors="replace") as lines:
         for place, line in enumerate(lines, start=1):
             if place > form.header and line.strip() and not form.fits(line):
@@ -223,24 +227,24 @@ class ListedCelebA:
         return {split: len(self.names[split]) for split in SPLITS}
 
     def check(self, sizes: dict[str, int]) -> None:
-        """By one listing: ImageError if images that are used are missing, or some have no split."""
+        """Raise an ImageError if used images are missing or images have no split."""
         listed = self._partition.names.tolist()
-        check_names(self.store, self._used(sizes), listed, self.lists["partition"])
+        check_image_names(self.store, self._used(sizes), listed, self.lists["partition"])
 
-    def mark(self, sizes: dict[str, int]) -> dict[str, Any]:
-        """JSON-able: the lists' content, and the store's mark of the images that are used."""
+    def fingerprint(self, sizes: dict[str, int]) -> dict[str, Any]:
+        """Return digests of the lists and the store's fingerprint of the used images."""
         lists = {
             kind: hashlib.sha256(file.read_bytes()).hexdigest() for kind, file in self.lists.items()
         }
-        return {"lists": lists, "images": self.store.mark(self._used(sizes))}
+        return {"lists": lists, "images": self.store.fingerprint(self._used(sizes))}
 
     def read(self, split: str, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
-        """Name and content of the images [start, stop) of a split. ImageError: one is damaged."""
+        """Yield name and content of images [start, stop) of a split. ImageError: one is damaged."""
         for name in self.names[split][start:stop]:
             yield f"{self.store.path}/{name}", self.store.read(name)
 
     def labels(self, split: str, count: int) -> dict[str, Labels]:
-        """Attributes, identities and landmarks of the first images of a split, where listed.
+        """Return attributes, identities and landmarks of the first images of a split, where listed.
 
         Raises:
             UserError: a line of a list is not right, or an image that is there is not in it.
@@ -261,7 +265,7 @@ class ListedCelebA:
 
     @cached_property
     def _tables(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-        """The lists' columns and values, row by row as in the partition: parsed once."""
+        """Columns and values of the lists, in the partition's order; parsed once."""
         kinds = [kind for kind in ("attributes", "identities", "landmarks") if kind in self.lists]
         tables = {kind: read_list(self.lists[kind], kind) for kind in kinds}
         names, there = self._partition.names, self.store.names

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vae.data.base import IDENTITY, SPLITS, ImageError, Labels
-from vae.data.celeba.download import again, first_of, refuse_stand_ins
+from vae.data.celeba.download import download_again, first_names, reject_placeholders
 from vae.utils.errors import UserError
 
 SPLIT_NAMES = {"train": "train", "valid": "val", "validation": "val", "val": "val", "test": "test"}
@@ -36,7 +36,7 @@ ATTRIBUTES = """
 
 
 def shards_by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
-    """The files of each split, in the order of their names.
+    """Return the files of each split, sorted by name.
 
     Where several whole sets are found, as in a download cache with two revisions, the first.
 
@@ -53,17 +53,17 @@ def shards_by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
     if empty := [split for split in SPLITS if not shards[split]]:
         raise UserError(
             f"data.path: {files[0].parent} has no parquet files of {' and '.join(empty)} (it "
-            f"has {first_of([file.name for file in files])}). {WANTED}"
+            f"has {first_names([file.name for file in files])}). {WANTED}"
         )
     for split in SPLITS:
         _require_all(shards[split])
         for file in shards[split]:
-            refuse_stand_ins(file)
+            reject_placeholders(file)
     return shards
 
 
 def open_shard(file: Path) -> Any:
-    """A pyarrow.parquet.ParquetFile that reads a little at a time.
+    """Open a pyarrow.parquet.ParquetFile that reads small pieces.
 
     Raises:
         UserError: the file is damaged, or pyarrow is not installed.
@@ -74,13 +74,15 @@ def open_shard(file: Path) -> Any:
         raise UserError(
             f"{file}: reading parquet files needs pyarrow: pip install pyarrow."
         ) from error
-    with damage_named(file):
+    with translate_parquet_errors(file):
         return pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
 
 
 @contextmanager
-def damage_named(file: Path, where: str = "", kind: type[UserError] = UserError) -> Iterator[None]:
-    """What pyarrow raises on a file that is cut or damaged, as an error for the user."""
+def translate_parquet_errors(
+    file: Path, where: str = "", kind: type[UserError] = UserError
+) -> Iterator[None]:
+    """Translate pyarrow's errors on truncated or damaged files into a user error."""
     import pyarrow
 
     try:
@@ -88,12 +90,12 @@ def damage_named(file: Path, where: str = "", kind: type[UserError] = UserError)
     except (pyarrow.ArrowException, OSError, IndexError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise kind(
-            f"{file}: {where}is damaged, or the file truncated ({reason}). {again(file)}"
+            f"{file}: {where}is damaged, or the file truncated ({reason}). {download_again(file)}"
         ) from error
 
 
 def row_groups(file: Path, labels: Sequence[str] = ()) -> np.ndarray:
-    """Where each row group of a shard begins, and its number of rows: [0, 100, ..., 10664].
+    """Return where each row group of a shard begins, then the number of rows: [0, 100, ..., 10664].
 
     Raises:
         UserError: the file is damaged, or lacks the images or one of the labels.
@@ -102,7 +104,7 @@ def row_groups(file: Path, labels: Sequence[str] = ()) -> np.ndarray:
     schema = opened.schema_arrow
     for column in ("image", *labels):
         if column not in schema.names:
-            found = first_of(schema.names)
+            found = first_names(schema.names)
             raise UserError(f"{file}: has no column `{column}`, but {found}. {WANTED}")
         kind = schema.field(column).type
         if not (_holds_files(kind) if column == "image" else _holds_numbers(kind)):
@@ -128,7 +130,7 @@ def _holds_numbers(kind: Any) -> bool:
 
 
 def split_of(file: Path) -> str | None:
-    """From a shard's name, train-00000-of-00019.parquet, or its folder's: train/0000.parquet."""
+    """Return the split in a shard's name, train-00000-of-00019.parquet, or in its folder's."""
     return _split_named(file.name) or _split_named(file.parent.name)
 
 
@@ -138,26 +140,26 @@ def _split_named(name: str) -> str | None:
 
 
 def _require_all(files: list[Path]) -> None:
-    """Shards say how many they are: 00000-of-00019."""
+    """Require all shards of a set; names tell their number: 00000-of-00019."""
     numbers = [re.search(r"(\d+)-of-(\d+)", file.name) for file in files]
     counts = {int(number[2]) for number in numbers if number}
     if len(counts) > 1:
         raise UserError(
             f"data.path: {files[0].parent} has parquet files of two sets beside each other "
-            f"({first_of([file.name for file in files])}). Keep those of one."
+            f"({first_names([file.name for file in files])}). Keep those of one."
         )
     there = {int(number[1]) for number in numbers if number}
     if len(there) < sum(number is not None for number in numbers):
         raise UserError(
             f"data.path: {files[0].parent} has a parquet file twice, under two names "
-            f"({first_of([file.name for file in files])}). Remove the copy."
+            f"({first_names([file.name for file in files])}). Remove the copy."
         )
     count = max(counts, default=0)
     missing = [f"{number:05d}-of-{count:05d}" for number in range(count) if number not in there]
     if missing:
         raise UserError(
             f"data.path: {files[0].parent} has {len(files)} of the {count} parquet files like "
-            f"{files[0].name}; missing: {first_of(missing)}. Fetch the others."
+            f"{files[0].name}; missing: {first_names(missing)}. Fetch the others."
         )
 
 
@@ -194,10 +196,10 @@ class ParquetCelebA:
         return {split: int(starts[-1]) for split, starts in self.starts.items()}
 
     def check(self, sizes: dict[str, int]) -> None:
-        """All is known from the shards' own ends, which were read."""
+        """Nothing to do: the footers of the shards were read by the constructor."""
 
-    def mark(self, sizes: dict[str, int]) -> list[Any]:
-        """JSON-able: each shard's name, size, and a digest of its end."""
+    def fingerprint(self, sizes: dict[str, int]) -> list[Any]:
+        """Return each shard's name, size, and a digest of its footer."""
         marks = []
         for file in (file for split in SPLITS for file in self.shards[split]):
             with open(file, "rb") as opened:
@@ -207,7 +209,7 @@ class ParquetCelebA:
         return marks
 
     def read(self, split: str, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
-        """Name and content of the images [start, stop) of a split. ImageError: one is damaged."""
+        """Yield name and content of images [start, stop) of a split. ImageError: one is damaged."""
         while start < stop:
             shard = int(np.searchsorted(self.starts[split], start, side="right")) - 1
             file, first = self.shards[split][shard], int(self.starts[split][shard])
@@ -217,7 +219,7 @@ class ParquetCelebA:
             start = end
 
     def labels(self, split: str, count: int) -> dict[str, Labels]:
-        """Attributes and identities of the first images of a split, where there are columns."""
+        """Return attributes and identities of the first images of a split, where columns exist."""
         labels = {}
         for kind, names in self.kinds.items():
             if names:
@@ -232,7 +234,7 @@ class ParquetCelebA:
         return self.__dict__ | {"_reading": None}
 
     def _image(self, file: Path, row: int) -> bytes:
-        """A row's image, from a stream that goes on where the last row was.
+        """Return a row's image from a stream that continues after the last row.
 
         A row group is read from its beginning, some rows at a time: it may be half a
         gigabyte, and rows are nearly always asked for in their order.
@@ -251,8 +253,8 @@ class ParquetCelebA:
 
 
 def _columns(file: Path, names: tuple[str, ...]) -> np.ndarray:
-    """Columns of numbers or bools as (rows, columns) int32; images are not touched."""
-    with damage_named(file):
+    """Read columns of numbers or bools as (rows, columns) int32, without the images."""
+    with translate_parquet_errors(file):
         table = open_shard(file).read(list(names))
     for name in names:
         if table.column(name).null_count:
@@ -262,11 +264,11 @@ def _columns(file: Path, names: tuple[str, ...]) -> np.ndarray:
 
 
 def _images(file: Path, group: int) -> Iterator[bytes | None]:
-    """The images of a row group, in order."""
+    """Yield the images of a row group, in order."""
     import pyarrow
 
     opened = open_shard(file)
-    with damage_named(file, f"row group {group} ", ImageError):
+    with translate_parquet_errors(file, f"row group {group} ", ImageError):
         for batch in opened.iter_batches(
             BATCH, row_groups=[group], columns=["image"], use_threads=False
         ):

@@ -1,4 +1,4 @@
-"""Where CelebA's JPEG files lie: in a folder, or in a zip archive that is left as it is."""
+"""Stores of CelebA's JPEG files: a folder, or a zip archive read in place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vae.data.base import ImageError
-from vae.data.celeba.download import again, first_of, refuse_stand_ins
+from vae.data.celeba.download import download_again, first_names, reject_placeholders
 from vae.data.images import is_image_name
 from vae.utils.errors import UserError
 
@@ -28,13 +28,13 @@ class Store(Protocol):
     path: Path
 
     def names(self) -> set[str]:
-        """Of all images there. Takes a second or more, and so is asked before packing only."""
+        """Return the names of all images. Takes a second or more: called before packing only."""
 
     def read(self, name: str) -> bytes:
-        """A file's content. ImageError if it cannot be had."""
+        """Return a file's content. ImageError if it cannot be read."""
 
-    def mark(self, names: Sequence[str]) -> Any:
-        """JSON-able, other when the content is other: tells by little, since it is asked often."""
+    def fingerprint(self, names: Sequence[str]) -> Any:
+        """Return JSON-able values that change with the content; cheap, since called often."""
 
 
 class FolderStore:
@@ -44,21 +44,21 @@ class FolderStore:
         self.path = path
 
     def names(self) -> set[str]:
-        """Of the images in the folder, by one listing of it."""
+        """Return the names of the images in the folder."""
         try:
             return {name for name in os.listdir(self.path) if _is_face(name)}
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read: {error.strerror}.") from error
 
     def read(self, name: str) -> bytes:
-        """A file's content."""
+        """Return a file's content."""
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
             raise ImageError(f"{self.path / name}: cannot be read: {error.strerror}.") from error
 
-    def mark(self, names: Sequence[str]) -> str:
-        """Size and time of change of 1,000 of the files.
+    def fingerprint(self, names: Sequence[str]) -> str:
+        """Return a digest of size and modification time of 1,000 of the files.
 
         A sample, since asking a cluster's file system about 202,599 files takes a minute
         at every start, and CelebA is not a set whose pictures change one by one.
@@ -85,7 +85,7 @@ class ZipStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        refuse_stand_ins(path)
+        reject_placeholders(path)
         if not zipfile.is_zipfile(path):
             with open(path, "rb") as file:
                 begins_well = file.read(4) == b"PK\x03\x04"
@@ -95,15 +95,15 @@ class ZipStore:
                 if begins_well
                 else "is no zip archive"
             )
-            raise UserError(f"{path}: {what}. {again(path)}")
+            raise UserError(f"{path}: {what}. {download_again(path)}")
         self._members: dict[str, Place] = {}
 
     def names(self) -> set[str]:
-        """Of the images in the archive."""
+        """Return the names of the images in the archive."""
         return set(self._find_members())
 
     def read(self, name: str) -> bytes:
-        """A member's content, checked against the archive's own checksum."""
+        """Return a member's content, checked against the archive's checksum."""
         member = self._find_members().get(name)
         where = f"{self.path}: {name}"
         if member is None:
@@ -124,31 +124,33 @@ class ZipStore:
             raise ImageError(f"{where}: the archive is damaged here (other checksum).")
         return content
 
-    def mark(self, names: Sequence[str]) -> list[Any]:
-        """The archive's size, and a digest of its end: there its members' checksums stand."""
+    def fingerprint(self, names: Sequence[str]) -> list[Any]:
+        """Return the archive's size and a digest of its end, which holds the members' checksums."""
         size = self.path.stat().st_size
         with open(self.path, "rb") as file:
             file.seek(max(0, size - TAIL))
             return [size, hashlib.sha256(file.read()).hexdigest()]
 
     def _find_members(self) -> dict[str, Place]:
-        """Each image's place, packed size, compression method and checksum, by file name."""
+        """Return each image's offset, packed size, compression and checksum, by file name."""
         if not self._members:
             try:
                 with zipfile.ZipFile(self.path) as archive:
                     infos = archive.infolist()
             except Exception as error:  # zipfile raises nearly anything on damaged bytes
-                message = f"{self.path}: the archive is damaged ({error}). {again(self.path)}"
+                message = (
+                    f"{self.path}: the archive is damaged ({error}). {download_again(self.path)}"
+                )
                 raise UserError(message) from error
             _refuse_odd_members(self.path, infos)
             self._members = _places(self.path, infos)
         return self._members
 
 
-def check_names(
+def check_image_names(
     store: Store, wanted: Sequence[str], listed: Sequence[str], partition: Path
 ) -> None:
-    """The images that are wanted are there, and all that are there are listed.
+    """Check that all wanted images exist and that all existing images are listed.
 
     Raises:
         ImageError: some are missing, or have no split.
@@ -160,14 +162,14 @@ def check_names(
         other = f" Or remove the folder: {beside.name} beside it is read in place."
         raise ImageError(
             f"data.path: {store.path} lacks {len(missing):,} of the {len(wanted):,} images that "
-            f"{partition.name} lists ({first_of(missing)}). Unpack or fetch all of it."
+            f"{partition.name} lists ({first_names(missing)}). Unpack or fetch all of it."
             f"{other if zipfile.is_zipfile(beside) else ''}"
         )
     unlisted = sorted(there.difference(listed))
     if unlisted:
         raise ImageError(
             f"{partition}: {len(unlisted):,} of the {len(there):,} images in {store.path} have "
-            f"no line here, and so no split ({first_of(unlisted)}). {again(partition)}"
+            f"no line here, and so no split ({first_names(unlisted)}). {download_again(partition)}"
         )
 
 
@@ -181,10 +183,10 @@ def _refuse_odd_members(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
         if not parts[0] or ".." in parts or ":" in parts[0]:
             raise UserError(
                 f"{path}: holds a member that points outside of it ({info.filename!r}). CelebA's "
-                f"archive does not; nothing of it was read. {again(path)}"
+                f"archive does not; nothing of it was read. {download_again(path)}"
             )
         if info.flag_bits & 1:
-            raise UserError(f"{path}: is encrypted ({info.filename}). {again(path)}")
+            raise UserError(f"{path}: is encrypted ({info.filename}). {download_again(path)}")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise UserError(
                 f"{path}: is packed by a method that is not read in place ({info.filename}). "

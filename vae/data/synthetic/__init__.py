@@ -1,4 +1,4 @@
-"""The source `synthetic`: faces drawn on the spot, with everything about them known."""
+"""Source: drawn faces, with known factors and attributes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class SyntheticConfig(DataConfig):
 
 
 class SyntheticSource:
-    """Drawn faces as an `ImageSource`; each split is an endless sequence cut to length.
+    """An `ImageSource` of drawn faces; each split is a prefix of an endless sequence.
 
     A tenth of the images is for validation, a tenth for the test and the rest for
     training. More images only add to the end of each split.
@@ -62,7 +62,7 @@ class SyntheticSource:
         self._sizes = {"train": config.num_images - 2 * tenth, "val": tenth, "test": tenth}
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that decides the pixels and the labels, JSON-able."""
+        """Return JSON-able values that determine pixels and labels."""
         return {
             "source": self.name,
             "drawing_version": DRAWING_VERSION,
@@ -108,10 +108,10 @@ class SyntheticSource:
         return images
 
     def check(self) -> None:
-        """Nothing can be missing."""
+        """Nothing to check: no image can be missing."""
 
     def labels(self, split: str) -> dict[str, Labels]:
-        """Attributes under CelebA's names, which follow from the factors, and the factors.
+        """Return attributes under CelebA's names, derived from the factors, and the factors.
 
         Of the factors those that vary in the preset, float32.
         """
@@ -125,5 +125,5 @@ class SyntheticSource:
         }
 
     def _rows(self, split: str, start: int, count: int) -> np.ndarray:
-        """Factors of `count` faces of a split from `start`, (count, all factors) float32."""
+        """Return the factors of `count` faces of a split from `start`: (count, factors) float32."""
         return sample_factors(self._preset, count, (self._seed, SPLITS.index(split)), start)

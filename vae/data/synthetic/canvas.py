@@ -1,4 +1,4 @@
-"""What a face is painted on: soft shapes, colours, and the scene with its head and lamp.
+"""Drawing primitives: soft shapes, colours, and the scene with its head and lamp.
 
 Everything is drawn for a batch at once, and every tensor has four axes: a factor
 is (n, 1, 1, 1), a colour (n, 3, 1, 1) and a map of the picture (n, 1, rows,

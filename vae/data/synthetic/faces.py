@@ -1,4 +1,4 @@
-"""Drawn faces with known causes: the factors, how they are drawn at random, their attributes.
+"""Drawn faces: the factors, their random distribution, and the attributes derived from them.
 
 These are drawings, not photographs, framed and aligned by the eyes as CelebA's centre crop
 of 148 pixels is. A face is a row of numbers, one a factor of
@@ -102,7 +102,7 @@ DRAW_AT_ONCE = 32  # faces: few enough that the maps of a 64-pixel batch stay in
 
 
 def sample_factors(preset: str, n: int, seed: int | Sequence[int], start: int = 0) -> np.ndarray:
-    """Choose faces `start` to `start + n` of an endless sequence.
+    """Draw the factors of faces `start` to `start + n` of an endless sequence.
 
     Args:
         preset: "core" (the varied factors are independent and uniform) or "rich"

@@ -1,4 +1,4 @@
-r"""The parts of a page that are made of results, between comments that say which.
+r"""Pages of docs/experiments: blocks that are filled from results.
 
     <!-- table model.latent_dim | beta_elbo val/rate val/psnr -->
     ... made by `vae report`, never by hand ...
@@ -33,7 +33,7 @@ BLOCK = re.compile(rf"(<!-- ({KINDS})\b([^>]*?) -->\n)(.*?)(<!-- end -->)", re.D
 
 
 def fill(page: Path) -> str:
-    """The text of a page, a Markdown file, with each block made anew of the results beside it.
+    """Return a page's Markdown with each block filled from the results beside it.
 
     Raises:
         UserError: a block cannot be made; names it.
@@ -50,7 +50,7 @@ def fill(page: Path) -> str:
 
 
 def figures_wanted(page: Path) -> list[str]:
-    """The figures that a page shows of its own results: what each of its runs has to have."""
+    """Return the metrics that a page's blocks need of each of its runs."""
     wanted = []
     for kind, words, _ in _blocks(page):
         parts = [part.split() for part in words.split("|")]
@@ -63,29 +63,29 @@ def figures_wanted(page: Path) -> list[str]:
 
 
 def pictures_wanted(page: Path) -> list[str]:
-    """The pictures of a page, by their names."""
+    """Return the names of a page's pictures."""
     lists = [words.split() for kind, words, _ in _blocks(page) if kind == "pictures"]
     return [name for names in lists for name in names]
 
 
 def results_of(page: Path) -> Path:
-    """Where the results of a page are."""
+    """Return the results file of a page."""
     return page.parent / "results" / f"{page.stem}.csv"
 
 
 def prose(page: Path) -> str:
-    """What of a page is written by hand: without blocks and code."""
+    """Return the handwritten text of a page, without blocks and code."""
     text = BLOCK.sub("", page.read_text(encoding="utf-8"))
     return re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.S)
 
 
 def measured(page: Path) -> str:
-    """What of a page is made of results."""
+    """Return the text of a page's blocks."""
     return "\n".join(body for _, _, body in _blocks(page))
 
 
 def _blocks(page: Path) -> list[tuple[str, str, str]]:
-    """Kind, words and body of each block."""
+    """Return kind, arguments and body of each block."""
     found = BLOCK.findall(page.read_text(encoding="utf-8"))
     return [(kind, words, body) for _, kind, words, body, _ in found]
 
@@ -108,7 +108,7 @@ def _body(kind: str, words: str, page: Path) -> str:
 
 
 def make_page(page: Path, sweep: Path | str | None = None) -> list[Path]:
-    """Fill a page's blocks, and draw its pictures where there are runs to draw them from.
+    """Fill a page's blocks; draw its pictures from the runs of `sweep`, if given.
 
     Args:
         page: a Markdown file with blocks as in `vae.sweeps.pages`.

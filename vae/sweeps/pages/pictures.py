@@ -1,4 +1,4 @@
-"""The pictures of a page: what was measured as curves, and what the models make of faces."""
+"""Pictures of a page: curves of metrics, and faces from the models."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from vae.sweeps.charts import DOTS_PER_INCH, NAMES, draw_charts
-from vae.sweeps.comparison import Comparison, is_wide, rank
-from vae.sweeps.face_sheets import draw_faces
+from vae.sweeps.comparison import Comparison, is_log_scale, sort_key
+from vae.sweeps.face_sheets import draw_face_sheets
 from vae.sweeps.pages.tables import Row, as_text, best_row
 from vae.sweeps.results import number
 from vae.utils.errors import UserError
@@ -31,7 +31,7 @@ OF_A_RUN = ("reconstructions", "samples", "interpolation", "traversal")  # in it
 
 
 def pictures(found: Sequence[Row], names: Sequence[str], page: Path) -> str:
-    """Links to the pictures of a page, each with what it shows below it.
+    """Return Markdown links to the pictures of a page, with captions.
 
     Args:
         found: the results.
@@ -52,7 +52,7 @@ def pictures(found: Sequence[Row], names: Sequence[str], page: Path) -> str:
 def draw_pictures(
     found: Sequence[Row], names: Sequence[str], page: Path, sweep: Comparison
 ) -> None:
-    """Draw the pictures that a page names, of the runs in their folders.
+    """Draw the pictures that a page names, from the run folders.
 
     Raises:
         UserError: a name is none of a picture, or a run has no such figure.
@@ -70,18 +70,18 @@ def draw_pictures(
     if "comparison" in of_the_sweep:
         draw_charts(sweep, _file(page, "comparison"))
     if {"reconstructions", "samples"} & of_the_sweep:
-        seeds = sorted({run.value("seed") for run in sweep.ranked}, key=rank)
+        seeds = sorted({run.value("seed") for run in sweep.ranked}, key=sort_key)
         first = [run for run in sweep.runs if run.value("seed") == seeds[0]]
         keys = [key for key in sweep.swept if key != "seed"]
         folder = _file(page, "reconstructions").parent
         folder.mkdir(parents=True, exist_ok=True)
-        draw_faces(replace(sweep, runs=first, swept=keys), folder)
+        draw_face_sheets(replace(sweep, runs=first, swept=keys), folder)
         for unwanted in {"reconstructions", "samples"} - of_the_sweep:
             _file(page, unwanted).unlink()
 
 
 def draw_curves(found: Sequence[Row], name: str, path: Path) -> None:
-    """Figures against a setting: means over the runs of each value, and their deviation."""
+    """Draw metrics against a setting: means and deviations over the runs of each value."""
     from matplotlib.figure import Figure
 
     _, key, listed = name.split(":")
@@ -96,7 +96,7 @@ def draw_curves(found: Sequence[Row], name: str, path: Path) -> None:
 
 
 def _draw_curve(axes: Axes, found: Sequence[Row], key: str, metric: str) -> None:
-    values = sorted({row[key] for row in found}, key=rank)
+    values = sorted({row[key] for row in found}, key=sort_key)
     groups = [[float(r[metric]) for r in found if r[key] == value] for value in values]
     means = [fmean(group) for group in groups]
     spreads = [stdev(group) if len(group) > 1 else 0.0 for group in groups]
@@ -105,7 +105,7 @@ def _draw_curve(axes: Axes, found: Sequence[Row], key: str, metric: str) -> None
     numeric = len(numbers) == len(values)
     xs = numbers if numeric else [float(i) for i in range(len(values))]
     axes.errorbar(xs, means, yerr=spreads, marker="o", capsize=3, linestyle="-" if numeric else "")
-    if numeric and is_wide([x for x in xs if x > 0]):
+    if numeric and is_log_scale([x for x in xs if x > 0]):
         axes.set_xscale("log")
     labels = values if not numeric else [f"{x:g}" for x in xs]
     axes.set_xticks(xs, labels)
@@ -127,7 +127,7 @@ def _caption(found: Sequence[Row], name: str) -> str:
 
 
 def _chosen(found: Sequence[Row], name: str) -> Row:
-    """The run that a picture is of."""
+    """Return the run that a picture shows."""
     picture, which, metric = name.split(":")
     if picture not in OF_A_RUN or which not in ("best", "worst"):
         raise UserError(f"{name}: is no picture; {', '.join(OF_A_RUN)}:best:METRIC is.")
@@ -135,6 +135,6 @@ def _chosen(found: Sequence[Row], name: str) -> Row:
 
 
 def _file(page: Path, name: str) -> Path:
-    """Where a picture is: `curves:loss.beta:val/bpd` is curves_loss.beta.png."""
+    """Return a picture's file: `curves:loss.beta:val/bpd` is curves_loss.beta.png."""
     parts = name.split(":")[:2]
     return page.parent / "figures" / page.stem / f"{'_'.join(parts)}.png"

@@ -15,7 +15,7 @@ from vae.runs.evaluation_report import FILE as EVALUATED
 from vae.runs.evaluation_report import evaluate_and_record
 from vae.runs.load import load_run
 from vae.runs.run_dir import read_summary
-from vae.sweeps.comparison import Comparison, brief, pareto_front, rank, rows
+from vae.sweeps.comparison import Comparison, format_value, pareto_front, rows, sort_key
 from vae.sweeps.results import SweepRun, number
 from vae.training.metrics import MAXIMISED
 from vae.utils.errors import UserError
@@ -53,7 +53,7 @@ FACES = {"synthetic": "drawn faces", "celeba": "images of CelebA", "folder": "im
 
 
 def collect(comparison: Comparison, figures: Collection[str]) -> list[Row]:
-    """The finished runs of a sweep, one row each, in their order.
+    """Return one row per finished run of a sweep, in order.
 
     Args:
         comparison: of the sweep.
@@ -83,7 +83,7 @@ def collect(comparison: Comparison, figures: Collection[str]) -> list[Row]:
 
 
 def evaluated(run: SweepRun, figures: Collection[str]) -> dict[str, float]:
-    """Those figures of a run that training does not measure, by key, from its metrics.json.
+    """Return a run's metrics that training does not measure, from its metrics.json.
 
     Raises:
         UserError: there is a figure that `vae evaluate` does not measure either.
@@ -108,13 +108,13 @@ def evaluated(run: SweepRun, figures: Collection[str]) -> dict[str, float]:
 
 
 def parts_of(figures: Collection[str]) -> list[str]:
-    """Which parts of an evaluation measure them: the others need not be done."""
+    """Return the parts of an evaluation that measure these metrics."""
     names = [key.partition("/")[2] for key in figures]
     return [part for part, starts in PARTS.items() if any(n.startswith(starts) for n in names)]
 
 
 def _measured(folder: Path) -> dict[str, float]:
-    """What the metrics.json of a run holds, by key, if it is of the run as it ended."""
+    """Return the metrics in a run's metrics.json, if it is of the final checkpoint."""
     record = read_json(folder / EVALUATED)
     if record.get("checkpoint") != "last" or record.get("step") != read_summary(folder).get("step"):
         return {}
@@ -122,7 +122,7 @@ def _measured(folder: Path) -> dict[str, float]:
 
 
 def text(value: Any) -> str:
-    """A value as CSV has it: six digits say all that a figure has to say."""
+    """Format a value for CSV, floats with six digits."""
     if value is None:
         return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -142,7 +142,7 @@ def write_results(found: Sequence[Row], path: Path) -> None:
 
 
 def read_results(path: Path) -> list[Row]:
-    """The rows that `write_results` wrote.
+    """Read the rows that `write_results` wrote.
 
     Raises:
         UserError: there is no such file, or there is nothing in it.
@@ -161,7 +161,7 @@ def read_results(path: Path) -> list[Row]:
 
 
 def table(found: Sequence[Row], keys: Sequence[str], figures: Sequence[str]) -> str:
-    """One line for each combination of settings: the figures' means over its runs.
+    """Return a Markdown table: one line per combination of settings, means over its runs.
 
     Where a line is of several runs, a mean has beside it their standard deviation.
 
@@ -174,7 +174,7 @@ def table(found: Sequence[Row], keys: Sequence[str], figures: Sequence[str]) -> 
         UserError: the rows lack one of these.
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in sorted(found, key=lambda row: [rank(_of(row, key)) for key in keys]):
+    for row in sorted(found, key=lambda row: [sort_key(_of(row, key)) for key in keys]):
         groups.setdefault(tuple(_of(row, key) for key in keys), []).append(row)
     lines = [
         [*(_setting(value) for value in values), *(_mean(rows, key) for key in figures)]
@@ -184,28 +184,28 @@ def table(found: Sequence[Row], keys: Sequence[str], figures: Sequence[str]) -> 
 
 
 def front(found: Sequence[Row], objectives: Sequence[str], columns: Sequence[str]) -> str:
-    """The runs that no other beats in all objectives, by the first of them."""
+    """Return a Markdown table of the Pareto front, sorted by the first objective."""
     costs = [[_cost(row, key) for key in objectives] for row in found]
     chosen = sorted(pareto_front(costs), key=lambda place: costs[place])
     return _runs([found[place] for place in chosen], columns)
 
 
 def best(found: Sequence[Row], objective: str, count: int, columns: Sequence[str]) -> str:
-    """The best runs by one objective, the best first."""
+    """Return a Markdown table of the best runs by one objective."""
     ordered = sorted(found, key=lambda row: _cost(row, objective))
     return _runs(ordered[:count], columns)
 
 
 def best_row(found: Sequence[Row], objective: str, worst: bool = False) -> Row:
-    """The best run by one objective, or the worst."""
+    """Return the best run by one objective, or the worst."""
     return sorted(found, key=lambda row: _cost(row, objective))[-1 if worst else 0]
 
 
 def set_up(found: Sequence[Row]) -> str:
-    """What all runs had in common, in one paragraph: data, steps, seeds, machine, time."""
+    """Describe the common settings of all runs in one paragraph: data, steps, machine, time."""
 
     def values(key: str) -> list[str]:
-        return sorted({row.get(key, "") for row in found} - {""}, key=rank)
+        return sorted({row.get(key, "") for row in found} - {""}, key=sort_key)
 
     def one_of(key: str) -> str:
         return " or ".join(values(key))
@@ -231,7 +231,7 @@ def set_up(found: Sequence[Row]) -> str:
 
 
 def _runs(chosen: Iterable[Row], columns: Sequence[str]) -> str:
-    """One line a run, as it was measured."""
+    """Return a Markdown table with one line per run."""
     lines = [
         [as_text(key, row[key]) if "/" in key else _setting(_of(row, key)) for key in columns]
         for row in chosen
@@ -255,7 +255,7 @@ def _mean(rows: Sequence[Row], key: str) -> str:
 
 
 def as_text(key: str, value: float | str) -> str:
-    """A figure or a setting with as many digits as it deserves."""
+    """Format a metric or a setting with its number of digits."""
     found = float(value)
     if (digits := DIGITS.get(key)) is not None:
         return f"{found:.{digits}f}"
@@ -264,7 +264,7 @@ def as_text(key: str, value: float | str) -> str:
 
 def _setting(value: str) -> str:
     found = number(value)
-    return value if found is None or value.isdigit() else brief(found)
+    return value if found is None or value.isdigit() else format_value(found)
 
 
 def _cost(row: Row, key: str) -> float:
