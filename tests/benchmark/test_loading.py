@@ -3,7 +3,7 @@
 import torch
 from PIL import Image
 
-from vae.benchmark.cases import Files, pack, prepare_loading, write_pictures
+from vae.benchmark.cases import Files, pack_array, prepare_loading, write_pictures
 from vae.benchmark.steps import Setting
 
 TINY = Setting(batch=4, image_size=16, channels=(8, 8), latent_dim=4, pictures=9)
@@ -13,7 +13,7 @@ def test_pictures_are_celebas_in_size_and_both_ways_load_the_same(tmp_path):
     files = write_pictures(tmp_path, 5, seed=0)
     assert {Image.open(file).size for file in files} == {(178, 218)}
     assert len({file.read_bytes() for file in files}) == 5
-    packed = torch.from_numpy(pack(files, 64, tmp_path).copy()).permute(0, 3, 1, 2) / 255
+    packed = torch.from_numpy(pack_array(files, 64, tmp_path).copy()).permute(0, 3, 1, 2) / 255
     decoded = torch.stack(list(Files(files, 64)))
     assert decoded.shape == packed.shape == (5, 3, 64, 64)
     # both antialias, one rounds to bytes a little otherwise

@@ -102,7 +102,7 @@ def test_the_first_turn_at_the_plain_ones_last_psnr_counts(monkeypatch):
 
 def test_all_means_for_each_seed(tiny, in_process, monkeypatch):
     plain, fast = (replace(recipes, batch=8, steps=4) for recipes in training_recipes("cpu")[:2])
-    monkeypatch.setattr(quality, "all_means", lambda _: [plain, fast])
+    monkeypatch.setattr(quality, "training_recipes", lambda _: [plain, fast])
     assert pickle.dumps(partial(_named, SMALL, plain))  # it is sent to a worker
     found = measure_quality(SMALL, 2)
     assert [(row["seed"], row["means"]) for row in found] == [

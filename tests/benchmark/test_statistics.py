@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vae.benchmark.timing import (
-    ENOUGH,
-    QUIET,
+    MAX_OTHER_CORES,
+    MIN_QUIET_ROUNDS,
     Sample,
     median_ratio,
     quartiles,
@@ -13,7 +13,7 @@ from vae.benchmark.timing import (
     undisturbed_rounds,
 )
 
-NOISY = QUIET + 0.1
+NOISY = MAX_OTHER_CORES + 0.1
 
 
 def series(values, others=None):
@@ -28,7 +28,7 @@ def test_quartiles_are_numpys(count):
 
 def test_rounds_with_others_at_work_are_dropped():
     values = [10.0, 2.0, 11.0, 12.0, 3.0, 15.0]
-    others = [0.0, NOISY, QUIET, 0.1, NOISY, 0.0]
+    others = [0.0, NOISY, MAX_OTHER_CORES, 0.1, NOISY, 0.0]
     found = summarize(series(values, others))
     quiet = [10.0, 11.0, 12.0, 15.0]
     assert (found["low"], found["median"], found["high"]) == pytest.approx(
@@ -43,7 +43,7 @@ def test_rounds_with_others_at_work_are_dropped():
 def test_all_rounds_count_where_too_few_were_quiet(quiet):
     others = [0.0] * quiet + [NOISY] * (5 - quiet)
     found = summarize(series([1.0, 2.0, 3.0, 4.0, 5.0], others))
-    assert found["dropped"] == (5 - quiet if quiet >= ENOUGH else 0)
+    assert found["dropped"] == (5 - quiet if quiet >= MIN_QUIET_ROUNDS else 0)
 
 
 def test_a_ratio_is_of_rounds_that_are_quiet_for_both():

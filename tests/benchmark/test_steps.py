@@ -17,7 +17,7 @@ from vae.benchmark.steps import (
     PLAIN,
     VARIANTS,
     Setting,
-    build,
+    build_variant,
     image_flops,
     prepare_training,
     repeated_step,
@@ -59,7 +59,7 @@ def outcome(model, logits, images, posterior):
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v != BF16], ids=lambda v: v.name)
 def test_every_variant_is_the_default_model(variant):
     images, noise = TINY.images(3), TINY.noise(3)
-    model, default = build(TINY, variant), build(TINY, DEFAULT)
+    model, default = build_variant(TINY, variant), build_variant(TINY, DEFAULT)
     logits, posterior = model(images, noise)
     wanted, theirs = default(images, noise)
     assert torch.allclose(logits, wanted, atol=1e-5)
@@ -73,7 +73,7 @@ def test_every_variant_is_the_default_model(variant):
 
 
 def test_the_plain_twin_is_contiguous_and_folds_nothing():
-    plain, folded, default = (build(TINY, variant) for variant in (PLAIN, FOLDED, DEFAULT))
+    plain, folded, default = (build_variant(TINY, variant) for variant in (PLAIN, FOLDED, DEFAULT))
     layers = [layer for layer in plain.modules() if isinstance(layer, UpsampleConv)]
     assert [layer.form for layer in layers] == ["plain", "plain"]
     for model in (folded, default):
@@ -110,13 +110,13 @@ def test_a_step_trains_in_its_precision(variant, has_bf16, bytes_a_value, monkey
     sizes = []
 
     def remember(*arguments):
-        model = build(*arguments)
+        model = build_variant(*arguments)
         hook = lambda _layer, _inputs, output: sizes.append(output.element_size())  # noqa: E731
         model.encoder.blocks[0].register_forward_hook(hook)
         built.append(model)
         return model
 
-    monkeypatch.setattr("vae.benchmark.steps.build", remember)
+    monkeypatch.setattr("vae.benchmark.steps.build_variant", remember)
     step = repeated_step(TINY, variant)
     before = {name: p.detach().clone() for name, p in built[0].named_parameters()}
     step()
@@ -164,6 +164,6 @@ def test_the_setting_is_the_default_run():
     assert DEFAULT.precision == config.trainer.precision
     muon = OPTIMIZERS[DEFAULT.optimizer]  # at the rate that the default run begins with
     assert replace(muon, schedule=config.optimizer.schedule) == config.optimizer
-    ours = build(default, DEFAULT).state_dict()
+    ours = build_variant(default, DEFAULT).state_dict()
     theirs = build_model(config.model, config.data.image_size).state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}

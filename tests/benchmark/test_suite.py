@@ -14,7 +14,15 @@ from vae.benchmark.cases import (
     prepare_matrix,
     upsampling_layers,
 )
-from vae.benchmark.steps import BF16, COMPILED, DEFAULT, VARIANTS, Setting, build, image_flops
+from vae.benchmark.steps import (
+    BF16,
+    COMPILED,
+    DEFAULT,
+    VARIANTS,
+    Setting,
+    build_variant,
+    image_flops,
+)
 from vae.benchmark.suite import format_benchmark
 from vae.benchmark.timing import Sample
 from vae.cli.main import main
@@ -36,7 +44,7 @@ TINY = Setting(
 def small_growth(monkeypatch):
     """Two cases, to measure in earnest."""
     pair = {"4 images": TINY, "8 images": replace(TINY, batch=8)}
-    monkeypatch.setattr(growth, "cases", lambda _setting: {"batch": pair})
+    monkeypatch.setattr(growth, "growth_settings", lambda _setting: {"batch": pair})
 
 
 def test_the_record_of_a_real_run(small_growth, in_process, kept_memory, monkeypatch, capsys):
@@ -173,13 +181,13 @@ def test_evaluation_is_in_the_default_runs_precision(
     sizes = set()
 
     def remember(*arguments):
-        model = build(*arguments)
+        model = build_variant(*arguments)
         hook = lambda _layer, _inputs, output: sizes.add(output.element_size())  # noqa: E731
         model.encoder.blocks[0].register_forward_hook(hook)
         return model
 
     monkeypatch.setattr("vae.utils.devices.computes_in_bf16", lambda _: has_it)
-    monkeypatch.setattr("vae.benchmark.cases.build", remember)
+    monkeypatch.setattr("vae.benchmark.cases.build_variant", remember)
     assert list(prepare_evaluation(TINY)()) == ["evaluation"]
     assert sizes == {bytes_a_value}
 
@@ -233,7 +241,7 @@ def test_growth_is_beside_the_row_before():
 
 
 def test_what_grows_and_what_does_not():
-    found = growth.cases(Setting())
+    found = growth.growth_settings(Setting())
     assert list(found) == ["image size", "batch", "latents", "widths"]
     assert [case.image_size for case in found["image size"].values()] == [32, 64, 128, 256]
     assert [case.batch for case in found["batch"].values()] == [8, 16, 32, 64, 128]

@@ -1,11 +1,16 @@
 """How figures are written."""
 
-from vae.benchmark.suite import _matrix, format_table, number
+from vae.benchmark.suite import _matrix, format_number, format_table
 from vae.benchmark.timing import Sample, summarize
 
 
 def test_numbers_and_columns():
-    assert [number(x) for x in (1234.5, 99.96, 12.34, 0.126)] == ["1,234", "100.0", "12.3", "0.13"]
+    assert [format_number(x) for x in (1234.5, 99.96, 12.34, 0.126)] == [
+        "1,234",
+        "100.0",
+        "12.3",
+        "0.13",
+    ]
     assert format_table([["a", "b"], ["word", "12"], ["x", ""]]) == "  a      b\n  word  12\n  x"
 
 

@@ -7,7 +7,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import balanced_accuracy_score
 
 from vae.evaluation.directions import (
-    FEWEST,
+    MIN_FACES,
     LatentStatistics,
     balanced_accuracy,
     count_correct,
@@ -151,14 +151,14 @@ def test_what_excludes_another_does_not_hold_it():
     assert found.normal[1, 0].item() == pytest.approx(1.5, abs=0.05)  # from the mean of the rest
 
 
-@pytest.mark.parametrize("few", [0, FEWEST - 1])
+@pytest.mark.parametrize("few", [0, MIN_FACES - 1])
 @pytest.mark.parametrize("side", [0, 1])
 def test_an_attribute_of_too_few_faces_is_left_out(few, side):
     latents, has = faces(200)
     has[:, 1] = 1 - side
     has[:few, 1] = side
     assert directions(latents, has).names == ("Smiling", "Male")
-    has[:FEWEST, 1] = side
+    has[:MIN_FACES, 1] = side
     assert directions(latents, has).names == NAMES
 
 

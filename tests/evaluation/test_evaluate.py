@@ -21,9 +21,9 @@ from vae.evaluation.evaluate import evaluate_model
 from vae.evaluation.features import Features
 from vae.generation.sample import measure_gain
 from vae.runs.checkpoint import load_checkpoint, save_checkpoint
-from vae.runs.evaluation_report import write_report
+from vae.runs.evaluation_report import write_metrics
 from vae.runs.load import load_run
-from vae.training.metrics import evaluate
+from vae.training.metrics import evaluate_split
 from vae.utils.errors import UserError
 
 QUICK = ["metrics.bound_images=4", "metrics.bound_samples=3", "metrics.inception_weights=none"]
@@ -205,7 +205,7 @@ def test_the_bound_of_one_sample_is_the_bpd_up_to_its_noise(finished):
 def test_the_seed_is_that_of_all_figures(finished):
     run = load_run("run")
     batches = evaluation_batches(run.data.images["val"], 128, torch.device("cpu"))
-    expected = evaluate(run.model, batches, run.config.loss, seed=5).metrics["bpd"]
+    expected = evaluate_split(run.model, batches, run.config.loss, seed=5).metrics["bpd"]
     assert evaluate_model(run, seed=5)[0].figures["val/bpd"]["value"] == expected
 
 
@@ -244,10 +244,10 @@ def test_a_report_of_another_step_replaces_the_file(finished):
     report, _ = evaluate_quickly(run, "val")
     file = finished / "metrics.json"
     file.write_text(json.dumps({"checkpoint": "last", "step": 1, "metrics": {"test/x": 1}}))
-    write_report(run, report, file)
+    write_metrics(run, report, file)
     assert "test/x" not in json.loads(file.read_text())["metrics"]
     file.write_text("{torn")
-    write_report(run, report, file)
+    write_metrics(run, report, file)
     assert json.loads(file.read_text())["step"] == 20
 
 
@@ -290,7 +290,7 @@ def test_the_seed_is_of_the_noise(finished):
 
     def measured(seed):
         batches = evaluation_batches(images, 128, torch.device("cpu"))
-        return evaluate(run.model, batches, run.config.loss, seed=seed).metrics
+        return evaluate_split(run.model, batches, run.config.loss, seed=seed).metrics
 
     assert measured(1)["bpd"] != measured(2)["bpd"]
     assert measured(1)["mse"] == measured(2)["mse"]

@@ -12,7 +12,7 @@ from vae.evaluation.likelihood_bound import importance_weighted_bounds
 from vae.models import build_model
 from vae.models.base import VAE
 from vae.models.conv import ConvConfig
-from vae.training.metrics import bits_per_dim, evaluate, gaussian_distortion
+from vae.training.metrics import bits_per_dim, evaluate_split, gaussian_distortion
 
 SIZE, LATENTS = 2, 2
 VALUES = 3 * SIZE**2
@@ -137,7 +137,7 @@ def test_it_is_the_bpd_of_the_metrics_up_to_the_noise():
     images = torch.rand(64, 3, 16, 16)
     from vae.losses import LossConfig
 
-    measured = evaluate(model, [images], LossConfig("bce", 1.0, "latents")).metrics
+    measured = evaluate_split(model, [images], LossConfig("bce", 1.0, "latents")).metrics
     values = 3 * 16**2
     variance = math.exp(2 * measured["distortion"] / values - 1) / (2 * math.pi)
     assert gaussian_distortion(variance, values) == pytest.approx(measured["distortion"])

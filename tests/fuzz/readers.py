@@ -241,17 +241,17 @@ def metrics(folder: Path, done: list[Edit]) -> None:
 def sweep(folder: Path, name: str, done: list[Edit], pictures: bool = False) -> None:
     """A sweep with a damaged file: it is compared, the other runs as they are."""
     from vae.sweeps.comparison import read_sweep, rows, write_csv
-    from vae.sweeps.report import overview, report, write_report
+    from vae.sweeps.report import overview, report_markdown, write_metrics
 
     whole = {row["run"]: row for row in rows(read_sweep(folder / "whole" / "sweep"))}
     copy = _copy(folder, "sweep")
     (copy / "loss.beta=0.0001" / "metrics.json").write_text("{}")
     file = next(path for path in copy.rglob(name) if path.parent == copy or "0.0001" in str(path))
     _damage(file, done)
-    comparison = write_report(copy) if pictures else read_sweep(copy)
+    comparison = write_metrics(copy) if pictures else read_sweep(copy)
     write_csv(comparison, copy / "comparison.csv")
     overview(comparison)
-    report(comparison, copy)
+    report_markdown(comparison, copy)
     json.dumps(rows(comparison), allow_nan=False)
     for row in rows(comparison):
         if row["run"] != "loss.beta=0.0001":
@@ -291,15 +291,15 @@ def safetensors(folder: Path, done: list[Edit]) -> None:
 def summary(folder: Path, name: str, done: list[Edit]) -> None:
     """summary.json and metrics.json of a run: read, or taken for none, and written anew."""
     from vae.evaluation.evaluate import Report
-    from vae.runs.evaluation_report import write_report
+    from vae.runs.evaluation_report import write_metrics
     from vae.runs.run_dir import read_summary, record_failure
 
     run = _copy(folder, "run")
     found = load_run(run)
     report = Report("val", 0, {"val/x": {"value": 1.0}}, [0.1])
-    write_report(found, report, run / "metrics.json")
+    write_metrics(found, report, run / "metrics.json")
     _damage(run / name, done)
     read_summary(run)
     record_failure(run, "because")
-    write_report(found, report, run / "metrics.json")
+    write_metrics(found, report, run / "metrics.json")
     assert read_summary(run)["error"] == "because"

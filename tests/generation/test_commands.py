@@ -12,7 +12,7 @@ from vae.cli.main import main
 from vae.evaluation.latents import AggregatePosterior
 from vae.generation.figures import lerp, move_latent, slerp
 from vae.generation.photos import load_faces
-from vae.generation.sample import sampler
+from vae.generation.sample import latent_sampler
 from vae.models.posterior import Posterior
 from vae.runs.load import load_run
 from vae.training.metrics import psnr
@@ -138,7 +138,7 @@ def test_the_fitted_density_is_that_of_the_latents(finished):
     with torch.inference_mode():
         posterior = run.model.encode(images)
         latents = torch.cat([posterior.sample(torch.Generator().manual_seed(i)) for i in range(50)])
-    drawn = sampler(run, "fitted", 0)(20_000)
+    drawn = latent_sampler(run, "fitted", 0)(20_000)
     spread = latents.std(0)
     assert torch.allclose(drawn.mean(0), latents.mean(0), atol=0.2 * spread.max().item())
     assert torch.allclose(torch.cov(drawn.T), torch.cov(latents.T), atol=0.2 * spread.max() ** 2)
@@ -149,7 +149,7 @@ def test_separate_samples_are_those_of_the_sheet(finished, capsys):
     assert [file.rsplit("/", 1)[1] for file in files[1:]] == ["00000.png", "00001.png", "00002.png"]
     run = load_run("run")
     with torch.inference_mode():
-        expected = run.model.decode(sampler(run, "standard", 0)(3))
+        expected = run.model.decode(latent_sampler(run, "standard", 0)(3))
     with Image.open(files[3]) as image:
         pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(16, 16, 3)
     assert torch.equal(pixels, (expected[2].permute(1, 2, 0) * 255).round().byte())

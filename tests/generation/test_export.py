@@ -287,7 +287,7 @@ def test_a_file_that_computes_something_else_is_not_written(
             (folder / f"{part}.pt2").touch()
         return {folder / f"{part}.pt2": {part: function} for part, function in drafts.items()}
 
-    monkeypatch.setattr(vae.generation.export, "draft_torch", broken)
+    monkeypatch.setattr(vae.generation.export, "export_torch", broken)
     with pytest.raises(UserError, match=rf"{name}\.pt2: not written, as {words} .* differs"):
         export_model(run, "torch", tmp_path / "export")
     assert not list(tmp_path.rglob("*.*"))
@@ -304,7 +304,7 @@ def test_the_largest_difference_of_all_is_returned(saved, tmp_path, monkeypatch)
 
         return {folder / "encoder.pt2": {"encoder": off}}
 
-    monkeypatch.setattr(vae.generation.export, "draft_torch", rounded)
+    monkeypatch.setattr(vae.generation.export, "export_torch", rounded)
     made = export_model(load_run(saved[0]), "torch", tmp_path)
     assert made[0].difference == pytest.approx(2**-18, rel=0.1)
 

@@ -32,7 +32,7 @@ def shades(*values):
 
 def test_reconstructions_lie_under_their_originals(tmp_path):
     originals = shades(0.1, 0.2, 0.3, 0.4)
-    path = figures.reconstructions(originals, originals + 0.5, tmp_path / "r.png", columns=2)
+    path = figures.write_reconstructions(originals, originals + 0.5, tmp_path / "r.png", columns=2)
     picture = np.asarray(Image.open(path))
     margin = picture.shape[1] - 2 * 98 - 2
     assert margin > 0
@@ -52,7 +52,7 @@ def test_a_grid_is_torchvisions():
 
 def test_small_images_are_enlarged_and_values_clamped(tmp_path):
     images = torch.stack([torch.full((3, 32, 32), v) for v in (-1.0, 2.0)])
-    picture = np.asarray(Image.open(figures.samples(images, tmp_path / "s.png")))
+    picture = np.asarray(Image.open(figures.write_samples(images, tmp_path / "s.png")))
     assert picture.shape == (100, 198, 3)
     assert picture[50, 50].tolist() == [0, 0, 0]
     assert picture[50, 150].tolist() == [255, 255, 255]
@@ -60,7 +60,7 @@ def test_small_images_are_enlarged_and_values_clamped(tmp_path):
 
 def test_a_picture_is_replaced_whole(tmp_path):
     for _ in range(2):
-        figures.samples(shades(0.5), tmp_path / "s.png")
+        figures.write_samples(shades(0.5), tmp_path / "s.png")
     assert [p.name for p in tmp_path.iterdir()] == ["s.png"]
 
 
@@ -114,7 +114,7 @@ def test_most_active_latents_come_first(tmp_path, monkeypatch):
 def test_an_animation_goes_there_and_back_for_ever(tmp_path):
     start, end = smooth(0, 2)
     frames = torch.stack([torch.lerp(start, end, place)[None] for place in (0.0, 0.3, 0.8, 1.0)])
-    path = figures.animation(frames, tmp_path / "a.gif", seconds=3.0)
+    path = figures.write_animation(frames, tmp_path / "a.gif", seconds=3.0)
     found = frames_of(path)
     for number, shown in zip((0, 1, 2, 3, 2, 1), found, strict=True):
         expected = np.asarray(figures.grid(frames[number], 1)).astype(float)
@@ -123,7 +123,7 @@ def test_an_animation_goes_there_and_back_for_ever(tmp_path):
         assert animation.info["loop"] == 0
         assert animation.info["duration"] == 500
     before = path.read_bytes()
-    assert figures.animation(iter(frames), path, seconds=3.0).read_bytes() == before
+    assert figures.write_animation(iter(frames), path, seconds=3.0).read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.gif"]
 
 
@@ -132,7 +132,7 @@ def test_faces_of_an_animation_are_in_rows_below_their_labels(count, columns, tm
     values = torch.linspace(0.1, 0.9, count)
     frame = values.view(-1, 1, 1, 1).expand(count, 3, 96, 96)
     labels = [f"z{number}" for number in range(count)]
-    path = figures.animation([frame, 1 - frame], tmp_path / "a.gif", labels=labels)
+    path = figures.write_animation([frame, 1 - frame], tmp_path / "a.gif", labels=labels)
     sheet = frames_of(path)[0]
     rows = -(-count // columns)
     height = sheet.shape[0] // rows
@@ -146,7 +146,7 @@ def test_faces_of_an_animation_are_in_rows_below_their_labels(count, columns, tm
         expected = values[number].item() * 255 if number < count else 255
         np.testing.assert_allclose(face, expected, atol=1)
         assert (label.min() < 128) == (number < count)
-    bare = figures.animation([frame, 1 - frame], tmp_path / "b.gif")
+    bare = figures.write_animation([frame, 1 - frame], tmp_path / "b.gif")
     assert frames_of(bare)[0].shape == (98 * rows + 2, 98 * columns + 2, 3)
 
 

@@ -62,7 +62,7 @@ def test_all_faces_are_on_the_sheet(count, finished):
 
 
 def test_a_sheet_has_its_limit_and_all_are_measured(finished, monkeypatch):
-    monkeypatch.setattr(module, "MOST_SHOWN", 16)
+    monkeypatch.setattr(module, "MAX_SHOWN", 16)
     made = reconstruct(load_run("run"), [str(number) for number in range(20)], folder=Path("run"))
     assert len(made.images) == len(made.metrics) == 20
     assert np.array_equal(

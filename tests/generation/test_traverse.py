@@ -83,7 +83,7 @@ def test_a_latent_that_says_nothing_is_said_to_be_inactive(finished, monkeypatch
 
 def test_as_many_images_as_are_needed_and_no_more(finished, monkeypatch):
     run = load_run("run")
-    monkeypatch.setattr(module, "SEEN", 10)
+    monkeypatch.setattr(module, "RANKING_IMAGES", 10)
     sizes = []
     run.model.encoder.register_forward_hook(lambda _, given, out: sizes.append(len(given[0])))
     made = traverse(run, "2", count=4, folder=run.folder)

@@ -93,7 +93,7 @@ def test_out_of_memory_in_a_step(tmp_path, monkeypatch, capsys):
 def test_out_of_memory_in_the_validation(tmp_path, monkeypatch, capsys):
     """Its batches are not those of data.batch_size, which is not advised to be changed."""
     with mock.patch(
-        "vae.runs.trainer_setup.evaluate", side_effect=lambda *_, **__: torch.empty(1 << 60)
+        "vae.runs.trainer_setup.evaluate_split", side_effect=lambda *_, **__: torch.empty(1 << 60)
     ):
         code, out, err = call_train(RUN, tmp_path, monkeypatch, capsys)
     assert code == 1

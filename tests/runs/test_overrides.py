@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from vae.runs.overrides import (
-    LONGEST_NAME,
+    MAX_NAME,
     expand_resume,
     run_name,
     safe_folder_name,
@@ -29,7 +29,7 @@ def test_a_run_is_named_by_what_differs():
 @pytest.mark.parametrize("text", ["a/b", "../x", "a b", "x:y", "a" * 300, "model.channels=[32,64]"])
 def test_names_are_safe_for_any_file_system(text, tmp_path):
     name = safe_folder_name(text)
-    assert len(name.encode()) <= LONGEST_NAME + 9
+    assert len(name.encode()) <= MAX_NAME + 9
     assert not set(name) & set('/\\:*?"<>| []')
     (tmp_path / name).mkdir()
 

@@ -9,7 +9,7 @@ from matplotlib.collections import PathCollection
 from PIL import Image
 
 from tests.support.fake_sweeps import VALUES, make_run, make_sweep
-from vae.sweeps.charts import axis_keys, charts, draw_charts
+from vae.sweeps.charts import axis_keys, draw_charts, draw_comparison
 from vae.sweeps.comparison import importances, read_sweep
 from vae.training.metrics import bits_per_dim
 from vae.utils.errors import UserError
@@ -23,7 +23,7 @@ GRID = [
 
 def panels(tmp_path, runs=GRID, **keywords):
     comparison = read_sweep(make_sweep(tmp_path / "s", runs, **keywords))
-    figure = charts(comparison)
+    figure = draw_comparison(comparison)
     return comparison, {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
 
 
@@ -179,20 +179,22 @@ def test_runs_that_did_not_finish_are_not_drawn(tmp_path):
     for number, status in enumerate(("pruned", "failed", "interrupted", None)):
         make_run(sweep, {"loss.beta": 10.0 + number, "model.latent_dim": 16}, status)
     comparison = read_sweep(sweep)
-    (axes,) = [a for a in charts(comparison).axes if a.get_title() == "Rate and distortion"]
+    (axes,) = [
+        a for a in draw_comparison(comparison).axes if a.get_title() == "Rate and distortion"
+    ]
     assert len(dots(axes)) == len(GRID)
 
 
 def test_without_a_finished_run_there_is_nothing_to_draw(tmp_path):
     make_run(tmp_path / "s", {"seed": 1}, "failed", {})
     with pytest.raises(UserError, match="no run has finished"):
-        charts(read_sweep(tmp_path / "s"))
+        draw_comparison(read_sweep(tmp_path / "s"))
 
 
 def test_runs_without_rate_have_the_other_panels(tmp_path):
     for beta in (1e-3, 1e-2):
         make_run(tmp_path / "s", {"loss.beta": beta}, metrics={"val/bpd": 6 + beta})
-    titles = [axes.get_title() for axes in charts(read_sweep(tmp_path / "s")).axes]
+    titles = [axes.get_title() for axes in draw_comparison(read_sweep(tmp_path / "s")).axes]
     assert titles == ["val/bpd by β"]
 
 

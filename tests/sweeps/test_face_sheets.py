@@ -16,7 +16,7 @@ from vae.runs.checkpoint import load_checkpoint, save_checkpoint
 from vae.runs.compose import compose
 from vae.runs.load import load_run
 from vae.sweeps.comparison import read_sweep
-from vae.sweeps.face_sheets import FACES, MOST_ROWS, choose, draw_face_sheets
+from vae.sweeps.face_sheets import FACES, MAX_ROWS, choose_runs, draw_face_sheets
 from vae.sweeps.report import write_report
 
 TILE, MARGIN = 98, 2 + FACES * 98  # pixels: a face with its gap, and all of a row's
@@ -170,23 +170,23 @@ def test_of_many_runs_so_many_are_shown_and_the_best_is_among_them(tmp_path):
     for best in range(25):
         values = [{"val/bpd": 6.0 + abs(seed - best)} for seed in range(25)]
         runs = [replace(r, metrics=v) for r, v in zip(comparison.runs, values, strict=True)]
-        chosen, (note,) = choose(replace(comparison, runs=runs))
+        chosen, (note,) = choose_runs(replace(comparison, runs=runs))
         seeds = [run.value("seed") for run in chosen]
-        assert len(seeds) == len(set(seeds)) == MOST_ROWS
+        assert len(seeds) == len(set(seeds)) == MAX_ROWS
         assert seeds == sorted(seeds)
         assert {0, best, 24} <= set(seeds)
         assert max(np.diff(seeds)) <= 5  # from all over
         assert note.startswith("12 of the 25 runs are shown")
     for count in (1, 11, 12):
         few = comparison.runs[:count]
-        assert choose(replace(comparison, runs=few)) == (few, [])
+        assert choose_runs(replace(comparison, runs=few)) == (few, [])
 
 
 def test_only_finished_runs_are_shown_once_there_are_any(tmp_path):
     comparison = made(tmp_path, 3, status="interrupted")
-    assert len(choose(comparison)[0]) == 3
+    assert len(choose_runs(comparison)[0]) == 3
     run = make_run(tmp_path, {"seed": 9})
-    assert len(choose(read_sweep(tmp_path))[0]) == 3  # it has no checkpoint
+    assert len(choose_runs(read_sweep(tmp_path))[0]) == 3  # it has no checkpoint
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "last.pt").touch()
-    assert [run.name for run in choose(read_sweep(tmp_path))[0]] == ["seed=9"]
+    assert [run.name for run in choose_runs(read_sweep(tmp_path))[0]] == ["seed=9"]

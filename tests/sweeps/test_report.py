@@ -12,7 +12,7 @@ from vae.cli.main import main
 from vae.runs.compose import compose
 from vae.runs.run_dir import record_failure, run_lock
 from vae.sweeps.comparison import read_sweep
-from vae.sweeps.report import BEST_RUNS, command, overview, report, write_report
+from vae.sweeps.report import BEST_RUNS, overview, report_markdown, run_command, write_report
 from vae.sweeps.results import read_record, write_record
 
 BETAS = [{"loss.beta": beta} for beta in (1e-2, 1e-4, 1e-3)]
@@ -24,7 +24,7 @@ def make(tmp_path, runs=BETAS, **keywords):
 
 def page(sweep, out=None):
     """The text of report.md, without the pictures' being made."""
-    return report(read_sweep(sweep), out or sweep)
+    return report_markdown(read_sweep(sweep), out or sweep)
 
 
 def shown(markdown):
@@ -152,7 +152,7 @@ def test_the_page_says_what_the_sweep_was(tmp_path):
     sweep = make(tmp_path)
     text = page(sweep)
     assert text.startswith("# sweep\n")
-    assert f"```bash\n{read_record(sweep)['command']}\n```" in text
+    assert f"```bash\n{read_record(sweep)['run_command']}\n```" in text
     assert "started 2026-11-22 18:39:07" in text
 
 
@@ -197,7 +197,7 @@ def test_commands_leave_out_what_belongs_to_the_sweep(tmp_path):
         json.dumps([f"{key}={value}" for key, value in values.items()])
     )
     (run,) = read_sweep(tmp_path / "sweep").runs
-    assert command(run) == "python train.py loss.beta=1"
+    assert run_command(run) == "python train.py loss.beta=1"
 
 
 @pytest.mark.parametrize("out", ["sweep", "elsewhere/deep", "."])

@@ -20,7 +20,7 @@ from tests.support.search_processes import (
 )
 from vae.runs.run_dir import write_summary
 from vae.sweeps import search as search_module
-from vae.sweeps.study import MOST_TRIES, counts, open_storage, open_study, storage_url
+from vae.sweeps.study import MAX_TRIES, counts_towards_total, open_storage, open_study, storage_url
 from vae.utils.errors import UserError
 
 
@@ -73,7 +73,7 @@ def test_the_total_is_that_of_all_processes(tmp_path):
     """They ask at the same time: no trial is lost, doubled, or one too many."""
     at_once(search_slowly, tmp_path, 8, 2)
     trained = list(map(float, (tmp_path / "trained").read_text().split()))
-    counted = [trial for trial in trials_of(tmp_path) if counts(trial)]
+    counted = [trial for trial in trials_of(tmp_path) if counts_towards_total(trial)]
     assert len(counted) == 8
     assert sorted(trial.value for trial in counted) == sorted(trained)
     assert len(set(trained)) == 8
@@ -85,7 +85,7 @@ def test_who_asks_for_the_last_trial_a_moment_too_late_gets_none(tmp_path, monke
     monkeypatch.setattr(search.study, "ask", lambda: (other.ask(), ask())[1])
     assert search.ask() == []
     assert states_of(tmp_path) == ["RUNNING", "FAIL"]
-    assert [counts(trial) for trial in trials_of(tmp_path)] == [True, False]
+    assert [counts_towards_total(trial) for trial in trials_of(tmp_path)] == [True, False]
 
 
 def test_a_queued_trial_is_for_one_of_those_who_ask(tmp_path):
@@ -148,10 +148,10 @@ def test_of_several_at_once_all_that_were_not_told_are_queued(tmp_path):
 
 def test_a_search_may_be_interrupted_any_number_of_times(tmp_path):
     """A trial that is interrupted took no process down: it goes on, however often."""
-    for _ in range(MOST_TRIES + 1):
+    for _ in range(MAX_TRIES + 1):
         with pytest.raises(KeyboardInterrupt):
             make_search(tmp_path, launcher(tmp_path, raise_after(0, KeyboardInterrupt()))).run()
-    assert not any(map(counts, trials_of(tmp_path)))
+    assert not any(map(counts_towards_total, trials_of(tmp_path)))
     assert states_of(tmp_path)[-1] == "WAITING"
 
 
@@ -179,9 +179,14 @@ def test_a_run_that_loses_every_worker_is_given_up(tmp_path):
         return beta
 
     make_search(tmp_path, launcher(tmp_path, train), total=2).run()
-    assert first.count(first[0]) == MOST_TRIES
-    assert states_of(tmp_path) == ["FAIL"] * MOST_TRIES + ["COMPLETE"]
-    assert [counts(trial) for trial in trials_of(tmp_path)] == [False, False, True, True]
+    assert first.count(first[0]) == MAX_TRIES
+    assert states_of(tmp_path) == ["FAIL"] * MAX_TRIES + ["COMPLETE"]
+    assert [counts_towards_total(trial) for trial in trials_of(tmp_path)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_a_running_trial_shows_signs_of_life(tmp_path, monkeypatch):

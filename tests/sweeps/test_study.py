@@ -16,12 +16,12 @@ from optuna.trial import TrialState
 
 from tests.support.search_processes import SPACE, ask, sweep_config
 from vae.sweeps.study import (
-    GRACE,
-    MOST_TRIES,
+    HEARTBEAT_TIMEOUT,
+    MAX_TRIES,
     Participant,
     check_space,
     close_failed,
-    counts,
+    counts_towards_total,
     directions,
     open_storage,
     open_study,
@@ -61,7 +61,7 @@ def test_a_process_does_not_abandon_its_own_trials():
     me = Participant()
     own = {"token": me.token, "pid": me.pid}
     assert not me.is_abandoned(running(**own))
-    assert not me.is_abandoned(running(**own, seen=time.time() - 10 * GRACE))
+    assert not me.is_abandoned(running(**own, seen=time.time() - 10 * HEARTBEAT_TIMEOUT))
 
 
 def test_a_trial_of_an_earlier_sweep_in_this_process_is_abandoned():
@@ -76,14 +76,16 @@ def test_a_trial_on_this_machine_is_abandoned_with_its_process(dead):
 def test_a_trial_on_another_machine_is_abandoned_without_signs_of_life(dead):
     other = {"host": "elsewhere", "pid": dead}  # whose process here is of no account
     assert not Participant().is_abandoned(running(**other))
-    assert not Participant().is_abandoned(running(**other, seen=time.time() - GRACE + 10))
-    assert Participant().is_abandoned(running(**other, seen=time.time() - GRACE - 10))
+    assert not Participant().is_abandoned(
+        running(**other, seen=time.time() - HEARTBEAT_TIMEOUT + 10)
+    )
+    assert Participant().is_abandoned(running(**other, seen=time.time() - HEARTBEAT_TIMEOUT - 10))
 
 
 def test_a_trial_without_an_owner_is_given_time():
     assert not Participant().is_abandoned(running())
-    assert not Participant().is_abandoned(running(started=GRACE - 10))
-    assert Participant().is_abandoned(running(started=GRACE + 10))
+    assert not Participant().is_abandoned(running(started=HEARTBEAT_TIMEOUT - 10))
+    assert Participant().is_abandoned(running(started=HEARTBEAT_TIMEOUT + 10))
 
 
 def test_what_is_taken_back_is_queued_with_the_same_values(study, storage):
@@ -91,28 +93,28 @@ def test_what_is_taken_back_is_queued_with_the_same_values(study, storage):
     requeue(study, storage, cut, set(SPACE))
     closed, queued = study.get_trials()
     assert (closed.state, closed.user_attrs["reason"]) == (TrialState.FAIL, "cut")
-    assert (counts(closed), counts(queued)) == (False, False)
+    assert (counts_towards_total(closed), counts_towards_total(queued)) == (False, False)
     again = ask(study)
     assert (again.number, again.params) == (queued.number, cut.params)
     assert again.user_attrs["tries"] == 2
-    assert counts(again)
+    assert counts_towards_total(again)
 
 
 def test_a_trial_is_given_up_in_the_end(study, storage):
     """Perhaps it is what ends the processes: it is a failed one then, and counted."""
-    for _ in range(MOST_TRIES):
+    for _ in range(MAX_TRIES):
         requeue(study, storage, ask(study), set(SPACE))
     trials = study.get_trials()
-    assert [t.state for t in trials] == [TrialState.FAIL] * MOST_TRIES  # nothing is queued
-    assert [counts(trial) for trial in trials] == [False] * (MOST_TRIES - 1) + [True]
-    assert trials[-1].user_attrs["reason"] == f"cut {MOST_TRIES} times"
+    assert [t.state for t in trials] == [TrialState.FAIL] * MAX_TRIES  # nothing is queued
+    assert [counts_towards_total(trial) for trial in trials] == [False] * (MAX_TRIES - 1) + [True]
+    assert trials[-1].user_attrs["reason"] == f"cut {MAX_TRIES} times"
 
 
 def test_a_trial_without_all_its_values_is_void(study, storage):
     requeue(study, storage, ask(study), {*SPACE, "model.latent_dim"})
     requeue(study, storage, ask(study, {}), set(SPACE))
     assert [t.state for t in study.get_trials()] == [TrialState.FAIL] * 2
-    assert not any(map(counts, study.get_trials()))
+    assert not any(map(counts_towards_total, study.get_trials()))
 
 
 def test_what_has_ended_meanwhile_is_not_taken_back(study, storage):
@@ -121,7 +123,7 @@ def test_what_has_ended_meanwhile_is_not_taken_back(study, storage):
     requeue(study, storage, before, set(SPACE))
     (trial,) = study.get_trials()
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
-    assert counts(trial)
+    assert counts_towards_total(trial)
 
 
 def test_of_several_that_take_a_trial_back_one_queues_it(tmp_path):
@@ -149,7 +151,7 @@ def test_of_several_that_take_a_trial_back_one_queues_it(tmp_path):
 def test_trials_are_counted_unless_they_wait_or_run_again(study, storage):
     study.enqueue_trial({"loss.beta": 0.5})
     (waiting,) = study.get_trials()
-    assert not counts(waiting)
+    assert not counts_towards_total(waiting)
     ask(study)
     study.tell(0, 1.0)
     close_failed(study, storage, ask(study).number, "no reason")
@@ -157,7 +159,7 @@ def test_trials_are_counted_unless_they_wait_or_run_again(study, storage):
     ask(study)
     states = [TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED, TrialState.RUNNING]
     assert [trial.state for trial in study.get_trials()] == states
-    assert all(map(counts, study.get_trials()))
+    assert all(map(counts_towards_total, study.get_trials()))
     assert study.get_trials()[1].user_attrs["reason"] == "no reason"
 
 

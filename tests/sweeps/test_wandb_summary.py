@@ -16,7 +16,7 @@ from tests.support.wandb_server import WandbServer
 from vae.runs.wandb_run import WandbConfig
 from vae.sweeps.comparison import Comparison
 from vae.sweeps.results import SweepRun
-from vae.sweeps.wandb_sweep import REMEMBERED, log_summary
+from vae.sweeps.wandb_sweep import SUMMARY_ID_FILE, log_summary
 
 SETTINGS = WandbConfig("offline", "faces", None, None, None, ["celeba"], log_model=False)
 
@@ -142,7 +142,7 @@ def test_a_sweep_that_goes_on_keeps_its_run(sweep):
     time.sleep(1)  # wandb names a run's folder by the second
     log_summary(replace(sweep, runs=sweep.runs[:1]), SETTINGS, sweep.folder)
     first, second = read_runs(sweep.folder)
-    assert first.id == second.id == (sweep.folder / REMEMBERED).read_text().strip()
+    assert first.id == second.id == (sweep.folder / SUMMARY_ID_FILE).read_text().strip()
     assert [len(table_of(r.tables["comparison"].read_text())) for r in (first, second)] == [2, 1]
 
 
@@ -166,7 +166,7 @@ def test_online_it_arrives_and_goes_on(sweep, monkeypatch, caplog):
             log_summary(sweep, replace(SETTINGS, mode="auto"), sweep.folder)
         ((run_id, run),) = server.runs.items()
         assert server.unknown == []
-    assert run_id == (sweep.folder / REMEMBERED).read_text().strip()
+    assert run_id == (sweep.folder / SUMMARY_ID_FILE).read_text().strip()
     assert (run.about["groupName"], run.about["jobType"]) == ("beta", "sweep")
     assert (run.about["displayName"], run.exit_code) == ("beta summary", 0)
     for path in (run.summary["comparison"]["path"], "artifact/comparison.table.json"):

@@ -97,7 +97,7 @@ def test_bpd_of_noise_that_fills_the_range():
 
 def test_evaluate_against_one_pass_over_everything(model, images):
     """All images in one batch, with torch.distributions for the rate."""
-    result = metrics.evaluate(model, evaluation_batches(images, 128, CPU), LOSS)
+    result = metrics.evaluate_split(model, evaluation_batches(images, 128, CPU), LOSS)
     model.eval()
     everything = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     generator = torch.Generator().manual_seed(metrics.NOISE_SEED)
@@ -133,9 +133,9 @@ def test_evaluation_repeats_and_leaves_the_model_as_it_was(model, images):
     model.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.manual_seed(1)
-    first = metrics.evaluate(model, evaluation_batches(images, 128, CPU), LOSS)
+    first = metrics.evaluate_split(model, evaluation_batches(images, 128, CPU), LOSS)
     torch.manual_seed(2)
-    second = metrics.evaluate(model, evaluation_batches(images, 128, CPU), LOSS)
+    second = metrics.evaluate_split(model, evaluation_batches(images, 128, CPU), LOSS)
     assert first.metrics == second.metrics
     assert model.training
     for name, tensor in model.state_dict().items():
@@ -148,5 +148,5 @@ def test_collapsed_latents_are_not_active(images):
     with torch.no_grad():
         model.encoder.mean.weight[2:] = 0
         model.encoder.mean.weight[:2] *= 100
-    result = metrics.evaluate(model, evaluation_batches(images, 128, CPU), LOSS)
+    result = metrics.evaluate_split(model, evaluation_batches(images, 128, CPU), LOSS)
     assert result.metrics["active_units"] == 2

@@ -28,7 +28,7 @@ from vae.losses.regularizers import (
 )
 from vae.models import ConvConfig, build_model
 from vae.runs.checkpoint import load_checkpoint
-from vae.training.metrics import evaluate
+from vae.training.metrics import evaluate_split
 from vae.training.muon import orthogonalize
 from vae.training.optim import OptimizerConfig, build_optimizer
 from vae.training.processes import Sharding, balance, current_process_group
@@ -240,11 +240,11 @@ def work_of_a_rank(out, kind):
         own = results[name]
         own["dw"], own["db"] = averages([own["dw"], own["db"]], world)
         results[name]["kind"] = type(parent[0]).__name__
-    results["evaluation"] = evaluate(a_model(), validation_batches(), LOSS, world=world)
+    results["evaluation"] = evaluate_split(a_model(), validation_batches(), LOSS, world=world)
     torch.manual_seed(3)
     results["losses"] = {name: gradients(loss, world) for name, loss in LOSSES.items()}
     results["evaluations"] = {
-        name: evaluate(a_model(), validation_batches(), loss, world=world).metrics["loss"]
+        name: evaluate_split(a_model(), validation_batches(), loss, world=world).metrics["loss"]
         for name, loss in LOSSES.items()
     }
     results["max"] = [world.max(2 * world.rank), world.max(1 - world.rank), world.max(0)]
@@ -292,7 +292,7 @@ def test_batch_norm_sees_the_batch_of_all(name, dtype, close, shares):
 
 
 def test_validation_figures_are_those_of_one_process(shares):
-    expected = evaluate(a_model(), validation_batches(), LOSS)
+    expected = evaluate_split(a_model(), validation_batches(), LOSS)
     for share in shares:
         evaluation = share["evaluation"]
         assert evaluation.metrics == pytest.approx(expected.metrics, rel=1e-5)
@@ -315,7 +315,7 @@ def test_losses_are_of_the_whole_batch(name, shares):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_validation_losses_are_those_of_one_process(name, shares):
-    expected = evaluate(a_model(), validation_batches(), LOSSES[name]).metrics["loss"]
+    expected = evaluate_split(a_model(), validation_batches(), LOSSES[name]).metrics["loss"]
     for share in shares:
         assert share["evaluations"][name] == pytest.approx(expected, rel=1e-5)
 

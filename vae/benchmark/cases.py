@@ -14,20 +14,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from vae.benchmark.steps import DEFAULT, LOSS, Setting, build
+from vae.benchmark.steps import DEFAULT, LOSS, Setting, build_variant
 from vae.benchmark.timing import Figures, Measure, Timer
 from vae.data.images import load_square
 from vae.data.loader import TrainingBatches
 from vae.data.synthetic.faces import draw, sample_factors
 from vae.models.layers import FORMS, UpsampleConv
-from vae.training.metrics import EVALUATION_BATCH, evaluate
+from vae.training.metrics import EVALUATION_BATCH, evaluate_split
 from vae.utils.devices import autocast, keep_memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 WIDTH, HEIGHT, CROP = 178, 218, 148  # CelebA's pictures, and the square that is cut from them
-DRAWN = 64  # different faces, as drawing so large takes longer than all the rest
-QUALITY = 90  # about CelebA's bytes a picture
+DISTINCT_FACES = 64  # different faces, as drawing so large takes longer than all the rest
+JPEG_QUALITY = 90  # about CelebA's bytes a picture
 WORKERS = (0, 2)
 
 
@@ -41,7 +41,7 @@ class Layer(NamedTuple):
 def upsampling_layers(setting: Setting) -> dict[str, Layer]:
     """Return the default model's upsampling layers, named by channels and input size."""
     smallest = setting.image_size // 2 ** len(setting.channels)
-    modules = build(setting, DEFAULT).modules()
+    modules = build_variant(setting, DEFAULT).modules()
     layers = [module for module in modules if isinstance(module, UpsampleConv)]
     sides = [smallest * 2**i for i in range(len(layers))]
     return {
@@ -122,17 +122,17 @@ class Files(Dataset[Tensor]):
 
 def write_pictures(folder: Path, count: int, seed: int) -> list[Path]:
     """Write drawn faces as JPEG files of CelebA's size, each face several times."""
-    factors = torch.from_numpy(sample_factors("rich", min(count, DRAWN), seed))
+    factors = torch.from_numpy(sample_factors("rich", min(count, DISTINCT_FACES), seed))
     edge = (HEIGHT - WIDTH) // 2
     faces = draw(factors, HEIGHT)[..., edge : edge + WIDTH]
     pixels = faces.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
     files = [folder / f"{number:06}.jpg" for number in range(count)]
     for number, file in enumerate(files):
-        Image.fromarray(pixels[number % len(pixels)]).save(file, quality=QUALITY)
+        Image.fromarray(pixels[number % len(pixels)]).save(file, quality=JPEG_QUALITY)
     return files
 
 
-def pack(files: list[Path], image_size: int, folder: Path) -> np.ndarray:
+def pack_array(files: list[Path], image_size: int, folder: Path) -> np.ndarray:
     """Return the same pictures as a packed array: (n, size, size, 3) uint8, memory-mapped."""
     images = np.stack([load_square(file, image_size, CROP) for file in files])
     np.save(folder / "packed.npy", images)
@@ -153,7 +153,7 @@ def prepare_loading(setting: Setting, folder: Path) -> Measure:
     # whole batches, as the last, incomplete one would be left out
     count = -(-setting.pictures // setting.batch) * setting.batch
     files = write_pictures(folder, count, setting.seed)
-    packed = pack(files, setting.image_size, folder)
+    packed = pack_array(files, setting.image_size, folder)
     batches = TrainingBatches(packed, setting.batch, setting.seed, flip=False, device=device)
     epochs: dict[str, Callable[[], None]] = {"packed": lambda: load_all(batches.epoch(0), device)}
     for workers in WORKERS:
@@ -177,10 +177,12 @@ def prepare_loading(setting: Setting, folder: Path) -> Measure:
 def prepare_evaluation(setting: Setting) -> Measure:
     """Measure `evaluation` in images/s, with the batch size of every run's validation."""
     keep_memory()
-    model = build(setting, DEFAULT)
+    model = build_variant(setting, DEFAULT)
     images = setting.images(EVALUATION_BATCH).contiguous(memory_format=torch.channels_last)
     context = autocast(DEFAULT.precision, torch.device(setting.device))
-    timer = Timer(lambda: evaluate(model, [images], LOSS, context), setting.device, setting.seconds)
+    timer = Timer(
+        lambda: evaluate_split(model, [images], LOSS, context), setting.device, setting.seconds
+    )
 
     def measure() -> Figures:
         return {"evaluation": EVALUATION_BATCH / timer()}

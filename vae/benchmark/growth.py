@@ -33,7 +33,7 @@ WIDTHS = (0.5, 1, 2)  # times the widths of the setting
 log = logging.getLogger(__name__)
 
 
-def cases(setting: Setting) -> dict[str, dict[str, Setting]]:
+def growth_settings(setting: Setting) -> dict[str, dict[str, Setting]]:
     """Return the settings to measure, by the size that grows."""
 
     def wider(factor: float) -> tuple[int, ...]:
@@ -81,7 +81,7 @@ def measure_growth(setting: Setting, rounds: int) -> dict[str, list[dict[str, An
         axis: list(
             _with_growth([_measure(label, case, rounds) for label, case in by_label.items()])
         )
-        for axis, by_label in cases(setting).items()
+        for axis, by_label in growth_settings(setting).items()
     }
 
 

@@ -24,7 +24,7 @@ from vae.benchmark.steps import (
     PLAIN,
     Setting,
     Variant,
-    build,
+    build_variant,
     training_step,
 )
 from vae.benchmark.timing import (
@@ -39,7 +39,7 @@ from vae.benchmark.timing import (
 from vae.data import open_data
 from vae.data.loader import TrainingBatches, evaluation_batches
 from vae.runs.compose import compose
-from vae.training.metrics import EVALUATION_BATCH, evaluate
+from vae.training.metrics import EVALUATION_BATCH, evaluate_split
 from vae.training.optim import OptimizerConfig, build_optimizer, learning_rate
 from vae.training.trainer import step_noise
 from vae.utils.devices import keep_memory, pick_precision, send
@@ -97,8 +97,8 @@ def prepare_recipe(setting: Setting, recipes: Recipe) -> Measure:
     device = torch.device(setting.device)
     images = open_data(compose([]).data).images
     batches = TrainingBatches(images["train"], recipes.batch, setting.seed, False, device)
-    model = build(setting, recipes.variant).train()
-    measured = build(setting, FAST)  # whatever it was trained with, it is measured quickly
+    model = build_variant(setting, recipes.variant).train()
+    measured = build_variant(setting, FAST)  # whatever it was trained with, it is measured quickly
     optimizer = build_optimizer(recipes.optimizer, model.parameters())
     train = training_step(setting, recipes.variant, model, optimizer)
     steps = enumerate(chain.from_iterable(map(batches.epoch, count())))
@@ -115,7 +115,10 @@ def prepare_recipe(setting: Setting, recipes: Recipe) -> Measure:
         seconds = time.perf_counter() - started
         measured.load_state_dict(model.state_dict())
         validation = evaluation_batches(images["val"], EVALUATION_BATCH, device)
-        return {"seconds": seconds, "psnr": evaluate(measured, validation, LOSS).metrics["psnr"]}
+        return {
+            "seconds": seconds,
+            "psnr": evaluate_split(measured, validation, LOSS).metrics["psnr"],
+        }
 
     return measure
 

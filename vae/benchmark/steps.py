@@ -113,7 +113,7 @@ class ContiguousDecoder(Decoder):
         return logits
 
 
-def build(setting: Setting, variant: Variant) -> VAE:
+def build_variant(setting: Setting, variant: Variant) -> VAE:
     """Build the default model as the variant computes it; the weights are equal in all variants."""
     torch.manual_seed(setting.seed)
     model = build_conv(setting.model, setting.image_size)
@@ -123,11 +123,11 @@ def build(setting: Setting, variant: Variant) -> VAE:
         twin.load_state_dict(model.state_dict())
         model = twin
     if not variant.folded:
-        set_form(model, "plain")
+        set_upsampling_form(model, "plain")
     return model.to(setting.device)
 
 
-def set_form(model: VAE, form: str) -> None:
+def set_upsampling_form(model: VAE, form: str) -> None:
     """Set the form of all upsampling layers."""
     for layer in model.modules():
         if isinstance(layer, UpsampleConv):
@@ -156,7 +156,7 @@ def training_step(
 
 def repeated_step(setting: Setting, variant: Variant) -> Callable[[], None]:
     """Return a full training step on one fixed batch."""
-    model = build(setting, variant).train()
+    model = build_variant(setting, variant).train()
     optimizer = build_optimizer(OPTIMIZERS[variant.optimizer], model.parameters())
     step = training_step(setting, variant, model, optimizer)
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
@@ -199,7 +199,7 @@ def image_flops(setting: Setting) -> int:
 
 def _batch_flops(setting: Setting, batch: int) -> int:
     model = build_conv(setting.model, setting.image_size)
-    set_form(model, "transposed")
+    set_upsampling_form(model, "transposed")
     images = torch.zeros(batch, 3, setting.image_size, setting.image_size)
     with FlopCounterMode(display=False) as counter:
         logits, posterior = model(images, torch.zeros(batch, setting.latent_dim))

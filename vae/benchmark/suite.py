@@ -35,8 +35,8 @@ from vae.benchmark.steps import (
     prepare_training,
 )
 from vae.benchmark.timing import (
-    ENOUGH,
-    QUIET,
+    MAX_OTHER_CORES,
+    MIN_QUIET_ROUNDS,
     Prepare,
     Series,
     median_ratio,
@@ -67,7 +67,7 @@ def run_benchmark(
         quality: also the time to the plain twin's quality, over so many seeds.
 
     Returns:
-        A record fit for JSON: `machine`, `setting`, `rounds`, and rows for each of
+        A record fit for JSON: `describe_machine`, `setting`, `rounds`, and rows for each of
         `training`, `layers`, `matrix`, `data`, `evaluation`, `growth` and `quality`.
     """
     variants = (*VARIANTS, COMPILED) if compiled else VARIANTS
@@ -85,7 +85,7 @@ def run_benchmark(
             series = run_interleaved(rounds, [worker.round for worker in workers])
     flops = image_flops(setting)
     return {
-        "machine": machine(setting),
+        "machine": describe_machine(setting),
         "setting": setting.as_record(),
         "rounds": rounds,
         "flops_per_image": flops,
@@ -105,7 +105,7 @@ def run_benchmark(
     }
 
 
-def machine(setting: Setting) -> dict[str, Any]:
+def describe_machine(setting: Setting) -> dict[str, Any]:
     """Describe the machine."""
     cuda = setting.device == "cuda"
     return {
@@ -179,11 +179,11 @@ def format_benchmark(found: dict[str, Any]) -> str:
     parts = [
         f"{place['cpu']}, {place['cores']} cores; on {place['device']} with {place['threads']} "
         f"threads; torch {place['torch']}\n"
-        f"{found['rounds']} rounds in turns: medians (quartiles). Rounds in which other processes "
-        f"took over {QUIET:g} of a core\nare dropped, or all kept and marked ! where fewer than "
-        f"{ENOUGH} would remain.",
+        f"{found['rounds']} interleaved rounds: medians (quartiles). Rounds in which other "
+        f"processes used over {MAX_OTHER_CORES:g} of a core\nare dropped; if fewer than "
+        f"{MIN_QUIET_ROUNDS} would remain, all are kept and marked !",
         f"training step, {sizes['batch']} images of {sizes['image_size']} px, "
-        f"{found['flops_per_image'] / 1e6:,.0f} MFLOP an image when folded\n"
+        f"{found['flops_per_image'] / 1e6:,.0f} MFLOP per image when folded\n"
         + format_table(_training(found["training"])),
         "upsampling layers, forward and backward; * is the form that the rule chooses\n"
         + format_table(_layers(found["layers"])),
@@ -210,7 +210,7 @@ def format_table(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Format with three significant digits: 1,234 and 12.3 and 0.12."""
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:,.{digits}f}"
@@ -219,10 +219,12 @@ def number(value: float) -> str:
 def _figure(figure: dict[str, Any]) -> list[str]:
     """Cells: median, quartiles, rounds that count."""
     count = len(figure["values"])
-    disturbed = figure["dropped"] == 0 and any(others > QUIET for others in figure["others"])
+    disturbed = figure["dropped"] == 0 and any(
+        others > MAX_OTHER_CORES for others in figure["others"]
+    )
     return [
-        number(figure["median"]),
-        f"({number(figure['low'])} to {number(figure['high'])})",
+        format_number(figure["median"]),
+        f"({format_number(figure['low'])} to {format_number(figure['high'])})",
         f"{count - figure['dropped']} of {count}{'!' * disturbed}",
     ]
 
@@ -232,8 +234,11 @@ def _training(rows: list[dict[str, Any]]) -> list[list[str]]:
     table[0] += ["against plain", "of the peak", "compiling, s"]
     for row in rows:
         seconds = row["compile_seconds"]
-        cells = [*_figure(row["images_per_second"]), number(row["ratio"])]
-        cells += [number(row["share_of_peak"]), "" if seconds is None else number(seconds)]
+        cells = [*_figure(row["images_per_second"]), format_number(row["ratio"])]
+        cells += [
+            format_number(row["share_of_peak"]),
+            "" if seconds is None else format_number(seconds),
+        ]
         table.append([row["variant"], row["precision"], *cells])
     return table
 
@@ -242,7 +247,7 @@ def _layers(rows: list[dict[str, Any]]) -> list[list[str]]:
     table = [["layer and form", "ms", "", "rounds", "against plain"]]
     for row in rows:
         name = f"{row['layer']}, {row['form']}{' *' * row['chosen']}"
-        table.append([name, *_figure(row["milliseconds"]), number(row["ratio"])])
+        table.append([name, *_figure(row["milliseconds"]), format_number(row["ratio"])])
     return table
 
 
@@ -255,14 +260,14 @@ def _data(rows: list[dict[str, Any]]) -> list[list[str]]:
     table = [["loading", "images/s", "", "rounds", "against 0 workers", "of a training step"]]
     for row in rows:
         name = "packed" if row["loading"] == "packed" else f"JPEG files, {row['loading']}"
-        cells = [*_figure(row["images_per_second"]), number(row["ratio"])]
+        cells = [*_figure(row["images_per_second"]), format_number(row["ratio"])]
         table.append([name, *cells, f"{row['share_of_step']:.1%}"])
     return table
 
 
 def _evaluation(row: dict[str, Any]) -> list[list[str]]:
     header = ["of", "images/s", "", "rounds", "against training"]
-    cells = [*_figure(row["images_per_second"]), number(row["ratio_to_training"])]
+    cells = [*_figure(row["images_per_second"]), format_number(row["ratio_to_training"])]
     return [header, ["the metrics of a split", *cells]]
 
 
@@ -272,8 +277,11 @@ def _growth(rows: list[dict[str, Any]]) -> list[list[str]]:
     for row in rows:
         per_image = (row["flops_per_image"], row["peak_bytes"] / row["batch"])
         growth = (row["time_growth"], row["memory_growth"])
-        cells = [*_figure(row["images_per_second"]), *(number(value / 1e6) for value in per_image)]
-        cells += ["" if value is None else number(value) for value in growth]
+        cells = [
+            *_figure(row["images_per_second"]),
+            *(format_number(value / 1e6) for value in per_image),
+        ]
+        cells += ["" if value is None else format_number(value) for value in growth]
         table.append([row["case"], *cells])
     return table
 
@@ -294,4 +302,7 @@ def _quality(rows: list[dict[str, Any]]) -> list[list[str]]:
 def _spread(rows: list[dict[str, Any]], key: str) -> list[str]:
     """Cells: median, least to most."""
     values = [row[key] for row in rows]
-    return [number(median(values)), f"({number(min(values))} to {number(max(values))})"]
+    return [
+        format_number(median(values)),
+        f"({format_number(min(values))} to {format_number(max(values))})",
+    ]

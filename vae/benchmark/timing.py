@@ -23,8 +23,8 @@ import torch
 
 from vae.utils.errors import UserError
 
-QUIET = 0.25  # cores that other processes may take in a round that counts
-ENOUGH = 3  # quiet rounds without which all rounds count
+MAX_OTHER_CORES = 0.25  # cores that other processes may take in a round that counts
+MIN_QUIET_ROUNDS = 3  # quiet rounds without which all rounds count
 
 WARM_UP = 2  # calls before timing: memory, kernels and caches find their places
 LINUX = sys.platform == "linux"
@@ -47,12 +47,12 @@ Series = Sequence[Sample]  # by round
 def undisturbed_rounds(*series: Series) -> list[int]:
     """Return the rounds in which no series was disturbed by other processes.
 
-    All rounds where fewer than `ENOUGH` were quiet: a median of one or two says less than
+    All rounds where fewer than `MIN_QUIET_ROUNDS` were quiet: a median of one or two says less than
     one of a busy machine does.
     """
     rounds = range(len(series[0]))
-    quiet = [i for i in rounds if all(samples[i].others <= QUIET for samples in series)]
-    return quiet if len(quiet) >= ENOUGH else list(rounds)
+    quiet = [i for i in rounds if all(samples[i].others <= MAX_OTHER_CORES for samples in series)]
+    return quiet if len(quiet) >= MIN_QUIET_ROUNDS else list(rounds)
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

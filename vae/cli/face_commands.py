@@ -19,7 +19,7 @@ from vae.cli.options import (
 if TYPE_CHECKING:
     from vae.runs.load import SavedRun
 
-NOT_TOLD = "no held-out face has it, or all have"
+UNTESTED = "no held-out face has it, or all have"
 
 
 def add_reconstruct(commands: Commands) -> None:
@@ -217,7 +217,7 @@ def _list(options: argparse.Namespace, run: SavedRun) -> None:
     lines = ["balanced accuracy of each direction on held-out faces (chance is 0.5):"]
     lines += [line(METHODS, "attribute")]
     lines += [line((f"{known[name][m]:.3f}" for m in METHODS), name) for name in ordered]
-    lines += [line("?" * len(METHODS), f"{name}: {NOT_TOLD}") for name in unknown]
+    lines += [line("?" * len(METHODS), f"{name}: {UNTESTED}") for name in unknown]
     nothing = dict.fromkeys(METHODS)
     found = {name: known.get(name, nothing) for name in [*ordered, *unknown]}
     print_result(options, {"balanced_accuracy": found}, "\n".join(lines))
@@ -245,11 +245,11 @@ def add_sample(commands: Commands) -> None:
 def _sample(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from vae.generation.sample import fit, measure_gain, sample
+    from vae.generation.sample import fit_density, measure_gain, sample
 
     run, _ = open_run(options)
     folder = output_folder(options)
-    density = fit(run, options.seed) if options.prior == "fitted" else None
+    density = fit_density(run, options.seed) if options.prior == "fitted" else None
     files = sample(
         run,
         options.num,

@@ -37,7 +37,7 @@ def add_evaluate(commands: Commands) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
-    from vae.runs.evaluation_report import FILE, evaluate_and_record
+    from vae.runs.evaluation_report import METRICS_FILE, evaluate_and_record
 
     run, _ = open_run(options)
     if options.wandb:
@@ -45,7 +45,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         run = replace(run, config=replace(run.config, wandb=reporting))
     folder = output_folder(options)
     report, pictures = evaluate_and_record(run, options.split, options.seed, folder)
-    file = folder / FILE
+    file = folder / METRICS_FILE
     found = {
         "run": str(run.folder),
         "checkpoint": run.checkpoint,
@@ -135,13 +135,13 @@ def add_compare(commands: Commands) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     from vae.sweeps.comparison import rows
-    from vae.sweeps.report import FILES, overview, write_report
+    from vae.sweeps.report import REPORT_FILES, overview, write_report
     from vae.sweeps.wandb_sweep import link_runs
 
     comparison = write_report(options.sweep, options.out)
     link_runs(comparison.folder)
     out = Path(options.out or options.sweep)
-    files = [str(out / name) for name in FILES if (out / name).exists()]
+    files = [str(out / name) for name in REPORT_FILES if (out / name).exists()]
     found = {"sweep": comparison.name, "runs": rows(comparison), "files": files}
     print_result(options, found, f"{overview(comparison)}\n\n{out / 'report.md'}")
 

@@ -30,9 +30,9 @@ from filelock import Timeout
 from vae.data.base import SPLITS, DataConfig, ImageError, ImageSource, Labels
 from vae.data.packing import FORMAT, SKIPPED, cache_lock, pack, required_bytes
 from vae.utils.errors import UserError
-from vae.utils.files import BLOCK, FULL, damaged_blocks, free_bytes, verify_checksum
+from vae.utils.files import BLOCK, DISK_FULL_ERRORS, damaged_blocks, free_bytes, verify_checksum
 
-UNGUARDED = "A script that packs must do so under `if __name__ == '__main__':`."
+MAIN_GUARD_HINT = "A script that packs must do so under `if __name__ == '__main__':`."
 
 log = logging.getLogger(__name__)
 
@@ -215,10 +215,10 @@ def _translate_disk_errors(source: ImageSource, config: DataConfig) -> Iterator[
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL_ERRORS:
             what = (
-                f"{FULL[error.errno]}, and packing stopped; what was written is removed. Now "
-                f"{free_bytes(Path(root)) / 1e9:.2f} GB are free, and the packed images need "
+                f"{DISK_FULL_ERRORS[error.errno]}, so packing stopped; its files are removed. "
+                f"Now {free_bytes(Path(root)) / 1e9:.2f} GB are free, and the packed images need "
                 f"{required_bytes(source.sizes(), config) / 1e9:.2f} GB. Free some"
             )
         else:
@@ -227,7 +227,7 @@ def _translate_disk_errors(source: ImageSource, config: DataConfig) -> Iterator[
     except BrokenProcessPool as error:
         raise UserError(
             "data.num_workers: a packing process died, perhaps for want of memory: try "
-            f"data.num_workers=1. {UNGUARDED}"
+            f"data.num_workers=1. {MAIN_GUARD_HINT}"
         ) from error
 
 
@@ -236,7 +236,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a cache while it is packed."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         # A worker importing a script that packs as it is imported: it would wait for its parent.
-        raise UserError(UNGUARDED)
+        raise UserError(MAIN_GUARD_HINT)
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = cache_lock(folder)
     try:

@@ -28,7 +28,7 @@ FORMAT = 2  # of the cache's files: raise it when they change
 CHUNK = 64  # images a job at most, and bytes
 CHUNK_BYTES = 1 << 24
 SKIPPED = "skipped.txt"  # lists the images that could not be read
-KEEP_PARTIAL = 7 * 24 * 3600  # seconds after which one that nobody went on with is removed
+PARTIAL_LIFETIME = 7 * 24 * 3600  # seconds after which one that nobody went on with is removed
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +233,7 @@ def _remove_old_partials(folder: Path) -> None:
         lock = cache_lock(folder.with_name(old.name[1 : -len(".partial")]))
         with suppress(Timeout, OSError), lock.acquire(timeout=0):
             newest = max(path.stat().st_mtime for path in (old, *old.iterdir()))
-            if time.time() - newest > KEEP_PARTIAL:
+            if time.time() - newest > PARTIAL_LIFETIME:
                 log.info("%s: removed, a packing of over a week ago that was not finished", old)
                 shutil.rmtree(old)
 

@@ -17,8 +17,8 @@ from vae.data import open_source
 from vae.data.base import Labels
 from vae.evaluation import TrainedModel
 from vae.evaluation.directions import (
-    FEWEST,
     METHODS,
+    MIN_FACES,
     Directions,
     LatentStatistics,
     balanced_accuracy,
@@ -88,9 +88,9 @@ def _learn(trained: TrainedModel) -> LearnedDirections:
     directions = find_directions(statistics, train.names)
     if not directions.names:
         raise UserError(
-            f"data.num_images: no attribute is on at least {FEWEST} of the {statistics.all.count} "
-            f"training images and missing on {FEWEST} more, so there are no directions to edit "
-            "along. Train on more images."
+            f"data.num_images: no attribute is on at least {MIN_FACES} of the "
+            f"{statistics.all.count} training images and missing on "
+            f"{MIN_FACES} more, so no edit direction can be learned. Train on more images."
         )
     columns = [held_out.names.index(name) for name in directions.names]
     told = {method: torch.zeros(2, 2, len(columns), dtype=torch.int64) for method in METHODS}

@@ -28,7 +28,7 @@ from vae.utils.errors import require
 METHODS = ("normal", "means")
 SHRINKAGE = 1e-3  # of the latents' covariance towards a multiple of I (Friedman 1989)
 RIDGE = 1e-3  # added to the attributes' variances, in parts of them
-FEWEST = 10  # faces on each side of an attribute: fewer say nothing about it
+MIN_FACES = 10  # faces on each side of an attribute: fewer say nothing about it
 ENTANGLED = 0.01  # a part of a class so small that two attributes (nearly) decide each other
 
 
@@ -114,7 +114,7 @@ def find_directions(statistics: LatentStatistics, names: tuple[str, ...]) -> Dir
         names: of the attributes, as many as the statistics have.
     """
     classes, total = statistics.classes(), statistics.all.count
-    kept = ((classes.count >= FEWEST) & (total - classes.count >= FEWEST)).nonzero()[:, 0]
+    kept = ((classes.count >= MIN_FACES) & (total - classes.count >= MIN_FACES)).nonzero()[:, 0]
     classes = classes.of(kept)
     means = classes.having - classes.lacking
     # The covariance of all faces serves as well as that within the classes: the two differ

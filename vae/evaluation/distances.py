@@ -163,23 +163,23 @@ class _Comparison:
         return Distance(frechet, kernel, error, self.apart / self.made.count)
 
 
-def reconstructions(model: VAE) -> Images:
+def reconstruction_source(model: VAE) -> Images:
     """Return a function that reconstructs images from the posterior mean."""
     return lambda images: model.decode(model.encode(images).mode)
 
 
-def sample_images(model: VAE, latents: Latents) -> Images:
+def sample_source(model: VAE, latents: Latents) -> Images:
     """Return a function that decodes as many samples as it is given images."""
     return lambda images: model.decode(latents(len(images)).to(images.device))
 
 
-def same_source_images(images: np.ndarray, device: torch.device) -> Images:
+def real_image_source(images: np.ndarray, device: torch.device) -> Images:
     """Return a function that serves other images of the same source: the floor of all distances."""
     in_turn = evaluation_batches(images, EVALUATION_BATCH, device)
     return lambda _: next(in_turn)
 
 
-def standard_normal(latent_dim: int, seed: int) -> Latents:
+def prior_source(latent_dim: int, seed: int) -> Latents:
     """Return a function that draws from the prior N(0, I), one stream per seed."""
     generator = torch.Generator().manual_seed(seed)
     return lambda count: torch.randn(count, latent_dim, generator=generator)

@@ -23,11 +23,11 @@ from vae.evaluation.factorvae import BATCH
 from vae.evaluation.features import Features, face_features, pick_features
 from vae.evaluation.latents import EncodedSplit, encode_split, progress_batches
 from vae.evaluation.likelihood_bound import importance_weighted_bounds
-from vae.training.metrics import Evaluation, bits_per_dim, evaluate
+from vae.training.metrics import Evaluation, bits_per_dim, evaluate_split
 from vae.utils.errors import UserError, require
 
 SPLITS = ("val", "test")
-MOST_CODES = 10_000  # posterior means for the metrics that need them at once
+MAX_ENCODED = 10_000  # posterior means for the metrics that need them at once
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def evaluate_model(
 
 def _reconstruction(trained: TrainedModel, data: Packed, report: Report) -> Evaluation:
     images = data.images[report.split]
-    evaluation = evaluate(
+    evaluation = evaluate_split(
         trained.model,
         progress_batches(images, trained.device, "reconstruction"),
         trained.loss_config,
@@ -143,7 +143,7 @@ def _bound(trained: TrainedModel, data: Packed, report: Report) -> None:
 
 def _codes(trained: TrainedModel, data: Packed, report: Report) -> EncodedSplit:
     images = data.images[report.split]
-    codes = encode_split(trained.model, images, MOST_CODES, report.split)
+    codes = encode_split(trained.model, images, MAX_ENCODED, report.split)
     if len(images) > 1:
         report.add("aggregate_kl", codes.aggregate.kl_to_prior(), len(images))
     else:
@@ -164,13 +164,13 @@ def _distances(trained: TrainedModel, data: Packed, report: Report) -> None:
 
     def measured(features: Features, **more: Images) -> dict[str, Distance]:
         kinds = {
-            "reconstructions": distances.reconstructions(trained.model),
-            "floor": distances.same_source_images(floor, trained.device),
+            "reconstructions": distances.reconstruction_source(trained.model),
+            "floor": distances.real_image_source(floor, trained.device),
         }
         return distances.measure_distances(chosen, features, trained.device, more | kinds)
 
-    latents = distances.standard_normal(trained.model.latent_dim, report.seed)
-    found = measured(features, samples=distances.sample_images(trained.model, latents))
+    latents = distances.prior_source(trained.model.latent_dim, report.seed)
+    found = measured(features, samples=distances.sample_source(trained.model, latents))
     for kind, distance in found.items():
         report.add(f"{features.distance_key}_{kind}", distance.frechet, count)
         error = distance.kernel_error

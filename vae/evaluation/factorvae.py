@@ -11,7 +11,7 @@ from torch import Tensor
 from vae.data.base import SPLITS
 from vae.data.loader import to_float
 from vae.data.synthetic.faces import FACTOR_NAMES, PRESETS, draw, sample_factors
-from vae.training.metrics import ACTIVE, EVALUATION_BATCH
+from vae.training.metrics import ACTIVE_VARIANCE, EVALUATION_BATCH
 from vae.utils.devices import cpu_threads
 
 # By simulation on the factors of both presets, with mixed codes: 600 votes leave the score
@@ -62,7 +62,7 @@ def factorvae_score(
     """
     if votes < FOLDS or batch < 2:
         raise ValueError(f"got {votes} votes of {batch} images, but the least is {FOLDS} of 2")
-    active = np.square(stds) > ACTIVE
+    active = np.square(stds) > ACTIVE_VARIANCE
     if not active.any():
         return 0.0
     held = np.random.default_rng(seed).integers(num_factors, size=votes)

@@ -13,7 +13,7 @@ from vae.evaluation import MetricsConfig, networks
 from vae.utils.errors import UserError
 
 BATCH = 16  # images at a time: Inception's largest maps take 100 MB
-KEYS = {"inception": ("fid", "kid"), "faces": ("face_distance", "face_kernel_distance")}
+METRIC_KEYS = {"inception": ("fid", "kid"), "faces": ("face_distance", "face_kernel_distance")}
 
 Box = tuple[float, float, float]  # left, top and side of a square, parts of the image's side
 
@@ -26,13 +26,13 @@ CELEBA_LEFT, CELEBA_TOP, CELEBA_SIDE = 37, 78, 105
 
 # Eyes and corners of the mouth of drawn faces are here, on average, at the places in the box
 # that CelebA's have in theirs (least squares; each within 0.02 of the box's side).
-DRAWN: Box = (0.17, 0.31, 0.67)
+DRAWN_FACE: Box = (0.17, 0.31, 0.67)
 
 
 def face_box(data: DataConfig) -> Box:
     """Return the box of the face in a data set's images; the whole image if unknown."""
     if isinstance(data, SyntheticConfig):
-        return DRAWN
+        return DRAWN_FACE
     if not isinstance(data, CelebAConfig):
         return WHOLE
     crop = min(data.crop or CELEBA_WIDTH, CELEBA_WIDTH)  # the square that images are cut to
@@ -74,7 +74,7 @@ class Features:
     def __init__(self, name: str, network: nn.Module, dimensions: int, device: torch.device):
         self.name = name  # "inception" or "faces"
         self.dimensions = dimensions
-        self.distance_key, self.kernel_key = KEYS[name]
+        self.distance_key, self.kernel_key = METRIC_KEYS[name]
         self._device = device
         self._network = network.to(device).eval()
 

@@ -19,7 +19,7 @@ from vae.generation.photos import file_stems, load_faces, safe_stem
 from vae.models import VAE
 from vae.utils.errors import UserError
 
-SHOWN = 6  # faces of the split, where none are given
+DEFAULT_FACES = 6  # faces of the split, where none are given
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def edit(
         images = (images + (originals - plain)[:, None]).clamp(0, 1)
 
     how = _how(method, keep_detail, crop, tag)
-    sheet = figures.table(
+    sheet = figures.write_table(
         torch.cat([originals[:, None], plain[:, None], images], dim=1),
         folder / "figures" / f"{'_'.join(['edit', *attributes, *how])}.png",
         columns=["original", "model", *map(str, changes)],
@@ -101,7 +101,7 @@ def edit(
     for stem, row in zip(file_stems(labels), images, strict=True) if faces else ():
         for attribute, image in zip(attributes, row[-len(attributes) :], strict=True):
             name = "_".join([stem, attribute, f"{strength:+g}", *how])
-            files.append(figures.save(figures.picture(image), folder / "edited" / f"{name}.png"))
+            files.append(figures.save_png(figures.to_pil(image), folder / "edited" / f"{name}.png"))
     return EditResult(images, sheet, files)
 
 
@@ -164,4 +164,4 @@ def _faces_to_change(
     columns = [labels.names.index(attribute) for attribute in attributes]
     have = labels.values[:, columns].astype(np.int64).sum(axis=1)
     order = np.argsort(have if strength >= 0 else -have, kind="stable")
-    return [str(number) for number in order[:SHOWN]]
+    return [str(number) for number in order[:DEFAULT_FACES]]

@@ -30,7 +30,7 @@ from vae.models import MODELS, VAE, build_model
 from vae.utils.errors import UserError, require
 from vae.utils.files import write_atomically
 
-NEEDS = {  # by format, what has to be installed beside torch
+REQUIRED_PACKAGES = {  # by format, what has to be installed beside torch
     "torch": (),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "safetensors": ("safetensors",),
@@ -39,7 +39,7 @@ NEEDS = {  # by format, what has to be installed beside torch
 # float32's rounding, a tenth of this at most; a model is as far from its own float64 twin.
 # A grey level is 4e-3, and a layer that is wrong is off by more.
 TOLERANCE = 1e-5
-ABOUT = "minifaceapp"  # the only key in safetensors' metadata: several have no fixed order
+METADATA_KEY = "minifaceapp"  # the only key in safetensors' metadata: several have no fixed order
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def export_model(
         UserError: something is not installed, or a file differs from the model by more than
             rounding. Then none is written.
     """
-    require(format in NEEDS, "format", format, f"one of {', '.join(NEEDS)}")
+    require(format in REQUIRED_PACKAGES, "format", format, f"one of {', '.join(REQUIRED_PACKAGES)}")
     _require_installed(format)
     model = copy.deepcopy(trained.model).cpu()
     config, image_size = trained.model_config, trained.data_config.image_size
@@ -111,7 +111,7 @@ def load_safetensors(path: Path | str) -> VAE:
         raise UserError(f"{path}: there is no such file.")
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[ABOUT])
+            about = json.loads((file.metadata() or {})[METADATA_KEY])
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return _rebuilt(about, weights)
     except UserError as error:
@@ -150,7 +150,7 @@ def _export_safetensors(model: VAE, about: Mapping[str, Any], folder: Path) -> E
 
     file = folder / "model.safetensors"
     weights = {key: weight.contiguous() for key, weight in model.state_dict().items()}
-    save_file(weights, file, {ABOUT: json.dumps(about)})
+    save_file(weights, file, {METADATA_KEY: json.dumps(about)})
     return {file: split_encoder_decoder(load_safetensors(file), about["image_size"])}
 
 
@@ -198,7 +198,7 @@ def _listed(found: Any) -> list[Tensor]:
 
 def _require_installed(format: str) -> None:
     """Raise a UserError that names the extra unless the format's packages are there."""
-    for package in NEEDS[format]:
+    for package in REQUIRED_PACKAGES[format]:
         try:
             importlib.import_module(package)
         except ImportError as error:

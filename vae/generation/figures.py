@@ -26,7 +26,7 @@ BACKGROUND = (255, 255, 255)
 INK = (40, 40, 40)
 
 COLUMNS = 8  # faces a row, and steps of a strip
-REACH = 3.0  # standard deviations that a latent is moved, either side of its mean
+TRAVERSAL_RANGE = 3.0  # standard deviations that a latent is moved, either side of its mean
 SAMPLE_SEED = 0  # the same latents in every run and at every step
 
 
@@ -94,7 +94,7 @@ def _broken(label: str, font: FreeTypeFont | ImageFont, width: float) -> str:
     return "\n".join(lines if len(lines) <= LABEL_LINES else [*lines[: LABEL_LINES - 1], "..."])
 
 
-def picture(image: Tensor) -> Image:
+def to_pil(image: Tensor) -> Image:
     """Convert an image (3, size, size) in [0, 1] to a PIL image."""
     from PIL import Image
 
@@ -102,13 +102,15 @@ def picture(image: Tensor) -> Image:
     return Image.fromarray((pixels * 255).round().byte().numpy())
 
 
-def save(picture: Image, path: Path) -> Path:
+def save_png(picture: Image, path: Path) -> Path:
     """Write a PNG atomically."""
     write_atomically(path, lambda file: picture.save(file, format="PNG"))
     return path
 
 
-def reconstructions(originals: Tensor, reconstructed: Tensor, path: Path, columns: int = 8) -> Path:
+def write_reconstructions(
+    originals: Tensor, reconstructed: Tensor, path: Path, columns: int = 8
+) -> Path:
     """Write each original with its reconstruction below it, in pairs of rows.
 
     Args:
@@ -121,34 +123,36 @@ def reconstructions(originals: Tensor, reconstructed: Tensor, path: Path, column
     shape = (rows, 1, columns, *originals.shape[1:])
     used = rows * columns
     pairs = torch.cat([originals[:used].view(shape), reconstructed[:used].view(shape)], dim=1)
-    return save(label_rows(grid(pairs.flatten(0, 2), columns), ["original", "model"] * rows), path)
+    return save_png(
+        label_rows(grid(pairs.flatten(0, 2), columns), ["original", "model"] * rows), path
+    )
 
 
-def samples(images: Tensor, path: Path, columns: int = 8) -> Path:
+def write_samples(images: Tensor, path: Path, columns: int = 8) -> Path:
     """Write images (count, 3, size, size) in [0, 1] in rows."""
-    return save(grid(images, min(columns, len(images))), path)
+    return save_png(grid(images, min(columns, len(images))), path)
 
 
-def interpolation(strips: Tensor, path: Path) -> Path:
+def write_interpolation(strips: Tensor, path: Path) -> Path:
     """Write one row per pair of faces: strips (pairs, steps, 3, size, size) in [0, 1]."""
-    return save(grid(strips.flatten(0, 1), strips.shape[1]), path)
+    return save_png(grid(strips.flatten(0, 1), strips.shape[1]), path)
 
 
-def traversal(strips: Tensor, labels: Sequence[str], path: Path) -> Path:
+def write_traversal(strips: Tensor, labels: Sequence[str], path: Path) -> Path:
     """Write one labelled row per latent: strips (latents, steps, 3, size, size) in [0, 1]."""
-    return save(label_rows(grid(strips.flatten(0, 1), strips.shape[1]), labels), path)
+    return save_png(label_rows(grid(strips.flatten(0, 1), strips.shape[1]), labels), path)
 
 
-def table(
+def write_table(
     images: Tensor, path: Path, *, columns: Sequence[str], rows: Sequence[str] | None = None
 ) -> Path:
     """Write a labelled table of images (rows, columns, 3, size, size) in [0, 1]."""
     faces = grid(images.flatten(0, 1), images.shape[1])
     sheet = label_rows(faces, rows) if rows else faces
-    return save(label_columns(sheet, columns, sheet.width - faces.width), path)
+    return save_png(label_columns(sheet, columns, sheet.width - faces.width), path)
 
 
-def animation(
+def write_animation(
     frames: Iterable[Tensor],
     path: Path,
     *,
@@ -219,12 +223,12 @@ def draw_figures(
         for name in ("reconstructions", "samples", "interpolation", "traversal")
     }
     means = model.encode(faces).mode
-    reconstructions(faces, model.decode(means), paths["reconstructions"], COLUMNS)
-    samples(model.decode(prior_latents(32, means)), paths["samples"], COLUMNS)
+    write_reconstructions(faces, model.decode(means), paths["reconstructions"], COLUMNS)
+    write_samples(model.decode(prior_latents(32, means)), paths["samples"], COLUMNS)
 
     ends = means.repeat(2, 1)[: 2 * max(1, min(4, len(means) // 2))]  # a lone face: to itself
     strips = torch.stack([lerp(*pair) for pair in ends.view(-1, 2, ends.shape[1])])
-    interpolation(decode_strips(model, strips), paths["interpolation"])
+    write_interpolation(decode_strips(model, strips), paths["interpolation"])
 
     latents = evaluation.kl_per_latent.argsort(descending=True)[:8].tolist()
     strips = torch.stack(
@@ -236,7 +240,7 @@ def draw_figures(
         ]
     )
     labels = [f"z{latent}: {evaluation.kl_per_latent[latent]:.1f} nats" for latent in latents]
-    traversal(decode_strips(model, strips), labels, paths["traversal"])
+    write_traversal(decode_strips(model, strips), labels, paths["traversal"])
     model.train(was_training)
     return {f"figures/{name}": path for name, path in paths.items()}
 
@@ -282,7 +286,9 @@ def move_latent(
         (steps, latent_dim), equal to `latents` in every other column.
     """
     strip = latents.repeat(steps, 1)
-    strip[:, latent] = (mean + std * torch.linspace(-REACH, REACH, steps)).to(strip)
+    strip[:, latent] = (mean + std * torch.linspace(-TRAVERSAL_RANGE, TRAVERSAL_RANGE, steps)).to(
+        strip
+    )
     return strip
 
 

@@ -13,15 +13,15 @@ from tqdm import tqdm
 from vae.evaluation import TrainedModel
 from vae.evaluation.latents import AggregatePosterior, encode_batches
 from vae.generation import figures
-from vae.generation.figures import REACH, decode_strips, lerp, move_latent, slerp
+from vae.generation.figures import TRAVERSAL_RANGE, decode_strips, lerp, move_latent, slerp
 from vae.generation.photos import file_stems, load_faces
-from vae.training.metrics import ACTIVE
+from vae.training.metrics import ACTIVE_VARIANCE
 from vae.utils.errors import require
 
-WAYS = {"linear": lerp, "spherical": slerp}
+METHODS = {"linear": lerp, "spherical": slerp}
 STEPS = 9  # faces in a row
 FRAMES = 24  # of an animation, one way
-SEEN = 2000  # images of the split that the latents' order and ranges are measured on
+RANKING_IMAGES = 2000  # images of the split that the latents' order and ranges are measured on
 
 
 @torch.inference_mode()
@@ -50,8 +50,8 @@ def interpolate(
     """
     require(len(faces) == 2, "A B", list(faces), "two faces")
     require(2 <= steps <= 100, "--steps", steps, "an int from 2 to 100")
-    require(method in ("both", *WAYS), "--method", method, f"{', '.join(WAYS)} or both")
-    ways = {name: way for name, way in WAYS.items() if method in (name, "both")}
+    require(method in ("both", *METHODS), "--method", method, f"{', '.join(METHODS)} or both")
+    ways = {name: way for name, way in METHODS.items() if method in (name, "both")}
     originals, labels = load_faces(faces, trained, split, crop)
     start, end = trained.model.encode(originals.to(trained.device)).mode
 
@@ -65,10 +65,10 @@ def interpolate(
     path = folder / "figures" / f"{name}.png"
     between = [f"{share:.0%}" for share in torch.linspace(0, 1, steps).tolist()]
     columns = [labels[0], *between, labels[1]]
-    files = [figures.table(rows, path, columns=columns, rows=list(ways))]
+    files = [figures.write_table(rows, path, columns=columns, rows=list(ways))]
     for way, frames in zip(ways, decoded(FRAMES), strict=True):
         animated = path.with_name(f"{name}_{way}.gif")
-        files.append(figures.animation(frames[:, None], animated))
+        files.append(figures.write_animation(frames[:, None], animated))
     return files
 
 
@@ -128,24 +128,24 @@ def traverse(
             yield trained.model.decode(latents).cpu()
 
     variance = aggregate.means.covariance.diagonal()
-    active = [bool(variance[latent] > ACTIVE) for latent in latents]
+    active = [bool(variance[latent] > ACTIVE_VARIANCE) for latent in latents]
     rows = [
         f"z{latent}: {kl[latent]:.1f} nats{'' if is_active else ', inactive'}"
         for latent, is_active in zip(latents, active, strict=True)
     ]
-    places = torch.linspace(-REACH, REACH, steps).tolist()
+    places = torch.linspace(-TRAVERSAL_RANGE, TRAVERSAL_RANGE, steps).tolist()
     (stem,) = file_stems([label])
     path = folder / "figures" / f"traverse_{stem}.png"
     columns = [f"{place:+.3g}sd" if place else "mean" for place in places]
-    sheet = figures.table(decoded(steps), path, columns=columns, rows=rows)
+    sheet = figures.write_table(decoded(steps), path, columns=columns, rows=rows)
     names = [f"z{latent}" for latent in latents]
-    animated = figures.animation(frames(), path.with_suffix(".gif"), labels=names)
+    animated = figures.write_animation(frames(), path.with_suffix(".gif"), labels=names)
     return TraversalResult(latents, kl[latents].tolist(), active, [sheet, animated])
 
 
 def _measure(trained: TrainedModel, split: str) -> tuple[Tensor, AggregatePosterior]:
     """Return the mean KL of each latent in nats, (latent_dim,), and the aggregate posterior."""
-    images = trained.data.images[split][:SEEN]
+    images = trained.data.images[split][:RANKING_IMAGES]
     takes = "one with two images or more, as spreads are measured on it"
     require(len(images) > 1, "--split", split, takes)
     kl = torch.zeros(trained.model.latent_dim, dtype=torch.float64)

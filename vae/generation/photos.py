@@ -30,13 +30,13 @@ from vae.utils.errors import UserError, require
 
 log = logging.getLogger(__name__)
 
-CELEBA = (178, 218)  # pixels of its aligned images
-EYES = ((69, 111), (108, 111))  # in those pixels, on average
-MOUTH = ((73, 152), (105, 152))  # its corners
-DRAWN = 148  # the crop as which drawn faces are framed (vae/data/synthetic/faces.py)
-PROPORTIONS = 0.01  # within which a picture has CelebA's
-TAKES = "auto, none, PIXELS of the centre square, or LEFT,TOP,SIDE"
-LONGEST_STEM = 24  # characters of a label in a file's name, which has up to two of them
+CELEBA_SIZE = (178, 218)  # pixels of its aligned images
+CELEBA_EYES = ((69, 111), (108, 111))  # in those pixels, on average
+CELEBA_MOUTH = ((73, 152), (105, 152))  # its corners
+DRAWN_CROP = 148  # the crop as which drawn faces are framed (vae/data/synthetic/faces.py)
+ASPECT_TOLERANCE = 0.01  # within which a picture has CelebA's
+CROP_HELP = "auto, none, PIXELS of the centre square, or LEFT,TOP,SIDE"
+MAX_STEM = 24  # characters of a label in a file's name, which has up to two of them
 
 Square = tuple[int, int, int]  # left, top, side, in pixels of the picture
 
@@ -92,16 +92,16 @@ def file_stems(labels: Sequence[str]) -> list[str]:
 
 def safe_stem(text: str) -> str:
     """Return a text as part of a file name: safe on any file system, unique per text."""
-    safe = re.sub(r"[^\w.+-]+", "-", text)[:LONGEST_STEM]
+    safe = re.sub(r"[^\w.+-]+", "-", text)[:MAX_STEM]
     return safe if safe == text else f"{safe}-{zlib.crc32(text.encode()):08x}"
 
 
 def describe_framing(crop: int) -> str:
     """Describe where the eyes and the mouth are in CelebA's centre squares of `crop` pixels."""
-    left, top, side = _centre(CELEBA, crop)
-    (left_eye, eyes), (right_eye, _) = EYES
+    left, top, side = _centre(CELEBA_SIZE, crop)
+    (left_eye, eyes), (right_eye, _) = CELEBA_EYES
     x, other_x = ((eye - left) / side for eye in (left_eye, right_eye))
-    y, mouth = ((height - top) / side for height in (eyes, MOUTH[0][1]))
+    y, mouth = ((height - top) / side for height in (eyes, CELEBA_MOUTH[0][1]))
     return (
         f"the eyes at {100 * x:.0f} and {100 * other_x:.0f} % of the width and {100 * y:.0f} % of "
         f"the height, the mouth at {100 * mouth:.0f} % of the height: a side of "
@@ -149,7 +149,7 @@ def _square(crop: str, shape: tuple[int, int], data: DataConfig, word: str) -> S
     well_formed = len(numbers) in (1, 3) and all(n.strip().isdecimal() for n in numbers)
     trained = _crop_of_training(data)
     wants = f" (this model wants {describe_framing(trained)})" if trained else ""
-    require(well_formed, "--crop", crop, TAKES + wants)
+    require(well_formed, "--crop", crop, CROP_HELP + wants)
     if len(numbers) == 1:
         return _centre(shape, int(crop))
     left, top, side = map(int, numbers)
@@ -162,7 +162,7 @@ def _side_of_training(shape: tuple[int, int], data: DataConfig, word: str) -> in
     if crop is None:
         return min(shape)
     width, height = shape
-    if abs(width / height / (CELEBA[0] / CELEBA[1]) - 1) > PROPORTIONS:
+    if abs(width / height / (CELEBA_SIZE[0] / CELEBA_SIZE[1]) - 1) > ASPECT_TOLERANCE:
         log.info(
             "%s: its largest centre square is taken; this model wants %s. "
             "--crop LEFT,TOP,SIDE takes such a square.",
@@ -170,15 +170,15 @@ def _side_of_training(shape: tuple[int, int], data: DataConfig, word: str) -> in
             describe_framing(crop),
         )
         return min(shape)
-    return min(width, round(crop * width / CELEBA[0]))
+    return min(width, round(crop * width / CELEBA_SIZE[0]))
 
 
 def _crop_of_training(data: DataConfig) -> int | None:
     """Return the CelebA crop that the training images correspond to, or None."""
     if isinstance(data, SyntheticConfig):
-        return DRAWN
+        return DRAWN_CROP
     if isinstance(data, CelebAConfig):
-        return min(data.crop or CELEBA[0], CELEBA[0])
+        return min(data.crop or CELEBA_SIZE[0], CELEBA_SIZE[0])
     return None
 
 

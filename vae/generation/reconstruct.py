@@ -16,8 +16,8 @@ from vae.generation.figures import COLUMNS
 from vae.generation.photos import load_faces
 from vae.training.metrics import EVALUATION_BATCH, psnr, ssim
 
-SHOWN = 16  # faces of the split, where none are given
-MOST_SHOWN = 256  # faces on the sheet
+DEFAULT_FACES = 16  # faces of the split, where none are given
+MAX_SHOWN = 256  # faces on the sheet
 
 
 @dataclass(frozen=True)
@@ -60,18 +60,18 @@ def reconstruct(
     metrics = [row for pair in zip(batches, made, strict=True) for row in _measure(*pair)]
     images = torch.cat(made)
     sheet = folder / "figures" / "reconstruct.png"
-    figures.reconstructions(_whole_rows(originals), _whole_rows(images), sheet)
+    figures.write_reconstructions(_whole_rows(originals), _whole_rows(images), sheet)
     return ReconstructionResult(images, labels, metrics, sheet)
 
 
-def first_faces(trained: TrainedModel, split: str, count: int = SHOWN) -> list[str]:
+def first_faces(trained: TrainedModel, split: str, count: int = DEFAULT_FACES) -> list[str]:
     """Return the numbers of the first faces of a split."""
     return [str(number) for number in range(min(count, len(trained.data.images[split])))]
 
 
 def _whole_rows(images: Tensor) -> Tensor:
     """Pad the images of a sheet with blank ones to whole rows."""
-    shown = images[:MOST_SHOWN]
+    shown = images[:MAX_SHOWN]
     missing = -len(shown) % min(COLUMNS, len(shown))
     return torch.cat([shown, shown.new_ones(missing, *shown.shape[1:])])
 

@@ -27,11 +27,11 @@ from vae.utils.errors import UserError, require
 
 COMPONENTS = 10  # as in the paper
 PER_COMPONENT = 10  # latents that a component needs: with fewer images there are fewer of them
-MOST_LATENTS = 20_000  # that it is fitted to: bounds memory and time, and is enough
-FLOOR = 1e-6  # added to the variances, as some latents may not vary
+MAX_LATENTS = 20_000  # that it is fitted to: bounds memory and time, and is enough
+VARIANCE_FLOOR = 1e-6  # added to the variances, as some latents may not vary
 
 PRIORS = ("standard", "fitted")
-MOST_SHOWN = 256  # samples on a sheet
+MAX_SHOWN = 256  # samples on a sheet
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def fit_mixture(model: VAE, images: np.ndarray, seed: int) -> LatentMixture:
     from sklearn.mixture import GaussianMixture
 
     latents = _sample_latents(
-        model, random_subset(images, min(MOST_LATENTS, len(images)), seed), seed
+        model, random_subset(images, min(MAX_LATENTS, len(images)), seed), seed
     )
     components = min(COMPONENTS, len(latents) // PER_COMPONENT)
     if components < 1:
@@ -82,7 +82,7 @@ def fit_mixture(model: VAE, images: np.ndarray, seed: int) -> LatentMixture:
             f"--prior fitted: needs at least {PER_COMPONENT} training images; there are "
             f"{len(latents)}."
         )
-    mixture = GaussianMixture(components, reg_covar=FLOOR, random_state=seed)
+    mixture = GaussianMixture(components, reg_covar=VARIANCE_FLOOR, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred steps are near enough
         mixture.fit(latents)
@@ -116,26 +116,26 @@ class SamplingGain:
     floor: float  # that of training images
 
 
-def fit(trained: TrainedModel, seed: int) -> LatentMixture:
+def fit_density(trained: TrainedModel, seed: int) -> LatentMixture:
     """Fit a density to the latents of the training images; takes about a minute."""
     return fit_mixture(trained.model, trained.data.images["train"], seed)
 
 
-def sampler(
+def latent_sampler(
     trained: TrainedModel, prior: str, seed: int, density: LatentMixture | None = None
 ) -> Latents:
     """Return a function of a number that draws latents from the `standard` or `fitted` prior.
 
     Args:
-        density: what `fit` returned for this model; fitted now if None and it is needed.
+        density: what `fit_density` returned for this model; fitted now if None and it is needed.
 
     Raises:
         UserError: `prior` is neither; or the training images, which `fitted` needs, are gone.
     """
     require(prior in PRIORS, "--prior", prior, "standard or fitted")
     if prior == "standard":
-        return distances.standard_normal(trained.model.latent_dim, seed)
-    return (density or fit(trained, seed)).sampler(seed)
+        return distances.prior_source(trained.model.latent_dim, seed)
+    return (density or fit_density(trained, seed)).sampler(seed)
 
 
 @torch.inference_mode()
@@ -157,29 +157,29 @@ def sample(
         prior: standard, N(0, I), or fitted.
         folder: where the files go.
         separate: one PNG a sample, too.
-        density: as `sampler`.
+        density: as `latent_sampler`.
 
     Returns:
         figures/samples_PRIOR.png with the first MOST_SHOWN of them; and, where asked for,
         samples_PRIOR/00000.png, ...
     """
     require(num >= 1, "--num", num, "an int >= 1")
-    latents = sampler(trained, prior, seed, density)
+    latents = latent_sampler(trained, prior, seed, density)
     shown: list[Tensor] = []
     files: list[Path] = []
     for start in trange(0, num, EVALUATION_BATCH, desc="decoding", unit=" batches", disable=None):
         batch = latents(min(EVALUATION_BATCH, num - start)).to(trained.device)
         images = trained.model.decode(batch).cpu()
-        if start < MOST_SHOWN:
+        if start < MAX_SHOWN:
             shown.append(images)
         if separate:
             below = folder / f"samples_{prior}"
             files += [
-                figures.save(figures.picture(image), below / f"{number:05d}.png")
+                figures.save_png(figures.to_pil(image), below / f"{number:05d}.png")
                 for number, image in enumerate(images, start)
             ]
     sheet = folder / "figures" / f"samples_{prior}.png"
-    return [figures.samples(torch.cat(shown)[:MOST_SHOWN], sheet), *files]
+    return [figures.write_samples(torch.cat(shown)[:MAX_SHOWN], sheet), *files]
 
 
 def measure_gain(
@@ -196,10 +196,10 @@ def measure_gain(
     if features is None:
         return None, notes
     kinds = {
-        prior: distances.sample_images(trained.model, sampler(trained, prior, seed, density))
+        prior: distances.sample_source(trained.model, latent_sampler(trained, prior, seed, density))
         for prior in PRIORS
     } | {
-        "floor": distances.same_source_images(
+        "floor": distances.real_image_source(
             distances.random_subset(train, count, seed), trained.device
         )
     }

@@ -26,9 +26,9 @@ PHASES = (
     ((0, 0, 0), TAPS[2], TAPS[0]),  # odd
 )
 FORMS = ("plain", "transposed", "subpixel")
-SMALL = 2  # pixels: for images no larger, adding taps costs more than it saves
-FEW = 4  # channels: with no more, all four outputs of a pixel fit into one convolution
-BUSY = 2**17  # pixels of a batch: for fewer, a GPU waits for its kernels to be launched
+SMALL_WIDTH = 2  # pixels: for images no larger, adding taps costs more than it saves
+FEW_CHANNELS = 4  # channels: with no more, all four outputs of a pixel fit into one convolution
+LARGE_BATCH = 2**17  # pixels of a batch: for fewer, a GPU waits for its kernels to be launched
 
 
 class UpsampleConv(nn.Conv2d):
@@ -113,7 +113,7 @@ def fastest_form(device: str, batch: int, width: int, channels: int) -> str:
         channels: of its output.
     """
     if device == "cuda":
-        return "plain" if batch * width**2 < BUSY else "transposed"
-    if channels <= FEW:
+        return "plain" if batch * width**2 < LARGE_BATCH else "transposed"
+    if channels <= FEW_CHANNELS:
         return "subpixel"
-    return "plain" if width <= SMALL else "transposed"
+    return "plain" if width <= SMALL_WIDTH else "transposed"

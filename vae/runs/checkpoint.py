@@ -24,11 +24,11 @@ FORMAT = 1  # of the checkpoint's contents; a file of another format is refused
 DIGEST_BYTES = 32  # bytes at the end of a file: the digest of all before them
 
 GROUPS = ("model", "data", "optimizer", "loss")  # what decides a run's course, beside its seed
-BEST_BY = "val/bpd"  # which epoch is kept as best.pt: the smallest
-LARGEST = 2**62  # of any count
+BEST_METRIC = "val/bpd"  # which epoch is kept as best.pt: the smallest
+MAX_COUNT = 2**62  # of any count
 
-INDIFFERENT = ("data.root", "data.num_workers")  # the same images, wherever they are packed
-MAY_CHANGE = ("data.path", "optimizer.", "loss.beta")  # by resume=, and it is said so
+LOCATION_KEYS = ("data.root", "data.num_workers")  # the same images, wherever they are packed
+CHANGEABLE_KEYS = ("data.path", "optimizer.", "loss.beta")  # by resume=, and it is said so
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], before: str | None = None) -> None:
@@ -115,7 +115,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and 0 <= value < LARGEST
+    return isinstance(value, int) and 0 <= value < MAX_COUNT
 
 
 def _are_counts(value: Any) -> bool:
@@ -129,7 +129,7 @@ def _are_metrics(value: Any) -> bool:
 
 
 def _are_best_metrics(value: Any) -> bool:
-    return _are_metrics(value) and (not value or BEST_BY in value)
+    return _are_metrics(value) and (not value or BEST_METRIC in value)
 
 
 def _are_values(value: Any) -> bool:
@@ -194,7 +194,7 @@ def load_resume_state(
     state, file = load_last(checkpoints)
     validate_checkpoint(state, file)
     for key, before, now in config_changes(state["config"], settings):
-        if config.resume is not None and key.startswith(MAY_CHANGE):
+        if config.resume is not None and key.startswith(CHANGEABLE_KEYS):
             log.warning("resume: %s was %s and is %s now", key, before, now)
         elif config.resume is not None:  # it would be another run, not this one longer
             raise UserError(f"resume: {key} was {before} in {folder}, and is {now} now.")
@@ -224,7 +224,7 @@ def config_changes(
         for key in sorted({*was, *is_now}):
             past = was[key] if key in was else default_of(key, now)
             pairs.append((key, past, is_now.get(key)))
-    return [pair for pair in pairs if pair[1] != pair[2] and not pair[0].startswith(INDIFFERENT)]
+    return [pair for pair in pairs if pair[1] != pair[2] and not pair[0].startswith(LOCATION_KEYS)]
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def to_config(composed: DictConfig) -> RunConfig:
         raise UserError(f"{error.full_key or _unresolvable(composed)}: {what}.") from error
     if missing:
         raise UserError(f"{missing[0]}: needs a value, for example {missing[0]}=...")
-    _refuse_unknown_keys(composed)
+    _reject_unknown_keys(composed)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, RunConfig)
     return config
@@ -116,7 +116,7 @@ def to_dict(composed: DictConfig) -> dict[str, Any]:
     return dict(plain)
 
 
-def _refuse_unknown_keys(node: DictConfig, path: str = "") -> None:
+def _reject_unknown_keys(node: DictConfig, path: str = "") -> None:
     """Reject unknown keys that a + let past Hydra: `+model.latent_dmi=3`."""
     kind = OmegaConf.get_type(node)
     known = getattr(kind, "__dataclass_fields__", {})
@@ -125,4 +125,4 @@ def _refuse_unknown_keys(node: DictConfig, path: str = "") -> None:
         if known and key not in known:
             raise UserError(f"{name}: there is no such key; known are {', '.join(sorted(known))}.")
         if isinstance(node._get_node(key), DictConfig):
-            _refuse_unknown_keys(node[key], f"{name}.")
+            _reject_unknown_keys(node[key], f"{name}.")

@@ -14,8 +14,8 @@ from vae.runs.load import SavedRun
 from vae.runs.wandb_run import WandbRun
 from vae.utils.files import read_json, write_json
 
-FILE = "metrics.json"
-FACES = 16  # of the split, in the figures
+METRICS_FILE = "metrics.json"
+FACES_SHOWN = 16  # of the split, in the figures
 
 
 def evaluate_and_record(
@@ -35,14 +35,14 @@ def evaluate_and_record(
     """
     report, evaluation = evaluate_model(run, split, seed, run.directions_file)
     folder = out or run.folder
-    write_report(run, report, folder / FILE)
-    faces = to_float(run.data.images[split][:FACES].copy(), run.device)
+    write_metrics(run, report, folder / METRICS_FILE)
+    faces = to_float(run.data.images[split][:FACES_SHOWN].copy(), run.device)
     pictures = draw_figures(run.model, faces, evaluation, folder / "figures" / split)
     _report_to_wandb(run, report, pictures, folder)
     return report, pictures
 
 
-def write_report(run: SavedRun, report: Report, file: Path) -> None:
+def write_metrics(run: SavedRun, report: Report, file: Path) -> None:
     """Write metrics.json; keep the entries of the same checkpoint on other splits."""
     about: dict[str, Any] = {"checkpoint": run.checkpoint, "step": run.step}
     before = read_json(file)

@@ -15,7 +15,7 @@ from vae.models import build_model
 from vae.runs.config import RunConfig
 from vae.utils.devices import pick_device, pick_precision
 from vae.utils.errors import UserError
-from vae.utils.files import FULL, free_bytes
+from vae.utils.files import DISK_FULL_ERRORS, free_bytes
 
 if TYPE_CHECKING:
     from vae.training.trainer import Trainer
@@ -94,11 +94,11 @@ def _disk_error(error: Exception, folder: Path, trainer: Trainer | None) -> str 
         return None
     named = isinstance(error.filename, str)
     file = Path(error.filename) if named else folder
-    if error.errno in FULL:
+    if error.errno in DISK_FULL_ERRORS:
         free = f"{free_bytes(folder) / 1e6:.2f} MB are free"
         if trainer:
             free += f", and a checkpoint takes over {_checkpoint_bytes(trainer) / 1e6:.2f} MB"
-        what, remedy = f"{FULL[error.errno]} ({free})", "Make room"
+        what, remedy = f"{DISK_FULL_ERRORS[error.errno]} ({free})", "Make room"
     elif named and file.is_relative_to(folder):  # a drive that is gone, or somebody else's
         what, remedy = f"cannot be written ({error.strerror})", "Fix this"
     else:

@@ -21,7 +21,7 @@ from vae.runs.config import SCHEMAS, RunConfig
 from vae.utils.errors import UserError, require
 from vae.utils.files import read_json, read_yaml
 
-MAY_MOVE = ("data.path", "data.root")
+PATH_KEYS = ("data.path", "data.root")
 
 
 @dataclass(frozen=True)
@@ -198,10 +198,10 @@ def _overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
     for override in overrides:
         key, _, text = override.partition("=")
         group, _, name = key.partition(".")
-        if key in MAY_MOVE:
+        if key in PATH_KEYS:
             changed["data"] = {**changed["data"], name: str(Path(text).expanduser().absolute())}
             continue
-        takes = f"{', '.join(MAY_MOVE)} or metrics.*, as KEY=VALUE: the rest is the run's own"
+        takes = f"{', '.join(PATH_KEYS)} or metrics.*, as KEY=VALUE: the rest is the run's own"
         require(group == "metrics" and "=" in override, "overrides", override, takes)
         try:
             typed = OmegaConf.merge(

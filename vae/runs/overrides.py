@@ -13,10 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from vae.utils.errors import UserError
 from vae.utils.files import read_yaml, write_text_atomically
 
-LONGEST_NAME = 120  # characters of a folder's name; file systems stop at 255 bytes
+MAX_NAME = 120  # characters of a folder's name; file systems stop at 255 bytes
 ACCEPTED = Path(".hydra", "accepted.yaml")  # overrides that a run has really run with
 RESOLVER = re.compile(r"\$\{[^}]*:")  # `${now:...}` and the like
-NOT_NAMED = ("wandb.", "sweep.", "resume")  # overrides that do not change what a run does
+UNNAMED_KEYS = ("wandb.", "sweep.", "resume")  # overrides that do not change what a run does
 
 
 def safe_folder_name(text: str) -> str:
@@ -26,10 +26,10 @@ def safe_folder_name(text: str) -> str:
     'loss.beta=1e-05,model.latent_dim=64'
     """
     safe = re.sub(r"[^\w.,=+-]", "_", text)
-    if safe == text and len(safe) <= LONGEST_NAME:
+    if safe == text and len(safe) <= MAX_NAME:
         return safe
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{safe[:LONGEST_NAME]}-{digest}"
+    return f"{safe[:MAX_NAME]}-{digest}"
 
 
 def run_name(overrides: list[str], fixed: list[str]) -> str:
@@ -44,7 +44,7 @@ def run_name(overrides: list[str], fixed: list[str]) -> str:
     differing = [
         _short(o)
         for o in parsed
-        if o.key_or_group not in fixed and not o.key_or_group.startswith(NOT_NAMED)
+        if o.key_or_group not in fixed and not o.key_or_group.startswith(UNNAMED_KEYS)
     ]
     return safe_folder_name(",".join(sorted(differing))) or "defaults"
 

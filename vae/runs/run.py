@@ -18,7 +18,7 @@ from vae.data.loader import to_float
 from vae.generation.figures import draw_figures
 from vae.losses import beta_elbo
 from vae.models.base import multiply_adds
-from vae.runs.checkpoint import BEST_BY, needs_validation, save_checkpoint
+from vae.runs.checkpoint import BEST_METRIC, needs_validation, save_checkpoint
 from vae.runs.config import RunConfig
 from vae.runs.failures import last_checkpoint_hint, translate_resource_errors
 from vae.runs.run_dir import write_summary
@@ -198,7 +198,7 @@ class Run:
         done = trainer.step >= trainer.total_steps
         if done or round(trainer.epoch) % self.config.trainer.figures_every == 0:
             self._draw(evaluation)
-        if not self.best or self.final[BEST_BY] < self.best[BEST_BY]:
+        if not self.best or self.final[BEST_METRIC] < self.best[BEST_METRIC]:
             self.best = {"step": trainer.step, **self.final}
             self._save("best")
         self._save("last")

@@ -16,12 +16,12 @@ from filelock import FileLock, Timeout
 from vae.utils.errors import UserError
 from vae.utils.files import annotate_os_error, read_json, write_json
 
-LOCK = ".lock"  # held by the process that trains in the folder
+LOCK_FILE = ".lock"  # held by the process that trains in the folder
 SMALL_FILES = 1 << 16  # bytes that Hydra's and other small ones of a run fit into
 
 log = logging.getLogger(__name__)
 
-FILE = "summary.json"
+SUMMARY_FILE = "summary.json"
 
 
 class RunFolderInUseError(UserError):
@@ -82,7 +82,7 @@ def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
 
 def is_locked(folder: Path) -> bool:
     """Return whether a process is training the run in `folder` now."""
-    if not (folder / LOCK).exists():  # and looking must not make it
+    if not (folder / LOCK_FILE).exists():  # and looking must not make it
         return False
     lock = _lock(folder)
     try:
@@ -96,7 +96,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def _lock(folder: Path) -> FileLock:
-    return FileLock(folder / LOCK)
+    return FileLock(folder / LOCK_FILE)
 
 
 def remove_run_folder(folder: Path) -> None:
@@ -110,7 +110,7 @@ def remove_run_folder(folder: Path) -> None:
     if (folder / "metrics.jsonl").exists() or is_locked(folder):
         return
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    for name in ("train.log", LOCK):
+    for name in ("train.log", LOCK_FILE):
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         (folder / "checkpoints").rmdir()
@@ -133,13 +133,13 @@ def remove_empty(folder: Path) -> None:
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """Read the summary of the run in `folder`; {} if it has none."""
-    return read_json(folder / FILE)
+    return read_json(folder / SUMMARY_FILE)
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Replace the summary atomically, with the time added."""
     now = datetime.now().isoformat(timespec="milliseconds")
-    write_json(folder / FILE, {**summary, "ended": now})
+    write_json(folder / SUMMARY_FILE, {**summary, "ended": now})
 
 
 def record_failure(folder: Path, error: str) -> None:

@@ -18,7 +18,7 @@ from vae.data.loader import TrainingBatches, evaluation_batches
 from vae.models import VAE, build_model
 from vae.runs.config import RunConfig
 from vae.runs.failures import require_memory
-from vae.training.metrics import EVALUATION_BATCH, Evaluation, evaluate
+from vae.training.metrics import EVALUATION_BATCH, Evaluation, evaluate_split
 from vae.training.muon import Muon
 from vae.training.optim import build_optimizer, group_settings, learning_rate
 from vae.training.step_metrics import REMEDY, NotFiniteError
@@ -125,7 +125,7 @@ def validate(
 
     def evaluated(model: VAE) -> Evaluation:
         count = len(trainer.batches.images)
-        return evaluate(model, batches(), trainer.loss, trainer.autocast, count, world=world)
+        return evaluate_split(model, batches(), trainer.loss, trainer.autocast, count, world=world)
 
     evaluation = evaluated(trainer.model)
     metrics = {f"val/{name}": value for name, value in evaluation.metrics.items()}

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 # Seconds. The start of a run (wandb adds 10 of its own); the upload of what is left at its end.
 INIT_TIMEOUT = 20.0
 FINISH_TIMEOUT = 120.0
-GAVE_UP = "filestream: fatal error"
+UPLOAD_GIVEN_UP = "filestream: fatal error"
 
 
 @dataclass
@@ -180,7 +180,7 @@ class WandbRun:
     def _require_uploaded(self, folder: Path) -> None:
         """Raise an error if W&B gave up uploading rows, which only its own log tells."""
         log = folder / "logs" / "debug-internal.log"
-        if log.exists() and GAVE_UP in log.read_text(encoding="utf-8", errors="replace"):
+        if log.exists() and UPLOAD_GIVEN_UP in log.read_text(encoding="utf-8", errors="replace"):
             raise PermissionError("the server refused the rows")
 
     def _sync_command(self) -> str:

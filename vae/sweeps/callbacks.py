@@ -23,7 +23,7 @@ from vae.runs.checkpoint import config_changes
 from vae.runs.config import objectives_of
 from vae.runs.run_dir import remove_empty, require_writable
 from vae.runs.wandb_run import WandbConfig
-from vae.sweeps.results import FILE, read_record, write_record
+from vae.sweeps.results import RECORD_FILE, read_record, write_record
 from vae.sweeps.wandb_sweep import link_runs
 from vae.utils.errors import UserError, without_password
 
@@ -106,7 +106,7 @@ class ReportOnSweep(Callback):
 
 def remove_sweep_folder(folder: Path) -> None:
     """Remove the folder of a rejected sweep in which no run began."""
-    for name in (FILE, "multirun.yaml"):
+    for name in (RECORD_FILE, "multirun.yaml"):
         (folder / name).unlink(missing_ok=True)
     remove_empty(folder)  # but for a study, or a user's own files
 

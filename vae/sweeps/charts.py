@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from vae.sweeps.comparison import (
-    FIRST,
+    LEADING_KEYS,
     SYMBOLS,
     Comparison,
     format_value,
@@ -20,7 +20,7 @@ from vae.sweeps.comparison import (
     pareto_front,
     sort_key,
 )
-from vae.sweeps.results import SweepRun, number
+from vae.sweeps.results import SweepRun, parse_number
 from vae.training.metrics import MAXIMISED, bits_per_dim
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically
@@ -33,9 +33,13 @@ DOTS_PER_INCH = 110
 MARKERS = "osD^vPX*"  # as many values of one key are told apart, and no more
 DOT: dict[str, Any] = {"s": 52, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
 RING: dict[str, Any] = {"s": 150, "facecolors": "none", "edgecolors": "#d62728", "linewidths": 1.6}
-BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "frameon": False}
+LEGEND_BELOW: dict[str, Any] = {
+    "loc": "upper center",
+    "bbox_to_anchor": (0.5, -0.13),
+    "frameon": False,
+}
 QUIET = "#999999"
-NAMES = {
+AXIS_LABELS = {
     "val/bpd": "bits per dimension",
     "val/rate": "rate, nats per image",
     "val/distortion": "distortion, nats per image",
@@ -44,18 +48,18 @@ NAMES = {
     "val/ssim": "SSIM",
     "val/active_units": "active latents",
 }
-FEWEST = 5  # bars that there is room for: one or two alone would be too thick
-TRADE = ("val/rate", "val/distortion")
+MIN_BARS = 5  # bars that there is room for: one or two alone would be too thick
+RATE_DISTORTION = ("val/rate", "val/distortion")
 
 
 def draw_charts(comparison: Comparison, path: Path) -> Path:
-    """Write `charts` as a PNG."""
-    figure = charts(comparison)
+    """Write `draw_comparison` as a PNG."""
+    figure = draw_comparison(comparison)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DOTS_PER_INCH))
     return path
 
 
-def charts(comparison: Comparison) -> Figure:
+def draw_comparison(comparison: Comparison) -> Figure:
     """Draw the charts of a sweep's finished runs as a matplotlib figure.
 
     Rate against distortion; each objective against what was swept, where anything was; and
@@ -70,8 +74,8 @@ def charts(comparison: Comparison) -> Figure:
     if not runs:
         raise UserError("no run has finished, so there is nothing to draw yet.")
     panels: list[Callable[[Axes], None]] = []
-    pairs = [TRADE]
-    if len(comparison.objectives) == 2 and set(comparison.objectives) != set(TRADE):
+    pairs = [RATE_DISTORTION]
+    if len(comparison.objectives) == 2 and set(comparison.objectives) != set(RATE_DISTORTION):
         pairs.append((comparison.objectives[0], comparison.objectives[1]))
     for pair in pairs:
         if any(run.metrics.keys() >= set(pair) for run in runs):
@@ -79,13 +83,15 @@ def charts(comparison: Comparison) -> Figure:
     for metric, across in product(comparison.objectives, effect_keys(comparison)):
         panels.append(partial(_draw_effect, comparison=comparison, metric=metric, across=across))
     if not panels:
-        raise UserError(f"the finished runs have no {' and no '.join(TRADE)}: nothing to draw.")
+        raise UserError(
+            f"the finished runs have no {' and no '.join(RATE_DISTORTION)}: nothing to draw."
+        )
     shares = {metric: importances(comparison, metric) for metric in comparison.objectives}
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
     spare = len(panels) < lines * columns  # a place for the bars
     bars = (
-        0.7 + 0.3 * max(FEWEST, len(comparison.swept) * len(shares))
+        0.7 + 0.3 * max(MIN_BARS, len(comparison.swept) * len(shares))
         if any(shares.values())
         else 0.0
     )
@@ -114,7 +120,7 @@ def axis_keys(comparison: Comparison) -> tuple[str | None, str | None]:
     numeric = [key for key in keys if _is_numeric(runs, key) and counts[key] > 1]
 
     def worth(key: str) -> tuple[bool, bool, int]:
-        return key == FIRST[0], key == FIRST[1], counts[key]
+        return key == LEADING_KEYS[0], key == LEADING_KEYS[1], counts[key]
 
     across = max(numeric or keys, key=worth, default=None)
     others = [key for key in keys if key != across and 1 < counts[key] <= len(MARKERS)]
@@ -149,7 +155,7 @@ def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> No
         axes.plot(*zip(*on_front, strict=True), color=QUIET, linewidth=1.2, label="Pareto front")
     across, between = axis_keys(comparison)
     by_colour = across if across and _is_numeric(runs, across) else None
-    values = [number(run.value(by_colour)) or 0.0 for run in runs] if by_colour else []
+    values = [parse_number(run.value(by_colour)) or 0.0 for run in runs] if by_colour else []
     positive = [value for value in values if value > 0] or [1.0]
     norm = (LogNorm if is_log_scale(positive) else Normalize)(min(positive), max(positive))
     scale = matplotlib.colormaps["viridis"].with_extremes(bad="#cccccc")  # beta=0 has no log
@@ -158,7 +164,7 @@ def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> No
         if by_colour is None:
             axes.scatter(xs, ys, color=colour, marker=marker, label=label, **DOT)
             continue
-        shades = [number(run.value(by_colour)) or 0.0 for run in members]
+        shades = [parse_number(run.value(by_colour)) or 0.0 for run in members]
         paint: dict[str, Any] = {"cmap": scale, "norm": norm, "plotnonfinite": True}
         drawn = axes.scatter(xs, ys, c=shades, marker=marker, **paint, **DOT)
         if label:  # in the legend a colour would be that of one run
@@ -173,10 +179,10 @@ def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> No
         [points[run.name] for run in comparison.front if run.name in points],
         f"best: {comparison.label(best)}" if best else "best trade-offs",
     )
-    if pair == TRADE:
+    if pair == RATE_DISTORTION:
         _draw_equal_bpd(axes, {run.value("data.image_size") for run in runs})
-    title = "Rate and distortion" if pair == TRADE else f"{pair[0]} and {pair[1]}"
-    axes.set(xlabel=NAMES[pair[0]], ylabel=NAMES[pair[1]], title=title)
+    title = "Rate and distortion" if pair == RATE_DISTORTION else f"{pair[0]} and {pair[1]}"
+    axes.set(xlabel=AXIS_LABELS[pair[0]], ylabel=AXIS_LABELS[pair[1]], title=title)
     _legend(axes)
 
 
@@ -202,7 +208,7 @@ def _draw_effect(axes: Axes, comparison: Comparison, metric: str, across: str) -
     _, between = axis_keys(comparison)
     numeric = _is_numeric(runs, across)
     values = sorted({run.value(across) for run in runs}, key=sort_key)
-    places = {v: (number(v) or 0.0) if numeric else float(i) for i, v in enumerate(values)}
+    places = {v: (parse_number(v) or 0.0) if numeric else float(i) for i, v in enumerate(values)}
     for marker, colour, label, members in _series(runs, between if numeric else across):
         xs = [places[run.value(across)] for run in members]
         ys = [run.metrics[metric] for run in members]
@@ -219,7 +225,7 @@ def _draw_effect(axes: Axes, comparison: Comparison, metric: str, across: str) -
     _scale_x(axes, places, numeric)
     better = "higher" if metric in MAXIMISED else "lower"
     axes.set_xlabel(across if across not in SYMBOLS else f"{SYMBOLS[across]}  ({across})")
-    axes.set_ylabel(f"{NAMES.get(metric, metric)} ({better} is better)")
+    axes.set_ylabel(f"{AXIS_LABELS.get(metric, metric)} ({better} is better)")
     axes.set_title(f"{metric} by {SYMBOLS.get(across, across)}")
     _legend(axes)
 
@@ -249,7 +255,7 @@ def _legend(axes: Axes) -> None:
     """Place the legend below the axes, where it hides no run."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(handles, labels, ncols=4 if max(map(len, labels)) < 24 else 3, **BELOW)
+        axes.legend(handles, labels, ncols=4 if max(map(len, labels)) < 24 else 3, **LEGEND_BELOW)
 
 
 def _scale_x(axes: Axes, places: dict[Any, float], numeric: bool) -> None:
@@ -270,7 +276,7 @@ def _scale_x(axes: Axes, places: dict[Any, float], numeric: bool) -> None:
 
 
 def _is_numeric(runs: list[SweepRun], key: str) -> bool:
-    return key != "seed" and all(number(run.value(key)) is not None for run in runs)
+    return key != "seed" and all(parse_number(run.value(key)) is not None for run in runs)
 
 
 def _is_grid(comparison: Comparison) -> bool:
@@ -290,7 +296,7 @@ def draw_importances(axes: Axes, shares: dict[str, dict[str, float]], runs: int)
             axes.barh(len(labels), value, color=f"C{list(shares).index(metric)}", height=0.5)
             axes.text(value + 0.005, len(labels), f"{value:.0%}", va="center", fontsize=9)
     axes.set_yticks(range(1, len(labels) + 1), labels)
-    axes.set_ylim(max(len(labels), FEWEST) + 0.6, 0.4)  # downwards
+    axes.set_ylim(max(len(labels), MIN_BARS) + 0.6, 0.4)  # downwards
     axes.set_xlim(0, 1.06)
     axes.set_xticks([])
     axes.set_title(f"What mattered for being good (PED-ANOVA, {runs} runs)")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae.runs.overrides import NOT_NAMED
-from vae.sweeps.results import SweepRun, number, read_record, read_run
+from vae.runs.overrides import UNNAMED_KEYS
+from vae.sweeps.results import SweepRun, parse_number, read_record, read_run
 from vae.training.metrics import MAXIMISED
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically
@@ -20,11 +20,11 @@ from vae.utils.files import write_atomically
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-FIRST = ("loss.beta", "model.latent_dim")  # what runs are ordered by, before all else
+LEADING_KEYS = ("loss.beta", "model.latent_dim")  # what runs are ordered by, before all else
 SYMBOLS = {"loss.beta": "β", "model.latent_dim": "z"}
-NOT_SWEPT = (*NOT_NAMED, "hydra")  # overrides that do not change what a run does
-ENOUGH = 8  # finished runs; of fewer, it would be chance
-WIDE = 8  # values whose largest is so many times their smallest are compared by ratio
+UNSWEPT_KEYS = (*UNNAMED_KEYS, "hydra")  # overrides that do not change what a run does
+MIN_RUNS = 8  # finished runs; of fewer, it would be chance
+LOG_RATIO = 8  # values whose largest is so many times their smallest are compared by ratio
 COLUMNS = tuple(
     f"val/{name}"
     for name in ("bpd", "rate", "distortion", "mse", "psnr", "ssim", "active_units", "loss")
@@ -124,7 +124,7 @@ def read_sweep(folder: Path | str) -> Comparison:
             "Give the folder of a sweep: multirun/SWEEP."
         )
     swept = _swept(runs)
-    order = dict.fromkeys([*FIRST, *swept])
+    order = dict.fromkeys([*LEADING_KEYS, *swept])
     runs.sort(key=lambda run: ([sort_key(run.value(key)) for key in order], run.name))
     about = read_record(folder)
     objective = about.get("objective") or runs[0].config.get("objective") or "val/bpd"
@@ -141,7 +141,7 @@ def read_sweep(folder: Path | str) -> Comparison:
 
 def rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the comparison as rows: one flat dict per run, equal keys in equal order."""
-    keys = dict.fromkeys([*comparison.swept, *FIRST, "seed"])
+    keys = dict.fromkeys([*comparison.swept, *LEADING_KEYS, "seed"])
     return [
         {
             "run": run.name,
@@ -174,15 +174,17 @@ def write_csv(comparison: Comparison, path: Path) -> None:
 
 def _swept(runs: list[SweepRun]) -> list[str]:
     """Return the overridden keys that differ between runs: beta, latent size, others, seed."""
-    keys = {key for run in runs for key in run.overrides if not key.startswith(NOT_SWEPT)}
+    keys = {key for run in runs for key in run.overrides if not key.startswith(UNSWEPT_KEYS)}
     differ = [key for key in keys if len({run.value(key) for run in runs}) > 1]
-    position = {key: place for place, key in enumerate(FIRST)}
-    return sorted(differ, key=lambda key: (position.get(key, len(FIRST)), key == "seed", key))
+    position = {key: place for place, key in enumerate(LEADING_KEYS)}
+    return sorted(
+        differ, key=lambda key: (position.get(key, len(LEADING_KEYS)), key == "seed", key)
+    )
 
 
 def sort_key(value: Any) -> tuple[bool, float, str]:
     """Sort key: numbers by size, then texts, then missing values."""
-    found = number(value)
+    found = parse_number(value)
     return (value is None, math.inf if found is None else found, str(value))
 
 
@@ -200,7 +202,7 @@ def importances(comparison: Comparison, metric: str) -> dict[str, float]:
 
     runs = comparison.ranked
     keys = [key for key in comparison.swept if len({run.value(key) for run in runs}) > 1]
-    if len(runs) < ENOUGH or len(keys) < 2:
+    if len(runs) < MIN_RUNS or len(keys) < 2:
         return {}
     columns = {key: _column(runs, key) for key in keys}
     distributions = {key: _distribution(column) for key, column in columns.items()}
@@ -225,13 +227,13 @@ def importances(comparison: Comparison, metric: str) -> dict[str, float]:
 
 def is_log_scale(values: list[float]) -> bool:
     """Return whether numbers belong on a logarithmic scale."""
-    return min(values) > 0 and max(values) >= WIDE * min(values)
+    return min(values) > 0 and max(values) >= LOG_RATIO * min(values)
 
 
 def _column(runs: list[SweepRun], key: str) -> list[float] | list[str]:
     """Return a key's values: numbers if all are, else texts. Seeds are categories."""
     values = [run.value(key) for run in runs]
-    numbers = [found for found in map(number, values) if found is not None]
+    numbers = [found for found in map(parse_number, values) if found is not None]
     return numbers if len(numbers) == len(values) and key != "seed" else list(map(str, values))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vae.runs.load import SavedRun
 
 FACES = 8  # columns
-MOST_ROWS = 12  # runs of a sweep that are shown: more cannot be taken in
+MAX_ROWS = 12  # runs of a sweep that are shown: more cannot be taken in
 
 
 def draw_face_sheets(comparison: Comparison, folder: Path) -> list[str]:
@@ -37,7 +37,7 @@ def draw_face_sheets(comparison: Comparison, folder: Path) -> list[str]:
     from vae.generation import figures
     from vae.generation.figures import prior_latents
 
-    shown, notes = choose(comparison)
+    shown, notes = choose_runs(comparison)
     originals, models = _load(shown, notes)
     reconstructed, sampled, labels = [], [], []
     with torch.inference_mode():
@@ -47,26 +47,28 @@ def draw_face_sheets(comparison: Comparison, folder: Path) -> list[str]:
             sampled.append(saved.model.decode(prior_latents(FACES, means)))
             labels.append(_label(comparison, run))
     top = figures.grid(torch.cat([originals, *reconstructed]), len(originals))
-    figures.save(figures.label_rows(top, ["originals", *labels]), folder / "reconstructions.png")
+    figures.save_png(
+        figures.label_rows(top, ["originals", *labels]), folder / "reconstructions.png"
+    )
     below = figures.grid(torch.cat(sampled), FACES)
-    figures.save(figures.label_rows(below, labels), folder / "samples.png")
+    figures.save_png(figures.label_rows(below, labels), folder / "samples.png")
     return notes
 
 
-def choose(comparison: Comparison) -> tuple[list[SweepRun], list[str]]:
+def choose_runs(comparison: Comparison) -> tuple[list[SweepRun], list[str]]:
     """Choose at most MOST_ROWS runs, spread over all; add a note if some are left out."""
     with_model = [r for r in comparison.runs if (r.folder / "checkpoints" / "last.pt").exists()]
     finished = [run for run in with_model if run.status == "finished"]
     runs = finished or with_model  # while the first are at work, what there is
-    if len(runs) <= MOST_ROWS:
+    if len(runs) <= MAX_ROWS:
         return runs, []
-    places = {round(i * (len(runs) - 1) / (MOST_ROWS - 1)) for i in range(MOST_ROWS)}
+    places = {round(i * (len(runs) - 1) / (MAX_ROWS - 1)) for i in range(MAX_ROWS)}
     best = comparison.best
     if best in runs and runs.index(best) not in places:
         nearest = min(places - {0, len(runs) - 1}, key=lambda place: abs(place - runs.index(best)))
         places = places - {nearest} | {runs.index(best)}
     return [runs[i] for i in sorted(places)], [
-        f"{MOST_ROWS} of the {len(runs)} runs are shown, evenly chosen along their order."
+        f"{MAX_ROWS} of the {len(runs)} runs are shown, evenly chosen along their order."
     ]
 
 

@@ -25,7 +25,7 @@ PICTURES = {
     "samples.png": "Faces decoded from random latents",
 }
 
-FILES = ("comparison.csv", *PICTURES, "report.md")
+REPORT_FILES = ("comparison.csv", *PICTURES, "report.md")
 
 
 def write_report(folder: Path | str, out: Path | str | None = None) -> Comparison:
@@ -54,11 +54,11 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Compariso
         notes += draw_face_sheets(comparison, out)
     except Exception as error:
         notes.append(f"No new faces: {_why(error)}")
-    write_text_atomically(out / "report.md", report(comparison, out, notes))
+    write_text_atomically(out / "report.md", report_markdown(comparison, out, notes))
     return comparison
 
 
-def report(comparison: Comparison, out: Path, notes: Sequence[str] = ()) -> str:
+def report_markdown(comparison: Comparison, out: Path, notes: Sequence[str] = ()) -> str:
     """Return report.md; `notes` say which pictures of `out` are missing, and why."""
     counts = Counter(run.status for run in comparison.runs)
     started = (comparison.started or "").replace("T", " ")[:19]
@@ -98,7 +98,7 @@ def overview(comparison: Comparison) -> str:
     )
 
 
-def command(run: SweepRun) -> str:
+def run_command(run: SweepRun) -> str:
     """Return the command that repeats a run by itself."""
     apart = ("sweep=", "sweep.", "hydra.", "hydra/", "wandb.", "resume=")
     own = [a for a in run.arguments if not a.lstrip("+~").startswith(apart)]
@@ -117,7 +117,7 @@ def _best(comparison: Comparison, out: Path) -> list[str]:
         chosen = comparison.ranked[:BEST_RUNS]
         title = f"## The best by {ways[0]} is better"
         what = f"The first {len(chosen)} of {len(comparison.ranked)} that finished:"
-    commands = "\n".join(command(run) for run in chosen)
+    commands = "\n".join(run_command(run) for run in chosen)
     again = f"These again, each by itself:\n\n{_code(commands)}"
     return [title, what, _table(comparison, chosen, out), again]
 

@@ -17,19 +17,19 @@ from vae.runs.run_dir import is_locked, read_summary
 from vae.utils.errors import UserError
 from vae.utils.files import read_json, read_yaml, write_json
 
-FILE = "sweep.json"
+RECORD_FILE = "sweep.json"
 
 ENDED = ("finished", "pruned")  # the process may go on with the sweep's next run
 
 
 def read_record(sweep: Path) -> dict[str, Any]:
     """Read sweep.json in this folder, {} if there is none."""
-    return read_json(sweep / FILE)
+    return read_json(sweep / RECORD_FILE)
 
 
 def write_record(sweep: Path, record: dict[str, Any]) -> None:
     """Replace sweep.json atomically."""
-    write_json(sweep / FILE, record)
+    write_json(sweep / RECORD_FILE, record)
 
 
 @dataclass(frozen=True)
@@ -68,19 +68,19 @@ class SweepRun:
             found = found[part]
         if isinstance(found, dict):  # a group, as in model=conv
             return self.overrides.get(key, found.get("name"))
-        plain = isinstance(found, int | str | None) or number(found) is not None
+        plain = isinstance(found, int | str | None) or parse_number(found) is not None
         return found if plain else str(found)  # inf too, which JSON has not
 
     def _override(self, key: str) -> Any:
         """Return an override's value, parsed: `80` is a number."""
         text = self.overrides.get(key)
-        found = number(text)
+        found = parse_number(text)
         if found is None:
             return text
         return int(found) if str(text).isdigit() else found
 
 
-def number(value: Any) -> float | None:
+def parse_number(value: Any) -> float | None:
     """Parse a value, or a text such as `1e-05`, as a finite number; None otherwise."""
     try:
         found = math.nan if isinstance(value, bool) else float(value)
@@ -99,9 +99,9 @@ def read_run(folder: Path) -> SweepRun:
     if status not in ENDED and is_locked(folder):
         status, summary = "running", {}  # a summary would be from before it went on
     step, metrics = _progress(folder / "metrics.jsonl")
-    if status == "interrupted" and step > (number(summary.get("step")) or 0):
+    if status == "interrupted" and step > (parse_number(summary.get("step")) or 0):
         status, summary = "cut", {}  # it went on after that summary, and was killed
-    total = number(summary.get("total_steps"))
+    total = parse_number(summary.get("total_steps"))
     return SweepRun(
         folder=folder,
         status=str(status or "cut"),
@@ -111,9 +111,9 @@ def read_run(folder: Path) -> SweepRun:
         config=config,
         metrics=_metrics(summary.get("final")) or metrics,
         beta_elbo=_beta_elbo(config),
-        step=int(number(summary.get("step")) or step),
+        step=int(parse_number(summary.get("step")) or step),
         total_steps=None if total is None else int(total),
-        seconds=number(summary.get("seconds")),
+        seconds=parse_number(summary.get("seconds")),
     )
 
 
@@ -137,7 +137,7 @@ def _progress(path: Path) -> tuple[int, dict[str, float]]:
         except ValueError:  # the line that is being written
             continue
         if isinstance(row, dict):
-            step = int(number(row.get("step")) or step)
+            step = int(parse_number(row.get("step")) or step)
             metrics = _metrics(row) or metrics
     return step, metrics
 
@@ -145,7 +145,7 @@ def _progress(path: Path) -> tuple[int, dict[str, float]]:
 def _metrics(row: Any) -> dict[str, float]:
     """Return the finite validation metrics of a row."""
     pairs = row.items() if isinstance(row, dict) else ()
-    found = {key: number(value) for key, value in pairs if key.startswith("val/")}
+    found = {key: parse_number(value) for key, value in pairs if key.startswith("val/")}
     return {key: value for key, value in found.items() if value is not None}
 
 

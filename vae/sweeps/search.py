@@ -22,7 +22,7 @@ from vae.sweeps.study import (
     build_pruner,
     check_space,
     close_failed,
-    counts,
+    counts_towards_total,
     directions,
     open_storage,
     open_study,
@@ -111,7 +111,9 @@ class Search:
 
     def counted(self) -> list[optuna.trial.FrozenTrial]:
         """Return the trials that count, finished and running, of all processes."""
-        return [trial for trial in self.study.get_trials(deepcopy=False) if counts(trial)]
+        return [
+            trial for trial in self.study.get_trials(deepcopy=False) if counts_towards_total(trial)
+        ]
 
     def ask(self) -> list[optuna.Trial]:
         """Ask for the next trials, at most `at_once`; none when the study is complete."""

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 Direction = Literal["minimize", "maximize"]
-GRACE = 180.0  # seconds without a sign of life after which a process on another machine is gone
-MOST_TRIES = 3  # a trial that took its process down this often is not tried again
+HEARTBEAT_TIMEOUT = (
+    180.0  # seconds without a sign of life after which a process on another machine is gone
+)
+MAX_TRIES = 3  # a trial that took its process down this often is not tried again
 
 
 def storage_url(sweep: SweepConfig, folder: Path) -> str:
@@ -188,13 +190,13 @@ class Participant:
         owner = trial.user_attrs.get("owner")
         if owner is None:  # it was cut between two lines, or another program's
             started = trial.datetime_start
-            return started is not None and time.time() - started.timestamp() > GRACE
+            return started is not None and time.time() - started.timestamp() > HEARTBEAT_TIMEOUT
         if owner["token"] == self.token:
             return False
         here = owner["host"] == self.host
         if here and (owner["pid"] == self.pid or not _is_alive(owner["pid"])):
             return True
-        return bool(time.time() - owner["seen"] > GRACE)
+        return bool(time.time() - owner["seen"] > HEARTBEAT_TIMEOUT)
 
 
 def _is_alive(pid: int) -> bool:
@@ -207,7 +209,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def counts(trial: FrozenTrial) -> bool:
+def counts_towards_total(trial: FrozenTrial) -> bool:
     """Return whether a trial counts towards `n_trials`: not waiting, not requeued."""
     return trial.state.name != "WAITING" and not trial.user_attrs.get("void")
 
@@ -223,7 +225,7 @@ def requeue(
     """
     tries = trial.user_attrs.get("tries", 1) - orderly
     complete = set(trial.params) == keys  # else it was cut before it had all its values
-    given_up = complete and tries >= MOST_TRIES
+    given_up = complete and tries >= MAX_TRIES
     try:
         storage.set_trial_user_attr(trial._trial_id, "void", not given_up)
         close_failed(study, storage, trial.number, f"cut {tries} times" if given_up else "cut")

@@ -89,14 +89,14 @@ def run_trial(
         return metrics
     stop_after_failures_in_a_row(config.sweep.max_failures, folder.parent)
     try:
-        return dict(run_in_subprocess(train, config, settings, folder, logs=logs))
+        return dict(run_in_subprocess(train_locked, config, settings, folder, logs=logs))
     except UserError as error:
         log.error("%s failed: %s", folder, error)  # a launcher says so at the end only
         record_failure(folder, str(error))
         raise
 
 
-def train(config: RunConfig, settings: Mapping[str, Any], folder: Path) -> dict[str, float]:
+def train_locked(config: RunConfig, settings: Mapping[str, Any], folder: Path) -> dict[str, float]:
     """Train the run while holding its lock."""
     with run_lock(folder, wait=True):
         metrics = finished_metrics(config, settings, folder)

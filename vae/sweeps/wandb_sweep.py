@@ -17,7 +17,7 @@ from typing import Any
 
 from vae.runs.tracking import summary_key
 from vae.runs.wandb_run import WandbConfig, WandbRun
-from vae.sweeps.comparison import FIRST, Comparison, rows
+from vae.sweeps.comparison import LEADING_KEYS, Comparison, rows
 from vae.utils.errors import UserError
 from vae.utils.files import write_text_atomically
 
@@ -25,15 +25,15 @@ logger = logging.getLogger(__name__)
 
 RUNS = ("run-*", "offline-run-*")  # what wandb calls the folder of a run
 
-REMEMBERED = ".wandb_summary_id"  # the id of the W&B run, so that a sweep has one of them
+SUMMARY_ID_FILE = ".wandb_summary_id"  # the id of the W&B run, so that a sweep has one of them
 FIGURES = tuple(f"sweep/{name}" for name in ("comparison", "reconstructions", "samples"))
-LEFT_OUT = ("folder",)  # a path on this machine
+OMITTED_COLUMNS = ("folder",)  # a path on this machine
 
 METRICS = ("val/rate", "val/distortion", "val/active_units", "val/bpd")
 CURVES = ("val/bpd", "val/rate")
 FACES = ("figures/reconstructions", "figures/samples")  # of each run
 LOGARITHMIC = ("loss.beta", "optimizer.lr")
-SHOWN = 100  # runs in a panel; left alone, W&B stops at 10
+MAX_PANEL_RUNS = 100  # runs in a panel; left alone, W&B stops at 10
 
 
 def link_runs(sweep: Path) -> None:
@@ -70,7 +70,7 @@ def log_summary(comparison: Comparison, settings: WandbConfig, folder: Path) -> 
         folder: the sweep's; it may hold `comparison.png`, `reconstructions.png` and
             `samples.png`. W&B writes to its `wandb/`.
     """
-    remembered = folder / REMEMBERED
+    remembered = folder / SUMMARY_ID_FILE
     named = replace(
         settings,
         name=f"{comparison.name} summary",
@@ -82,7 +82,7 @@ def log_summary(comparison: Comparison, settings: WandbConfig, folder: Path) -> 
         "swept": comparison.swept,
         "objectives": comparison.objectives,
     }
-    table = [{k: v for k, v in row.items() if k not in LEFT_OUT} for row in rows(comparison)]
+    table = [{k: v for k, v in row.items() if k not in OMITTED_COLUMNS} for row in rows(comparison)]
     figures = {key: folder / f"{Path(key).name}.png" for key in FIGURES}
     figures = {key: path for key, path in figures.items() if path.exists()}
     try:
@@ -125,7 +125,7 @@ def build_workspace(comparison: Comparison, entity: str, project: str, group: st
         # The package takes all kinds of signs for emojis, `=` and `+` among them.
         name=re.sub(r"[^\w .,()-]", "_", f"Sweep {group}"),
         sections=[ws.Section(name=name, panels=of, is_open=True) for name, of in panels.items()],
-        settings=ws.WorkspaceSettings(x_axis="step", max_runs=SHOWN),
+        settings=ws.WorkspaceSettings(x_axis="step", max_runs=MAX_PANEL_RUNS),
         runset_settings=ws.RunsetSettings(filters=_of_group(group), pinned_columns=columns),
     )
 
@@ -177,7 +177,7 @@ def _import_workspaces() -> Any:
 def _swept(comparison: Comparison) -> list[str]:
     """Return the config keys of beta, latent size and the other swept keys."""
     config = next((run.config for run in comparison.runs if run.config), {})
-    keys = dict.fromkeys([*FIRST, *comparison.swept])
+    keys = dict.fromkeys([*LEADING_KEYS, *comparison.swept])
     known = [key for key in keys if key.split(".")[0] in config]  # not, say, experiment
     return [f"{key}.name" if isinstance(config.get(key), dict) else key for key in known]
 

@@ -12,7 +12,7 @@ from vae.utils.devices import DEVICES, PRECISIONS
 from vae.utils.errors import require
 
 # Of so many digits at most: Python refuses to read numbers of thousands.
-EVERY = re.compile(r"(?P<steps>[1-9]\d{0,17})|(?P<minutes>\d{1,17}(\.\d{1,17})?) ?min")
+INTERVAL_PATTERN = re.compile(r"(?P<steps>[1-9]\d{0,17})|(?P<minutes>\d{1,17}(\.\d{1,17})?) ?min")
 
 
 class CheckpointTrigger:
@@ -26,7 +26,7 @@ class CheckpointTrigger:
     """
 
     def __init__(self, every: str | None) -> None:
-        found = EVERY.fullmatch(every or "")
+        found = INTERVAL_PATTERN.fullmatch(every or "")
         takes = "null, an int >= 1 (steps) or minutes as 10min"
         require(every is None or found is not None, "trainer.checkpoint_every", every, takes)
         self.steps = int(found["steps"]) if found and found["steps"] else None

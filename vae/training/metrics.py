@@ -27,7 +27,7 @@ METRICS = frozenset(
 MAXIMISED = ("val/psnr", "val/ssim", "val/active_units")  # by a sweep; the others are minimised
 EVALUATION_BATCH = 128  # one size for all runs, as the noise is drawn batch by batch
 NOISE_SEED = 0  # one for all runs: differences are the models', not the noise's
-ACTIVE = 0.01  # variance of the mean above which a latent is active
+ACTIVE_VARIANCE = 0.01  # variance of the mean above which a latent is active
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def evaluate(
+def evaluate_split(
     model: VAE,
     batches: Iterable[Tensor],
     loss: LossConfig,
@@ -174,6 +174,6 @@ def evaluate(
         "rate": rate,
         "distortion": distortion,
         "bpd": bits_per_dim(distortion, rate, values),
-        "active_units": float((variance > ACTIVE).sum()),
+        "active_units": float((variance > ACTIVE_VARIANCE).sum()),
     }
     return Evaluation(metrics, kl / count, means / count, variance.sqrt())

@@ -26,7 +26,7 @@ from vae.utils.errors import UserError
 
 # How long a process waits for another that is alive; the first one may be packing a data
 # set. One that died is noticed at once, by its closed connection.
-PATIENCE = timedelta(hours=24)
+TIMEOUT = timedelta(hours=24)
 
 
 class TorchrunGroup(ProcessGroup):
@@ -35,7 +35,7 @@ class TorchrunGroup(ProcessGroup):
     def __init__(self) -> None:
         # Tensors on the CPU travel by gloo, also beside GPUs: flags and sums wait for no GPU.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
+        dist.init_process_group(backend, timeout=TIMEOUT)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     def device(self, device: torch.device) -> torch.device:
@@ -68,18 +68,18 @@ class TorchrunGroup(ProcessGroup):
     def reduce(self, tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
         # A message an owner: a hundred small ones take several times as long. And not while
         # the backward pass is still at work, whose BatchNorms would queue behind them.
-        for owner, theirs in by_owner(tensors, owners):
+        for owner, theirs in group_by_owner(tensors, owners):
             together = torch.cat([tensor.flatten() for tensor in theirs])
             dist.reduce(together, owner)
             if owner == self.rank:
-                _allocate_files(together / self.size, theirs)
+                _unflatten_into(together / self.size, theirs)
 
     def broadcast_parameters(self, parameters: Sequence[Tensor], owners: Sequence[int]) -> None:
-        for owner, theirs in by_owner(parameters, owners):
+        for owner, theirs in group_by_owner(parameters, owners):
             together = torch.cat([parameter.detach().flatten() for parameter in theirs])
             dist.broadcast(together, owner)
             if owner != self.rank:
-                _allocate_files(together, theirs)
+                _unflatten_into(together, theirs)
 
     def all_gather_object(self, message: Any) -> list[Any]:
         messages: list[Any] = [None] * self.size
@@ -169,7 +169,7 @@ class SharedMemoryGroup(TorchrunGroup):
         super().close()
 
 
-def by_owner(
+def group_by_owner(
     tensors: Sequence[Tensor], owners: Sequence[int]
 ) -> Iterator[tuple[int, list[Tensor]]]:
     """Yield each owner in order, with its tensors."""
@@ -177,7 +177,7 @@ def by_owner(
         yield owner, [t for t, o in zip(tensors, owners, strict=True) if o == owner]
 
 
-def _allocate_files(together: Tensor, tensors: Sequence[Tensor]) -> None:
+def _unflatten_into(together: Tensor, tensors: Sequence[Tensor]) -> None:
     """Copy the values of one flat tensor into several tensors."""
     with torch.no_grad():
         parts = torch.split(together, [tensor.numel() for tensor in tensors])

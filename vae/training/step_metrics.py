@@ -13,11 +13,11 @@ from torch import Tensor
 from vae.losses import LossTerms
 from vae.utils.errors import UserError
 
-VALUES = len(LossTerms._fields) + 1  # of a step: its terms, and the norm of its gradient
+VALUES_PER_STEP = len(LossTerms._fields) + 1  # of a step: its terms, and the norm of its gradient
 
 REMEDY = "Try a smaller optimizer.lr, or trainer.grad_clip=1."
 # Of a step, in the order of its values.
-NAMES = ("loss", "distortion", "rate", "penalty", "gradient norm")
+VALUE_NAMES = ("loss", "distortion", "rate", "penalty", "gradient norm")
 
 
 class MetricAccumulator:
@@ -29,12 +29,14 @@ class MetricAccumulator:
 
     def __init__(self, before: Tensor | None = None) -> None:
         self.reset()
-        if before is not None and before.shape[1:] == (VALUES,):  # else by an older version
+        if before is not None and before.shape[1:] == (
+            VALUES_PER_STEP,
+        ):  # else by an older version
             self.before = before
 
     def reset(self) -> None:
         """Restart after a logged row."""
-        self.before = torch.empty(0, VALUES, dtype=torch.float64)
+        self.before = torch.empty(0, VALUES_PER_STEP, dtype=torch.float64)
         self.rows: list[Tensor] = []  # of steps of this process, whose time is known
         self.restart()
 
@@ -96,7 +98,7 @@ class NonFiniteGuard:
         """Return which of the last steps were finite.
 
         Args:
-            values: what `NAMES` says of each, (steps, 5).
+            values: what `VALUE_NAMES` says of each, (steps, 5).
             step: the number of the first.
             batches: of an epoch.
 
@@ -117,7 +119,7 @@ class NonFiniteGuard:
     def _message(self, values: np.ndarray, step: int, batches: int) -> str:
         bad = [
             f"{name} = {value}"
-            for name, value in zip(NAMES, values, strict=True)
+            for name, value in zip(VALUE_NAMES, values, strict=True)
             if not math.isfinite(value)
         ]
         epoch, batch = divmod(step, batches)

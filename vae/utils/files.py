@@ -16,16 +16,16 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-FULL = {  # errors of writes that want more room than there is, and what they mean
+DISK_FULL_ERRORS = {  # errors of writes that want more room than there is, and what they mean
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your share of the disk is full",
     errno.EFBIG: "files may not become that large there",
 }
 
-DEEPEST = 50  # lists and mappings within each other, in a YAML file
+MAX_DEPTH = 50  # lists and mappings within each other, in a YAML file
 
 BLOCK = 1 << 20  # bytes
-GLANCES = 4  # blocks or so that a quick look reads: the first, the last, and some between
+SAMPLED_BLOCKS = 4  # blocks or so that a quick look reads: the first, the last, and some between
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any], before: str | None = None) -> None:
@@ -69,7 +69,7 @@ def annotate_os_error(path: Path) -> Iterator[None]:
 
 def is_full(error: BaseException) -> bool:
     """Return whether an error means that the disk or the quota is full."""
-    return isinstance(error, OSError) and error.errno in FULL
+    return isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS
 
 
 def free_bytes(path: Path) -> int:
@@ -116,8 +116,8 @@ def read_yaml(path: Path) -> Any:
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise ValueError(f"{path}: nested more than {DEEPEST} deep")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"{path}: nested more than {MAX_DEPTH} deep")
     return OmegaConf.to_container(OmegaConf.load(StringIO(text)))
 
 
@@ -150,7 +150,7 @@ def damaged_blocks(file: Path, expected: list[int], *, all_of_it: bool = False) 
     Args:
         file: it has the size that it had.
         expected: its `checksums` then.
-        all_of_it: read every block; else `GLANCES` of them, which costs milliseconds.
+        all_of_it: read every block; else `SAMPLED_BLOCKS` of them, which costs milliseconds.
 
     Raises:
         OSError: the file cannot be read.
@@ -158,7 +158,7 @@ def damaged_blocks(file: Path, expected: list[int], *, all_of_it: bool = False) 
     count = len(expected)
     if not count:  # an empty file
         return []
-    step = 1 if all_of_it else max(1, (count - 1) // (GLANCES - 1))
+    step = 1 if all_of_it else max(1, (count - 1) // (SAMPLED_BLOCKS - 1))
     blocks = sorted({*range(0, count, step), count - 1})
     found = zip(blocks, _checksums(file, blocks), strict=True)
     return [block for block, checksum in found if checksum != expected[block]]

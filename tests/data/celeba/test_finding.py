@@ -167,7 +167,7 @@ def test_the_archive_is_read_where_its_folder_is_empty(celeba_in, is_whole):
 
 
 def test_more_files_than_are_looked_at(celeba, is_whole, monkeypatch):
-    monkeypatch.setattr("vae.data.celeba.layouts.GLANCE", 2)
+    monkeypatch.setattr("vae.data.celeba.layouts.MAX_ENTRIES", 2)
 
     assert is_whole(celeba)
 

@@ -20,7 +20,7 @@ from tests.support.celeba_shards import (
     write_shard,
 )
 from tests.support.celeba_stand_in import LAYOUTS, NUM
-from vae.data.celeba.stores import TAIL
+from vae.data.celeba.stores import END_BYTES
 
 SETTINGS = {"crop": 140, "image_size": 24, "num_images": 20}
 
@@ -122,7 +122,7 @@ def test_another_archive_changes_it(celeba_in):
 
 def test_all_members_of_an_archive_of_full_size_are_in_it():
     """Info-ZIP adds 24 bytes to each entry at the archive's end: times and owners."""
-    assert NUM * (46 + len(f"{IMAGES}/000001.jpg") + 24) < TAIL
+    assert NUM * (46 + len(f"{IMAGES}/000001.jpg") + 24) < END_BYTES
 
 
 @pytest.mark.parametrize("number", [0, 12, 29])

@@ -78,7 +78,7 @@ def test_images_alone(shards):
 
 
 def test_rows_read_a_few_at_a_time_are_the_same(shards, monkeypatch):
-    monkeypatch.setattr("vae.data.celeba.parquet.BATCH", 2)
+    monkeypatch.setattr("vae.data.celeba.parquet.ROWS_AT_ONCE", 2)
     expected = all_pixels(source(shards))
 
     assert (all_pixels(source(shards)) == expected).all()

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.support.fake_sweeps import make_run, make_sweep
 from tests.support.train_command import ROOT, TINY, call_train
 from vae.cli.main import main
-from vae.sweeps.pages import fill, measured, prose, results_of
+from vae.sweeps.pages import fill_page, generated_text, handwritten_text, results_file
 from vae.sweeps.pages.tables import read_results
 
 SHIPPED = [*sorted((ROOT / "docs" / "experiments").glob("exp_*.md")), ROOT / "README.md"]
@@ -61,7 +61,7 @@ def test_a_page_is_filled_from_its_runs(page, sweep, capsys):
         kept = list(csv.DictReader(file))
     assert len(kept) == 4
     assert "folder" not in kept[0]  # nothing of this machine
-    assert str(sweep) not in results_of(page).read_text()
+    assert str(sweep) not in results_file(page).read_text()
 
 
 def test_the_same_page_again_from_the_kept_results_alone(page, sweep, tmp_path):
@@ -83,7 +83,7 @@ def test_what_training_does_not_measure_is_evaluated(page, tmp_path, monkeypatch
     )
     sweep = tmp_path / "multirun" / "s"
     assert main(["report", str(page), str(sweep)]) == 0
-    for row in read_results(results_of(page)):
+    for row in read_results(results_file(page)):
         (run,) = sweep.glob(f"seed={row['seed']}")
         measured = json.loads((run / "metrics.json").read_text())["metrics"]["val/mig"]["value"]
         assert float(row["val/mig"]) == pytest.approx(measured, rel=1e-5)
@@ -123,14 +123,14 @@ def test_what_is_not_there(arguments, page, capsys):
 
 @pytest.mark.parametrize("page", SHIPPED, ids=lambda p: p.stem)
 def test_shipped_pages_are_as_their_results_have_it(page):
-    assert fill(page) == page.read_text(encoding="utf-8")
+    assert fill_page(page) == page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", SHIPPED[:-1], ids=lambda p: p.stem)
 def test_figures_in_the_prose_are_in_the_tables(page):
     """A number with a point, in a sentence, is one of the page's tables."""
-    made = set(re.findall(r"\d+\.\d+", measured(page)))
-    said = set(re.findall(r"(?<![\d.])\d+\.\d+", prose(page)))
+    made = set(re.findall(r"\d+\.\d+", generated_text(page)))
+    said = set(re.findall(r"(?<![\d.])\d+\.\d+", handwritten_text(page)))
     assert said - made == set()
 
 
@@ -139,10 +139,10 @@ def test_each_figure_is_of_one_part_of_an_evaluation(finished):
     from vae.evaluation import PARTS
     from vae.evaluation.evaluate import evaluate_model
     from vae.runs.load import load_run
-    from vae.sweeps.pages.tables import parts_of
+    from vae.sweeps.pages.tables import required_parts
 
     for part in PARTS:
         report, _ = evaluate_model(load_run(finished, overrides=[f"metrics.parts=[{part}]"]))
         alone, _ = evaluate_model(load_run(finished, overrides=["metrics.parts=[]"]))
-        assert parts_of(report.figures) == [part] or report.notes
-        assert parts_of(alone.figures) == []
+        assert required_parts(report.figures) == [part] or report.notes
+        assert required_parts(alone.figures) == []

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from vae.sweeps.pages.tables import best, best_row, front, set_up, table
+from vae.sweeps.pages.tables import best_row, best_table, describe_set_up, front_table, means_table
 from vae.utils.errors import UserError
 
 
@@ -32,7 +32,7 @@ def test_means_and_deviations_over_seeds():
         for beta, values in rates.items()
         for seed, rate in enumerate(values)
     ]
-    heads, *lines = cells(table(rows, ["loss.beta"], ["val/rate"]))
+    heads, *lines = cells(means_table(rows, ["loss.beta"], ["val/rate"]))
     assert heads == ["`loss.beta`", "`val/rate`"]
     assert [line[0] for line in lines] == ["1e-05", "1e-03", "0.1"]  # by size, not by text
     for (_, shown), values in zip(lines, rates.values(), strict=True):
@@ -40,18 +40,18 @@ def test_means_and_deviations_over_seeds():
 
 
 def test_a_single_run_has_no_deviation():
-    _, line = cells(table([row(seed=0, val_psnr=25.817)], ["seed"], ["val/psnr"]))
+    _, line = cells(means_table([row(seed=0, val_psnr=25.817)], ["seed"], ["val/psnr"]))
     assert line == ["0", "25.82"]
 
 
 def test_runs_that_agree_have_none_either():
     rows = [row(model="conv", seed=seed, beta_elbo=0.0096) for seed in (0, 1)]
-    assert cells(table(rows, ["model"], ["beta_elbo"]))[1] == ["conv", "0.0096"]
+    assert cells(means_table(rows, ["model"], ["beta_elbo"]))[1] == ["conv", "0.0096"]
 
 
 def test_settings_that_are_words_and_combinations():
     rows = [row(loss=loss, seed=s, val_bpd=b) for loss, s, b in [("mse", 0, 6), ("bce", 0, 5)]]
-    lines = cells(table(rows, ["loss", "seed"], ["val/bpd"]))
+    lines = cells(means_table(rows, ["loss", "seed"], ["val/bpd"]))
     assert lines[1:] == [["bce", "0", "5.000"], ["mse", "0", "6.000"]]
 
 
@@ -59,7 +59,7 @@ def test_the_front_is_what_no_other_beats():
     rng = np.random.default_rng(1)
     points = rng.uniform(0, 1, (40, 2))
     rows = [row(run=i, val_rate=x, val_mse=y) for i, (x, y) in enumerate(points)]
-    lines = cells(front(rows, ["val/rate", "val/mse"], ["run", "val/rate"]))[1:]
+    lines = cells(front_table(rows, ["val/rate", "val/mse"], ["run", "val/rate"]))[1:]
     on_front = [i for i, p in enumerate(points) if not any((q < p).all() for q in points)]
     assert {int(line[0]) for line in lines} == set(on_front)
     assert [float(line[1]) for line in lines] == sorted(float(line[1]) for line in lines)
@@ -67,14 +67,14 @@ def test_the_front_is_what_no_other_beats():
 
 def test_the_best_by_what_is_better():
     rows = [row(run=name, val_bpd=b, val_mig=m) for name, b, m in [("a", 6, 0.1), ("b", 7, 0.4)]]
-    assert cells(best(rows, "val/bpd", 1, ["run"]))[1:] == [["a"]]
-    assert cells(best(rows, "val/mig", 2, ["run"]))[1:] == [["b"], ["a"]]
+    assert cells(best_table(rows, "val/bpd", 1, ["run"]))[1:] == [["a"]]
+    assert cells(best_table(rows, "val/mig", 2, ["run"]))[1:] == [["b"], ["a"]]
     assert best_row(rows, "val/mig", worst=True)["run"] == "a"
 
 
 def test_a_column_that_is_not_there_is_named():
     with pytest.raises(UserError, match="val/mgi"):
-        table([row(seed=0)], ["seed"], ["val/mgi"])
+        means_table([row(seed=0)], ["seed"], ["val/mgi"])
 
 
 def test_the_set_up_in_words():
@@ -91,7 +91,7 @@ def test_the_set_up_in_words():
     }
     times = {"1": "90", "0": "150"}
     rows = [{**common, "seed": seed, "seconds": seconds} for seed, seconds in times.items()]
-    said = set_up(rows)
+    said = describe_set_up(rows)
     assert (
         "12,000 drawn faces (`rich`) at 64 px, 600 steps of 32 images by muon, seeds 0, 1." in said
     )

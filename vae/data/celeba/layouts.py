@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vae.data.celeba.download import WAYS_TO_GET, reject_placeholders
-from vae.data.celeba.parquet import split_of
+from vae.data.celeba.parquet import split_of_shard
 from vae.data.celeba.stores import FolderStore, Store, ZipStore
 from vae.data.images import is_image_name
 from vae.utils.errors import UserError
@@ -22,8 +22,8 @@ LISTS = {  # what each list file's name begins with; they end in .txt or .csv
     "identities": "identity_CelebA",
     "landmarks": "list_landmarks_align_celeba",
 }
-DEPTH = 5  # folders below data.path: Hugging Face's cache has its files there
-GLANCE = 1000  # entries looked at of each folder: one with 202,599 images is not searched
+MAX_DEPTH = 5  # folders below data.path: Hugging Face's cache has its files there
+MAX_ENTRIES = 1000  # entries looked at of each folder: one with 202,599 images is not searched
 
 
 @dataclass
@@ -41,7 +41,7 @@ class DiscoveredFiles:
     def is_sharded(self) -> bool:
         """Whether the layout is Hugging Face's parquet shards."""
         images = self.image_folders or self.archives
-        if images and ("partition" in self.lists or not any(map(split_of, self.shards))):
+        if images and ("partition" in self.lists or not any(map(split_of_shard, self.shards))):
             return False
         return bool(self.shards)
 
@@ -109,14 +109,14 @@ def require_complete(root: Path, found: DiscoveredFiles) -> Store:
     )
 
 
-def _search(root: Path, depth: int = DEPTH) -> DiscoveredFiles:
+def _search(root: Path, depth: int = MAX_DEPTH) -> DiscoveredFiles:
     found = DiscoveredFiles()
     folders = [root]
     for _ in range(depth + 1):  # breadth first: the least deep comes first
         inside: list[Path] = []
         for folder in folders:
             inside += _scan_folder(folder, found)
-        folders = inside[:GLANCE]
+        folders = inside[:MAX_ENTRIES]
     return found
 
 
@@ -148,7 +148,7 @@ def _scan_folder(folder: Path, found: DiscoveredFiles) -> list[Path]:
 def _entries(folder: Path, found: DiscoveredFiles) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            yield from sorted(itertools.islice(entries, GLANCE), key=lambda entry: entry.name)
+            yield from sorted(itertools.islice(entries, MAX_ENTRIES), key=lambda entry: entry.name)
     except OSError as error:  # lost+found/ and the like
         found.closed[folder] = str(error.strerror)
 
@@ -163,7 +163,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _inventory(found: DiscoveredFiles) -> str:
     """'3 .txt, 1 .zip files', or 'no files'."""
     kinds = ", ".join(
-        f"{count}{'+' if count >= GLANCE else ''} {kind}"
+        f"{count}{'+' if count >= MAX_ENTRIES else ''} {kind}"
         for kind, count in found.kinds.most_common(5)
     )
     return f"{kinds} files" if kinds else "no files"

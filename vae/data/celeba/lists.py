@@ -40,7 +40,7 @@ RANGES = {  # of the numbers; in words, attributes may also be True and False
 }
 TYPES = {"partition": np.int8, "attributes": np.int8, "identities": np.int32, "landmarks": np.int16}
 WORDS = ("true", "false")
-LONGEST = 100_000  # characters of a line that are looked at: csv raises on a longer word
+MAX_LINE = 100_000  # characters of a line that are looked at: csv raises on a longer word
 
 LANDMARKS = tuple(
     f"{point}_{axis}"
@@ -96,7 +96,7 @@ class ListFormat(NamedTuple):
 
     def words(self, line: str) -> list[str]:
         """Split a line into words; overlong lines are truncated."""
-        line = line[:LONGEST]
+        line = line[:MAX_LINE]
         if not self.has_commas:
             return line.split()
         return [word.strip() for word in next(csv.reader([line.replace("\0", "")]), [])]

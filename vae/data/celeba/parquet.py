@@ -18,13 +18,13 @@ from vae.data.celeba.download import download_again, first_names, reject_placeho
 from vae.utils.errors import UserError
 
 SPLIT_NAMES = {"train": "train", "valid": "val", "validation": "val", "val": "val", "test": "test"}
-WANTED = (
+COLUMNS = (
     "CelebA's official splits are wanted, in files named train-*.parquet, valid-*.parquet and "
     "test-*.parquet, as flwrlabs/celeba on Hugging Face has them."
 )
 
-TAIL = 1 << 16  # bytes at a shard's end: where its parts lie and how large they are
-BATCH = 32  # rows in memory at a time
+FOOTER_BYTES = 1 << 16  # bytes at a shard's end: where its parts lie and how large they are
+ROWS_AT_ONCE = 32  # rows in memory at a time
 
 ATTRIBUTES = """
     5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose
@@ -47,13 +47,15 @@ def shards_by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
     for file in sorted(files):
         above = file.parent if _split_named(file.name) else file.parent.parent
         sets.setdefault(above, []).append(file)
-    whole = [each for each in sets.values() if {split_of(file) for file in each} >= set(SPLITS)]
+    whole = [
+        each for each in sets.values() if {split_of_shard(file) for file in each} >= set(SPLITS)
+    ]
     used = whole[0] if whole else max(sets.values(), key=len)
-    shards = {split: [file for file in used if split_of(file) == split] for split in SPLITS}
+    shards = {split: [file for file in used if split_of_shard(file) == split] for split in SPLITS}
     if empty := [split for split in SPLITS if not shards[split]]:
         raise UserError(
             f"data.path: {files[0].parent} has no parquet files of {' and '.join(empty)} (it "
-            f"has {first_names([file.name for file in files])}). {WANTED}"
+            f"has {first_names([file.name for file in files])}). {COLUMNS}"
         )
     for split in SPLITS:
         _require_all(shards[split])
@@ -105,10 +107,10 @@ def row_groups(file: Path, labels: Sequence[str] = ()) -> np.ndarray:
     for column in ("image", *labels):
         if column not in schema.names:
             found = first_names(schema.names)
-            raise UserError(f"{file}: has no column `{column}`, but {found}. {WANTED}")
+            raise UserError(f"{file}: has no column `{column}`, but {found}. {COLUMNS}")
         kind = schema.field(column).type
         if not (_holds_files(kind) if column == "image" else _holds_numbers(kind)):
-            raise UserError(f"{file}: column `{column}` holds {kind}. {WANTED}")
+            raise UserError(f"{file}: column `{column}` holds {kind}. {COLUMNS}")
     metadata = opened.metadata
     groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     return np.cumsum([0, *groups])
@@ -129,7 +131,7 @@ def _holds_numbers(kind: Any) -> bool:
     return bool(types.is_integer(kind) or types.is_boolean(kind) or types.is_floating(kind))
 
 
-def split_of(file: Path) -> str | None:
+def split_of_shard(file: Path) -> str | None:
     """Return the split in a shard's name, train-00000-of-00019.parquet, or in its folder's."""
     return _split_named(file.name) or _split_named(file.parent.name)
 
@@ -187,7 +189,7 @@ class ParquetCelebA:
             for split in SPLITS
         }
         if empty := [split for split, size in self.sizes().items() if not size]:
-            raise UserError(f"{self.shards[empty[0]][0]}: holds no images of {empty[0]}. {WANTED}")
+            raise UserError(f"{self.shards[empty[0]][0]}: holds no images of {empty[0]}. {COLUMNS}")
         # The file and row group being read, the next row in it, and the stream of its images.
         self._reading: tuple[tuple[Path, int], int, Iterator[bytes | None]] | None = None
 
@@ -204,7 +206,7 @@ class ParquetCelebA:
         for file in (file for split in SPLITS for file in self.shards[split]):
             with open(file, "rb") as opened:
                 size = opened.seek(0, os.SEEK_END)
-                opened.seek(max(0, size - TAIL))
+                opened.seek(max(0, size - FOOTER_BYTES))
                 marks.append([file.name, size, hashlib.sha256(opened.read()).hexdigest()])
         return marks
 
@@ -258,7 +260,7 @@ def _columns(file: Path, names: tuple[str, ...]) -> np.ndarray:
         table = open_shard(file).read(list(names))
     for name in names:
         if table.column(name).null_count:
-            raise UserError(f"{file}: column {name} is empty (null) in some rows. {WANTED}")
+            raise UserError(f"{file}: column {name} is empty (null) in some rows. {COLUMNS}")
     columns = [table.column(name).to_numpy().astype(np.int32) for name in names]
     return np.stack(columns, axis=1)
 
@@ -270,7 +272,7 @@ def _images(file: Path, group: int) -> Iterator[bytes | None]:
     opened = open_shard(file)
     with translate_parquet_errors(file, f"row group {group} ", ImageError):
         for batch in opened.iter_batches(
-            BATCH, row_groups=[group], columns=["image"], use_threads=False
+            ROWS_AT_ONCE, row_groups=[group], columns=["image"], use_threads=False
         ):
             column = batch.column(0)
             if pyarrow.types.is_struct(column.type):

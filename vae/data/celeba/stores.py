@@ -16,7 +16,7 @@ from vae.data.celeba.download import download_again, first_names, reject_placeho
 from vae.data.images import is_image_name
 from vae.utils.errors import UserError
 
-TAIL = 1 << 25  # bytes: the list of 202,599 members at an archive's end is 15 to 20 MB
+END_BYTES = 1 << 25  # bytes: the list of 202,599 members at an archive's end is 15 to 20 MB
 
 
 Place = tuple[int, int, int, int]  # where a member begins, packed size, method, checksum
@@ -46,7 +46,7 @@ class FolderStore:
     def names(self) -> set[str]:
         """Return the names of the images in the folder."""
         try:
-            return {name for name in os.listdir(self.path) if _is_face(name)}
+            return {name for name in os.listdir(self.path) if _is_image_name(name)}
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read: {error.strerror}.") from error
 
@@ -128,7 +128,7 @@ class ZipStore:
         """Return the archive's size and a digest of its end, which holds the members' checksums."""
         size = self.path.stat().st_size
         with open(self.path, "rb") as file:
-            file.seek(max(0, size - TAIL))
+            file.seek(max(0, size - END_BYTES))
             return [size, hashlib.sha256(file.read()).hexdigest()]
 
     def _find_members(self) -> dict[str, Place]:
@@ -142,8 +142,8 @@ class ZipStore:
                     f"{self.path}: the archive is damaged ({error}). {download_again(self.path)}"
                 )
                 raise UserError(message) from error
-            _refuse_odd_members(self.path, infos)
-            self._members = _places(self.path, infos)
+            _reject_odd_members(self.path, infos)
+            self._members = _image_offsets(self.path, infos)
         return self._members
 
 
@@ -173,11 +173,11 @@ def check_image_names(
         )
 
 
-def _is_face(name: str) -> bool:
+def _is_image_name(name: str) -> bool:
     return is_image_name(name) and not name.startswith(".")
 
 
-def _refuse_odd_members(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
+def _reject_odd_members(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
     for info in infos:
         parts = info.filename.replace("\\", "/").split("/")
         if not parts[0] or ".." in parts or ":" in parts[0]:
@@ -194,11 +194,11 @@ def _refuse_odd_members(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
             )
 
 
-def _places(path: Path, infos: Sequence[zipfile.ZipInfo]) -> dict[str, Place]:
+def _image_offsets(path: Path, infos: Sequence[zipfile.ZipInfo]) -> dict[str, Place]:
     places: dict[str, Place] = {}
     for info in infos:
         name = info.filename.rpartition("/")[2]
-        if not _is_face(name) or info.filename.startswith("__MACOSX"):
+        if not _is_image_name(name) or info.filename.startswith("__MACOSX"):
             continue
         if name in places:
             raise UserError(

@@ -23,8 +23,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vae.sweeps.comparison import read_sweep
-from vae.sweeps.pages.pictures import draw_pictures, pictures
-from vae.sweeps.pages.tables import best, collect, front, read_results, set_up, table, write_results
+from vae.sweeps.pages.pictures import draw_pictures, picture_links
+from vae.sweeps.pages.tables import (
+    best_table,
+    collect_results,
+    describe_set_up,
+    front_table,
+    means_table,
+    read_results,
+    write_results,
+)
 from vae.utils.errors import UserError
 from vae.utils.files import write_text_atomically
 
@@ -32,7 +40,7 @@ KINDS = "set up|table|front|best|pictures"
 BLOCK = re.compile(rf"(<!-- ({KINDS})\b([^>]*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
-def fill(page: Path) -> str:
+def fill_page(page: Path) -> str:
     """Return a page's Markdown with each block filled from the results beside it.
 
     Raises:
@@ -49,7 +57,7 @@ def fill(page: Path) -> str:
     return BLOCK.sub(make, page.read_text(encoding="utf-8"))
 
 
-def figures_wanted(page: Path) -> list[str]:
+def required_metrics(page: Path) -> list[str]:
     """Return the metrics that a page's blocks need of each of its runs."""
     wanted = []
     for kind, words, _ in _blocks(page):
@@ -62,24 +70,24 @@ def figures_wanted(page: Path) -> list[str]:
     return [key for key in dict.fromkeys(wanted) if key.startswith("val/")]
 
 
-def pictures_wanted(page: Path) -> list[str]:
+def required_pictures(page: Path) -> list[str]:
     """Return the names of a page's pictures."""
     lists = [words.split() for kind, words, _ in _blocks(page) if kind == "pictures"]
     return [name for names in lists for name in names]
 
 
-def results_of(page: Path) -> Path:
+def results_file(page: Path) -> Path:
     """Return the results file of a page."""
     return page.parent / "results" / f"{page.stem}.csv"
 
 
-def prose(page: Path) -> str:
+def handwritten_text(page: Path) -> str:
     """Return the handwritten text of a page, without blocks and code."""
     text = BLOCK.sub("", page.read_text(encoding="utf-8"))
     return re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.S)
 
 
-def measured(page: Path) -> str:
+def generated_text(page: Path) -> str:
     """Return the text of a page's blocks."""
     return "\n".join(body for _, _, body in _blocks(page))
 
@@ -93,18 +101,18 @@ def _blocks(page: Path) -> list[tuple[str, str, str]]:
 def _body(kind: str, words: str, page: Path) -> str:
     parts = [part.split() for part in words.split("|")]
     others = page.parent / parts.pop()[0] if len(parts) == 3 else None
-    rows = read_results(others or results_of(page))
+    rows = read_results(others or results_file(page))
     makers: dict[str, Callable[..., str]] = {
-        "set up": lambda _: set_up(rows),
-        "table": lambda keys, columns: table(rows, keys, columns),
-        "front": lambda objectives, columns: front(rows, objectives, columns),
-        "best": lambda chosen, columns: best(rows, chosen[0], int(chosen[1]), columns),
-        "pictures": lambda names: pictures(rows, names, page),
+        "set up": lambda _: describe_set_up(rows),
+        "table": lambda keys, columns: means_table(rows, keys, columns),
+        "front": lambda objectives, columns: front_table(rows, objectives, columns),
+        "best": lambda chosen, columns: best_table(rows, chosen[0], int(chosen[1]), columns),
+        "pictures": lambda names: picture_links(rows, names, page),
     }
     try:
         return makers[kind](*parts)
     except (TypeError, ValueError, IndexError) as error:
-        raise UserError(f"is not as vae/sweeps/pages/__init__.py has it ({error}).") from error
+        raise UserError(f"has a malformed block ({error}). The syntax is in vae/sweeps/pages/__init__.py.") from error
 
 
 def make_page(page: Path, sweep: Path | str | None = None) -> list[Path]:
@@ -124,9 +132,9 @@ def make_page(page: Path, sweep: Path | str | None = None) -> list[Path]:
     written = []
     if sweep is not None:
         comparison = read_sweep(sweep)
-        found = collect(comparison, figures_wanted(page))
-        write_results(found, results_of(page))
-        draw_pictures(read_results(results_of(page)), pictures_wanted(page), page, comparison)
-        written.append(results_of(page))
-    write_text_atomically(page, fill(page))
+        found = collect_results(comparison, required_metrics(page))
+        write_results(found, results_file(page))
+        draw_pictures(read_results(results_file(page)), required_pictures(page), page, comparison)
+        written.append(results_file(page))
+    write_text_atomically(page, fill_page(page))
     return [*written, page]

@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from vae.sweeps.charts import DOTS_PER_INCH, NAMES, draw_charts
+from vae.sweeps.charts import AXIS_LABELS, DOTS_PER_INCH, draw_charts
 from vae.sweeps.comparison import Comparison, is_log_scale, sort_key
 from vae.sweeps.face_sheets import draw_face_sheets
-from vae.sweeps.pages.tables import Row, as_text, best_row
-from vae.sweeps.results import number
+from vae.sweeps.pages.tables import Row, best_row, format_metric
+from vae.sweeps.results import parse_number
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically
 
@@ -27,10 +27,10 @@ CAPTIONS = {
     "the first seed",
     "samples": "Faces decoded from random latents; the first seed",
 }
-OF_A_RUN = ("reconstructions", "samples", "interpolation", "traversal")  # in its figures/
+RUN_FIGURES = ("reconstructions", "samples", "interpolation", "traversal")  # in its figures/
 
 
-def pictures(found: Sequence[Row], names: Sequence[str], page: Path) -> str:
+def picture_links(found: Sequence[Row], names: Sequence[str], page: Path) -> str:
     """Return Markdown links to the pictures of a page, with captions.
 
     Args:
@@ -100,7 +100,7 @@ def _draw_curve(axes: Axes, found: Sequence[Row], key: str, metric: str) -> None
     groups = [[float(r[metric]) for r in found if r[key] == value] for value in values]
     means = [fmean(group) for group in groups]
     spreads = [stdev(group) if len(group) > 1 else 0.0 for group in groups]
-    places = [number(value) for value in values]
+    places = [parse_number(value) for value in values]
     numbers = [place for place in places if place is not None]
     numeric = len(numbers) == len(values)
     xs = numbers if numeric else [float(i) for i in range(len(values))]
@@ -110,7 +110,7 @@ def _draw_curve(axes: Axes, found: Sequence[Row], key: str, metric: str) -> None
     labels = values if not numeric else [f"{x:g}" for x in xs]
     axes.set_xticks(xs, labels)
     axes.set_xticks([], minor=True)
-    axes.set(xlabel=key, title=NAMES.get(metric, metric))
+    axes.set(xlabel=key, title=AXIS_LABELS.get(metric, metric))
 
 
 def _caption(found: Sequence[Row], name: str) -> str:
@@ -121,16 +121,15 @@ def _caption(found: Sequence[Row], name: str) -> str:
         return f"Against {key}: means over the seeds, and their standard deviation"
     picture, which, metric = name.split(":")
     run = _chosen(found, name)
-    return (
-        f"The {picture} of {run['run']}, the {which} by {metric} ({as_text(metric, run[metric])})"
-    )
+    value = format_metric(metric, run[metric])
+    return f"The {picture} of {run['run']}, the {which} by {metric} ({value})"
 
 
 def _chosen(found: Sequence[Row], name: str) -> Row:
     """Return the run that a picture shows."""
     picture, which, metric = name.split(":")
-    if picture not in OF_A_RUN or which not in ("best", "worst"):
-        raise UserError(f"{name}: is no picture; {', '.join(OF_A_RUN)}:best:METRIC is.")
+    if picture not in RUN_FIGURES or which not in ("best", "worst"):
+        raise UserError(f"{name}: is no picture; {', '.join(RUN_FIGURES)}:best:METRIC is.")
     return best_row(found, metric, which == "worst")
 
 

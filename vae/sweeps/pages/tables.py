@@ -11,12 +11,12 @@ from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
 from vae.evaluation import PARTS
-from vae.runs.evaluation_report import FILE as EVALUATED
+from vae.runs.evaluation_report import METRICS_FILE as EVALUATED
 from vae.runs.evaluation_report import evaluate_and_record
 from vae.runs.load import load_run
 from vae.runs.run_dir import read_summary
 from vae.sweeps.comparison import Comparison, format_value, pareto_front, rows, sort_key
-from vae.sweeps.results import SweepRun, number
+from vae.sweeps.results import SweepRun, parse_number
 from vae.training.metrics import MAXIMISED
 from vae.utils.errors import UserError
 from vae.utils.files import read_json, write_atomically
@@ -25,7 +25,12 @@ log = logging.getLogger(__name__)
 
 Row: TypeAlias = dict[str, str]  # of a run: each of its settings and figures, as CSV has it
 
-NOT_KEPT = ("folder", "error", "status", "val/loss")  # of this machine; or the same in each row
+OMITTED_COLUMNS = (
+    "folder",
+    "error",
+    "status",
+    "val/loss",
+)  # of this machine; or the same in each row
 SET_UP = (  # what a page says of all its runs together
     *("data.name", "data.preset", "data.num_images", "data.image_size", "data.batch_size"),
     "optimizer.name",
@@ -44,7 +49,7 @@ DIGITS = {  # behind the point, of figures; others have four digits in all
     "val/aggregate_kl": 1,
     "seconds": 0,
 }
-HIGHER = (  # is better; of the rest, lower
+HIGHER_IS_BETTER = (  # is better; of the rest, lower
     *MAXIMISED,
     *("val/mig", "val/sap", "val/factorvae_score", "val/attribute_separability"),
     *("val/dci_disentanglement", "val/dci_completeness", "val/dci_informativeness"),
@@ -52,7 +57,7 @@ HIGHER = (  # is better; of the rest, lower
 FACES = {"synthetic": "drawn faces", "celeba": "images of CelebA", "folder": "images of a folder"}
 
 
-def collect(comparison: Comparison, figures: Collection[str]) -> list[Row]:
+def collect_results(comparison: Comparison, figures: Collection[str]) -> list[Row]:
     """Return one row per finished run of a sweep, in order.
 
     Args:
@@ -77,12 +82,12 @@ def collect(comparison: Comparison, figures: Collection[str]) -> list[Row]:
         best = summary.get("best") or {}
         row |= {f"best/{key}": best.get(key) for key in ("step", "val/bpd")}  # of best.pt
         missing = [key for key in figures if row.get(key) is None]
-        row |= evaluated(run, missing)
-        found.append({key: text(row[key]) for key in row if key not in NOT_KEPT})
+        row |= evaluation_metrics(run, missing)
+        found.append({key: format_csv(row[key]) for key in row if key not in OMITTED_COLUMNS})
     return found
 
 
-def evaluated(run: SweepRun, figures: Collection[str]) -> dict[str, float]:
+def evaluation_metrics(run: SweepRun, figures: Collection[str]) -> dict[str, float]:
     """Return a run's metrics that training does not measure, from its metrics.json.
 
     Raises:
@@ -95,7 +100,7 @@ def evaluated(run: SweepRun, figures: Collection[str]) -> dict[str, float]:
         wanted = ", ".join(sorted(figures))
         log.info("%s: vae evaluate, for %s", run.folder, wanted)
         try:
-            parts = ",".join(parts_of(figures))
+            parts = ",".join(required_parts(figures))
             saved = load_run(run.folder, overrides=[f"metrics.parts=[{parts}]"])
             quiet = replace(saved.config.wandb, mode="disabled")
             evaluate_and_record(replace(saved, config=replace(saved.config, wandb=quiet)))
@@ -107,7 +112,7 @@ def evaluated(run: SweepRun, figures: Collection[str]) -> dict[str, float]:
     return {key: known[key] for key in figures}
 
 
-def parts_of(figures: Collection[str]) -> list[str]:
+def required_parts(figures: Collection[str]) -> list[str]:
     """Return the parts of an evaluation that measure these metrics."""
     names = [key.partition("/")[2] for key in figures]
     return [part for part, starts in PARTS.items() if any(n.startswith(starts) for n in names)]
@@ -121,7 +126,7 @@ def _measured(folder: Path) -> dict[str, float]:
     return {key: figure["value"] for key, figure in record.get("metrics", {}).items()}
 
 
-def text(value: Any) -> str:
+def format_csv(value: Any) -> str:
     """Format a value for CSV, floats with six digits."""
     if value is None:
         return ""
@@ -160,7 +165,7 @@ def read_results(path: Path) -> list[Row]:
     return found
 
 
-def table(found: Sequence[Row], keys: Sequence[str], figures: Sequence[str]) -> str:
+def means_table(found: Sequence[Row], keys: Sequence[str], figures: Sequence[str]) -> str:
     """Return a Markdown table: one line per combination of settings, means over its runs.
 
     Where a line is of several runs, a mean has beside it their standard deviation.
@@ -183,14 +188,14 @@ def table(found: Sequence[Row], keys: Sequence[str], figures: Sequence[str]) -> 
     return _markdown([*keys, *figures], lines)
 
 
-def front(found: Sequence[Row], objectives: Sequence[str], columns: Sequence[str]) -> str:
+def front_table(found: Sequence[Row], objectives: Sequence[str], columns: Sequence[str]) -> str:
     """Return a Markdown table of the Pareto front, sorted by the first objective."""
     costs = [[_cost(row, key) for key in objectives] for row in found]
     chosen = sorted(pareto_front(costs), key=lambda place: costs[place])
     return _runs([found[place] for place in chosen], columns)
 
 
-def best(found: Sequence[Row], objective: str, count: int, columns: Sequence[str]) -> str:
+def best_table(found: Sequence[Row], objective: str, count: int, columns: Sequence[str]) -> str:
     """Return a Markdown table of the best runs by one objective."""
     ordered = sorted(found, key=lambda row: _cost(row, objective))
     return _runs(ordered[:count], columns)
@@ -201,7 +206,7 @@ def best_row(found: Sequence[Row], objective: str, worst: bool = False) -> Row:
     return sorted(found, key=lambda row: _cost(row, objective))[-1 if worst else 0]
 
 
-def set_up(found: Sequence[Row]) -> str:
+def describe_set_up(found: Sequence[Row]) -> str:
     """Describe the common settings of all runs in one paragraph: data, steps, machine, time."""
 
     def values(key: str) -> list[str]:
@@ -233,7 +238,7 @@ def set_up(found: Sequence[Row]) -> str:
 def _runs(chosen: Iterable[Row], columns: Sequence[str]) -> str:
     """Return a Markdown table with one line per run."""
     lines = [
-        [as_text(key, row[key]) if "/" in key else _setting(_of(row, key)) for key in columns]
+        [format_metric(key, row[key]) if "/" in key else _setting(_of(row, key)) for key in columns]
         for row in chosen
     ]
     return _markdown(columns, lines)
@@ -249,12 +254,12 @@ def _mean(rows: Sequence[Row], key: str) -> str:
     values = [float(_of(row, key)) for row in rows if _of(row, key)]
     if not values:
         return ""
-    mean = as_text(key, fmean(values))
+    mean = format_metric(key, fmean(values))
     alike = len(values) == 1 or max(values) == min(values)
-    return mean if alike else f"{mean} ± {as_text(key, stdev(values))}"
+    return mean if alike else f"{mean} ± {format_metric(key, stdev(values))}"
 
 
-def as_text(key: str, value: float | str) -> str:
+def format_metric(key: str, value: float | str) -> str:
     """Format a metric or a setting with its number of digits."""
     found = float(value)
     if (digits := DIGITS.get(key)) is not None:
@@ -263,13 +268,13 @@ def as_text(key: str, value: float | str) -> str:
 
 
 def _setting(value: str) -> str:
-    found = number(value)
+    found = parse_number(value)
     return value if found is None or value.isdigit() else format_value(found)
 
 
 def _cost(row: Row, key: str) -> float:
     value = float(_of(row, key))
-    return -value if key in HIGHER else value
+    return -value if key in HIGHER_IS_BETTER else value
 
 
 def _of(row: Row, key: str) -> str:
