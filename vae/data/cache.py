@@ -217,7 +217,7 @@ def _translate_disk_errors(source: ImageSource, config: DataConfig) -> Iterator[
     except OSError as error:
         if error.errno in DISK_FULL_ERRORS:
             what = (
-                f"{DISK_FULL_ERRORS[error.errno]}, so packing stopped; its files are removed. "
+                f"{DISK_FULL_ERRORS[error.errno]}, so packing stopped and removed its files. "
                 f"Now {free_bytes(Path(root)) / 1e9:.2f} GB are free, and the packed images need "
                 f"{required_bytes(source.sizes(), config) / 1e9:.2f} GB. Free some"
             )

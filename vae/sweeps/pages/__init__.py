@@ -112,7 +112,9 @@ def _body(kind: str, words: str, page: Path) -> str:
     try:
         return makers[kind](*parts)
     except (TypeError, ValueError, IndexError) as error:
-        raise UserError(f"has a malformed block ({error}). The syntax is in vae/sweeps/pages/__init__.py.") from error
+        raise UserError(
+            f"has a malformed block ({error}). The syntax is in vae/sweeps/pages/__init__.py."
+        ) from error
 
 
 def make_page(page: Path, sweep: Path | str | None = None) -> list[Path]:
