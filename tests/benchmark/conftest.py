@@ -37,7 +37,7 @@ def in_process(monkeypatch, kept_memory):
         yield [SimpleNamespace(round=turn(prepare())) for prepare in prepares.values()]
 
     for name in ("suite", "growth", "quality"):
-        monkeypatch.setattr(f"vae.benchmark.{name}.working", running_workers)
+        monkeypatch.setattr(f"vae.benchmark.{name}.running_workers", running_workers)
     return started
 
 

@@ -9,7 +9,7 @@ from vae.benchmark.steps import Setting
 TINY = Setting(batch=4, image_size=16, channels=(8, 8), latent_dim=4, pictures=9)
 
 
-def test_pictures_are_celebas_in_size_and_both_ways_load_the_same(tmp_path):
+def test_both_ways_load_the_same_pictures(tmp_path):
     files = write_pictures(tmp_path, 5, seed=0)
     assert {Image.open(file).size for file in files} == {(178, 218)}
     assert len({file.read_bytes() for file in files}) == 5
@@ -20,7 +20,7 @@ def test_pictures_are_celebas_in_size_and_both_ways_load_the_same(tmp_path):
     assert (decoded - packed).abs().max() <= 2 / 255
 
 
-def test_loading_counts_every_picture_of_whole_batches(tmp_path, kept_memory, monkeypatch):
+def test_loading_counts_whole_batches(tmp_path, kept_memory, monkeypatch):
     seen = []
 
     class FakeTimer:

@@ -37,7 +37,7 @@ def tiny(monkeypatch, tmp_path, kept_memory):
     return compose(TINY)
 
 
-def test_the_default_means_are_those_of_train_py(tiny, tmp_path, monkeypatch, capsys):
+def test_the_last_recipe_is_the_default_run(tiny, tmp_path, monkeypatch, capsys):
     recipes = training_recipes("cpu")[-1]
     assert recipes.run == 8
     arguments = [*TINY, "seed=3", "loss.beta=1e-4", "hydra.run.dir=run"]
@@ -60,7 +60,7 @@ def test_a_faster_step_has_the_same_curve(tiny):
 
 
 @pytest.mark.parametrize(("has_it", "precision"), [(False, "fp32"), (True, "bf16")])
-def test_means_are_added_one_by_one(has_it, precision, monkeypatch):
+def test_recipes_add_one_change_at_a_time(has_it, precision, monkeypatch):
     monkeypatch.setattr("vae.utils.devices.computes_in_bf16", lambda _: has_it)
     faces = SimpleNamespace(images={"train": range(9600)})
     monkeypatch.setattr(quality, "open_data", lambda _: faces)  # nothing is drawn
@@ -82,7 +82,7 @@ def rounds(*values):
     return [Sample(value, 0.0) for value in values]
 
 
-def test_the_first_turn_at_the_plain_ones_last_psnr_counts(monkeypatch):
+def test_the_first_part_at_the_plain_psnr_counts(monkeypatch):
     monkeypatch.setattr(quality, "TURNS", 4)
     adam = OPTIMIZERS["adam"]
     recipes = [Recipe(name, PLAIN, adam, 64, 100) for name in ("plain", "quick", "never")]
@@ -100,7 +100,7 @@ def test_the_first_turn_at_the_plain_ones_last_psnr_counts(monkeypatch):
     assert (never["steps"], never["seconds"], never["ratio"]) == (None, None, None)
 
 
-def test_all_means_for_each_seed(tiny, in_process, monkeypatch):
+def test_every_recipe_runs_for_each_seed(tiny, in_process, monkeypatch):
     plain, fast = (replace(recipes, batch=8, steps=4) for recipes in training_recipes("cpu")[:2])
     monkeypatch.setattr(quality, "training_recipes", lambda _: [plain, fast])
     assert pickle.dumps(partial(_named, SMALL, plain))  # it is sent to a worker

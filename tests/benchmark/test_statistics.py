@@ -21,12 +21,12 @@ def series(values, others=None):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 11])
-def test_quartiles_are_numpys(count):
+def test_quartiles_equal_numpys(count):
     values = np.random.default_rng(count).normal(size=count).tolist()
     assert quartiles(values) == pytest.approx(np.percentile(values, [25, 50, 75]))
 
 
-def test_rounds_with_others_at_work_are_dropped():
+def test_disturbed_rounds_are_dropped():
     values = [10.0, 2.0, 11.0, 12.0, 3.0, 15.0]
     others = [0.0, NOISY, MAX_OTHER_CORES, 0.1, NOISY, 0.0]
     found = summarize(series(values, others))
@@ -40,7 +40,7 @@ def test_rounds_with_others_at_work_are_dropped():
 
 
 @pytest.mark.parametrize("quiet", range(6))
-def test_all_rounds_count_where_too_few_were_quiet(quiet):
+def test_all_rounds_count_if_too_few_are_quiet(quiet):
     others = [0.0] * quiet + [NOISY] * (5 - quiet)
     found = summarize(series([1.0, 2.0, 3.0, 4.0, 5.0], others))
     assert found["dropped"] == (5 - quiet if quiet >= MIN_QUIET_ROUNDS else 0)

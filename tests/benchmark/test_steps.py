@@ -57,7 +57,7 @@ def outcome(model, logits, images, posterior):
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v != BF16], ids=lambda v: v.name)
-def test_every_variant_is_the_default_model(variant):
+def test_every_variant_computes_the_default_model(variant):
     images, noise = TINY.images(3), TINY.noise(3)
     model, default = build_variant(TINY, variant), build_variant(TINY, DEFAULT)
     logits, posterior = model(images, noise)
@@ -125,7 +125,7 @@ def test_a_step_trains_in_its_precision(variant, has_bf16, bytes_a_value, monkey
         assert not torch.equal(parameter, before[name]), name
 
 
-def test_only_the_variants_that_say_so_keep_memory(kept_memory):
+def test_only_marked_variants_keep_memory(kept_memory):
     for variant in VARIANTS:
         kept_memory.clear()
         rate = prepare_training(TINY, variant)()
@@ -142,7 +142,7 @@ def test_a_rate_is_images_by_time(monkeypatch):
 
 
 @pytest.mark.parametrize("side", [2, 4])  # of the smallest map; at 2 the rule does not fold
-def test_flops_are_those_counted_by_hand(side):
+def test_flops_equal_a_count_by_hand(side):
     # Widths 8 and 12, 5 latents; a multiply-add is two operations.
     half, small = (2 * side) ** 2, side**2  # pixels of the two maps
     encoder = [3 * 8 * 9 * half, 8 * 12 * 9 * small]

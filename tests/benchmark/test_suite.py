@@ -115,7 +115,7 @@ def rounds(*values):
     return [Sample(value, 0.0) for value in values]
 
 
-def test_what_is_compared_with_what(monkeypatch):
+def test_figures_are_relative_to_their_reference(monkeypatch):
     monkeypatch.setattr("vae.utils.devices.computes_in_bf16", lambda _: False)
     series = {
         "training/plain": rounds(100.0, 50.0, 100.0),
@@ -146,7 +146,7 @@ def test_what_is_compared_with_what(monkeypatch):
     assert alone["share_of_step"] == 200 / 1000
 
 
-def test_a_form_that_takes_half_the_time_counts_two():
+def test_half_the_time_is_a_ratio_of_two():
     small = replace(TINY, image_size=8)  # the first layer's images are of 2 pixels
     names = upsampling_layers(small)
     series = {f"layers/{name}/plain": rounds(4.0) for name in names}
@@ -163,7 +163,7 @@ def test_a_form_that_takes_half_the_time_counts_two():
     ]
 
 
-def test_compiling_is_measured_where_asked_for(in_process, monkeypatch):
+def test_compilation_is_measured_on_request(in_process, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(model) or model)
     found = suite.run_benchmark(TINY, 1, compiled=True)
@@ -192,7 +192,7 @@ def test_evaluation_is_in_the_default_runs_precision(
     assert sizes == {bytes_a_value}
 
 
-def test_layers_are_timed_in_milliseconds_each_in_its_form(kept_memory, monkeypatch):
+def test_layers_are_timed_in_each_form(kept_memory, monkeypatch):
     used = []
     shapes = []
 
@@ -219,13 +219,13 @@ def test_layers_are_timed_in_milliseconds_each_in_its_form(kept_memory, monkeypa
     assert shapes == len(FORMS) * [(4, 8, 4, 4)] + len(FORMS) * [(4, 8, 8, 8)]
 
 
-def test_a_matrix_product_is_two_operations_a_multiply_add(monkeypatch):
+def test_a_multiply_add_is_two_operations(monkeypatch):
     monkeypatch.setattr("vae.benchmark.cases.Timer", lambda *_: lambda: 1e-3)
     wanted = 2 * 64**3 / 1e-3 / 1e9
     assert prepare_matrix(TINY)() == pytest.approx({"matrix/fp32": wanted, "matrix/bf16": wanted})
 
 
-def test_growth_is_beside_the_row_before():
+def test_growth_is_relative_to_the_previous_row():
     rows = [
         {"batch": batch, "images_per_second": {"median": rate}, "peak_bytes": peak, **flops}
         for batch, rate, peak, flops in (
@@ -240,7 +240,7 @@ def test_growth_is_beside_the_row_before():
     assert [row["memory_growth"] for row in found] == [None, 1.5, 0.5]
 
 
-def test_what_grows_and_what_does_not():
+def test_each_axis_changes_one_setting():
     found = growth.growth_settings(Setting())
     assert list(found) == ["image size", "batch", "latents", "widths"]
     assert [case.image_size for case in found["image size"].values()] == [32, 64, 128, 256]

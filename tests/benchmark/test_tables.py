@@ -14,7 +14,7 @@ def test_numbers_and_columns():
     assert format_table([["a", "b"], ["word", "12"], ["x", ""]]) == "  a      b\n  word  12\n  x"
 
 
-def test_disturbed_rounds_are_marked_where_they_count():
+def test_disturbed_rounds_are_marked_if_they_count():
     def rounds_of(*others):
         found = summarize([Sample(1.0, cores) for cores in others])
         return _matrix([{"precision": "fp32", "gflops_per_second": found}])[1][-1]

@@ -45,7 +45,7 @@ def test_workers_take_turns(tmp_path):
     assert multiprocessing.active_children() == []
 
 
-def test_order_of_turns():
+def test_turns_are_interleaved():
     calls = []
 
     def turn(name):
@@ -57,7 +57,7 @@ def test_order_of_turns():
     assert series == {"A": [1, 4], "B": [2, 5], "C": [3, 6]}
 
 
-def test_memory_is_what_training_adds():
+def test_memory_is_the_increase_during_training():
     setting = Setting(batch=64, channels=(16,), latent_dim=2, seconds=0.001)
     with running_workers({"growth": partial(prepare_growth, setting)}, 1) as workers:
         found = workers[0].round()
@@ -67,7 +67,7 @@ def test_memory_is_what_training_adds():
     assert activations < found["bytes"].value < 200e6  # a process with torch begins with more
 
 
-def test_what_a_worker_prepares_can_be_sent_to_it(monkeypatch):
+def test_prepared_work_can_be_pickled(monkeypatch):
     sent = []
 
     @contextmanager
@@ -82,7 +82,7 @@ def test_what_a_worker_prepares_can_be_sent_to_it(monkeypatch):
     assert len(sent[0]) == 11
 
 
-def test_the_death_of_a_worker_is_told():
+def test_a_dead_worker_is_reported():
     with (
         pytest.raises(UserError, match=r"the poor one.*code 7"),
         running_workers({"the poor one": prepare_dying}, None) as workers,
@@ -100,7 +100,7 @@ def test_a_timer_repeats_for_long_enough(monkeypatch):
     assert len(ends) == warm_up + 6  # 12 seconds are the first that are enough
 
 
-def test_the_time_of_a_call(monkeypatch):
+def test_a_timer_returns_seconds_per_call(monkeypatch):
     clock = iter([100.0, 112.0])
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     assert seconds_per_call(lambda: None, 4, "cpu") == 3.0
@@ -115,7 +115,7 @@ def test_the_time_of_a_call(monkeypatch):
     ],
 )
 @pytest.mark.skipif(not LINUX, reason="Linux tells")
-def test_others_are_what_is_busy_beside_this_process(before, after, cores, monkeypatch, tmp_path):
+def test_other_processes_exclude_this_process(before, after, cores, monkeypatch, tmp_path):
     ticks = os.sysconf("SC_CLK_TCK")
     stats = iter([f"cpu  {before}\ncpu0 ...", f"cpu  {after}\ncpu0 ..."])
     monkeypatch.setattr(timing.Path, "read_text", lambda *_, **__: next(stats))
@@ -126,7 +126,7 @@ def test_others_are_what_is_busy_beside_this_process(before, after, cores, monke
 
 
 @pytest.mark.skipif(not LINUX, reason="Linux tells")
-def test_own_seconds_count_threads_and_children_living_or_not():
+def test_own_seconds_include_threads_and_children():
     def burn(seconds):
         end = time.process_time() + seconds
         while time.process_time() < end:

@@ -12,7 +12,7 @@ from vae.cli.main import main
 TINY = ["data.num_images=40", "data.image_size=16", "data.num_workers=1"]
 
 
-def test_pack_makes_the_cache_that_training_finds(tmp_path, monkeypatch, capsys):
+def test_pack_writes_the_cache_of_training(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["pack", "synthetic", *TINY, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)  # one object and nothing else

@@ -35,7 +35,7 @@ from vae.data.packing import cache_lock
 from vae.utils.errors import UserError
 
 
-def test_holds_what_the_source_reads_memory_mapped_and_read_only(tmp_path, calls):
+def test_the_cache_holds_the_sources_images_memory_mapped(tmp_path, calls):
     packed = open_or_pack(Tiny(calls), config(tmp_path))
 
     assert packed.folder == caches(tmp_path)[0]
@@ -53,7 +53,7 @@ def test_holds_what_the_source_reads_memory_mapped_and_read_only(tmp_path, calls
 
 
 @pytest.mark.parametrize("kinds", [(), ("factors",), ("attributes", "identities"), tuple(KINDS)])
-def test_labels_of_each_kind_are_there_or_none(tmp_path, calls, kinds):
+def test_labels_are_present_or_none(tmp_path, calls, kinds):
     packed = open_or_pack(Tiny(calls, kinds=kinds), config(tmp_path))
 
     assert packed.label_names() == {kind: [f"{kind} a", f"{kind} b"] for kind in kinds}
@@ -68,7 +68,7 @@ def test_labels_of_each_kind_are_there_or_none(tmp_path, calls, kinds):
                 np.testing.assert_array_equal(labels.values, expected)
 
 
-def test_packs_pictures_and_shows_its_progress(tmp_path, pictures, capfd):
+def test_packing_shows_progress(tmp_path, pictures, capfd):
     settings = FolderConfig("folder", str(tmp_path), 16, 2, None, False, None, path=str(pictures))
     packed = open_or_pack(FolderSource(settings), settings)
 
@@ -80,7 +80,7 @@ def test_packs_pictures_and_shows_its_progress(tmp_path, pictures, capfd):
     assert shown.out == ""
 
 
-def test_the_second_time_reads_nothing(tmp_path, calls):
+def test_an_existing_cache_is_opened_without_reading(tmp_path, calls):
     open_or_pack(Tiny(calls), config(tmp_path))
     first = calls.read_text()
     again = open_or_pack(Tiny(calls), config(tmp_path))
@@ -89,7 +89,7 @@ def test_the_second_time_reads_nothing(tmp_path, calls):
     assert again.images["train"].shape == (200, 8, 8, 3)
 
 
-def test_another_setting_is_another_cache(tmp_path, calls):
+def test_each_setting_has_its_own_cache(tmp_path, calls):
     open_or_pack(Tiny(calls), config(tmp_path))
     other = open_or_pack(Tiny(calls, size=16), config(tmp_path, 16))
 
@@ -98,7 +98,7 @@ def test_another_setting_is_another_cache(tmp_path, calls):
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_skip_leaves_out_what_cannot_be_read(tmp_path, calls, caplog, monkeypatch, num_workers):
+def test_skip_leaves_out_unreadable_images(tmp_path, calls, caplog, monkeypatch, num_workers):
     monkeypatch.setattr(packing_jobs, "POOL_PAYS_FROM", -1)
     fork = multiprocessing.get_context("fork")  # workers that are there at once
     monkeypatch.setattr(packing_jobs.multiprocessing, "get_context", lambda _: fork)
@@ -130,7 +130,7 @@ def test_skip_leaves_out_what_cannot_be_read(tmp_path, calls, caplog, monkeypatc
     assert contents(packed.folder)["skipped.txt"]  # refused, and left as it is
 
 
-def test_what_was_left_out_and_is_mended_is_packed_again(tmp_path, calls, caplog):
+def test_repaired_skipped_images_are_packed_again(tmp_path, calls, caplog):
     before = open_or_pack(Tiny(calls, bad=BAD), config(tmp_path, skip=True))
     calls.unlink()
     again = open_or_pack(Tiny(calls), config(tmp_path, skip=True))  # as it was asked for
@@ -148,7 +148,7 @@ def test_what_was_left_out_and_is_mended_is_packed_again(tmp_path, calls, caplog
         assert (packed.images[split] == images).all()
 
 
-def test_one_of_many_that_is_not_mended_keeps_the_cache(tmp_path, calls):
+def test_the_cache_stays_until_every_image_is_repaired(tmp_path, calls):
     bad = [("train", row) for row in range(21)]
     folder = open_or_pack(Tiny(calls, bad=bad), config(tmp_path, skip=True)).folder
     before = contents(folder)
@@ -159,7 +159,7 @@ def test_one_of_many_that_is_not_mended_keeps_the_cache(tmp_path, calls):
 
 
 @pytest.mark.parametrize("says", ["two\nlines.jpg: bad", "a\ttab.jpg", "caf\udce9.jpg", "\u2028"])
-def test_skip_lists_any_file_name(tmp_path, calls, says):
+def test_skip_lists_unusual_file_names(tmp_path, calls, says):
     source = Tiny(calls, bad=BAD, says=says)
     for _ in range(2):
         packed = open_or_pack(source, config(tmp_path, skip=True))
@@ -167,7 +167,7 @@ def test_skip_lists_any_file_name(tmp_path, calls, says):
         assert listed == [[split, str(row)] for split, row in BAD]
 
 
-def test_skip_with_nothing_to_skip_is_as_without(tmp_path, calls, caplog):
+def test_skip_without_damage_equals_no_skip(tmp_path, calls, caplog):
     skip = open_or_pack(Tiny(calls), config(tmp_path / "skip", skip=True))
     error = open_or_pack(Tiny(calls), config(tmp_path / "error"))
 
@@ -187,7 +187,7 @@ def test_a_split_without_an_image_is_refused(tmp_path, calls, split):
     assert set(JOBS) - set(asked(tmp_path / "mended")) == {job for job in JOBS if job[0] != split}
 
 
-def test_several_at_once_pack_once(tmp_path, calls, caplog):
+def test_concurrent_processes_pack_once(tmp_path, calls, caplog):
     name = open_or_pack(Tiny(tmp_path / "other"), config(tmp_path / "other_root")).folder.name
     (tmp_path / "cache").mkdir()
     logs = [tmp_path / f"log{number}" for number in range(2)]
@@ -207,7 +207,7 @@ def test_several_at_once_pack_once(tmp_path, calls, caplog):
     assert contents(packed.folder) == contents(caches(tmp_path / "other_root")[0])
 
 
-def test_one_that_waits_goes_on_when_the_packer_is_killed(tmp_path, calls, caplog):
+def test_a_waiting_process_packs_if_the_packer_dies(tmp_path, calls, caplog):
     packer = start_packing(tmp_path, calls, 1, gate=tmp_path / "never")
     wait_until(lambda: len(asked(calls)) == 2)
     with caplog.at_level(logging.INFO), ThreadPoolExecutor() as threads:
@@ -222,7 +222,7 @@ def test_one_that_waits_goes_on_when_the_packer_is_killed(tmp_path, calls, caplo
     assert (packed.images["train"] == read_all(Tiny(calls))["train"]).all()
 
 
-def test_a_disk_that_is_away_for_a_moment_is_no_damage(tmp_path, calls, monkeypatch):
+def test_a_transient_read_error_is_no_damage(tmp_path, calls, monkeypatch):
     """The cache is whole: it is not to be made again."""
     folder = open_or_pack(Tiny(calls), config(tmp_path)).folder
     before = contents(folder)
@@ -236,7 +236,7 @@ def test_a_disk_that_is_away_for_a_moment_is_no_damage(tmp_path, calls, monkeypa
     assert contents(folder) == before
 
 
-def test_a_bad_sector_is_damage_when_every_byte_is_read(tmp_path, calls, monkeypatch):
+def test_verify_reports_a_bad_sector(tmp_path, calls, monkeypatch):
     folder = open_or_pack(Tiny(calls), config(tmp_path)).folder
 
     def read(file: Path, *_: object, all_of_it: bool = False) -> list[int]:

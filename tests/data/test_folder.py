@@ -25,7 +25,7 @@ def used(folder: FolderSource) -> dict[str, str]:
     return {path: split for split in SPLITS for path in folder.files[split]}
 
 
-def test_reads_a_tree_in_the_order_of_its_paths(pictures):
+def test_images_are_sorted_by_path(pictures):
     folder = source(pictures)
 
     assert folder.sizes() == {split: len(folder.files[split]) for split in SPLITS}
@@ -37,7 +37,7 @@ def test_reads_a_tree_in_the_order_of_its_paths(pictures):
     assert folder.labels("train") == {}
 
 
-def test_adding_files_moves_none_of_the_others(pictures):
+def test_added_files_do_not_change_the_split_of_others(pictures):
     before = used(source(pictures))
     for number in range(20):
         save_noise(pictures / "0-first" / f"{number}.jpg")
@@ -47,14 +47,14 @@ def test_adding_files_moves_none_of_the_others(pictures):
     assert before.items() <= after.items()
 
 
-def test_splits_80_10_10():
+def test_splits_are_80_10_10():
     splits = [split_of(f"person {number // 10}/{number}.jpg") for number in range(20_000)]
 
     shares = [splits.count(split) / len(splits) for split in SPLITS]
     assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
 
 
-def test_num_images_takes_subsets_of_one_another(pictures):
+def test_num_images_selects_nested_subsets(pictures):
     few, more, all_ = (used(source(pictures, count)) for count in (12, 30, None))
 
     assert (len(few), len(more), len(all_)) == (12, 30, 60)
@@ -65,7 +65,7 @@ def test_num_images_takes_subsets_of_one_another(pictures):
     assert train != beginning  # spread over the folder
 
 
-def test_leaves_out_hidden_and_other_files(pictures):
+def test_hidden_and_other_files_are_ignored(pictures):
     before = used(source(pictures))
     for name in (".hidden.png", ".git/a.png", "__MACOSX/a.png", "notes.txt", "a/.DS_Store"):
         (pictures / name).parent.mkdir(exist_ok=True)
@@ -74,7 +74,7 @@ def test_leaves_out_hidden_and_other_files(pictures):
     assert used(source(pictures)) == before
 
 
-def test_follows_links_and_ends(pictures, tmp_path):
+def test_links_are_followed_without_loops(pictures, tmp_path):
     for number in range(5):
         save_noise(tmp_path / "elsewhere" / f"{number}.png")
     (pictures / "link").symlink_to(tmp_path / "elsewhere")
@@ -83,7 +83,7 @@ def test_follows_links_and_ends(pictures, tmp_path):
     assert len(used(source(pictures))) == 65
 
 
-def test_fingerprint_follows_the_files_and_not_their_place(pictures):
+def test_fingerprint_depends_on_files_and_not_location(pictures):
     first = source(pictures).fingerprint()
     moved = pictures.rename(pictures.with_name("moved"))
 
@@ -103,12 +103,12 @@ def test_fingerprint_follows_the_files_and_not_their_place(pictures):
 
 
 @pytest.mark.parametrize("path", [None, "", "???"])
-def test_asks_for_a_path(path):
+def test_a_missing_path_is_reported(path):
     with pytest.raises(UserError, match=r"data\.path=FOLDER"):
         source(path)
 
 
-def test_says_what_it_found_instead_of_images(tmp_path):
+def test_a_folder_without_images_lists_its_files(tmp_path):
     with pytest.raises(UserError, match=r"data.path: there is no .*nowhere"):
         source(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"holds no images .0 files"):
@@ -122,7 +122,7 @@ def test_says_what_it_found_instead_of_images(tmp_path):
         source(tmp_path / "a.txt")
 
 
-def test_a_folder_in_one_that_may_not_be_entered(pictures, as_nobody, monkeypatch):
+def test_an_inaccessible_parent_folder_is_reported(pictures, as_nobody, monkeypatch):
     monkeypatch.chdir(pictures.parent)
     pictures.chmod(0)
     try:
@@ -139,7 +139,7 @@ def test_too_few_images_for_three_splits(tmp_path):
         source(tmp_path)
 
 
-def test_names_a_bad_image(pictures):
+def test_a_damaged_image_is_named(pictures):
     bad = pictures / source(pictures).files["val"][0]
     bad.write_bytes(bad.read_bytes()[:-100])
 

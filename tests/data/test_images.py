@@ -54,7 +54,7 @@ BOXES = {  # of 178 x 218: left, top, right, bottom, counted by hand
 @pytest.mark.parametrize("size", [32, 64, 128])
 @pytest.mark.parametrize("crop", BOXES)
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_crops_the_centre_then_resizes_with_antialiasing(tmp_path, suffix, crop, size):
+def test_centre_crop_then_antialiased_resize(tmp_path, suffix, crop, size):
     file = tmp_path / f"face.{suffix}"
     noise(178, 218).save(file)
 
@@ -66,7 +66,7 @@ def test_crops_the_centre_then_resizes_with_antialiasing(tmp_path, suffix, crop,
     assert (square == np.asarray(cut.resize((size, size), Image.Resampling.BILINEAR))).all()
 
 
-def test_resizes_as_torchvision_does(tmp_path):
+def test_resize_equals_torchvisions(tmp_path):
     noise(178, 218).save(tmp_path / "face.png")
     pixels = torch.tensor(np.array(noise(178, 218))).permute(2, 0, 1)
 
@@ -103,7 +103,7 @@ def test_a_circle_stays_a_circle(tmp_path, suffix):
         ("L", {"progressive": True}),
     ],
 )
-def test_a_jpegs_pixels_are_pillows(mode, settings, size, quality):
+def test_jpeg_pixels_equal_pillows(mode, settings, size, quality):
     content = as_jpeg(noise(*size, mode), quality=quality, **settings)
     expected = by_pillow(content)
 
@@ -113,7 +113,7 @@ def test_a_jpegs_pixels_are_pillows(mode, settings, size, quality):
     assert (square == expected[top : top + side, left : left + side]).all()
 
 
-def test_a_cmyk_jpegs_pixels_are_pillows():
+def test_cmyk_jpeg_pixels_equal_pillows():
     for colour, rgb in (((0, 255, 255, 0), (255, 0, 0)), ((0, 0, 0, 255), (0, 0, 0))):
         content = as_jpeg(Image.new("CMYK", (16, 16), colour), quality=100)
         assert np.abs(decode_square(content, "print.jpg", 8).astype(int) - rgb).max() <= 2
@@ -149,7 +149,7 @@ def test_every_mode_becomes_rgb(tmp_path, mode, colour, suffix, rgb):
     assert np.abs(square.astype(int) - np.array(rgb)).max() <= 1
 
 
-def test_a_palette_with_a_transparent_colour_comes_out_on_white(tmp_path):
+def test_transparent_palettes_are_on_white(tmp_path):
     image = Image.new("P", (8, 8), 1)
     image.putpalette([0, 0, 0, 0, 0, 255])
     image.save(tmp_path / "see_through.png", transparency=1)
@@ -203,7 +203,7 @@ def test_applies_an_orientation_in_xmp_as_pillow_does():
     assert (decode_square(content, "xmp.jpg", 32) == by_pillow(content)[::-1, ::-1]).all()
 
 
-def test_a_files_content_gives_what_the_file_gives(tmp_path):
+def test_content_and_file_decode_equally(tmp_path):
     file = save_noise(tmp_path / "face.png")
 
     assert (decode_square(file.read_bytes(), "face", 16) == load_square(file, 16)).all()
@@ -220,7 +220,7 @@ def test_a_files_content_gives_what_the_file_gives(tmp_path):
         ("float.tiff", None, "floats"),
     ],
 )
-def test_what_is_no_image_is_named_with_what_it_is(tmp_path, name, content, says):
+def test_non_images_are_named_with_their_kind(tmp_path, name, content, says):
     file = tmp_path / name
     if content is None:
         Image.new("F", (8, 8), 0.5).save(file)
@@ -231,7 +231,7 @@ def test_what_is_no_image_is_named_with_what_it_is(tmp_path, name, content, says
         load_square(file, 16)
 
 
-def test_a_jpeg_that_is_damaged_in_the_middle_is_said_to_be(tmp_path):
+def test_a_jpeg_damaged_in_the_middle_is_reported(tmp_path):
     """Pillow decodes it to a face with stripes, and says nothing."""
     noise = np.random.default_rng(0).integers(0, 256, (218, 178, 3), np.uint8)
     file = tmp_path / "face.jpg"
@@ -247,7 +247,7 @@ def test_a_jpeg_that_is_damaged_in_the_middle_is_said_to_be(tmp_path):
         load_square(file, 16)
 
 
-def test_bytes_that_are_left_over_do_no_harm(tmp_path):
+def test_trailing_bytes_are_ignored(tmp_path):
     file = save_noise(tmp_path / "face.jpg", 64, 64)
     whole = load_square(file, 16)
     file.write_bytes(file.read_bytes()[:-2] + b"\0" * 7 + b"\xff\xd9" + b"after the end")
@@ -257,7 +257,7 @@ def test_bytes_that_are_left_over_do_no_harm(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "pgm", "bmp"])
 @pytest.mark.parametrize("kept", [0.02, 0.6, 0.99])
-def test_a_truncated_image_is_said_to_be(tmp_path, suffix, kept):
+def test_a_truncated_image_is_reported(tmp_path, suffix, kept):
     whole = save_noise(tmp_path / f"whole.{suffix}", 200, 200).read_bytes()
     file = tmp_path / f"cut.{suffix}"
     file.write_bytes(whole[: max(12, int(kept * len(whole)))])
@@ -272,7 +272,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("sizes", [(80, 10, 10), (162770, 19867, 19962), (998, 1, 1)])
-def test_a_limit_is_shared_in_proportion_and_grows_steadily(sizes):
+def test_limits_are_divided_in_proportion(sizes):
     there = dict(zip(("train", "val", "test"), sizes, strict=True))
     total = sum(sizes)
     last = dict.fromkeys(there, 1)

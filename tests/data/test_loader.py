@@ -58,7 +58,7 @@ def test_floats_are_the_bytes_over_255(images):
     assert batch.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_flips_mirror_about_half_and_leave_the_source_alone(images):
+def test_flips_mirror_half_of_the_images(images):
     before = images.copy()
     plain = torch.cat(list(batches(images).epoch(0)))
     flipped = torch.cat(list(batches(images, flip=True).epoch(0)))

@@ -46,7 +46,7 @@ def test_workers_pack_the_same_bytes(tmp_path, calls):
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_an_image_that_cannot_be_read_keeps_what_is_done(tmp_path, calls, num_workers, caplog):
+def test_an_unreadable_image_keeps_finished_jobs(tmp_path, calls, num_workers, caplog):
     settings = config(tmp_path, num_workers=num_workers)
     says = r"^val-65\.jpg: truncated\. .*data\.on_corrupt=skip"
     with pytest.raises(UserError, match=says):
@@ -64,7 +64,7 @@ def test_an_image_that_cannot_be_read_keeps_what_is_done(tmp_path, calls, num_wo
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_worker_that_dies_keeps_what_is_done(tmp_path, calls):
+def test_a_dead_worker_keeps_finished_jobs(tmp_path, calls):
     with pytest.raises(UserError, match=r"data\.num_workers: a packing process died"):
         open_or_pack(Tiny(tmp_path / "first", fails="killed"), config(tmp_path, num_workers=2))
 
@@ -74,7 +74,7 @@ def test_a_worker_that_dies_keeps_what_is_done(tmp_path, calls):
     assert contents(packed.folder) == whole(tmp_path)
 
 
-def test_a_cut_packing_asks_only_for_what_is_left(tmp_path, calls, caplog):
+def test_an_interrupted_packing_reads_only_the_rest(tmp_path, calls, caplog):
     cut(tmp_path)
     with caplog.at_level(logging.INFO):
         packed = open_or_pack(Tiny(calls), config(tmp_path))
@@ -127,7 +127,7 @@ LOSSES: dict[str, tuple[Callable[[Path], object], list[tuple[str, int]]]] = {
 
 
 @pytest.mark.parametrize(("loss", "again"), LOSSES.values(), ids=LOSSES)
-def test_what_was_lost_is_done_again_and_no_more(tmp_path, calls, caplog, loss, again):
+def test_only_lost_jobs_are_repeated(tmp_path, calls, caplog, loss, again):
     partial = cut(tmp_path)
     loss(partial)
     found = partial.joinpath("train.npy").exists()
@@ -146,7 +146,7 @@ def test_what_was_lost_is_done_again_and_no_more(tmp_path, calls, caplog, loss, 
     assert "going on from image 200" in caplog.text
 
 
-def test_ctrl_c_in_the_command_is_a_word(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_prints_one_word(tmp_path, monkeypatch, capsys):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -168,7 +168,7 @@ def test_a_script_without_a_main_guard_ends_with_the_reason(tmp_path, calls):
     assert caches(tmp_path) == []
 
 
-def test_what_the_system_leaves_in_the_folder_is_not_part_of_it(tmp_path, calls):
+def test_files_of_the_system_are_ignored(tmp_path, calls):
     partial = cut(tmp_path)
     (partial / ".DS_Store").write_bytes(b"1")
     folder = open_or_pack(Tiny(calls), config(tmp_path)).folder
@@ -180,7 +180,7 @@ def test_what_the_system_leaves_in_the_folder_is_not_part_of_it(tmp_path, calls)
 
 
 @pytest.mark.parametrize(("size", "chunk"), [(8, 64), (256, 64), (512, 21), (4000, 1)])
-def test_a_job_of_large_images_is_of_few(tmp_path, size, chunk):
+def test_jobs_of_large_images_are_short(tmp_path, size, chunk):
     """A worker holds one job in memory."""
     jobs = _allocate_files({"train": 70}, config(tmp_path, size), tmp_path)
 

@@ -36,7 +36,7 @@ DAY = 24 * 3600
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_full_disk_is_said_and_given_back(tmp_path, calls, monkeypatch, num_workers):
+def test_a_full_disk_is_reported_and_space_is_freed(tmp_path, calls, monkeypatch, num_workers):
     locked = []
 
     def is_locked(partial: Path, **_: Any) -> None:
@@ -69,7 +69,7 @@ IMAGES = sum(SIZES.values()) * 3 * 64**2
         (IMAGES + (1 << 20), BAD),  # train.npy without the rows that are skipped
     ],
 )
-def test_a_disk_that_becomes_full_anywhere(small_disk, tmp_path, calls, monkeypatch, size, bad):
+def test_a_disk_can_become_full_at_any_write(small_disk, tmp_path, calls, monkeypatch, size, bad):
     root = small_disk(size)
     set_free(monkeypatch, 1 << 40)  # it is others who fill it
 
@@ -87,7 +87,7 @@ def test_a_disk_that_becomes_full_anywhere(small_disk, tmp_path, calls, monkeypa
     assert caches(root) == partials(root) == []
 
 
-def test_files_that_may_not_become_so_large(tmp_path, calls):
+def test_file_size_limits_are_reported(tmp_path, calls):
     """As a full disk, also where none can be mounted."""
 
     def pack() -> None:
@@ -107,7 +107,7 @@ def set_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr(packing.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
 
 
-def test_a_disk_too_small_is_said_before_anything_is_read(tmp_path, calls, monkeypatch):
+def test_a_small_disk_is_reported_before_reading(tmp_path, calls, monkeypatch):
     set_free(monkeypatch, 300 * 192 - 1)
     with pytest.raises(UserError, match=r"data\.root: .* 0\.00 GB free"):
         open_or_pack(Tiny(calls), config(tmp_path))
@@ -117,7 +117,7 @@ def test_a_disk_too_small_is_said_before_anything_is_read(tmp_path, calls, monke
     open_or_pack(Tiny(calls), config(tmp_path))
 
 
-def test_going_on_needs_room_only_for_what_is_left(tmp_path, calls, monkeypatch):
+def test_resuming_needs_space_only_for_the_rest(tmp_path, calls, monkeypatch):
     cut(tmp_path, size=64)
     set_free(monkeypatch, 50 * 3 * 64**2)  # val and test: 100 images
     with pytest.raises(UserError, match=r"data\.root: .* GB free"):
@@ -128,7 +128,7 @@ def test_going_on_needs_room_only_for_what_is_left(tmp_path, calls, monkeypatch)
     open_or_pack(Tiny(calls, 64), config(tmp_path, 64))
 
 
-def test_a_damaged_cache_is_room_too(tmp_path, calls, monkeypatch):
+def test_a_damaged_cache_counts_as_free_space(tmp_path, calls, monkeypatch):
     packed = open_or_pack(Tiny(calls), config(tmp_path))
     (packed.folder / "index.json").unlink()
     set_free(monkeypatch, 100)
@@ -136,13 +136,13 @@ def test_a_damaged_cache_is_room_too(tmp_path, calls, monkeypatch):
     open_or_pack(Tiny(calls), config(tmp_path))
 
 
-def test_a_root_that_is_a_file(tmp_path, calls):
+def test_a_root_that_is_a_file_is_refused(tmp_path, calls):
     (tmp_path / "root").write_text("")
     with pytest.raises(UserError, match=r"data\.root: .*root: the cache cannot be written there"):
         open_or_pack(Tiny(calls), config(tmp_path / "root"))
 
 
-def test_partials_that_nobody_went_on_with_for_a_week_are_removed(tmp_path, calls):
+def test_unfinished_caches_are_removed_after_a_week(tmp_path, calls):
     ours = cut(tmp_path)
     ages = {"old": 8, "young": 6, "locked": 8, "gone_on_with": 8}
     others = {name: ours.with_name(f".tiny-8px-{name}.partial") for name in ages}

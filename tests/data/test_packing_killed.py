@@ -49,7 +49,7 @@ def is_alive(pid: int) -> bool:
 @pytest.mark.usefixtures("workers")
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks into /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_packing_leaves_no_workers_and_goes_on(tmp_path, calls, caplog, number):
+def test_a_stopped_packing_leaves_no_workers_and_resumes(tmp_path, calls, caplog, number):
     source, settings = Tiny(calls, gate=tmp_path / "gate"), config(tmp_path, num_workers=2)
     packer = in_a_fork(lambda: open_or_pack(source, settings))
     # the first job is the parent's own, the next ones its workers'
@@ -121,7 +121,7 @@ def packs_until(source: Tiny, settings: Any, moment: int) -> Callable[[], object
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("mended", [False, True])
-def test_killed_at_any_line_it_is_no_cache_and_goes_on(tmp_path, calls, mended):
+def test_killed_at_any_line_packing_resumes(tmp_path, calls, mended):
     """`mended`: the images that could not be read are there when it goes on."""
     source, settings = Tiny(calls, bad=LATE), config(tmp_path, skip=True)
     again, then = (Tiny(calls), config(tmp_path)) if mended else (source, settings)
@@ -165,7 +165,7 @@ def line_of(place: str) -> str:
 
 
 @pytest.mark.usefixtures("quick")
-def test_killed_at_random_moments_again_and_again(tmp_path, calls):
+def test_killed_repeatedly_at_random_packing_resumes(tmp_path, calls):
     expected = whole(tmp_path, bad=LATE)
     source, settings = Tiny(calls, seconds=0.005, bad=LATE), config(tmp_path, 8, 2, True)
     moments = random.Random(1)

@@ -63,5 +63,5 @@ def test_the_recipe_works(recipe, copy):
         assert len(runs) == (4 if "-m" in arguments else 1)
 
 
-def test_there_are_the_four():
+def test_all_four_recipes_are_there():
     assert list(RECIPES) == ["A model", "A loss", "A data set", "A sweep"]

@@ -15,7 +15,7 @@ def outputs(cells):
     return [[output["output_type"] for output in cell["outputs"]] for cell in code]
 
 
-def test_it_is_shipped_with_its_outputs():
+def test_the_notebook_has_its_outputs():
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     made = outputs(cells)
     assert all(made)

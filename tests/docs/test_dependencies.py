@@ -39,13 +39,13 @@ def test_ci_is_ci_run_on_every_python_that_is_promised():
 
 
 @pytest.mark.parametrize("requirement", EACH)
-def test_what_is_asked_for(requirement):
+def test_requirements_are_ranges(requirement):
     """A name and a lower bound, from no particular place; pre-releases by their name."""
     assert re.fullmatch(r"[\w-]+(>=[\d.]+(rc\d+)?)?(,<[\d.]+)?", requirement)
     assert ">=" in requirement or requirement.startswith("types-")
 
 
-def test_pre_releases_are_taken_without_a_switch():
+def test_pre_releases_are_named_directly():
     """pip takes one where a bound names it, uv where the project itself does."""
     named = {
         re.split(r"[>=<]", one)[0] for one in PROJECT["dependencies"] if re.search(r"\drc\d", one)
@@ -56,7 +56,7 @@ def test_pre_releases_are_taken_without_a_switch():
 
 
 @pytest.mark.parametrize("requirement", sorted({*EACH}))
-def test_what_is_installed_is_what_is_asked_for(requirement):
+def test_installed_versions_satisfy_the_ranges(requirement):
     """As pip reads it: a pre-release is admitted only where its range names one."""
     asked = Requirement(requirement)
     try:

@@ -13,7 +13,7 @@ WITH_CODE = [page for page in PAGES if page.stem != "CONTRIBUTING"]  # test_cont
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
-def test_links(page):
+def test_every_relative_link_resolves(page):
     links = re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
 

@@ -161,7 +161,7 @@ def run_vae(arguments, folder, monkeypatch, capsys):
         assert (folder / "multirun" / "mine" / "report.md").exists()
 
 
-def test_the_set_up_is_what_ci_does():
+def test_ci_follows_the_readme():
     assert set(ALL) >= SET_UP
     ci = (ROOT / ".ci" / "run").read_text()
     assert '-e ".[dev]"' in ci
@@ -169,7 +169,7 @@ def test_the_set_up_is_what_ci_does():
     assert "-m slow" in ci
 
 
-def test_every_link_leads_somewhere():
+def test_every_link_resolves():
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []

@@ -23,7 +23,7 @@ def encode_batches():
 
 
 @pytest.mark.parametrize("batch", [1, 64, 500])
-def test_its_moments_are_those_of_its_samples(encode_batches, batch):
+def test_moments_match_samples(encode_batches, batch):
     q = aggregate(*encode_batches, batch)
     mean, logvar = encode_batches
     generator = torch.Generator().manual_seed(1)
@@ -32,14 +32,14 @@ def test_its_moments_are_those_of_its_samples(encode_batches, batch):
     assert torch.allclose(q.covariance, torch.cov(drawn.T), rtol=0.02, atol=0.03)
 
 
-def test_its_kl_is_that_of_distributions(encode_batches):
+def test_kl_equals_torch_distributions(encode_batches):
     q = aggregate(*encode_batches, 100)
     fitted = MultivariateNormal(q.mean, q.covariance)
     prior = MultivariateNormal(torch.zeros(3).double(), torch.eye(3).double())
     assert q.kl_to_prior() == pytest.approx(kl_divergence(fitted, prior).item(), rel=1e-6)
 
 
-def test_it_is_nothing_for_the_prior_itself_and_below_the_rate(encode_batches):
+def test_kl_is_zero_for_the_prior_and_at_most_the_rate(encode_batches):
     collapsed = aggregate(torch.zeros(100, 3), torch.zeros(100, 3), 10)
     assert collapsed.kl_to_prior() == pytest.approx(0, abs=1e-9)
     rate = Posterior(*encode_batches).kl().sum(1).mean().item()

@@ -45,7 +45,7 @@ def directions(latents, has, names=NAMES):
 
 
 @pytest.mark.parametrize("batch", [1, 100, 5000])
-def test_the_sums_are_those_of_all_faces_at_once(batch):
+def test_streamed_statistics_equal_one_pass(batch):
     latents, has = faces(300)
     found = statistics(latents, has, batch)
     classes = found.classes()
@@ -59,7 +59,7 @@ def test_the_sums_are_those_of_all_faces_at_once(batch):
             assert classes.together[column, other] == (has[:, column] & has[:, other]).sum()
 
 
-def test_the_classifiers_are_fishers():
+def test_classifiers_equal_fishers_discriminant():
     latents, has = faces()
     found = directions(latents, has)
     for column in range(3):
@@ -72,7 +72,7 @@ def test_the_classifiers_are_fishers():
         assert (says == theirs.predict(latents)).mean() > 0.995
 
 
-def test_the_balanced_accuracy_is_scikit_learns():
+def test_balanced_accuracy_equals_scikit_learns():
     latents, has = faces(500, seed=3)
     scores, has = directions(*faces()).scores(torch.from_numpy(latents)), torch.from_numpy(has)
     parts = [count_correct(scores[rows], has[rows]) for rows in (slice(0, 77), slice(77, 500))]
@@ -89,7 +89,7 @@ def test_a_class_without_faces_has_no_accuracy():
 
 
 @pytest.mark.parametrize("along", ["normal", "means"])
-def test_along_a_direction_the_classes_part_halfway_between_their_means(along):
+def test_scores_are_zero_halfway_between_the_means(along):
     latents, has = faces(together=0.5)
     found = directions(latents, has)
     scores = found.scores(torch.from_numpy(latents), along).numpy()
@@ -108,7 +108,7 @@ def test_independent_attributes_have_their_own_axes():
     assert torch.allclose(found.normal, expected, atol=0.06)
 
 
-def test_the_normal_holds_what_goes_along_in_the_means():
+def test_normals_hold_correlated_attributes_constant():
     found = directions(*faces(50_000, together=0.7))
     axes = torch.from_numpy(AXES).T * 2  # what made the faces
 
@@ -119,14 +119,14 @@ def test_the_normal_holds_what_goes_along_in_the_means():
     assert torch.allclose(shares(found.normal), torch.eye(3).double(), atol=0.04)
 
 
-def test_the_normal_is_a_regression_on_what_is_held():
+def test_normals_equal_a_regression():
     latents, has = faces(3000, together=0.5)
     design = np.concatenate([np.ones((3000, 1)), has], axis=1)
     expected = np.linalg.lstsq(design, latents, rcond=None)[0][1:]
     assert np.allclose(directions(latents, has).normal, expected, atol=0.02)
 
 
-def test_the_means_are_a_step_from_class_to_class():
+def test_mean_directions_lead_from_class_to_class():
     latents, has = faces(together=0.5)
     found = directions(latents, has)
     scores = found.scores(torch.from_numpy(latents))
@@ -135,7 +135,7 @@ def test_the_means_are_a_step_from_class_to_class():
         assert (found.weights[column] @ found.means[column]).item() == pytest.approx(gap.item())
 
 
-def test_what_excludes_another_does_not_hold_it():
+def test_exclusive_attributes_are_not_held():
     """Blond hair must be free to end black hair: their scores are opposite."""
     rng = np.random.default_rng(0)
     hair = rng.integers(3, size=6000)  # black, blond, and the rest
@@ -153,7 +153,7 @@ def test_what_excludes_another_does_not_hold_it():
 
 @pytest.mark.parametrize("few", [0, MIN_FACES - 1])
 @pytest.mark.parametrize("side", [0, 1])
-def test_an_attribute_of_too_few_faces_is_left_out(few, side):
+def test_attributes_with_too_few_faces_are_left_out(few, side):
     latents, has = faces(200)
     has[:, 1] = 1 - side
     has[:few, 1] = side

@@ -44,7 +44,7 @@ def test_perfect_codes(factors):
     assert dci(codes, factors, seed=0) == DCI(*[pytest.approx(1, abs=1e-6)] * 3)
 
 
-def test_perfect_continuous_codes_among_many_that_tell_nothing(rng):
+def test_perfect_codes_among_noise(rng):
     factors = rng.uniform(size=(1200, 3))
     codes = np.concatenate([rng.normal(size=(1200, 20)), 3 - 2 * factors], axis=1)
     assert mig(codes, factors) == pytest.approx(0.93, abs=0.015)  # as the docstring says
@@ -63,11 +63,11 @@ def test_independent_codes(rng):
 
 
 @pytest.mark.parametrize("metric", [mig, sap])
-def test_a_latent_that_is_there_twice_leaves_no_gap(metric, factors):
+def test_a_duplicated_latent_leaves_no_gap(metric, factors):
     assert metric(np.tile(factors, 2), factors) == pytest.approx(0, abs=1e-12)
 
 
-def test_codes_turned_by_45_degrees(rng):
+def test_codes_rotated_by_45_degrees(rng):
     factors = grid(20, 20)
     codes = factors @ rotation(45)
     assert sap(codes, factors) == pytest.approx(0, abs=1e-12)
@@ -78,7 +78,7 @@ def test_codes_turned_by_45_degrees(rng):
     assert scores.informativeness > 0.9  # nothing is lost
 
 
-def test_sap_of_turned_codes():
+def test_sap_of_rotated_codes():
     """R² with the nearer latent is cos² of the angle, with the other sin²."""
     factors = grid(7, 7)
     for degrees in (10, 30, 60):
@@ -86,7 +86,7 @@ def test_sap_of_turned_codes():
         assert sap(factors @ rotation(degrees), factors) == pytest.approx(expected)
 
 
-def test_information_of_a_sum():
+def test_mutual_information_of_a_sum():
     """I(u; u + v) = H(u + v) - H(v), each triangular or uniform on whole numbers."""
     factors = grid(4, 4)
     codes = np.stack([factors.sum(axis=1), factors[:, 0] - factors[:, 1]], axis=1)
@@ -124,7 +124,7 @@ def test_informativeness_is_the_mean_over_factors_on_unseen_rows(rng):
     assert scores.informativeness == pytest.approx(1 / 4, abs=0.005)
 
 
-def test_information_is_that_of_scikit_learn(rng):
+def test_mutual_information_equals_scikit_learns(rng):
     codes = rng.normal(size=(300, 3)) ** 3
     factors = np.stack([codes[:, 0] + rng.normal(size=300), rng.integers(5, size=300) ** 2], axis=1)
     bins = [np.digitize(z, np.histogram_bin_edges(z, 20)[1:-1]) for z in codes.T]
@@ -140,7 +140,7 @@ def test_information_is_that_of_scikit_learn(rng):
     assert mig(codes, factors) == pytest.approx(np.mean((best - second) / entropies))
 
 
-def test_a_factor_of_few_values_keeps_them(rng):
+def test_factors_with_few_values_are_not_binned(rng):
     factor = 2.0 ** np.arange(20)[:, None]  # equal bins would put half of them into the first
     assert mutual_information(factor, factor)[0, 0] < 0.7 * math.log(20)
     assert mutual_information(np.arange(20)[:, None], factor)[0, 0] == pytest.approx(math.log(20))
@@ -148,7 +148,7 @@ def test_a_factor_of_few_values_keeps_them(rng):
     assert mutual_information(np.arange(21)[:, None], factor)[0, 0] < 0.7 * math.log(20)
 
 
-def test_sap_is_scikit_learns_linear_fit(rng):
+def test_sap_equals_scikit_learns_linear_fit(rng):
     factors = np.stack([rng.uniform(size=400), rng.integers(2, size=400)], axis=1)
     codes = factors @ rng.normal(size=(2, 5)) + 0.3 * rng.normal(size=(400, 5))
     gaps = []
@@ -161,19 +161,19 @@ def test_sap_is_scikit_learns_linear_fit(rng):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_factor_that_does_not_vary_is_left_out(metric, factors, rng):
+def test_constant_factors_are_left_out(metric, factors, rng):
     codes = factors + rng.normal(size=factors.shape)
     still = np.insert(factors, 1, STILL, axis=1)
     assert metric(codes, still) == metric(codes, factors)
 
 
-def test_dci_leaves_out_a_factor_that_one_part_of_the_rows_lacks(factors):
+def test_dci_leaves_out_factors_constant_in_one_part(factors):
     rare = np.append(factors, np.eye(len(factors), 1), axis=1)
     assert dci(factors, rare, seed=0) == dci(factors, factors, seed=0)
 
 
 @pytest.mark.parametrize("metric", [mig, sap])
-def test_a_latent_that_does_not_vary_changes_nothing(metric, factors, rng):
+def test_constant_latents_change_nothing(metric, factors, rng):
     codes = factors + rng.normal(size=factors.shape)
     still = np.insert(codes, 1, STILL, axis=1)
     assert metric(still, factors) == pytest.approx(metric(codes, factors), rel=1e-12)
@@ -181,11 +181,11 @@ def test_a_latent_that_does_not_vary_changes_nothing(metric, factors, rng):
 
 
 @pytest.mark.parametrize("metric", METRICS[:2])
-def test_latents_none_of_which_varies(metric, factors):
+def test_constant_latents_score_zero(metric, factors):
     assert metric(np.full((len(factors), 3), STILL), factors) == pytest.approx(0, abs=1e-12)
 
 
-def test_dci_of_latents_none_of_which_varies(factors):
+def test_dci_of_constant_latents(factors):
     assert dci(np.full((len(factors), 3), STILL), factors, seed=0) == DCI(0, 0, 0)
 
 
@@ -196,7 +196,7 @@ def test_a_single_latent(factors):
     assert dci(factors[:, :1], factors[:, :1], seed=0) == DCI(*[pytest.approx(1)] * 3)
 
 
-def test_the_seed_decides_the_parts(factors):
+def test_the_seed_selects_the_train_rows(factors):
     """A factor that two rows have counts if one of them is in each part, so for some seeds."""
     rare = np.append(factors, np.eye(len(factors), 1) + np.eye(len(factors), 1, -9), axis=1)
     assert {dci(factors, rare, seed) == dci(factors, factors, seed) for seed in range(8)} == {
@@ -205,7 +205,7 @@ def test_the_seed_decides_the_parts(factors):
     }
 
 
-def test_dci_is_decided_by_its_seed(rng):
+def test_dci_depends_on_the_seed_alone(rng):
     codes = rng.normal(size=(200, 3))
     factors = codes @ rng.normal(size=(3, 2))
     np.random.seed(1)
@@ -217,13 +217,13 @@ def test_dci_is_decided_by_its_seed(rng):
     assert first.informativeness != other.informativeness
 
 
-def test_dci_takes_rows_at_random(rng):
+def test_dci_splits_rows_at_random(rng):
     """Sorted by the factor, the last rows alone would be out of every tree's sight."""
     factors = np.sort(rng.uniform(size=(400, 1)), axis=0)
     assert dci(factors, factors, seed=0).informativeness > 0.99
 
 
-def test_train_fraction_is_of_the_rows(rng):
+def test_train_fraction_sets_the_number_of_rows(rng):
     codes = rng.normal(size=(400, 2))
     factors = np.sin(3 * codes)
     few, many = (dci(codes, factors, 0, part).informativeness for part in (0.05, 0.9))
@@ -231,7 +231,7 @@ def test_train_fraction_is_of_the_rows(rng):
     assert many > 0.95
 
 
-def test_no_tree_sees_more_rows_than_the_cap(factors, monkeypatch):
+def test_trees_see_at_most_the_row_limit(factors, monkeypatch):
     monkeypatch.setattr(disentanglement, "TREE_ROWS", 12)  # two leaves
     assert dci(factors, factors, seed=0).informativeness < 0.9
 
@@ -255,7 +255,7 @@ def test_mistakes(metric, factors):
         metric(factors, broken)
 
 
-def test_mistakes_in_what_the_information_is_of(factors):
+def test_mutual_information_refuses_invalid_input(factors):
     with pytest.raises(ValueError, match=r"600, 4.*599, 4"):
         mutual_information(factors, factors[1:])
     with pytest.raises(ValueError, match="finite"):

@@ -42,7 +42,7 @@ def call(arguments, capsys):
     return captured.out
 
 
-def test_every_figure_has_its_number_its_split_and_its_seed(finished, capsys):
+def test_every_metric_has_count_split_and_seed(finished, capsys):
     out = json.loads(call(["--split", "test", "--seed", "3", "--json"], capsys))
     saved = json.loads((finished / "metrics.json").read_text())
     assert saved["metrics"] == out["metrics"]
@@ -70,7 +70,7 @@ EXPECTED = (
 )
 
 
-def test_codes_are_measured_against_what_is_known_of_their_own_split(finished):
+def test_codes_are_compared_with_labels_of_their_split(finished):
     run = load_run("run")
     report, _ = evaluate_quickly(run, "test", seed=2)
     images = torch.from_numpy(run.data.images["test"].copy()).permute(0, 3, 1, 2) / 255
@@ -105,7 +105,7 @@ def test_codes_are_measured_against_what_is_known_of_their_own_split(finished):
     assert report.separability["value"] == pytest.approx(told)
 
 
-def test_the_average_of_the_weights_is_measured(finished, capsys):
+def test_averaged_weights_are_measured(finished, capsys):
     checkpoint = finished / "checkpoints" / "last.pt"
     state = load_checkpoint(checkpoint)
     save_checkpoint(checkpoint, {**state, "ema": {"model": state["model"]}})
@@ -116,7 +116,7 @@ def test_the_average_of_the_weights_is_measured(finished, capsys):
     assert average["metrics"] == last["metrics"]
 
 
-def test_one_image_has_all_but_a_spread(finished, monkeypatch, capsys):
+def test_one_image_has_all_metrics_without_variance(finished, monkeypatch, capsys):
     few(monkeypatch, test=1)
     found = json.loads(call(["--split", "test", "--json"], capsys))
     assert found["metrics"]["test/mse"]["n"] == 1
@@ -126,7 +126,7 @@ def test_one_image_has_all_but_a_spread(finished, monkeypatch, capsys):
     assert f"Attribute separability {lacking}" in found["notes"]
 
 
-def test_too_few_faces_for_any_attribute_are_told_of(finished, monkeypatch, capsys):
+def test_too_few_faces_for_attributes_are_noted(finished, monkeypatch, capsys):
     few(monkeypatch, train=16, val=2, test=2)
     found = json.loads(call(["--json"], capsys))
     assert "val/attribute_separability" not in found["metrics"]
@@ -137,7 +137,7 @@ def test_too_few_faces_for_any_attribute_are_told_of(finished, monkeypatch, caps
     assert json.loads((finished / "metrics.json").read_text())["attributes"] == {"val": {}}
 
 
-def test_what_takes_long_has_a_progress_bar(finished, monkeypatch):
+def test_long_parts_have_a_progress_bar(finished, monkeypatch):
     seen = {}
 
     class Bar:
@@ -159,7 +159,7 @@ def test_what_takes_long_has_a_progress_bar(finished, monkeypatch):
     assert seen["importance-weighted bound"] == [2, 2]
 
 
-def test_the_figures_are_those_of_training_for_its_split(finished, capsys):
+def test_validation_metrics_equal_those_of_training(finished, capsys):
     call([], capsys)
     ours = json.loads((finished / "metrics.json").read_text())["metrics"]
     theirs = json.loads((finished / "summary.json").read_text())["final"]
@@ -167,7 +167,7 @@ def test_the_figures_are_those_of_training_for_its_split(finished, capsys):
         assert ours[name]["value"] == pytest.approx(value, rel=1e-5), name
 
 
-def test_the_same_run_and_seed_give_the_same_bytes(finished, capsys):
+def test_evaluation_is_reproducible(finished, capsys):
     call(["--split", "test"], capsys)
     files = [finished / "metrics.json", *(finished / "figures" / "test").iterdir()]
     before = [file.read_bytes() for file in files]
@@ -178,7 +178,7 @@ def test_the_same_run_and_seed_give_the_same_bytes(finished, capsys):
     assert files[0].read_bytes() != before[0]
 
 
-def test_the_other_split_of_the_same_checkpoint_stays(finished, capsys):
+def test_other_splits_of_the_same_checkpoint_are_kept(finished, capsys):
     call(["--split", "test"], capsys)
     test = json.loads((finished / "metrics.json").read_text())
     call(["--split", "val"], capsys)
@@ -202,14 +202,14 @@ def test_the_bound_of_one_sample_is_the_bpd_up_to_its_noise(finished):
     assert figures["val/iw_bpd"]["n"] == 40
 
 
-def test_the_seed_is_that_of_all_figures(finished):
+def test_every_metric_uses_the_seed(finished):
     run = load_run("run")
     batches = evaluation_batches(run.data.images["val"], 128, torch.device("cpu"))
     expected = evaluate_split(run.model, batches, run.config.loss, seed=5).metrics["bpd"]
     assert evaluate_model(run, seed=5)[0].figures["val/bpd"]["value"] == expected
 
 
-def test_the_test_split_is_not_the_others(finished):
+def test_test_metrics_use_the_test_split(finished):
     run = load_run("run")
     images = run.data.images["test"]
     report, _ = evaluate_quickly(run, "test")
@@ -232,7 +232,7 @@ def test_too_few_images_for_a_distance_are_refused_with_the_number(finished, cap
     assert "FID is left out: metrics.inception_weights=none." in out
 
 
-def test_results_go_where_they_are_wanted(finished, capsys):
+def test_out_sets_the_output_folder(finished, capsys):
     call(["--out", "elsewhere"], capsys)
     assert not (finished / "metrics.json").exists()
     assert (finished.parent / "elsewhere" / "metrics.json").exists()
@@ -284,7 +284,7 @@ def test_a_run_without_checkpoints_says_so(finished, capsys):
     assert "last.pt: there is no such checkpoint (the run: finished)" in capsys.readouterr().err
 
 
-def test_the_seed_is_of_the_noise(finished):
+def test_the_seed_changes_the_noise_only(finished):
     run = load_run("run")
     images = run.data.images["val"]
 
@@ -303,7 +303,7 @@ class Averages(torch.nn.Module):
         return torch.nn.functional.adaptive_avg_pool2d(images, 2)[:, :2].flatten(1)
 
 
-def test_distances_are_those_of_the_pictures(finished, monkeypatch):
+def test_distances_equal_those_of_the_pictures(finished, monkeypatch):
     """Samples, reconstructions and the floor, against scikit-image's way of having them all."""
     run = load_run("run")
     features = Features("faces", Averages(), 8, torch.device("cpu"))
@@ -333,7 +333,7 @@ def test_distances_are_those_of_the_pictures(finished, monkeypatch):
     assert report.notes == ["why"]
 
 
-def test_people_are_told_apart_by_the_face_network_alone(finished, monkeypatch):
+def test_face_distances_name_their_network(finished, monkeypatch):
     """Where Inception's features are there, it looks at the faces all the same."""
     run = load_run("run")
     sees = {
@@ -376,13 +376,13 @@ def test_the_gain_of_the_fitted_density(finished, monkeypatch):
     assert measure_gain(run)[0] == gain  # again the same
 
 
-def test_without_features_there_is_no_gain_but_a_reason(finished):
+def test_without_features_the_gain_has_a_reason(finished):
     gain, notes = measure_gain(load_run("run", overrides=["metrics.inception_weights=none"]))
     assert gain is None
     assert "needs more than 128 images" in notes[-1]
 
 
-def test_it_is_a_run_of_its_own_on_wandb(finished, capsys, caplog):
+def test_evaluation_is_a_separate_wandb_run(finished, capsys, caplog):
     call(["--wandb", "offline", "--split", "test"], capsys)
     runs = read_runs(finished)
     assert [run.exit_code for run in runs] == [0], caplog.text  # a machine too slow for W&B says so
@@ -394,7 +394,7 @@ def test_it_is_a_run_of_its_own_on_wandb(finished, capsys, caplog):
     assert "test/figures/samples" in logged.pictures
 
 
-def test_only_the_parts_that_are_asked_for(finished):
+def test_parts_select_what_is_measured(finished):
     run = load_run(finished, overrides=["metrics.parts=[attributes]"])
     report, _ = evaluate_model(run)
     names = {key.partition("/")[2] for key in report.figures}

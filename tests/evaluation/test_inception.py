@@ -47,7 +47,7 @@ def network(weights):
     return load_inception(str(weights))
 
 
-def test_mean_and_covariance_are_those_of_torchmetrics(weights, network):
+def test_statistics_equal_torchmetrics(weights, network):
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (3, 3, 32, 32), generator=generator, dtype=torch.uint8)
     # Up to half a step off, as a model's output is: rounding brings back the bytes.
@@ -67,12 +67,12 @@ def test_mean_and_covariance_are_those_of_torchmetrics(weights, network):
     torch.testing.assert_close(ours.covariance, covariance, atol=1e-4 * spread, rtol=0)
 
 
-def test_says_why_the_weights_could_not_be_downloaded():
+def test_a_failed_download_gives_the_reason():
     with pytest.raises(UserError, match=r"could not be downloaded .*no network for"):
         load_inception("download")
 
 
-def test_refuses_a_download_of_other_content(monkeypatch, tmp_path):
+def test_downloads_of_other_content_are_refused(monkeypatch, tmp_path):
     page = tmp_path / "page.html"
     page.write_text("<html>Sign in</html>")
     monkeypatch.setattr(torch.hub, "download_url_to_file", DOWNLOAD)
@@ -82,7 +82,7 @@ def test_refuses_a_download_of_other_content(monkeypatch, tmp_path):
     assert not list((tmp_path / "torch").rglob("*.pth*"))
 
 
-def test_takes_the_downloaded_file_from_the_cache(weights, tmp_path, network):
+def test_the_cached_download_is_used(weights, tmp_path, network):
     cache = tmp_path / "torch" / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     (cache / "weights-inception-2015-12-05-6726825d.pth").symlink_to(weights)
@@ -108,7 +108,7 @@ class Harmful:
     ],
     ids=["empty", "html", "damaged", "harmful", "other"],
 )
-def test_refuses_files_that_hold_something_else(tmp_path, content):
+def test_files_of_other_content_are_refused(tmp_path, content):
     file = tmp_path / "weights.pth"
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"weights\.pth: is damaged, or does not hold"):
@@ -116,7 +116,7 @@ def test_refuses_files_that_hold_something_else(tmp_path, content):
     assert not hasattr(builtins, "was_run")
 
 
-def test_refuses_weights_of_another_network_and_draws_no_random_numbers(tmp_path):
+def test_weights_of_another_network_are_refused(tmp_path):
     file = tmp_path / "other.pth"
     torch.save(nn.Linear(2, 2).state_dict(), file)
     before = torch.random.get_rng_state()
@@ -125,7 +125,7 @@ def test_refuses_weights_of_another_network_and_draws_no_random_numbers(tmp_path
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_says_that_torch_fidelity_is_not_installed(monkeypatch, weights):
+def test_missing_torch_fidelity_is_reported(monkeypatch, weights):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(UserError, match=r'not installed: pip install -e "\.\[fid\]"'):
         load_inception(str(weights))

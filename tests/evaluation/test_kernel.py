@@ -41,12 +41,12 @@ def streamed(first, second, block, batch):
 
 
 @pytest.mark.parametrize("counts", [(2, 2), (9, 9), (7, 12)])
-def test_is_the_double_loop(counts):
+def test_mmd_equals_a_double_loop(counts):
     first, second = normal(counts[0], 5, 0), normal(counts[1], 5, 1, mean=0.5)
     assert squared_mmd(first, second) == pytest.approx(by_loops(first, second), rel=1e-6)
 
 
-def test_torchmetrics_has_the_same_figure_on_one_block():
+def test_kernel_distance_equals_torchmetrics_on_one_block():
     first, second = normal(60, 8, 2), normal(60, 8, 3, mean=0.3)
     with pytest.warns(UserWarning, match="Kernel Inception Distance"):
         theirs = KernelInceptionDistance(torch.nn.Identity(), subsets=1, subset_size=60)
@@ -57,7 +57,7 @@ def test_torchmetrics_has_the_same_figure_on_one_block():
     assert mean == pytest.approx(theirs.compute()[0].item(), rel=1e-5)
 
 
-def test_has_the_mean_that_the_distributions_have():
+def test_the_estimate_is_unbiased():
     # In one dimension k(x, y) = (xy + 1)³ = Σ binom(3, i) xⁱ yⁱ, so the squared MMD is
     # Σ binom(3, i) (E xⁱ - E yⁱ)². Of N(0, 1) the moments are 0, 1, 0; of N(m, 1) m, 1 + m²,
     # m³ + 3m.
@@ -71,7 +71,7 @@ def test_has_the_mean_that_the_distributions_have():
     assert abs(estimates.mean() - truth) < 4 * error
 
 
-def test_same_distribution_is_at_zero_within_its_error():
+def test_equal_distributions_are_zero_within_the_error():
     mean, error = streamed(normal(6000, 16, 4), normal(6000, 16, 5), block=100, batch=128)
     assert abs(mean) < 3 * error
     other, its_error = streamed(
@@ -90,7 +90,7 @@ def test_same_distribution_is_at_zero_within_its_error():
         (4, [(0, 4)]),  # the only one
     ],
 )
-def test_blocks_whatever_the_batches(count, blocks, batch):
+def test_blocks_do_not_depend_on_batches(count, blocks, batch):
     first, second = normal(count, 3, 6), normal(count, 3, 7, mean=1.0)
     estimates = [squared_mmd(first[a:b], second[a:b]) for a, b in blocks]
     mean, error = streamed(first, second, block=10, batch=batch)
@@ -103,7 +103,7 @@ def test_blocks_whatever_the_batches(count, blocks, batch):
 
 
 @pytest.mark.parametrize(("count", "used"), [(21, 20), (26, 26), (7, 7)])
-def test_what_one_side_has_beyond_the_other_is_not_used(count, used):
+def test_surplus_images_of_one_side_are_ignored(count, used):
     first, second = normal(47, 3, 8), normal(count, 3, 9)
     distance = KernelDistance(3, block=10)
     distance.update(first[:30], second[:4])
@@ -111,7 +111,7 @@ def test_what_one_side_has_beyond_the_other_is_not_used(count, used):
     assert distance.result() == streamed(first[:used], second[:used], block=10, batch=20)
 
 
-def test_a_result_in_between_changes_nothing():
+def test_reading_a_result_changes_nothing():
     first, second = normal(27, 3, 10), normal(27, 3, 11)
     distance = KernelDistance(3, block=10)
     distance.update(first[:18], second[:18])
@@ -120,7 +120,7 @@ def test_a_result_in_between_changes_nothing():
     assert distance.result() == streamed(first, second, block=10, batch=27)
 
 
-def test_only_a_block_is_held():
+def test_memory_holds_one_block():
     distance = KernelDistance(4, block=10)
     for seed in range(20):
         distance.update(normal(8, 4, seed), normal(8, 4, seed + 50))
@@ -128,14 +128,14 @@ def test_only_a_block_is_held():
         assert max(held) < 10
 
 
-def test_large_features_keep_their_digits():
+def test_large_features_keep_precision():
     first, second = normal(40, 64, 12, mean=30.0), normal(40, 64, 13, mean=30.0)
     expected = squared_mmd(first.double(), second.double())
     assert squared_mmd(first, second) == expected
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 1), (1, 5), (5, 0)])
-def test_needs_two_on_each_side(first, second):
+def test_two_images_per_side_are_required(first, second):
     distance = KernelDistance(3)
     distance.update(normal(first, 3, 0), normal(second, 3, 1))
     with pytest.raises(ValueError, match="at least 2 images a side"):

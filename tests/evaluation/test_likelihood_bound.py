@@ -58,7 +58,7 @@ def images():
     return torch.rand(6, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
-def test_with_many_samples_it_reaches_the_likelihood(images):
+def test_many_samples_approach_the_likelihood(images):
     model = Linear(wrong=0.1)
     one, many = bounds(model, images, 20_000)
     exact = model.log_likelihood(images)
@@ -67,14 +67,14 @@ def test_with_many_samples_it_reaches_the_likelihood(images):
     assert (exact - one).mean() > 0.1  # or it would be nothing to reach
 
 
-def test_it_grows_with_the_samples(images):
+def test_the_bound_grows_with_the_samples(images):
     often = images.repeat(50, 1, 1, 1)  # in the mean, that is
     means = [bounds(Linear(wrong=0.3), often, k)[1].mean() for k in (1, 2, 4, 16, 64)]
     assert means == sorted(means)
     assert means[-1] - means[0] > 0.5
 
 
-def test_one_sample_is_the_elbo_written_with_distributions(images):
+def test_one_sample_equals_the_elbo(images):
     model = Linear(wrong=0.2)
     one, many = bounds(model, images, 3, seed=5)
     generator = torch.Generator().manual_seed(5)
@@ -92,7 +92,7 @@ def test_one_sample_is_the_elbo_written_with_distributions(images):
         assert many[i].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_the_batches_do_not_matter(images):
+def test_the_bound_does_not_depend_on_batches(images):
     model = Linear()
     for a, b in zip(
         bounds(model, images, 7, batch=1), bounds(model, images, 7, batch=6), strict=True
@@ -100,7 +100,7 @@ def test_the_batches_do_not_matter(images):
         assert torch.allclose(a, b, atol=1e-4)
 
 
-def test_more_samples_than_are_decoded_at_once(images, monkeypatch):
+def test_samples_are_decoded_in_chunks(images, monkeypatch):
     whole = bounds(Linear(wrong=0.1), images, 10)
     monkeypatch.setattr("vae.evaluation.likelihood_bound.DECODED_AT_ONCE", 4)
     parts = bounds(Linear(wrong=0.1), images, 10)
@@ -130,7 +130,7 @@ def test_no_float64_before_the_cpu(images):
     assert (aggregate.means.count, moments.count) == (6, 6)
 
 
-def test_it_is_the_bpd_of_the_metrics_up_to_the_noise():
+def test_one_sample_agrees_with_bpd():
     """The same likelihood and prior as val/bpd: with many images the ELBOs agree."""
     torch.manual_seed(0)
     model = build_model(ConvConfig("conv", latent_dim=3, channels=[4, 8]), 16).eval()

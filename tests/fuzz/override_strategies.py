@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from tests.support.train_command import TINY
-from vae.runs.compose import CONF, register_schemas, require_readable
+from vae.runs.compose import CONF, register_schemas, reject_unparsable
 
 SOURCES = ("synthetic", "folder", "celeba")
 GROUPS = ("model", "optimizer", "loss", "trainer", "wandb", "loss/regularizer", "loss/schedule")
@@ -52,7 +52,7 @@ def composed(overrides: list[str]) -> DictConfig:
     from hydra import compose, initialize_config_dir
 
     register_schemas()
-    require_readable(overrides)
+    reject_unparsable(overrides)
     with initialize_config_dir(str(CONF)):
         return compose("train", overrides)
 

@@ -241,14 +241,14 @@ def metrics(folder: Path, done: list[Edit]) -> None:
 def sweep(folder: Path, name: str, done: list[Edit], pictures: bool = False) -> None:
     """A sweep with a damaged file: it is compared, the other runs as they are."""
     from vae.sweeps.comparison import read_sweep, rows, write_csv
-    from vae.sweeps.report import overview, report_markdown, write_metrics
+    from vae.sweeps.report import overview, report_markdown, write_report
 
     whole = {row["run"]: row for row in rows(read_sweep(folder / "whole" / "sweep"))}
     copy = _copy(folder, "sweep")
     (copy / "loss.beta=0.0001" / "metrics.json").write_text("{}")
     file = next(path for path in copy.rglob(name) if path.parent == copy or "0.0001" in str(path))
     _damage(file, done)
-    comparison = write_metrics(copy) if pictures else read_sweep(copy)
+    comparison = write_report(copy) if pictures else read_sweep(copy)
     write_csv(comparison, copy / "comparison.csv")
     overview(comparison)
     report_markdown(comparison, copy)

@@ -78,5 +78,5 @@ def test_damaged_files(reader, count, apart):
 @pytest.mark.parametrize(
     "reader", [readers.stranger, readers.stranger_resumed], ids=lambda reader: reader.__name__
 )
-def test_checkpoints_put_together_by_hand(reader, count, apart):
+def test_forged_checkpoints_are_refused(reader, count, apart):
     search(apart, reader, st.tuples(swaps()), count)

@@ -26,7 +26,7 @@ def call(arguments, capsys):
     return json.loads(captured.out)
 
 
-def test_the_arc_turns_evenly_and_its_length_goes_evenly():
+def test_slerp_changes_angle_and_length_evenly():
     start, end = torch.tensor([2.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 4.0])
     arc = slerp(start, end, 5)
     angles = torch.atan2(arc[:, 2], arc[:, 0]).rad2deg()
@@ -35,7 +35,7 @@ def test_the_arc_turns_evenly_and_its_length_goes_evenly():
     assert torch.allclose(arc[[0, -1]], torch.stack([start, end]), atol=1e-6)
 
 
-def test_the_arc_stays_as_long_as_its_ends_where_the_line_does_not():
+def test_slerp_keeps_the_norm_and_lerp_does_not():
     ends = torch.randn(2, 128, generator=torch.Generator().manual_seed(0))
     lengths = slerp(*ends, 9).norm(dim=1)
     assert lengths.min() >= ends.norm(dim=1).min() - 1e-3
@@ -43,7 +43,7 @@ def test_the_arc_stays_as_long_as_its_ends_where_the_line_does_not():
 
 
 @pytest.mark.parametrize("end", [[0.0, 0.0], [-2.0, -4.0], [2.0, 4.0], [1.0, 2.0]])
-def test_without_an_arc_it_is_the_line(end):
+def test_slerp_of_parallel_latents_is_lerp(end):
     start, end = torch.tensor([1.0, 2.0]), torch.tensor(end)
     assert torch.equal(slerp(start, end, 7), lerp(start, end, 7))
 
@@ -86,7 +86,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_same_command_makes_the_same_bytes(name, finished, capsys):
+def test_the_same_command_writes_the_same_bytes(name, finished, capsys):
     first = call(COMMANDS[name], capsys)["files"]
     again = call([*COMMANDS[name], "--out", "again"], capsys)["files"]
     assert first
@@ -95,7 +95,7 @@ def test_the_same_command_makes_the_same_bytes(name, finished, capsys):
         assert Path(one).read_bytes() == Path(other).read_bytes()
 
 
-def test_the_animations_go_there_and_back(finished, capsys):
+def test_animations_play_forward_and_backward(finished, capsys):
     files = call(COMMANDS["interpolate"], capsys)["files"]
     assert [file.rsplit("/", 1)[1] for file in files] == [
         "interpolate_1_3.png",
@@ -112,7 +112,7 @@ def test_the_animations_go_there_and_back(finished, capsys):
         assert animation.convert("RGB").tobytes() == second != first
 
 
-def test_latents_come_by_their_kl(finished, capsys):
+def test_latents_are_sorted_by_kl(finished, capsys):
     found = call(["traverse", "run", "--latents", "9"], capsys)
     assert sorted(found["latents"]) == [0, 1, 2, 3]  # all that there are
     assert found["kl"] == sorted(found["kl"], reverse=True)
@@ -124,7 +124,7 @@ def test_latents_come_by_their_kl(finished, capsys):
         assert value == pytest.approx(kl[latent].item(), rel=1e-4)
 
 
-def test_the_seed_decides_the_samples(finished, capsys):
+def test_samples_depend_on_the_seed(finished, capsys):
     one, other, again = (
         Path(call(["sample", "run", "--num", "4", "--seed", s], capsys)["files"][0]).read_bytes()
         for s in ("1", "2", "1")
@@ -132,7 +132,7 @@ def test_the_seed_decides_the_samples(finished, capsys):
     assert one == again != other
 
 
-def test_the_fitted_density_is_that_of_the_latents(finished):
+def test_the_fitted_density_matches_the_latents(finished):
     run = load_run("run")
     images = torch.from_numpy(run.data.images["train"].copy()).permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
@@ -144,7 +144,7 @@ def test_the_fitted_density_is_that_of_the_latents(finished):
     assert torch.allclose(torch.cov(drawn.T), torch.cov(latents.T), atol=0.2 * spread.max() ** 2)
 
 
-def test_separate_samples_are_those_of_the_sheet(finished, capsys):
+def test_separate_samples_equal_the_sheet(finished, capsys):
     files = call(["sample", "run", "--num", "3", "--separate"], capsys)["files"]
     assert [file.rsplit("/", 1)[1] for file in files[1:]] == ["00000.png", "00001.png", "00002.png"]
     run = load_run("run")
@@ -172,7 +172,7 @@ MORE = {
     ],
 )
 @pytest.mark.parametrize("command", ["evaluate", "sample", *MORE])
-def test_a_place_where_nothing_can_be_written_is_told_of_first(
+def test_an_unwritable_output_is_reported_before_the_work(
     command, out, says, finished, monkeypatch, capsys
 ):
     (finished.parent / "file").touch()
@@ -181,7 +181,7 @@ def test_a_place_where_nothing_can_be_written_is_told_of_first(
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {says}"
 
 
-def test_a_file_that_cannot_be_written_is_one_message(finished, capsys):
+def test_an_unwritable_file_is_one_message(finished, capsys):
     (finished / "figures" / "samples_standard.png").mkdir()
     assert main(["sample", "run"]) == 1
     says = "error: run/figures/samples_standard.png: Is a directory."

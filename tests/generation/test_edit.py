@@ -44,7 +44,7 @@ def means(run, split):
         return run.model.encode(images).mode.double()
 
 
-def test_the_directions_are_from_the_training_faces_and_tested_on_others(finished):
+def test_directions_are_learned_on_train_and_tested_on_val(finished):
     run = load_run("run")
     learned = learn(run)
     names = learned.directions.names
@@ -59,7 +59,7 @@ def test_the_directions_are_from_the_training_faces_and_tested_on_others(finishe
 
 
 @pytest.mark.parametrize("method", ["normal", "means"])
-def test_the_accuracy_is_that_of_the_direction_along_which_faces_move(method, finished):
+def test_the_reported_accuracy_is_of_the_used_direction(method, finished):
     run = load_run("run")
     learned = learn(run)
     labels = {split: run.data.attributes(split) for split in ("train", "val")}
@@ -77,7 +77,7 @@ def test_the_accuracy_is_that_of_the_direction_along_which_faces_move(method, fi
 
 
 @pytest.mark.parametrize("checkpoint", ["last", "best", "ema"])
-def test_they_are_kept_and_are_of_the_checkpoint(checkpoint, finished, monkeypatch, caplog):
+def test_directions_are_cached_per_checkpoint(checkpoint, finished, monkeypatch, caplog):
     stored = finished / "checkpoints" / f"{'best' if checkpoint == 'best' else 'last'}.pt"
     state = load_checkpoint(stored)
     state["ema"] = {"model": dict(state["model"])}
@@ -108,7 +108,7 @@ def test_they_are_kept_and_are_of_the_checkpoint(checkpoint, finished, monkeypat
     assert file.read_bytes() != before
 
 
-def test_they_are_of_the_images_and_what_is_known_of_them(finished, monkeypatch):
+def test_the_cache_depends_on_images_and_labels(finished, monkeypatch):
     first = learn(load_run("run")).directions
     read = SyntheticSource.labels
 
@@ -131,7 +131,7 @@ def test_they_are_of_the_images_and_what_is_known_of_them(finished, monkeypatch)
     assert torch.equal(learn(load_run("run")).directions.means, second.means)
 
 
-def test_they_need_not_be_kept(finished, capsys, caplog):
+def test_directions_work_without_a_cache(finished, capsys, caplog):
     """Of a run that is somebody else's, say."""
     (finished / "directions").touch()
     found = call(["3", "--attribute", NAME, "--out", "mine"], capsys)
@@ -140,7 +140,7 @@ def test_they_need_not_be_kept(finished, capsys, caplog):
 
 
 @pytest.mark.parametrize("method", ["normal", "means"])
-def test_a_face_moves_along_the_direction(method, finished):
+def test_edits_move_faces_along_the_direction(method, finished):
     run = load_run("run")
     made = edit(run, learn(run), ["3", "5"], [NAME], 1.5, method=method, folder=run.folder)
     faces, _ = load_faces(["3", "5"], run)
@@ -153,7 +153,7 @@ def test_a_face_moves_along_the_direction(method, finished):
             assert torch.allclose(made.images[:, column], expected, atol=1e-6)
 
 
-def test_several_attributes_are_each_at_the_strength(finished):
+def test_several_attributes_are_edited_separately(finished):
     run = load_run("run")
     names = ["Eyeglasses", "Smiling", "Blond_Hair"]
     both = edit(run, learn(run), ["2"], names, -1.0, folder=run.folder)
@@ -162,7 +162,7 @@ def test_several_attributes_are_each_at_the_strength(finished):
         assert torch.allclose(both.images[:, column], alone, atol=1e-6)
 
 
-def test_detail_is_what_the_model_leaves_of_the_picture(finished):
+def test_keep_detail_adds_the_reconstruction_residual(finished):
     run = load_run("run")
     plain = edit(run, learn(run), ["2"], [NAME], 1.0, folder=run.folder)
     kept = edit(run, learn(run), ["2"], [NAME], 1.0, keep_detail=True, folder=run.folder)
@@ -174,7 +174,7 @@ def test_detail_is_what_the_model_leaves_of_the_picture(finished):
     assert torch.allclose(nothing.images[0, 0], face, atol=1e-6)
 
 
-def test_files_of_given_faces(finished, capsys):
+def test_given_faces_have_their_own_files(finished, capsys):
     photograph = save_noise(finished.parent / "me.png")
     found = call([str(photograph), "--attribute", NAME, "--strength", "2"], capsys)
     assert found["files"] == [f"run/figures/edit_{NAME}.png", f"run/edited/me_{NAME}_+2.png"]
@@ -183,7 +183,7 @@ def test_files_of_given_faces(finished, capsys):
     assert [Path(file).read_bytes() for file in again] == before
 
 
-def test_pictures_that_differ_have_files_of_their_own(finished, capsys):
+def test_settings_that_change_pictures_change_file_names(finished, capsys):
     photographs = [save_noise(finished.parent / f"me.{kind}", seed=0) for kind in ("jpg", "png")]
     words = [*map(str, photographs), "--attribute", NAME]
     files = call(words, capsys)["files"][1:]
@@ -210,7 +210,9 @@ def test_pictures_that_differ_have_files_of_their_own(finished, capsys):
 
 
 @pytest.mark.parametrize(("strength", "have"), [(1.0, False), (-1.0, True)])
-def test_without_faces_it_shows_those_that_change(strength, have, finished, monkeypatch):
+def test_without_inputs_faces_without_the_attribute_are_edited(
+    strength, have, finished, monkeypatch
+):
     seen = []
 
     def spy(words, *arguments):
@@ -225,7 +227,7 @@ def test_without_faces_it_shows_those_that_change(strength, have, finished, monk
     assert (labels.values[[int(n) for n in seen], labels.names.index(NAME)] == have).all()
 
 
-def test_the_list_is_by_accuracy(finished, capsys):
+def test_the_list_is_sorted_by_accuracy(finished, capsys):
     accuracy = call(["--list"], capsys)["balanced_accuracy"]
     known = [row["normal"] for row in accuracy.values() if row["normal"] is not None]
     assert known == sorted(known, reverse=True)
@@ -245,7 +247,7 @@ def few(monkeypatch, **counts):
     monkeypatch.setattr(SavedRun, "data", replace(data, images={**data.images, **fewer}))
 
 
-def test_an_attribute_that_no_held_out_face_has_or_all(finished, monkeypatch, capsys):
+def test_attributes_without_held_out_contrast_have_no_accuracy(finished, monkeypatch, capsys):
     few(monkeypatch, val=1)
     accuracy = call(["--list"], capsys)["balanced_accuracy"]
     assert accuracy[NAME] == {"normal": None, "means": None}
@@ -254,7 +256,7 @@ def test_an_attribute_that_no_held_out_face_has_or_all(finished, monkeypatch, ca
 
 
 @pytest.mark.parametrize("arguments", [["--list"], ["--attribute", NAME]])
-def test_too_few_faces_for_any_direction(arguments, finished, monkeypatch, capsys):
+def test_too_few_faces_are_refused(arguments, finished, monkeypatch, capsys):
     few(monkeypatch, train=16, val=2)
     assert main(["edit", "run", *arguments]) == 1
     says = "data.num_images: no attribute is on at least 10 of the 16 training images and missing"

@@ -122,7 +122,7 @@ def some_inputs(seed):
 
 
 @pytest.mark.parametrize("format", ["torch", "onnx"])
-def test_the_files_need_nothing_of_this_project(format, exports, saved, tmp_path):
+def test_exports_run_without_this_project(format, exports, saved, tmp_path):
     folder, _ = exports(format)
     for name in FILES[format]:
         (tmp_path / name).write_bytes((folder / name).read_bytes())
@@ -146,7 +146,7 @@ def test_the_files_need_nothing_of_this_project(format, exports, saved, tmp_path
     assert (abs(logvar[:, 1]) < 10).all()
 
 
-def test_safetensors_give_the_very_model_back(exports, saved):
+def test_safetensors_restore_the_model_exactly(exports, saved):
     folder, made = exports("safetensors")
     model = load_safetensors(folder / "model.safetensors")
     assert not model.training
@@ -163,7 +163,7 @@ def test_safetensors_give_the_very_model_back(exports, saved):
 
 
 @pytest.mark.parametrize("format", FILES)
-def test_what_is_returned_is_what_is_there(format, exports):
+def test_returned_paths_are_the_written_files(format, exports):
     folder, made = exports(format)
     assert [each.file for each in made] == [folder / name for name in FILES[format]]
     assert [each.size for each in made] == [each.file.stat().st_size for each in made]
@@ -211,7 +211,7 @@ def test_another_process_writes_the_same_bytes_and_only_json(exports, saved, tmp
 
 
 @pytest.mark.parametrize("format", FILES)
-def test_no_path_and_no_source_is_in_the_files(format, exports):
+def test_exports_contain_no_path_and_no_source(format, exports):
     folder, _ = exports(format)
     for name in FILES[format]:
         content = (folder / name).read_bytes()
@@ -219,7 +219,7 @@ def test_no_path_and_no_source_is_in_the_files(format, exports):
             assert word not in content
 
 
-def test_onnx_graphs_are_plain_and_described(exports):
+def test_onnx_graphs_are_standard_and_described(exports):
     folder, _ = exports("onnx")
     import onnx
 
@@ -244,7 +244,7 @@ def test_onnx_graphs_are_plain_and_described(exports):
     assert sorted(file.name for file in folder.glob("*onnx*")) == ["decoder.onnx", "encoder.onnx"]
 
 
-def test_programs_hold_their_own_half_and_ask_for_no_gradient(exports, saved):
+def test_programs_hold_only_their_half_and_no_gradients(exports, saved):
     folder, _ = exports("torch")
     _, model = saved
     for name, half in (("encoder", model.encoder), ("decoder", model.decoder)):
@@ -257,7 +257,7 @@ def test_programs_hold_their_own_half_and_ask_for_no_gradient(exports, saved):
         assert not any(parameter.requires_grad for parameter in program.parameters())
 
 
-def test_the_callers_model_stays_as_it_is(saved, tmp_path):
+def test_export_leaves_the_model_unchanged(saved, tmp_path):
     pytest.importorskip("safetensors")
     run = load_run(saved[0])
     run.model.train()
@@ -271,9 +271,7 @@ def test_the_callers_model_stays_as_it_is(saved, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "words"), [("encoder", "logvar"), ("decoder", "images")])
-def test_a_file_that_computes_something_else_is_not_written(
-    name, words, saved, tmp_path, monkeypatch
-):
+def test_exports_with_different_outputs_are_not_written(name, words, saved, tmp_path, monkeypatch):
     """A half of another model, its other half right: neither is kept."""
     run = load_run(saved[0])
 
@@ -293,7 +291,7 @@ def test_a_file_that_computes_something_else_is_not_written(
     assert not list(tmp_path.rglob("*.*"))
 
 
-def test_the_largest_difference_of_all_is_returned(saved, tmp_path, monkeypatch):
+def test_the_largest_difference_is_returned(saved, tmp_path, monkeypatch):
     def rounded(model, about, folder):
         exact = vae.generation.export.split_encoder_decoder(model, about["image_size"])["encoder"]
         (folder / "encoder.pt2").touch()
@@ -309,7 +307,7 @@ def test_the_largest_difference_of_all_is_returned(saved, tmp_path, monkeypatch)
     assert made[0].difference == pytest.approx(2**-18, rel=0.1)
 
 
-def test_weights_that_are_no_numbers_are_not_written(saved, tmp_path):
+def test_non_finite_weights_are_not_exported(saved, tmp_path):
     pytest.importorskip("safetensors")
     run = load_run(saved[0])
     with torch.no_grad():
@@ -364,7 +362,7 @@ def test_safetensors_of_another_kind_are_refused(edit, words, exports, tmp_path)
     assert "\n" not in str(refusal.value)
 
 
-def test_what_is_no_safetensors_is_refused(exports, tmp_path):
+def test_files_that_are_no_safetensors_are_refused(exports, tmp_path):
     folder, _ = exports("safetensors")
     from safetensors.torch import save_file
 
@@ -423,7 +421,7 @@ def test_the_command_writes_torch_and_prints_a_table(saved, exports, tmp_path, c
     assert [file.read_bytes() for file in files] == before
 
 
-def test_json_is_all_there_is_on_stdout(saved, tmp_path, capfd):
+def test_stdout_is_json_only(saved, tmp_path, capfd):
     pytest.importorskip("safetensors")
     command(saved[0], "--out", tmp_path, "--json", "--format", "safetensors")
     file = tmp_path / "model.safetensors"
@@ -437,7 +435,7 @@ def test_json_is_all_there_is_on_stdout(saved, tmp_path, capfd):
     }
 
 
-def test_exporters_are_not_heard(caplog, capfd, recwarn):
+def test_exporters_print_nothing(caplog, capfd, recwarn):
     with quiet():
         print("step 1 done")
         warnings.warn("a warning", stacklevel=1)

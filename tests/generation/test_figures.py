@@ -30,7 +30,7 @@ def shades(*values):
     return torch.stack([torch.full((3, 96, 96), v) for v in values])
 
 
-def test_reconstructions_lie_under_their_originals(tmp_path):
+def test_reconstructions_are_below_their_originals(tmp_path):
     originals = shades(0.1, 0.2, 0.3, 0.4)
     path = figures.write_reconstructions(originals, originals + 0.5, tmp_path / "r.png", columns=2)
     picture = np.asarray(Image.open(path))
@@ -41,7 +41,7 @@ def test_reconstructions_lie_under_their_originals(tmp_path):
     np.testing.assert_allclose(centres, expected, atol=0.003)
 
 
-def test_a_grid_is_torchvisions():
+def test_grid_equals_torchvisions():
     from torchvision.utils import make_grid
 
     images = torch.rand(7, 3, 96, 96)  # the last row is not full
@@ -58,7 +58,7 @@ def test_small_images_are_enlarged_and_values_clamped(tmp_path):
     assert picture[50, 150].tolist() == [255, 255, 255]
 
 
-def test_a_picture_is_replaced_whole(tmp_path):
+def test_pictures_are_replaced_atomically(tmp_path):
     for _ in range(2):
         figures.write_samples(shades(0.5), tmp_path / "s.png")
     assert [p.name for p in tmp_path.iterdir()] == ["s.png"]
@@ -111,7 +111,7 @@ def test_most_active_latents_come_first(tmp_path, monkeypatch):
     assert seen["labels"] == [f"z{i}: {i}.0 nats" for i in range(19, 11, -1)]
 
 
-def test_an_animation_goes_there_and_back_for_ever(tmp_path):
+def test_animations_loop_forward_and_backward(tmp_path):
     start, end = smooth(0, 2)
     frames = torch.stack([torch.lerp(start, end, place)[None] for place in (0.0, 0.3, 0.8, 1.0)])
     path = figures.write_animation(frames, tmp_path / "a.gif", seconds=3.0)
@@ -128,7 +128,7 @@ def test_an_animation_goes_there_and_back_for_ever(tmp_path):
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 3), (8, 4), (13, 6)])
-def test_faces_of_an_animation_are_in_rows_below_their_labels(count, columns, tmp_path):
+def test_animation_frames_have_labelled_rows(count, columns, tmp_path):
     values = torch.linspace(0.1, 0.9, count)
     frame = values.view(-1, 1, 1, 1).expand(count, 3, 96, 96)
     labels = [f"z{number}" for number in range(count)]
@@ -150,7 +150,7 @@ def test_faces_of_an_animation_are_in_rows_below_their_labels(count, columns, tm
     assert frames_of(bare)[0].shape == (98 * rows + 2, 98 * columns + 2, 3)
 
 
-def test_a_long_name_is_broken_where_its_words_are(monkeypatch):
+def test_long_names_wrap_at_words(monkeypatch):
     drawn = []
     monkeypatch.setattr(
         "PIL.ImageDraw.ImageDraw.multiline_text", lambda _, place, text, **more: drawn.append(text)
@@ -163,7 +163,7 @@ def test_a_long_name_is_broken_where_its_words_are(monkeypatch):
     assert drawn[3] == "my\nphotograph.jpg"
 
 
-def test_a_long_label_stays_above_its_column():
+def test_long_labels_stay_above_their_column():
     picture = figures.grid(shades(0.5, 0.5, 0.5), 3)
     for label in ("x" * 90, "long " * 30, "Mouth_Slightly_Open_And_More +2"):
         labelled = np.asarray(figures.label_columns(picture, ["", label, ""]))

@@ -19,7 +19,7 @@ from vae.utils.errors import UserError
 
 
 @pytest.mark.parametrize("dimensions", [2, 3, 128])
-def test_the_arc_is_scipys(dimensions):
+def test_slerp_equals_scipys(dimensions):
     ends = torch.randn(2, dimensions, generator=torch.Generator().manual_seed(1))
     lengths = ends.norm(dim=1)
     directions = (ends / lengths[:, None]).double()
@@ -30,7 +30,7 @@ def test_the_arc_is_scipys(dimensions):
 
 
 @pytest.mark.parametrize("angle", [3e-4, 1e-3, 0.1, 3.0, math.pi - 1e-2, math.pi - 1e-3])
-def test_the_arc_keeps_its_length_where_the_ends_are_nearly_in_line(angle):
+def test_slerp_of_nearly_parallel_latents_keeps_the_norm(angle):
     start = torch.tensor([3.0, 0.0, 0.0])
     end = torch.tensor([3 * math.cos(angle), 3 * math.sin(angle), 0.0])
     arc = slerp(start, end, 9)
@@ -56,7 +56,7 @@ def ends_of(run, words):
         return faces, run.model.encode(faces).mode
 
 
-def test_the_strip_leads_from_one_original_to_the_other(finished):
+def test_strips_start_and_end_at_the_originals(finished):
     run = outspoken(load_run("run"))
     strip, *_ = interpolate(run, ["2", "5"], steps=3, folder=run.folder)
     faces, (start, end) = ends_of(run, ["2", "5"])
@@ -70,7 +70,7 @@ def test_the_strip_leads_from_one_original_to_the_other(finished):
     assert np.abs(arc[0] - expected[2]).max() > 2
 
 
-def test_the_animations_begin_and_turn_at_the_faces(finished):
+def test_animations_start_and_turn_at_the_faces(finished):
     run = outspoken(load_run("run"))
     _, linear, spherical = interpolate(run, ["2", "5"], folder=run.folder)
     _, latents = ends_of(run, ["2", "5"])
@@ -90,7 +90,7 @@ def test_the_animations_begin_and_turn_at_the_faces(finished):
     ("method", "kinds"),
     [("linear", ["linear"]), ("spherical", ["spherical"]), ("both", ["linear", "spherical"])],
 )
-def test_one_way_or_both(method, kinds, finished):
+def test_method_selects_linear_spherical_or_both(method, kinds, finished):
     out = finished.parent / "out"
     files = interpolate(load_run("run"), method=method, folder=out)
     names = ["interpolate_0_1.png", *(f"interpolate_0_1_{kind}.gif" for kind in kinds)]
@@ -102,7 +102,7 @@ def test_one_way_or_both(method, kinds, finished):
         interpolate(load_run("run"), method="curved", folder=Path("run"))
 
 
-def test_another_pair_has_files_of_its_own(finished):
+def test_pairs_have_their_own_files(finished):
     run = load_run("run")
     long = save_noise(finished.parent / ("x" * 240 + ".png"))
     for number, folder in enumerate("ab"):

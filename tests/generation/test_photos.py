@@ -51,13 +51,13 @@ def cut(file, left, top, side):
         ((300, 100), DRAWN, "200,0,100", (200, 0, 100)),
     ],
 )
-def test_the_square_that_is_cut(shape, run, crop, square, tmp_path):
+def test_crops_of_celeba_and_other_photographs(shape, run, crop, square, tmp_path):
     file = save_noise(tmp_path / "a.png", *shape)
     assert (loaded(file, run, crop) == cut(file, *square)).all()
 
 
 @pytest.mark.parametrize(("shape", "crop"), [((178, 218), 148), ((178, 218), 178)])
-def test_a_photograph_is_cut_as_the_training_images_were(shape, crop, tmp_path):
+def test_photographs_are_cropped_like_the_training_images(shape, crop, tmp_path):
     file = save_noise(tmp_path / "a.jpg", *shape)
     run = run_of(["data=celeba", f"data.crop={crop}"])
     assert (loaded(file, run) == load_square(file, 32, crop)).all()
@@ -84,14 +84,14 @@ def test_a_turned_photograph_is_upright(tmp_path):
         ("0,60,41", "a square within"),
     ],
 )
-def test_a_crop_that_is_none(crop, says, tmp_path):
+def test_invalid_crops_are_refused(crop, says, tmp_path):
     file = save_noise(tmp_path / "a.png", 300, 100)
     with pytest.raises(UserError) as refusal:
         loaded(file, crop=crop)
     assert says in str(refusal.value)
 
 
-def test_pictures_that_are_none(tmp_path, monkeypatch):
+def test_files_that_are_no_images_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "page.jpg").write_text("<html>")
     (tmp_path / "folder").mkdir()
@@ -106,7 +106,7 @@ def test_pictures_that_are_none(tmp_path, monkeypatch):
             loaded(word)
 
 
-def test_numbers_are_faces_of_the_split(finished):
+def test_numbers_select_faces_of_the_split(finished):
     run = load_run("run")
     images = run.data.images
     for split in ("train", "val", "test"):
@@ -118,7 +118,7 @@ def test_numbers_are_faces_of_the_split(finished):
         load_faces(["40"], run)
 
 
-def test_a_folder_of_that_name_is_no_face(finished):
+def test_folders_are_not_taken_for_faces(finished):
     """The number is meant, as a folder cannot be."""
     (finished.parent / "1").mkdir()
     run = load_run("run")
@@ -130,7 +130,7 @@ def test_a_folder_of_that_name_is_no_face(finished):
     ).round().byte().numpy().tolist() == (load_square(finished.parent / "3", 16).tolist())
 
 
-def test_pictures_that_differ_are_called_otherwise(tmp_path, monkeypatch):
+def test_different_pictures_have_different_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["a/me.png", "b/me.png", "c/you.png", "a/me.png"]
     for number, word in enumerate(words[:3]):
@@ -142,7 +142,7 @@ def test_pictures_that_differ_are_called_otherwise(tmp_path, monkeypatch):
     assert load_faces(["a/me.png", "a/me.png"], DRAWN)[1] == ["me.png", "me.png"]
 
 
-def test_names_of_files_are_safe():
+def test_file_names_are_safe():
     labels = ["me.jpg", "a.b.jpg", "3", "test_3", "été.png"]
     assert file_stems(labels) == ["me", "a.b", "3", "test_3", "été"]
     odd = ["a/me.jpg", "b/me.jpg", "a-me.jpg", "my photo (1).jpg", "my photo [1].jpg", "顔" * 80]
@@ -153,7 +153,7 @@ def test_names_of_files_are_safe():
     assert max(len(f".interpolate_{s}_{s}_spherical.gif.1234567.tmp".encode()) for s in stems) < 256
 
 
-def test_suffixes_are_left_out_unless_they_tell_faces_apart():
+def test_suffixes_are_dropped_unless_needed():
     assert file_stems(["me.jpg", "you.png", "me.jpg"]) == ["me", "you", "me"]
     assert file_stems(["me.jpg", "me.png", "3"]) == ["me.jpg", "me.png", "3"]
     assert file_stems(["3", "3.png"]) == ["3", "3.png"]
@@ -176,7 +176,7 @@ def test_suffixes_are_left_out_unless_they_tell_faces_apart():
               "the height: a side of 2.6 times"),
     ],
 )  # fmt: skip
-def test_it_is_said_how_a_snapshot_should_be_framed(settings, says, tmp_path, caplog):
+def test_other_proportions_log_the_expected_framing(settings, says, tmp_path, caplog):
     run = run_of(settings)
     snapshot = save_noise(tmp_path / "me.png", 300, 200)
     with caplog.at_level("INFO"):

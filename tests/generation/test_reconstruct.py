@@ -29,7 +29,7 @@ def as_bytes(images):
     return (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
-def test_each_face_is_measured_and_the_mean_is_theirs(finished):
+def test_each_face_and_the_mean_are_measured(finished):
     run = load_run("run")
     made = reconstruct(run, ["3", "0", "7"], "test", folder=finished.parent / "out")
     faces, _ = load_faces(["3", "0", "7"], run, "test")
@@ -48,7 +48,7 @@ def test_each_face_is_measured_and_the_mean_is_theirs(finished):
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 9, 17])
-def test_all_faces_are_on_the_sheet(count, finished):
+def test_the_sheet_shows_all_faces(count, finished):
     run = load_run("run")
     words = [str(number) for number in range(count)]
     made = reconstruct(run, words, folder=run.folder)
@@ -61,7 +61,7 @@ def test_all_faces_are_on_the_sheet(count, finished):
         assert (found[count:] == 255).all()
 
 
-def test_a_sheet_has_its_limit_and_all_are_measured(finished, monkeypatch):
+def test_a_full_sheet_does_not_limit_the_measurement(finished, monkeypatch):
     monkeypatch.setattr(module, "MAX_SHOWN", 16)
     made = reconstruct(load_run("run"), [str(number) for number in range(20)], folder=Path("run"))
     assert len(made.images) == len(made.metrics) == 20
@@ -72,13 +72,13 @@ def test_a_sheet_has_its_limit_and_all_are_measured(finished, monkeypatch):
         assert sheet.height == 4 * 98 + 2
 
 
-def test_without_faces_it_is_the_first_of_the_split(finished):
+def test_without_inputs_the_first_faces_of_the_split_are_used(finished):
     made = reconstruct(load_run("run"), split="test", folder=Path("run"))
     assert made.labels == [f"test_{number}" for number in range(16)]
     assert (finished / "figures" / "reconstruct.png").samefile(made.sheet)
 
 
-def test_many_faces_go_through_in_batches(finished, monkeypatch):
+def test_many_faces_are_reconstructed_in_batches(finished, monkeypatch):
     run = load_run("run")
     words = [str(number) for number in range(10)]
     at_once = reconstruct(run, words, folder=run.folder).images
@@ -89,7 +89,7 @@ def test_many_faces_go_through_in_batches(finished, monkeypatch):
     assert sizes == [4, 4, 2]
 
 
-def test_training_pictures_are_kept_and_others_are_not_mixed_up(finished):
+def test_training_images_and_new_images_are_distinguished(finished):
     standard = finished / "figures" / "reconstructions.png"
     before = standard.read_bytes()
     save_noise(finished.parent / "a" / "me.png", seed=1)

@@ -23,7 +23,7 @@ def encode_batches(run, split):
         return run.model.encode(faces)
 
 
-def test_rows_are_what_the_decoder_makes_of_the_moved_latents(finished, monkeypatch):
+def test_rows_are_decoded_moved_latents(finished, monkeypatch):
     run = load_run("run")
     seen = {}
     monkeypatch.setattr(
@@ -46,7 +46,7 @@ def test_rows_are_what_the_decoder_makes_of_the_moved_latents(finished, monkeypa
     assert made.files[0].name == "traverse_test_2.png"
 
 
-def test_all_rows_move_together_in_the_animation(finished):
+def test_the_animation_moves_all_rows(finished):
     run = load_run("run")
     made = traverse(run, "2", count=3, folder=run.folder)
     posterior = encode_batches(run, "val")
@@ -65,7 +65,7 @@ def test_all_rows_move_together_in_the_animation(finished):
                 assert np.abs(face - expected[row]).mean() < 5
 
 
-def test_a_latent_that_says_nothing_is_said_to_be_inactive(finished, monkeypatch):
+def test_inactive_latents_are_labelled(finished, monkeypatch):
     run = load_run("run")
     with torch.no_grad():
         run.model.encoder.mean.weight *= 100
@@ -81,7 +81,7 @@ def test_a_latent_that_says_nothing_is_said_to_be_inactive(finished, monkeypatch
     assert said == [latent == 2 for latent in made.latents]
 
 
-def test_as_many_images_as_are_needed_and_no_more(finished, monkeypatch):
+def test_only_the_needed_images_are_encoded(finished, monkeypatch):
     run = load_run("run")
     monkeypatch.setattr(module, "RANKING_IMAGES", 10)
     sizes = []

@@ -39,7 +39,7 @@ def test_mse(pictures, sigma):
     torch.testing.assert_close(mse(logits, images, sigma), expected)
 
 
-def test_mse_is_plain_at_its_default(pictures):
+def test_mse_is_the_plain_squared_error_by_default(pictures):
     logits, images = pictures
     plain = MSEConfig("mse", 0.0, "latents")
     terms = loss_terms(plain, logits, images, *a_posterior())
@@ -53,7 +53,7 @@ def test_laplace(pictures, scale):
     torch.testing.assert_close(laplace(logits, images, scale), expected)
 
 
-def test_no_sigma_is_better_than_the_optimal_one(pictures):
+def test_the_optimal_sigma_minimises_the_loss(pictures):
     logits, images = pictures
     means = logits.sigmoid()
     found = gaussian((means - images).square().mean())
@@ -63,7 +63,7 @@ def test_no_sigma_is_better_than_the_optimal_one(pictures):
         assert found < -Normal(means, share * best).log_prob(images).mean()
 
 
-def test_the_optimal_sigma_is_a_constant_to_the_gradient(pictures):
+def test_the_optimal_sigma_has_no_gradient(pictures):
     """The gradient is that of a Gaussian with just that σ, held fixed."""
     logits, images = pictures
     logits.requires_grad_()
@@ -84,7 +84,7 @@ def a_posterior():
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
-def test_impossible_widths(value):
+def test_invalid_scales_are_refused(value):
     with pytest.raises(UserError, match=r"loss\.sigma: got"):
         MSEConfig("mse", 1.0, "pixels", sigma=value)
     with pytest.raises(UserError, match=r"loss\.scale: got"):

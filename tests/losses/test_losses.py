@@ -35,7 +35,7 @@ def batch():
     return logits, images, mean, logvar
 
 
-def test_the_missions_formula(batch):
+def test_bce_loss_equals_the_formula(batch):
     logits, images, mean, logvar = batch
     reconstruction = torch.sigmoid(logits)
     kl = -0.5 * torch.mean(1 + logvar - mean**2 - torch.exp(logvar))
@@ -52,7 +52,7 @@ def test_mse(batch):
     torch.testing.assert_close(terms.loss, expected)
 
 
-def test_beta_one_over_pixels_is_the_exact_elbo():
+def test_beta_one_with_kl_over_pixels_is_the_elbo():
     """On binary images BCE is a Bernoulli's likelihood, so the ELBO is that of torch's."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(BATCH, 3, SIZE, SIZE, generator=generator)
@@ -79,13 +79,13 @@ def test_beta_elbo_is_the_weight_in_nats(batch, name, reduction):
     torch.testing.assert_close(terms.loss * VALUES, terms.distortion + weight * terms.rate)
 
 
-def test_beta_elbo_of_the_design():
+def test_beta_elbo_of_the_default():
     """At 64 px and 128 latents, 96 beta."""
     assert beta_elbo(config(beta=1e-4), 64, 128) == pytest.approx(96e-4)
     assert beta_elbo(config(beta=1e-4, kl_reduction="pixels"), 64, 128) == pytest.approx(1e-4)
 
 
-def test_over_pixels_inert_latents_cost_nothing(batch):
+def test_inactive_latents_are_free_with_kl_over_pixels(batch):
     logits, images, mean, logvar = batch
     padded = Posterior(
         torch.cat([mean, torch.zeros_like(mean)], 1),
@@ -96,7 +96,7 @@ def test_over_pixels_inert_latents_cost_nothing(batch):
     torch.testing.assert_close(loss_terms(settings, logits, images, padded).loss, one)
 
 
-def test_gradients_are_those_of_the_formula(batch):
+def test_gradients_equal_the_formulas(batch):
     logits, images, mean, logvar = (x.clone() for x in batch)
     for x in (logits, mean, logvar):
         x.requires_grad_()
@@ -117,12 +117,12 @@ def test_saturated_logits_stay_finite():
 
 
 @pytest.mark.parametrize("beta", [-1, float("nan"), float("inf")])
-def test_impossible_betas(beta):
+def test_invalid_betas_are_refused(beta):
     with pytest.raises(UserError, match=r"loss\.beta: got"):
         config(beta=beta)
 
 
-def test_impossible_reduction():
+def test_unknown_reductions_are_refused():
     with pytest.raises(UserError, match=r"loss\.kl_reduction: got 'sum'"):
         config(kl_reduction="sum")
 
@@ -153,7 +153,7 @@ def test_beta_multiplies_the_penalty(batch, reduction):
     torch.testing.assert_close(terms.rate, kl.sum(1).mean())
 
 
-def test_a_capacity_that_grows_takes_no_beta_that_grows():
+def test_growing_capacity_and_growing_beta_are_refused():
     with pytest.raises(UserError, match="capacity grows, not beta"):
         config(
             schedule=WarmupConfig("warmup", epochs=1.0),

@@ -56,7 +56,7 @@ def test_free_bits(batch):
     assert penalty(config, posterior, latents, END, 100).item() == pytest.approx(expected)
 
 
-def test_free_bits_push_no_latent_that_is_below_them():
+def test_free_bits_give_no_gradient_below_the_threshold():
     rates = torch.tensor([0.1, 0.5, 3.0], requires_grad=True)
     free_bits(rates, 0.5).backward()
     assert rates.grad[[0, 2]].tolist() == [0, 1]
@@ -71,7 +71,7 @@ def test_capacity(batch, epoch, capacity):
     assert found == pytest.approx(abs(rate - capacity))
 
 
-def test_a_capacity_may_be_there_from_the_start(batch):
+def test_capacity_can_start_at_its_final_value(batch):
     posterior, latents = batch
     at_once = CapacityConfig("capacity", nats=5.0, epochs=0.0)
     later = CapacityConfig("capacity", nats=5.0, epochs=1.0)
@@ -79,7 +79,7 @@ def test_a_capacity_may_be_there_from_the_start(batch):
 
 
 @pytest.mark.parametrize("stratified", [False, True])
-def test_total_correlation_of_a_batch_that_is_all_the_images(batch, stratified):
+def test_total_correlation_of_the_full_data_set(batch, stratified):
     """Both estimates are then of the exact q(z), a mixture."""
     posterior, latents = batch
     parts = Normal(posterior.mean, posterior.std)
@@ -106,7 +106,7 @@ def test_stratified_weights_are_unbiased():
     torch.testing.assert_close(torch.stack(batches).mean(), densities.mean())
 
 
-def test_weights_of_the_paper():
+def test_stratified_weights_equal_the_papers():
     """Its stratified ones, 1/N, 1/M and (N - M) / (N·M) for M others, averaged over the last."""
     images, m = 50, 7
     weights = batch_weights(m + 1, images, stratified=True)
@@ -143,14 +143,14 @@ def test_total_correlation_of_gaussians_in_closed_form():
 
 
 @pytest.mark.parametrize("stratified", [False, True])
-def test_one_image_is_no_batch_to_tell_anything_of(stratified):
+def test_total_correlation_needs_two_images(stratified):
     posterior = Posterior(torch.zeros(1, 3), torch.zeros(1, 3))
     found = total_correlation(posterior, torch.ones(1, 3), 100, stratified)
     assert math.isfinite(found.item())
     assert prior_discrepancy(torch.ones(1, 3)) == 0
 
 
-def test_discrepancy_against_samples_of_the_prior():
+def test_mmd_equals_an_estimate_from_prior_samples():
     """The sum over kernels, with expectations replaced by means over many samples."""
     generator = torch.Generator().manual_seed(0)
     latents = 0.7 * torch.randn(50, 4, generator=generator) + 0.5
@@ -168,7 +168,7 @@ def test_discrepancy_against_samples_of_the_prior():
     assert prior_discrepancy(latents).item() == pytest.approx(expected.item(), abs=0.01)
 
 
-def test_discrepancy_of_the_prior_itself_is_none():
+def test_mmd_of_prior_samples_is_zero():
     generator = torch.Generator().manual_seed(0)
     found = [prior_discrepancy(torch.randn(64, 8, generator=generator)) for _ in range(400)]
     deviation = torch.stack(found).std().item() / 20
@@ -197,6 +197,6 @@ def test_mmd(batch):
         (MMDConfig, {"alpha": -1.0, "weight": 1.0}, "weight"),
     ],
 )
-def test_impossible_settings(kind, settings, key):
+def test_invalid_settings_are_refused(kind, settings, key):
     with pytest.raises(UserError, match=rf"loss\.regularizer\.{key}: got"):
         kind("x", **settings)

@@ -28,12 +28,12 @@ def test_cyclical():
     "schedule",
     [ScheduleConfig(), WarmupConfig("warmup", 3.0), CyclicalConfig("cyclical", 1.0, 1.0)],
 )
-def test_the_end_has_all_of_beta(schedule):
+def test_every_schedule_ends_at_beta(schedule):
     assert beta_multiplier(schedule, math.inf) == 1
 
 
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
-def test_impossible_lengths(value):
+def test_invalid_lengths_are_refused(value):
     with pytest.raises(UserError, match=r"loss\.schedule\.epochs: got"):
         WarmupConfig("warmup", value)
     with pytest.raises(UserError, match=r"loss\.schedule\.epochs: got"):
@@ -41,6 +41,6 @@ def test_impossible_lengths(value):
 
 
 @pytest.mark.parametrize("value", [0, 1.1, -1, math.nan])
-def test_impossible_shares(value):
+def test_invalid_shares_are_refused(value):
     with pytest.raises(UserError, match=r"loss\.schedule\.rising: got"):
         CyclicalConfig("cyclical", 1.0, value)

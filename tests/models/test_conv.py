@@ -26,7 +26,7 @@ def config(channels=(8, 16), latent_dim=5):
         (256, (4, 4, 4, 4, 4, 4), 4),
     ],
 )
-def test_every_size_and_depth(image_size, channels, latent_dim):
+def test_every_size_and_depth_builds(image_size, channels, latent_dim):
     model = build_model(config(channels, latent_dim), image_size)
     images = torch.rand(2, 3, image_size, image_size)
     logits, posterior = model(images, torch.randn(2, latent_dim))
@@ -63,7 +63,7 @@ def test_ranges(key, values):
     [(3, 5, 6, 5), (4, 1, 1, 1), (2, 3, 1, 7), (5, 9, 2, 2)],
 )
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_upsample_conv_is_an_upsampling_and_a_convolution(
+def test_upsample_conv_equals_upsampling_and_convolution(
     form, width_in, width, height, across, layout
 ):
     torch.manual_seed(0)
@@ -100,7 +100,7 @@ def test_the_default_models_layers_in_float32(form, bias):
 
 
 @pytest.mark.parametrize(("width_in", "width", "side"), [(256, 128, 4), (64, 32, 16), (32, 3, 32)])
-def test_in_bfloat16_folding_costs_no_precision(width_in, width, side, monkeypatch):
+def test_folding_keeps_precision_in_bfloat16(width_in, width, side, monkeypatch):
     """Sums of taps are rounded once, as the taps are; before and after adding were 1.16 times."""
 
     def rounded_only(convolve):  # what else is lost is the CPU's affair: some add up in bfloat16
@@ -137,7 +137,7 @@ def test_the_decoder_mirrors_the_encoder():
     assert [m.out_channels for m in doublings] == [16, 8, 3]
 
 
-def test_a_second_model_of_a_config_is_the_same():
+def test_equal_seeds_build_equal_models():
     settings = config((8, 16))
     torch.manual_seed(0)
     first = build_model(settings, 16)
@@ -156,7 +156,7 @@ def test_gradients_reach_every_parameter():
     assert silent == []
 
 
-def test_the_rule_is_the_measured_one():
+def test_the_form_rule_matches_the_measurements():
     """docs/performance.md, of the default model's layers and of one that is smaller."""
     layers = [(2, 256), (4, 128), (8, 64), (16, 32), (32, 3)]
     on_cpu = [fastest_form("cpu", 32, *layer) for layer in layers]

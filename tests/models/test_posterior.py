@@ -16,7 +16,7 @@ def posterior():
     return Posterior(mean, logvar)
 
 
-def test_kl_is_that_of_torch_distributions(posterior):
+def test_kl_equals_torch_distributions(posterior):
     reference = kl_divergence(
         Normal(posterior.mean, (posterior.logvar / 2).exp()),
         Normal(torch.tensor(0.0), torch.tensor(1.0)),
@@ -38,7 +38,7 @@ def test_samples_have_the_posteriors_moments(posterior):
     torch.testing.assert_close(draws.std(0), posterior.std, atol=0.05, rtol=0.06)
 
 
-def test_same_generator_same_sample_and_the_mode_needs_none(posterior):
+def test_equal_generators_give_equal_samples(posterior):
     first = posterior.sample(torch.Generator().manual_seed(3))
     again = posterior.sample(torch.Generator().manual_seed(3))
     other = posterior.sample(torch.Generator().manual_seed(4))
@@ -59,7 +59,7 @@ def test_gradients_through_the_reparametrisation():
     torch.testing.assert_close(logvar.grad, slope * noise * 0.5 * (logvar.detach() / 2).exp())
 
 
-def test_absurd_logvars_stay_finite():
+def test_extreme_logvars_stay_finite():
     posterior = Posterior(torch.zeros(1, 2), torch.tensor([[1e9, -1e9]]))
     assert posterior.logvar.tolist() == [[LOGVAR_RANGE[1], LOGVAR_RANGE[0]]]
     assert posterior.kl().isfinite().all()

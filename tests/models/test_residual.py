@@ -23,7 +23,7 @@ def randomised(module):
     return module
 
 
-def test_a_block_is_its_formula():
+def test_a_block_equals_its_formula():
     block = randomised(ResidualBlock(8))
     x = torch.randn(2, 8, 5, 5, generator=torch.Generator().manual_seed(1))
     norm, _, first, again, _, last = block.body
@@ -33,7 +33,7 @@ def test_a_block_is_its_formula():
     torch.testing.assert_close(block(x), x + F.conv2d(y, last.weight, last.bias, padding=1))
 
 
-def test_a_block_begins_as_the_identity():
+def test_a_new_block_is_the_identity():
     x = torch.randn(2, 8, 5, 5)
     assert (ResidualBlock(8)(x) == x).all()
 
@@ -41,7 +41,7 @@ def test_a_block_begins_as_the_identity():
 @pytest.mark.parametrize(
     ("width", "groups"), [(1, 1), (3, 1), (4, 1), (8, 2), (16, 4), (32, 8), (48, 4), (256, 8)]
 )
-def test_no_group_is_a_single_channel_where_there_are_more(width, groups):
+def test_groups_have_several_channels(width, groups):
     assert group_norm(width).num_groups == groups
 
 
@@ -56,7 +56,7 @@ def test_sizes(size, kind):
     assert model.decode(posterior.mode).shape == images.shape
 
 
-def test_an_image_does_not_see_the_others():
+def test_images_of_a_batch_are_independent():
     """What BatchNorm cannot say of itself in training."""
     for model in (
         build_model(config(), 16),
@@ -70,18 +70,18 @@ def test_an_image_does_not_see_the_others():
         assert not any("running" in name for name, _ in model.named_buffers())
 
 
-def test_a_size_that_cannot_be_halved():
+def test_indivisible_sizes_are_refused():
     with pytest.raises(UserError, match=r"data\.image_size: got 18"):
         build_model(config(), 18)
 
 
-def test_an_unknown_norm():
+def test_unknown_norms_are_refused():
     with pytest.raises(UserError, match=r"model\.norm: got 'layer'"):
         ConvConfig("conv", 5, [8], norm="layer")
 
 
 @pytest.mark.parametrize("kind", ["residual", "conv"])
-def test_multiply_adds_are_torchs_own_count(kind):
+def test_multiply_adds_equal_torchs_count(kind):
     from torch.utils.flop_counter import FlopCounterMode
 
     settings = {"name": kind, "latent_dim": 7, "channels": [8, 16]}

@@ -41,7 +41,7 @@ def sealed(content):
     return content + hashlib.blake2b(content, digest_size=32).digest()
 
 
-def test_opening_a_strangers_checkpoint_runs_no_code(tmp_path):
+def test_opening_an_untrusted_checkpoint_runs_no_code(tmp_path):
     proof = tmp_path / "it-ran"
     torch.save({"format": 1, "model": Bomb(proof)}, tmp_path / "plain.pt")
     evil = (tmp_path / "plain.pt").read_bytes()
@@ -55,7 +55,7 @@ def test_opening_a_strangers_checkpoint_runs_no_code(tmp_path):
     assert proof.exists()
 
 
-def test_it_is_a_file_that_torch_reads(tmp_path):
+def test_torch_load_reads_a_checkpoint(tmp_path):
     save_checkpoint(tmp_path / "last.pt", {"model": {"w": torch.arange(3.0)}})
     loaded = torch.load(tmp_path / "last.pt", weights_only=True)
     assert torch.equal(loaded["model"]["w"], torch.arange(3.0))
@@ -74,7 +74,7 @@ def damaged(content, kind, draw):
 
 
 @pytest.mark.parametrize("kind", ["cut", "flip", "overwrite", "lose"])
-def test_damage_is_noticed_wherever_it_is(kind, tmp_path):
+def test_damage_is_detected_anywhere(kind, tmp_path):
     """Torch itself reads other weights from one file in five that is damaged so."""
     path = tmp_path / "last.pt"
     save_checkpoint(path, {"model": {"w": torch.randn(50, 20)}, "step": 7})
@@ -119,7 +119,7 @@ def test_killed_while_writing_leaves_the_old_checkpoint(tmp_path):
     assert load_checkpoint(path)["step"] == 1
 
 
-def test_a_failed_save_leaves_no_trace(tmp_path):
+def test_a_failed_save_leaves_no_file(tmp_path):
     path = tmp_path / "last.pt"
     save_checkpoint(path, {"step": 1})
     with pytest.raises(Exception, match=r"(?i)pickle|local object"):
@@ -128,7 +128,7 @@ def test_a_failed_save_leaves_no_trace(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_the_one_before_is_kept_and_only_once_the_new_one_is_whole(tmp_path):
+def test_the_previous_checkpoint_is_kept(tmp_path):
     path, previous = tmp_path / "last.pt", tmp_path / "previous.pt"
     for step in (1, 2):
         save_checkpoint(path, {"step": step}, "previous.pt")

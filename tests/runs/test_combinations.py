@@ -10,7 +10,7 @@ import torch
 from tests.support.train_command import call_train
 from vae.losses import beta_at
 from vae.runs.compose import CONF, compose
-from vae.runs.trainer_setup import build_trainer, measure
+from vae.runs.trainer_setup import build_trainer, validate
 from vae.utils.distributed import SINGLE_PROCESS
 from vae.utils.errors import UserError
 from vae.utils.signals import Interrupts
@@ -45,7 +45,7 @@ SMALL = [
 ]
 
 
-def test_there_are_many():
+def test_combinations_are_many():
     assert [len(names) for names in CHOICES[:5]] == [2, 4, 5, 3, 3]
     assert len(PAIRS) > 200
 
@@ -70,13 +70,13 @@ def test_every_pair_trains_or_is_refused(pair):
     assert rows[1]["train/skipped"] == 0
     assert rows[1]["train/beta"] == beta_at(config.loss, 1 / 3)
     assert any((a != b).any() for a, b in zip(before, trainer.model.parameters(), strict=True))
-    metrics, _ = measure(trainer, images, Interrupts())
+    metrics, _ = validate(trainer, images, Interrupts())
     assert metrics["val/rate"] >= 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("choice", list(itertools.chain(*CHOICES)), ids=str)
-def test_every_choice_survives_a_whole_run(choice, tmp_path, monkeypatch, capsys):
+def test_every_choice_completes_a_run(choice, tmp_path, monkeypatch, capsys):
     """20 steps, with figures and checkpoints."""
     arguments = ["experiment=debug", "wandb.mode=disabled", "trainer.num_threads=1", choice]
     code, _, err = call_train([*arguments, "hydra.run.dir=run"], tmp_path, monkeypatch, capsys)

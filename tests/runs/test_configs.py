@@ -25,14 +25,14 @@ def extra(group, choice):
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_every_choice_composes(group, choice):
+def test_every_group_option_composes(group, choice):
     config = compose([f"{group}={choice}", *extra(group, choice)])
     assert isinstance(config, RunConfig)
     if group in ("model", "data", "optimizer", "loss"):
         assert getattr(config, group).name == choice
 
 
-def test_the_defaults_are_the_missions():
+def test_the_defaults_are_the_documented_ones():
     config = compose([])
     assert (config.model.name, config.loss.name, config.optimizer.name) == ("conv", "bce", "muon")
     assert config.loss.beta == 1e-4
@@ -48,7 +48,7 @@ def test_debug_goes_with_any_data(data):
     assert config.data.num_images == 320
 
 
-def test_plain_dataclasses_come_out():
+def test_configs_are_plain_dataclasses():
     def check(value):
         assert not type(value).__module__.startswith("omegaconf")
         if is_dataclass(value):
@@ -58,7 +58,7 @@ def test_plain_dataclasses_come_out():
     check(compose([]))
 
 
-def test_several_objectives():
+def test_objective_can_be_a_list():
     assert compose(["objective=[val/rate,val/mse]"]).objectives == ["val/rate", "val/mse"]
 
 
@@ -72,7 +72,7 @@ def test_mistakes_outside_of_train_py_are_user_errors():
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: p.stem)
-def test_every_file_says_what_it_is(path):
+def test_every_yaml_has_a_comment(path):
     text = path.read_text()
     assert text.startswith("#") or path.parent.name in ("trainer", "wandb")
     assert isinstance(yaml.safe_load(text), dict)
@@ -89,7 +89,7 @@ def test_help_names_every_choice():
         assert choice in words[group]
 
 
-def test_records_do_not_hold_the_password_of_the_storage():
+def test_records_hide_the_storage_password():
     from vae.runs.compose import to_dict
 
     storage = "postgresql://me:s3cret%21@host:5432/db"

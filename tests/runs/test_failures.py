@@ -47,7 +47,7 @@ def limit_memory():
         (OSError("out of memory"), False),
     ],
 )
-def test_what_is_want_of_memory(error, lacks, tmp_path):
+def test_out_of_memory_errors_are_recognised(error, lacks, tmp_path):
     config = compose(["data.batch_size=48", "trainer.precision=fp32"])
     with (
         pytest.raises(UserError if lacks else type(error)) as caught,
@@ -104,7 +104,7 @@ def test_out_of_memory_in_the_validation(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc how much there is")
-def test_a_process_that_gets_no_more_memory(tmp_path):
+def test_a_process_with_a_memory_limit_is_reported(tmp_path):
     """Nothing is pretended: the system refuses the memory of the first step."""
     said = tmp_path / "said"
     large = ["model.channels=[128,128]", "data.image_size=32"]

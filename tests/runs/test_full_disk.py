@@ -32,7 +32,7 @@ def limit_files():
 
 
 @pytest.mark.parametrize(("number", "file"), [(1, "last.pt"), (5, "best.pt")])
-def test_a_disk_that_becomes_full(number, file, small_disk, whole, tmp_path):
+def test_a_full_disk_ends_the_run_with_a_message(number, file, small_disk, whole, tmp_path):
     """The last checkpoint is whole, and once there is room the run ends as one without trouble."""
     disk = small_disk(4 << 20)
     (disk / "data").symlink_to(whole[0].parent / "data")
@@ -48,7 +48,7 @@ def test_a_disk_that_becomes_full(number, file, small_disk, whole, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="has no limits")
-def test_files_that_may_not_become_so_large(whole, folder, tmp_path):
+def test_file_size_limits_are_reported(whole, folder, tmp_path):
     """As a full disk, wherever it cannot be mounted: another errno, the same end."""
     said = tmp_path / "said"
     assert finish(folder, (), Trouble(4, limit_files, said)) == 1
@@ -84,7 +84,7 @@ def full_when(name, number=1):
         (".hydra/accepted.yaml", 1),
     ],
 )
-def test_a_file_that_finds_no_room(file, number, tmp_path, monkeypatch, capsys):
+def test_each_file_can_meet_a_full_disk(file, number, tmp_path, monkeypatch, capsys):
     """The message names it, nothing is half written, and the run ends when there is room."""
     with full_when(Path(file).name, number):
         code, out, err = call_train(RUN, tmp_path, monkeypatch, capsys)
@@ -103,7 +103,7 @@ def test_a_file_that_finds_no_room(file, number, tmp_path, monkeypatch, capsys):
     assert read_summary(run)["status"] == "finished"
 
 
-def test_a_picture_that_finds_no_room_ends_no_run(tmp_path, monkeypatch, capsys):
+def test_a_figure_on_a_full_disk_is_a_warning(tmp_path, monkeypatch, capsys):
     with full_when("samples.png"):
         code, out, err = call_train(RUN, tmp_path, monkeypatch, capsys)
     assert code == 0
@@ -111,7 +111,7 @@ def test_a_picture_that_finds_no_room_ends_no_run(tmp_path, monkeypatch, capsys)
     assert (tmp_path / "run" / "figures" / "samples.png").exists()  # of the next epoch
 
 
-def test_rows_that_find_no_room(tmp_path, monkeypatch, capsys):
+def test_metrics_on_a_full_disk_end_the_run(tmp_path, monkeypatch, capsys):
     """Half a line is written; what goes on drops it."""
 
     def full(tracker, row):
@@ -149,7 +149,7 @@ def test_an_interrupt_on_a_full_disk(tmp_path, monkeypatch, capsys):
     assert state_of(tmp_path / "run")["step"] == 4
 
 
-def test_a_drive_that_is_gone(tmp_path, monkeypatch, capsys):
+def test_a_lost_drive_is_reported(tmp_path, monkeypatch, capsys):
     """The run's folder cannot be written to any more, for whatever reason."""
 
     def gone(path, state, before):
@@ -176,7 +176,7 @@ def test_a_full_disk_is_one_message_at_the_terminal(small_disk, tmp_path):
         assert "No space left" in done.stderr or "full" in done.stderr
 
 
-def test_a_folder_that_cannot_be_written_to(small_disk, tmp_path):
+def test_unwritable_folders_are_reported(small_disk, tmp_path):
     """It is said before anything is packed."""
     disk = small_disk(1 << 20, "ro")
     (tmp_path / "file").touch()
@@ -195,7 +195,7 @@ def begin(folder):
     prepare_run(config, asdict(config), folder, go_on=True)
 
 
-def test_checkpoints_that_cannot_be_written(small_disk, tmp_path):
+def test_unwritable_checkpoints_are_reported(small_disk, tmp_path):
     """A folder that can be written to is not enough."""
     folder = tmp_path / "run"
     folder.mkdir()
@@ -206,7 +206,7 @@ def test_checkpoints_that_cannot_be_written(small_disk, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may all")
-def test_somebody_elses_folder(tmp_path):
+def test_a_folder_of_another_user_is_reported(tmp_path):
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True, mode=0o500)
     with pytest.raises(UserError, match=r"run/checkpoints: cannot be written \(Permission"):
@@ -214,7 +214,7 @@ def test_somebody_elses_folder(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_a_file_in_place_of_the_folder(tmp_path):
+def test_a_file_in_place_of_the_folder_is_reported(tmp_path):
     (tmp_path / "run").touch()
     with pytest.raises(UserError, match=r"run/checkpoints: cannot be written \(Not a directory"):
         begin(tmp_path / "run")

@@ -9,7 +9,7 @@ from tests.support.killed_runs import DeathAt, ends_as, finish, kill_after, rows
 
 
 @pytest.mark.parametrize("times", [6, pytest.param(60, marks=pytest.mark.slow)])
-def test_killed_at_random_again_and_again(times, whole, folder):
+def test_killed_repeatedly_at_random_runs_resume(times, whole, folder):
     draw = random.Random(times)
     runs, killed = 1, 0
     while killed < times:
@@ -23,7 +23,7 @@ def test_killed_at_random_again_and_again(times, whole, folder):
 
 
 @pytest.mark.slow
-def test_killed_wherever_something_is_written(whole, folder, tmp_path):
+def test_killed_at_every_write_runs_resume(whole, folder, tmp_path):
     """Also between the halves of a file and in a validation; and again as soon as it goes on."""
     counted = tmp_path / "count"
     assert finish(folder, (), DeathAt(None, counted)) == 0
@@ -37,7 +37,7 @@ def test_killed_wherever_something_is_written(whole, folder, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_interrupted_runs_lose_nothing_at_all(number, whole, folder):
+def test_interrupted_runs_lose_no_step(number, whole, folder):
     """Nor have they rows of their own: what was in no row yet is in the checkpoint."""
     process = start(folder, (), Interrupting(number))
     process.join(60)

@@ -38,7 +38,7 @@ def change(folder, edit):
     save_checkpoint(path, state)
 
 
-def test_the_model_is_the_one_that_was_saved(saved, config):
+def test_the_loaded_model_equals_the_saved(saved, config):
     folder, model = saved
     run = load_run(folder)
     assert not run.model.training
@@ -55,7 +55,7 @@ def test_the_model_is_the_one_that_was_saved(saved, config):
 
 @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"torn"), Path.unlink])
 @pytest.mark.parametrize("checkpoint", ["last", "ema"])
-def test_where_the_last_one_is_damaged_it_is_the_one_before(checkpoint, damage, saved, caplog):
+def test_a_damaged_last_checkpoint_loads_the_previous(checkpoint, damage, saved, caplog):
     folder, model = saved
     average = {"model": model.state_dict(), "updates": 3}
     change(folder, lambda state: state.update(step=3, ema=average))
@@ -72,7 +72,7 @@ def test_where_the_last_one_is_damaged_it_is_the_one_before(checkpoint, damage, 
         load_run(folder, checkpoint)
 
 
-def test_loading_leaves_the_random_numbers_alone(saved):
+def test_loading_keeps_the_random_state(saved):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
@@ -81,7 +81,7 @@ def test_loading_leaves_the_random_numbers_alone(saved):
 
 
 @pytest.mark.parametrize("data", ["synthetic", "folder", "celeba"])
-def test_every_kind_of_data_comes_back(data):
+def test_every_data_source_is_reopened(data):
     config = compose([f"data={data}", *(["data.path=x"] if data == "folder" else [])])
     assert run_config(asdict(config)) == config
 
@@ -105,7 +105,7 @@ def test_every_kind_of_data_comes_back(data):
         (lambda s: s["model"].popitem(), "not a run of this version"),
     ],
 )
-def test_what_this_version_does_not_know_is_refused_by_name(edit, words, saved):
+def test_unknown_keys_are_refused_by_name(edit, words, saved):
     folder, _ = saved
     change(folder, edit)
     with pytest.raises(UserError) as refusal:
@@ -115,13 +115,13 @@ def test_what_this_version_does_not_know_is_refused_by_name(edit, words, saved):
     assert "\n" not in str(refusal.value)
 
 
-def test_a_run_of_before_there_were_schedules(saved, config):
+def test_a_run_from_before_schedules_loads(saved, config):
     folder, _ = saved
     change(folder, lambda s: [s["config"]["loss"].pop(key) for key in ("schedule", "regularizer")])
     assert load_run(folder).config == config
 
 
-def test_a_run_without_the_checkpoint_is_named(tmp_path):
+def test_a_missing_checkpoint_is_reported(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match=r"best\.pt: there is no such checkpoint .*resume="):
         load_run(tmp_path, "best")
@@ -130,7 +130,7 @@ def test_a_run_without_the_checkpoint_is_named(tmp_path):
 @pytest.mark.parametrize(
     "text", ["[", "hydra: 3\n", "\x80", "a: !!python/object/apply:os.getcwd []"]
 )
-def test_where_it_was_started_may_be_unreadable(text, tmp_path):
+def test_an_unreadable_working_directory_is_tolerated(text, tmp_path):
     """Then its data are looked for from here."""
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "hydra.yaml").write_text(text, encoding="latin-1")

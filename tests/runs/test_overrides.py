@@ -15,7 +15,7 @@ from vae.runs.overrides import (
 from vae.utils.errors import UserError
 
 
-def test_a_run_is_named_by_what_differs():
+def test_a_run_is_named_by_its_overrides():
     overrides = ["model.latent_dim=64", "loss.beta=1e-05", "data.path=/a/b", "wandb.mode=offline"]
     assert run_name(overrides, ["data.path"]) == "loss.beta=1e-05,model.latent_dim=64"
     assert (
@@ -45,7 +45,7 @@ def accepted(run, text="- loss.beta=0.1\n- resume=elsewhere\n"):
     save_accepted_overrides(run)
 
 
-def test_resume_brings_the_overrides_that_were_accepted(tmp_path):
+def test_resume_restores_the_accepted_overrides(tmp_path):
     run = tmp_path / "it's a run, loss.beta=0.1"
     accepted(run)
     (run / ".hydra" / "overrides.yaml").write_text("- model.latent_dim=0\n")  # refused, later
@@ -57,16 +57,16 @@ def test_resume_brings_the_overrides_that_were_accepted(tmp_path):
     assert parsed[-1].value() == parsed[-2].value() == str(run)
 
 
-def test_resume_where_it_cannot(tmp_path):
+def test_resume_without_a_run_is_refused(tmp_path):
     assert expand_resume(["loss.beta=1"]) == ["loss.beta=1"]
     assert expand_resume(["resume=null"]) == ["resume=null"]
     with pytest.raises(UserError, match="no run folder"):
         expand_resume([f"resume={tmp_path}"])
-    with pytest.raises(UserError, match="leave out -m"):
+    with pytest.raises(UserError, match="Leave out -m"):
         expand_resume(["-m", f"resume={tmp_path}"])
 
 
-def test_auto_goes_on_where_there_is_a_run_and_starts_where_there_is_none(tmp_path):
+def test_resume_auto_resumes_or_starts(tmp_path):
     arguments = ["resume=auto", f"hydra.run.dir={tmp_path / 'run'}", "trainer.epochs=9"]
     assert expand_resume(arguments) == arguments[1:]
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)  # killed before it was accepted
@@ -76,7 +76,7 @@ def test_auto_goes_on_where_there_is_a_run_and_starts_where_there_is_none(tmp_pa
     assert expand_resume(arguments) == ["loss.beta=0.1", *arguments[1:], *resumed]
     with pytest.raises(UserError, match=r"resume: auto .* hydra.run.dir=FOLDER"):
         expand_resume(["resume=auto"])
-    with pytest.raises(UserError, match="leave out -m"):
+    with pytest.raises(UserError, match="Leave out -m"):
         expand_resume(["-m", *arguments])
 
 
@@ -94,13 +94,13 @@ def test_auto_goes_on_where_there_is_a_run_and_starts_where_there_is_none(tmp_pa
         "data.path=${oc.decode:${oc.env:HOME}}",
     ],
 )
-def test_a_strangers_run_brings_values_only(override, tmp_path):
+def test_an_untrusted_run_provides_values_only(override, tmp_path):
     accepted(tmp_path / "run", f'- loss.beta=0.1\n- "{override}"\n')
     with pytest.raises(UserError, match=re.escape(override)):
         expand_resume([f"resume={tmp_path / 'run'}"])
 
 
-def test_what_is_given_anew_is_ones_own(tmp_path):
+def test_new_overrides_replace_recorded_ones(tmp_path):
     accepted(tmp_path / "run", "- wandb.entity=${oc.env:TEAM}\n- loss.beta=0.1\n")
     words = expand_resume([f"resume={tmp_path / 'run'}", "wandb.entity=${oc.env:TEAM}"])
     assert words[:2] == ["loss.beta=0.1", "wandb.entity=${oc.env:TEAM}"]
@@ -111,7 +111,7 @@ def test_what_is_given_anew_is_ones_own(tmp_path):
     ["", "loss.beta: 0.1\n", "- 5\n", "- [", "\x00\xff", "- ${a", "[" * 200_000],
     ids=lambda text: text[:9],
 )
-def test_damaged_overrides(text, tmp_path):
+def test_damaged_overrides_are_reported(text, tmp_path):
     accepted(tmp_path / "run")
     (tmp_path / "run" / ".hydra" / "accepted.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=r"accepted\.yaml"):

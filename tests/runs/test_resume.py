@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from tests.support.train_command import TINY, call_train
-from vae.runs.checkpoint import changes
+from vae.runs.checkpoint import config_changes
 from vae.runs.compose import compose
 from vae.runs.run_dir import read_summary
 
@@ -14,8 +14,8 @@ def settings(*overrides):
     return asdict(compose(list(overrides)))
 
 
-def test_nothing_has_changed():
-    assert changes(settings(), settings("wandb.mode=offline", "trainer.epochs=9")) == []
+def test_equal_configurations_have_no_changes():
+    assert config_changes(settings(), settings("wandb.mode=offline", "trainer.epochs=9")) == []
 
 
 @pytest.mark.parametrize(
@@ -30,25 +30,27 @@ def test_nothing_has_changed():
         ("data.root=elsewhere", []),  # the same images
     ],
 )
-def test_what_has_changed_is_named(override, expected):
-    assert changes(settings(), settings(override)) == expected
+def test_changed_keys_are_named(override, expected):
+    assert config_changes(settings(), settings(override)) == expected
 
 
-def test_what_an_older_version_did_not_know_is_as_by_default():
+def test_missing_keys_have_their_defaults():
     before = settings()
     del before["loss"]["schedule"], before["loss"]["regularizer"], before["model"]["norm"]
-    assert changes(before, settings()) == []
-    assert changes(before, settings("model.norm=group")) == [("model.norm", "batch", "group")]
+    assert config_changes(before, settings()) == []
+    assert config_changes(before, settings("model.norm=group")) == [
+        ("model.norm", "batch", "group")
+    ]
     now = settings("loss/regularizer=capacity")
-    assert ("loss.regularizer.name", "kl", "capacity") in changes(before, now)
+    assert ("loss.regularizer.name", "kl", "capacity") in config_changes(before, now)
 
 
-def test_other_models_are_told_apart():
-    found = changes(settings(), settings("model=residual"))
+def test_different_models_are_distinguished():
+    found = config_changes(settings(), settings("model=residual"))
     assert found == [("model.name", "conv", "residual"), ("model.norm", "batch", None)]
 
 
-def test_a_run_that_is_past_the_end_it_is_given_is_left_as_it_was(tmp_path, monkeypatch, capsys):
+def test_a_run_past_its_new_end_is_unchanged(tmp_path, monkeypatch, capsys):
     first = [*TINY, "hydra.run.dir=run"]
     assert call_train(first, tmp_path, monkeypatch, capsys)[0] == 0
     before = read_summary(tmp_path / "run")

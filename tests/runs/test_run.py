@@ -46,7 +46,7 @@ def finished(tmp_path_factory):
     return cwd / "run"
 
 
-def test_the_run_folder_is_that_of_the_design(finished):
+def test_the_run_folder_has_the_documented_files(finished):
     present = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
     figures = ("reconstructions", "samples", "interpolation", "traversal")
     assert present == {
@@ -59,11 +59,11 @@ def test_the_run_folder_is_that_of_the_design(finished):
         assert Image.open(finished / "figures" / f"{name}.png").width > 100
 
 
-def test_what_it_is_computed_in_is_said(finished):
+def test_device_and_precision_are_logged(finished):
     assert ", 8 steps in fp32 on cpu (threads: 1)" in (finished / "train.log").read_text()
 
 
-def test_rows_and_summary(finished):
+def test_rows_and_summary_agree(finished):
     train = [row for row in rows(finished) if "train/loss" in row]
     val = [row for row in rows(finished) if "val/bpd" in row]
     assert [row["step"] for row in train] == [2, 4, 6, 8]
@@ -78,7 +78,7 @@ def test_rows_and_summary(finished):
     assert summary["beta_elbo"] == pytest.approx(1e-4 * 768 / 4)
 
 
-def test_checkpoints_hold_what_resuming_needs(finished):
+def test_checkpoints_hold_the_resume_state(finished):
     last = load_checkpoint(finished / "checkpoints" / "last.pt")
     assert last["step"] == 8
     assert last["seed"] == 0
@@ -86,7 +86,7 @@ def test_checkpoints_hold_what_resuming_needs(finished):
     assert {"model", "optimizer", "best", "final", "run_id"} <= set(last)
 
 
-def test_the_same_command_makes_the_same_weights(finished, monkeypatch, capsys):
+def test_the_same_command_gives_the_same_weights(finished, monkeypatch, capsys):
     cwd = finished.parent
     arguments = [*TINY, "hydra.run.dir=again", "trainer.log_every=3"]
     assert call_train(arguments, cwd, monkeypatch, capsys)[0] == 0
@@ -96,7 +96,7 @@ def test_the_same_command_makes_the_same_weights(finished, monkeypatch, capsys):
     assert not same(weights(finished), weights(cwd / "other"))
 
 
-def test_a_longer_run_by_resuming_equals_one_in_one_go(finished, monkeypatch, capsys):
+def test_extending_a_run_equals_a_longer_run(finished, monkeypatch, capsys):
     cwd = finished.parent
     long = "trainer.epochs=4"
     tiny = [*TINY, "optimizer.schedule=constant"]  # cosine ends with the run: longer, another
@@ -112,7 +112,7 @@ def test_a_longer_run_by_resuming_equals_one_in_one_go(finished, monkeypatch, ca
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch, capsys):
+def test_a_killed_run_resumes_to_the_same_end(tmp_path, monkeypatch, capsys):
     """kill -9 in the third epoch or later, then resume: the weights of one that was not killed."""
     longer = [*TINY, "trainer.epochs=400", "trainer.max_steps=400", "trainer.figures_every=1000"]
     assert call_train([*longer, "hydra.run.dir=whole"], tmp_path, monkeypatch, capsys)[0] == 0
@@ -135,7 +135,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "cut/summary.json").read_text())["status"] == "finished"
 
 
-def test_auto_starts_and_goes_on(tmp_path, monkeypatch, capsys):
+def test_resume_auto_starts_and_resumes(tmp_path, monkeypatch, capsys):
     command = [*TINY, "hydra.run.dir=run", "resume=auto"]
     assert call_train(command, tmp_path, monkeypatch, capsys)[0] == 0
     assert weights(tmp_path / "run")
@@ -145,7 +145,7 @@ def test_auto_starts_and_goes_on(tmp_path, monkeypatch, capsys):
     assert [row["step"] for row in rows(tmp_path / "run") if "val/bpd" in row] == [4, 8, 12]
 
 
-def test_a_strangers_folder_runs_nothing(finished, tmp_path, monkeypatch, capsys):
+def test_an_untrusted_folder_runs_no_code(finished, tmp_path, monkeypatch, capsys):
     """Nor are weights and moments that are another model's a traceback."""
     run = shutil.copytree(finished, tmp_path / "run")
     proof = tmp_path / "proof"
@@ -197,7 +197,7 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("entry", STRANGE)
-def test_a_checkpoint_put_together_by_hand_is_no_traceback(entry, finished, tmp_path):
+def test_a_forged_checkpoint_is_no_traceback(entry, finished, tmp_path):
     """Its file and what is wrong with it are named."""
     run = shutil.copytree(finished, tmp_path / "run")
     state = load_checkpoint(run / "checkpoints" / "last.pt")
@@ -211,7 +211,7 @@ def test_a_checkpoint_put_together_by_hand_is_no_traceback(entry, finished, tmp_
         (run / "checkpoints" / "last.pt").unlink(missing_ok=True)
 
 
-def test_another_precision_is_said(finished, tmp_path, monkeypatch, capsys):
+def test_a_changed_precision_is_logged(finished, tmp_path, monkeypatch, capsys):
     """Of `auto`: on this machine and on the one before."""
     run = shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "data").symlink_to(finished.parent / "data")
@@ -223,7 +223,7 @@ def test_another_precision_is_said(finished, tmp_path, monkeypatch, capsys):
         assert ("computed in bf16 before, and is in fp32 now" in out + err) == said
 
 
-def test_a_damaged_checkpoint_is_replaced_by_the_one_before(finished, monkeypatch, capsys):
+def test_a_damaged_checkpoint_falls_back_to_the_previous(finished, monkeypatch, capsys):
     cwd, folder = finished.parent, finished / "checkpoints"
     expected, course = weights(finished), timeless_rows(finished)
     for damage in (lambda file: file.write_bytes(file.read_bytes()[:-9]), Path.unlink):
@@ -237,7 +237,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(finished, monkeypatc
         assert timeless_rows(finished) == course
 
 
-def test_two_damaged_checkpoints_are_named_and_left(finished, tmp_path, monkeypatch, capsys):
+def test_two_damaged_checkpoints_are_named_and_kept(finished, tmp_path, monkeypatch, capsys):
     shutil.copytree(finished, tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"
     (folder / "last.pt").write_bytes(b"torn")
@@ -266,7 +266,7 @@ def test_resuming_another_model_is_refused(finished, monkeypatch, capsys):
         ("model.latent_dim=0", "model.latent_dim: got 0"),
     ],
 )
-def test_a_refused_command_does_not_spoil_the_run(override, words, finished, monkeypatch, capsys):
+def test_a_refused_command_leaves_the_run_unchanged(override, words, finished, monkeypatch, capsys):
     """Resuming with a mistake is refused; resuming without it still works afterwards."""
     code, _, err = call_train(
         [f"resume={finished}", override], finished.parent, monkeypatch, capsys
@@ -278,7 +278,7 @@ def test_a_refused_command_does_not_spoil_the_run(override, words, finished, mon
     assert code == 0, err
 
 
-def test_a_resumed_run_learns_with_the_new_settings(finished, monkeypatch, capsys):
+def test_a_resumed_run_uses_the_new_settings(finished, monkeypatch, capsys):
     cwd = finished.parent
     assert call_train([*TINY, "hydra.run.dir=decay"], cwd, monkeypatch, capsys)[0] == 0
     new = ["resume=decay", "trainer.epochs=3", "optimizer.weight_decay=0.5"]
@@ -288,7 +288,7 @@ def test_a_resumed_run_learns_with_the_new_settings(finished, monkeypatch, capsy
     assert state["step"] == 12
 
 
-def test_the_smallest_data_set(tmp_path, monkeypatch, capsys):
+def test_the_smallest_data_set_trains(tmp_path, monkeypatch, capsys):
     """Ten images: eight to train on, one to validate."""
     tiny = [o for o in TINY if not o.startswith("data.num_images")]
     arguments = [*tiny, "data.num_images=10", "data.batch_size=4", "hydra.run.dir=run"]
@@ -296,7 +296,7 @@ def test_the_smallest_data_set(tmp_path, monkeypatch, capsys):
     assert code == 0, err
 
 
-def test_sweeping_by_hand(tmp_path, monkeypatch, capsys):
+def test_train_can_be_called_in_a_loop(tmp_path, monkeypatch, capsys):
     """Three betas: three folders, and each run's weights are those of the run alone."""
     arguments = ["-m", *TINY, "loss.beta=1e-5,1e-4,1e-1", "sweep.name=s"]
     code, _, err = call_train(arguments, tmp_path, monkeypatch, capsys)
@@ -337,7 +337,7 @@ def test_threads_and_random_state_do_not_leak(tmp_path, monkeypatch, capsys):
         pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupt_saves_and_says_how_to_go_on(number, exit_code, tmp_path):
+def test_an_interrupt_saves_and_prints_how_to_resume(number, exit_code, tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *TINY, "trainer.epochs=null",
          "trainer.max_steps=1000000", "trainer.figures_every=100000", "hydra.run.dir=run"],
@@ -369,7 +369,7 @@ def test_an_interrupt_saves_and_says_how_to_go_on(number, exit_code, tmp_path):
     ],
     ids=" ".join,
 )
-def test_options_run_to_the_end(options, tmp_path, monkeypatch, capsys):
+def test_every_option_completes_a_run(options, tmp_path, monkeypatch, capsys):
     arguments = [*TINY, "hydra.run.dir=run", *options]
     code, _, err = call_train(arguments, tmp_path, monkeypatch, capsys)
     assert code == 0, err
@@ -381,7 +381,7 @@ def test_options_run_to_the_end(options, tmp_path, monkeypatch, capsys):
         assert summary["step"] == 3
 
 
-def test_a_refused_resume_leaves_a_young_run_alone(tmp_path, monkeypatch, capsys):
+def test_a_refused_resume_leaves_a_new_run_unchanged(tmp_path, monkeypatch, capsys):
     """A run that was killed before its first row: a mistake in resuming it costs nothing."""
     assert call_train([*TINY, "hydra.run.dir=run"], tmp_path, monkeypatch, capsys)[0] == 0
     for name in ("metrics.jsonl", "summary.json", "checkpoints/last.pt", "checkpoints/best.pt"):

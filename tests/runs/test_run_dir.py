@@ -24,13 +24,13 @@ def hydras_files(folder):
     (folder / "train.log").write_text("")
 
 
-def test_of_two_runs_one_gets_the_folder(tmp_path):
+def test_one_of_two_runs_claims_the_folder(tmp_path):
     claim_run_folder(tmp_path / "run")
     with pytest.raises(RunFolderInUseError, match="holds a run already"):
         claim_run_folder(tmp_path / "run")
 
 
-def test_a_run_that_never_began_leaves_nothing(tmp_path, monkeypatch):
+def test_a_run_without_training_leaves_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "outputs" / "2026-11-22" / "10-00-00"
     hydras_files(folder)
@@ -39,7 +39,7 @@ def test_a_run_that_never_began_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_runs_of_the_day_stay(tmp_path, monkeypatch):
+def test_other_runs_of_the_day_are_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     hydras_files(tmp_path / "day" / "good")
     hydras_files(tmp_path / "day" / "bad")
@@ -47,14 +47,14 @@ def test_other_runs_of_the_day_stay(tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "day").iterdir()] == ["good"]
 
 
-def test_what_else_lies_there_stays(tmp_path):
+def test_other_files_are_kept(tmp_path):
     hydras_files(tmp_path / "mine")
     (tmp_path / "mine" / "thesis.txt").write_text("do not lose me")
     remove_run_folder(tmp_path / "mine")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-def test_a_run_that_was_trained_stays_whole(tmp_path):
+def test_a_trained_run_is_kept(tmp_path):
     hydras_files(tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")
     remove_run_folder(tmp_path / "run")
@@ -94,7 +94,7 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_a_folder_that_is_held_is_refused(tmp_path, holder):
+def test_a_locked_folder_is_refused(tmp_path, holder):
     assert is_locked(tmp_path)
     with pytest.raises(RunFolderInUseError, match="another process is training this run"):
         run_lock(tmp_path).__enter__()
@@ -102,7 +102,7 @@ def test_a_folder_that_is_held_is_refused(tmp_path, holder):
     assert not is_locked(tmp_path.parent)
 
 
-def test_a_mistake_in_the_folder_of_a_run_that_has_just_begun(tmp_path, holder):
+def test_a_refused_command_keeps_a_new_runs_folder(tmp_path, holder):
     """Its images are still being packed: there are no metrics yet."""
     hydras_files(tmp_path)
     claim_run_folder(tmp_path)
@@ -111,7 +111,7 @@ def test_a_mistake_in_the_folder_of_a_run_that_has_just_begun(tmp_path, holder):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_folder_that_is_held_can_be_waited_for(tmp_path, holder, caplog):
+def test_a_locked_folder_can_be_waited_for(tmp_path, holder, caplog):
     """While it is held the wait goes on, and says so; then it is over."""
     caplog.set_level(logging.INFO)
     entered = threading.Event()
@@ -130,7 +130,7 @@ def test_a_folder_that_is_held_can_be_waited_for(tmp_path, holder, caplog):
     assert not is_locked(tmp_path)
 
 
-def test_a_process_that_is_killed_lets_go(tmp_path, holder):
+def test_a_killed_process_releases_the_lock(tmp_path, holder):
     holder.kill()
     holder.wait(20)
     assert (tmp_path / ".lock").exists()  # the file stays, which means nothing
@@ -139,13 +139,13 @@ def test_a_process_that_is_killed_lets_go(tmp_path, holder):
         assert is_locked(tmp_path)
 
 
-def test_an_error_lets_go(tmp_path):
+def test_an_error_releases_the_lock(tmp_path):
     with pytest.raises(ZeroDivisionError), run_lock(tmp_path):
         1 / 0  # noqa: B018
     assert not is_locked(tmp_path)
 
 
-def test_looking_does_not_take_the_folder(tmp_path):
+def test_is_locked_does_not_lock(tmp_path):
     """`vae compare` looks at runs that are about to start, again and again."""
     for _ in range(3):
         assert not is_locked(tmp_path)

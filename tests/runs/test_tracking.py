@@ -110,7 +110,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return said(caplog, logging.WARNING)
 
 
-def test_an_offline_run_holds_all_that_was_reported(tmp_path: Path, picture: Path) -> None:
+def test_an_offline_run_holds_every_row(tmp_path: Path, picture: Path) -> None:
     with Tracker(tmp_path / "run", OFFLINE, CONFIG, job_type="evaluate") as tracker:
         for row in ROWS:
             tracker.log(row)
@@ -147,7 +147,7 @@ def test_the_model_is_an_artifact_when_asked_for(tmp_path: Path, picture: Path) 
     ("error", "exit_code"),
     [(ValueError("nan"), 1), (KeyboardInterrupt(), 1), (SystemExit(3), 1), (SystemExit(0), 0)],
 )
-def test_an_exception_marks_the_run_as_failed_and_passes(
+def test_an_exception_marks_the_run_as_failed(
     tmp_path: Path, error: BaseException, exit_code: int
 ) -> None:
     def train() -> None:
@@ -190,7 +190,7 @@ def test_runs_in_one_process_share_nothing(tmp_path: Path) -> None:
         assert run.summary["val/bpd"] == {"min": number, "last": number}
 
 
-def test_a_run_inside_another_is_a_run_of_its_own(tmp_path: Path) -> None:
+def test_nested_runs_are_separate(tmp_path: Path) -> None:
     with Tracker(tmp_path / "a", OFFLINE, CONFIG) as outer:
         with Tracker(tmp_path / "b", OFFLINE, CONFIG) as inner:
             inner.log(ROWS[1])
@@ -199,7 +199,7 @@ def test_a_run_inside_another_is_a_run_of_its_own(tmp_path: Path) -> None:
     assert read_run(tmp_path / "b").metric_rows == ROWS[1:2]
 
 
-def test_disabled_does_without_wandb(tmp_path: Path) -> None:
+def test_disabled_does_not_import_wandb(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
@@ -219,7 +219,7 @@ assert "wandb" not in sys.modules
     assert not (tmp_path / "wandb").exists()
 
 
-def test_auto_without_a_key_is_offline_and_says_so(
+def test_auto_without_a_key_is_offline_with_a_notice(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "a run"
@@ -232,7 +232,7 @@ def test_auto_without_a_key_is_offline_and_says_so(
     assert capfd.readouterr() == ("", "")
 
 
-def test_auto_respects_what_the_environment_says(
+def test_auto_respects_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: WandbServer
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -284,7 +284,7 @@ def test_auto_with_a_key_is_online(
     assert server.key not in printed + caplog.text
 
 
-def test_a_failed_run_is_one_on_the_server_too(tmp_path: Path, server: WandbServer) -> None:
+def test_a_failed_run_is_failed_on_the_server(tmp_path: Path, server: WandbServer) -> None:
     with pytest.raises(ValueError, match="loss"), Tracker(tmp_path, ONLINE, CONFIG, run_id="r1"):
         raise ValueError("loss is nan")
     assert server.runs["r1"].exit_code == 1
@@ -299,7 +299,7 @@ def test_online_without_a_key_is_refused_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variable", ["WANDB_MODE", "WANDB_BASE_URL"])
-def test_settings_that_wandb_refuses_are_the_users_to_mend(
+def test_settings_refused_by_wandb_are_user_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "nonsense")
@@ -309,7 +309,7 @@ def test_settings_that_wandb_refuses_are_the_users_to_mend(
 
 
 @pytest.mark.parametrize("source", ["environment", "netrc", "home", "identity token"])
-def test_a_key_is_found_where_wandb_would_find_it(
+def test_a_key_is_found_where_wandb_finds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     if source == "environment":
@@ -326,14 +326,14 @@ def test_a_key_is_found_where_wandb_would_find_it(
     check_wandb_mode(ONLINE)
 
 
-def test_a_key_for_another_server_is_none(tmp_path: Path) -> None:
+def test_a_key_for_another_server_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n")
     with pytest.raises(UserError):
         check_wandb_mode(ONLINE)
 
 
 @pytest.mark.parametrize("door", ["closed", "silent"])
-def test_a_server_out_of_reach_costs_no_time_and_no_rows(
+def test_an_unreachable_server_costs_no_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, door: str
 ) -> None:
     monkeypatch.setattr(wandb_mode, "REACH_TIMEOUT", 0.3)
@@ -376,7 +376,7 @@ def test_a_server_that_refuses_makes_the_run_offline(
     assert server.key not in capfd.readouterr().err + caplog.text
 
 
-def test_a_connection_lost_on_the_way_does_not_hold_the_run_up(
+def test_a_lost_connection_does_not_block_the_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     server: WandbServer,
@@ -395,7 +395,7 @@ def test_a_connection_lost_on_the_way_does_not_hold_the_run_up(
     assert metric_rows(tmp_path) == ROWS
 
 
-def test_whatever_wandb_raises_is_said_once_and_passes(
+def test_wandb_errors_are_warned_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import wandb
@@ -416,7 +416,7 @@ def test_whatever_wandb_raises_is_said_once_and_passes(
     monkeypatch.undo()
 
 
-def test_a_wandb_that_does_not_start_leaves_the_metrics(
+def test_metrics_are_written_if_wandb_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import wandb
@@ -436,7 +436,7 @@ def test_a_wandb_that_does_not_start_leaves_the_metrics(
     assert metric_rows(tmp_path) == ROWS[:1]
 
 
-def test_a_resumed_run_goes_on_in_its_files(tmp_path: Path) -> None:
+def test_a_resumed_run_appends_to_its_files(tmp_path: Path) -> None:
     with Tracker(tmp_path, OFFLINE, CONFIG) as first:
         first.log(ROWS[0])
         first.log(ROWS[1])
@@ -459,7 +459,7 @@ def test_rows_are_on_disk_at_once_and_are_json(tmp_path: Path) -> None:
         tracker.log({"step": 4})
 
 
-def test_truncate_metrics(tmp_path: Path) -> None:
+def test_truncate_metrics_drops_later_rows(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     truncate_metrics(path, 5)
     assert not path.exists()
@@ -476,7 +476,7 @@ def test_truncate_metrics(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_validation_that_is_done_again_is_logged_again(tmp_path: Path) -> None:
+def test_a_repeated_validation_is_logged_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     rows = [{"step": 4, "train/loss": 1.0}, {"step": 4, "val/loss": 1.0}]
     rows += [{"step": 8, "train/loss": 1.0}, {"step": 8, "val/loss": 1.0}]
@@ -487,7 +487,7 @@ def test_a_validation_that_is_done_again_is_logged_again(tmp_path: Path) -> None
     assert metric_rows(tmp_path) == rows[:3]
 
 
-def test_rows_that_nobody_can_place_are_dropped(tmp_path: Path) -> None:
+def test_unparsable_rows_are_dropped(tmp_path: Path) -> None:
     steps = ("null", '"x"', "NaN", "[]", "9" * 5000)
     rows = [f'{{"step": {step}}}' for step in steps] + ["[" * 100_000, "null"]
     (tmp_path / "metrics.jsonl").write_text("\n".join([*rows, '{"step": 2}']))

@@ -56,7 +56,7 @@ def forgotten():
     "fault",
     ["hangs", 403, *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("dies", 500))],
 )
-def test_a_server_that_fails_on_the_way(fault, tmp_path, monkeypatch, capsys):
+def test_a_server_outage_does_not_stop_training(fault, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(wandb_run, "FINISH_TIMEOUT", 10.0)
     report = wandb_run.WandbRun.report
 
@@ -121,7 +121,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_server_that_hangs(tmp_path):
     assert load_checkpoint(checkpoint)["step"] == saved
 
 
-def test_a_password_in_an_address_that_works(tmp_path, monkeypatch, capsys):
+def test_a_password_in_the_url_works(tmp_path, monkeypatch, capsys):
     with WandbServer() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url.replace("://", "://me:hunter2@"))
         monkeypatch.setenv("WANDB_API_KEY", server.key)
@@ -134,7 +134,7 @@ def test_a_password_in_an_address_that_works(tmp_path, monkeypatch, capsys):
     assert not any(b"hunter2" in content for content in contents(tmp_path / "run"))
 
 
-def test_a_password_in_the_servers_address_is_shown_to_nobody(tmp_path, monkeypatch, capsys):
+def test_a_password_in_the_url_is_hidden(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_BASE_URL", "http://me:hunter2@127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", WandbServer.key)
     code, out, err = call_train([*RUN, "wandb.mode=online"], tmp_path, monkeypatch, capsys)

@@ -43,7 +43,7 @@ def rings(axes):
     return places(axes, filled=False)
 
 
-def test_each_run_is_where_its_rate_and_distortion_are(tmp_path):
+def test_points_are_at_rate_and_distortion(tmp_path):
     comparison, found = panels(tmp_path)
     axes = found["Rate and distortion"]
     expected = {(run.metrics["val/rate"], run.metrics["val/distortion"]) for run in comparison.runs}
@@ -52,7 +52,7 @@ def test_each_run_is_where_its_rate_and_distortion_are(tmp_path):
     assert rings(axes) == {(best["val/rate"], best["val/distortion"])}
 
 
-def test_on_a_line_of_equal_bpd_it_is_equal(tmp_path):
+def test_equal_bpd_lines_are_exact(tmp_path):
     _, found = panels(tmp_path)
     axes = found["Rate and distortion"]
     (contours,) = [c for c in axes.collections if hasattr(c, "levels")]
@@ -67,7 +67,7 @@ def test_on_a_line_of_equal_bpd_it_is_equal(tmp_path):
     assert labels
 
 
-def test_images_of_two_sizes_have_no_lines_in_common(tmp_path):
+def test_different_image_sizes_have_no_bpd_lines(tmp_path):
     runs = [{"data.image_size": size} for size in (32, 64)]
     _, found = panels(tmp_path, runs)
     assert not [c for c in found["Rate and distortion"].collections if hasattr(c, "levels")]
@@ -125,7 +125,7 @@ def test_points_of_a_search_are_not_joined(tmp_path):
         ([{"loss.beta": 1e-4}], (None, None)),
     ],
 )
-def test_what_goes_where(runs, keys, tmp_path):
+def test_axes_are_chosen_by_the_swept_keys(runs, keys, tmp_path):
     comparison = read_sweep(make_sweep(tmp_path / "s", runs))
     assert axis_keys(comparison) == keys
     picture = Image.open(draw_charts(comparison, tmp_path / "c.png"))
@@ -134,7 +134,7 @@ def test_what_goes_where(runs, keys, tmp_path):
     assert np.asarray(picture).std() > 5  # there is something on it
 
 
-def test_a_beta_of_zero_has_its_place(tmp_path):
+def test_beta_zero_is_on_the_axis(tmp_path):
     runs = [{"loss.beta": beta} for beta in (0.0, 1e-4, 1e-2)]
     _, found = panels(tmp_path, runs)
     assert {x for x, _ in dots(found["val/bpd by β"])} == {0.0, 1e-4, 1e-2}
@@ -164,7 +164,7 @@ def test_two_objectives_are_drawn_against_each_other(tmp_path):
     assert (np.diff(line.get_ydata()) > 0).all()
 
 
-def test_a_size_that_is_searched_has_an_axis_of_its_own(tmp_path):
+def test_a_searched_size_has_its_own_axis(tmp_path):
     """Of more sizes than can have lines; the few of a grid have lines."""
     draw = random.Random(3)
     runs = [{"loss.beta": 10 ** draw.uniform(-5, -2), "model.latent_dim": n} for n in range(8, 24)]
@@ -174,7 +174,7 @@ def test_a_size_that_is_searched_has_an_axis_of_its_own(tmp_path):
     assert "val/bpd by z" not in found
 
 
-def test_runs_that_did_not_finish_are_not_drawn(tmp_path):
+def test_unfinished_runs_are_not_drawn(tmp_path):
     sweep = make_sweep(tmp_path / "s", GRID)
     for number, status in enumerate(("pruned", "failed", "interrupted", None)):
         make_run(sweep, {"loss.beta": 10.0 + number, "model.latent_dim": 16}, status)
@@ -185,7 +185,7 @@ def test_runs_that_did_not_finish_are_not_drawn(tmp_path):
     assert len(dots(axes)) == len(GRID)
 
 
-def test_without_a_finished_run_there_is_nothing_to_draw(tmp_path):
+def test_no_finished_run_is_a_user_error(tmp_path):
     make_run(tmp_path / "s", {"seed": 1}, "failed", {})
     with pytest.raises(UserError, match="no run has finished"):
         draw_comparison(read_sweep(tmp_path / "s"))
@@ -199,7 +199,7 @@ def test_runs_without_rate_have_the_other_panels(tmp_path):
 
 
 @pytest.mark.parametrize("metric", ["val/bpd", "val/psnr"])
-def test_what_makes_a_run_good_matters_most(metric, tmp_path):
+def test_the_decisive_key_is_most_important(metric, tmp_path):
     """The learning rate decides who is good; among the bad, beta decides who is the worst."""
     for values in searched(30):
         high = values["optimizer.lr"] > 2e-3
@@ -216,7 +216,7 @@ def test_what_makes_a_run_good_matters_most(metric, tmp_path):
 @pytest.mark.parametrize(
     "runs", [GRID[:7], [{"loss.beta": 10.0**-power} for power in range(10)]], ids=["few", "one key"]
 )
-def test_too_little_to_say_what_mattered(runs, tmp_path):
+def test_few_runs_have_no_importances(runs, tmp_path):
     comparison, found = panels(tmp_path, runs)
     assert importances(comparison, "val/bpd") == {}
     assert not [title for title in found if "mattered" in title]

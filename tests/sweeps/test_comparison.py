@@ -18,7 +18,7 @@ from vae.utils.errors import UserError
 
 
 @pytest.mark.parametrize("objectives", [1, 2, 3])
-def test_the_front_is_optunas(objectives):
+def test_the_front_equals_optunas(objectives):
     """Points on a coarse grid, so that many are equal in some objective, or in all."""
     draw = random.Random(objectives)
     points = [tuple(float(draw.randrange(8)) for _ in range(objectives)) for _ in range(60)]
@@ -42,7 +42,7 @@ def test_runs_are_ordered_by_beta_then_size_then_the_rest_as_numbers(tmp_path):
     assert [{key: run.value(key) for key in found.swept} for run in found.runs] == values
 
 
-def test_swept_is_what_differs_and_nothing_else(tmp_path):
+def test_only_differing_keys_are_swept(tmp_path):
     shared = {"optimizer.lr": 1e-3, "wandb.mode": "disabled"}
     make_run(tmp_path / "s", {**shared, "loss.beta": 1e-4, "wandb.name": "a", "sweep.trial": 0})
     make_run(tmp_path / "s", {**shared, "loss.beta": 1e-3, "wandb.name": "b", "sweep.trial": 1})
@@ -101,7 +101,7 @@ def test_every_metric_has_a_column():
         (None, False, "cut"),
     ],
 )
-def test_status(left, locked, status, tmp_path):
+def test_each_state_is_recognised(left, locked, status, tmp_path):
     folder = make_run(tmp_path / "s", {"seed": 1}, left)
     if locked:
         with run_lock(folder):
@@ -117,7 +117,7 @@ def test_status(left, locked, status, tmp_path):
 @pytest.mark.parametrize(
     "file", ["summary.json", "metrics.jsonl", ".hydra/config.yaml", ".hydra/accepted.yaml"]
 )
-def test_a_damaged_file_spoils_no_other_run(file, torn, tmp_path):
+def test_a_damaged_file_affects_one_run_only(file, torn, tmp_path):
     sweep = make_sweep(tmp_path / "s", [{"loss.beta": beta} for beta in (1e-4, 1e-3)])
     (sweep / "loss.beta=0.001" / file).write_bytes(torn.encode("latin1"))
     found = read_sweep(sweep)
@@ -127,7 +127,7 @@ def test_a_damaged_file_spoils_no_other_run(file, torn, tmp_path):
     assert intact.status == "finished"
 
 
-def test_other_things_in_the_folder_are_no_runs(tmp_path):
+def test_other_folders_are_ignored(tmp_path):
     sweep = make_sweep(tmp_path / "s", [{"seed": 1}])
     for name in (".submitit/.hydra", "wandb/run", "seed=2"):
         (sweep / name).mkdir(parents=True)
@@ -135,7 +135,7 @@ def test_other_things_in_the_folder_are_no_runs(tmp_path):
     assert [run.name for run in read_sweep(sweep).runs] == ["seed=1"]
 
 
-def test_the_best_has_finished_and_the_objective_says_which_way(tmp_path):
+def test_the_best_finished_run_follows_the_direction(tmp_path):
     for seed, (psnr, status) in enumerate([(20, "finished"), (22, "finished"), (25, "pruned")]):
         make_run(tmp_path / "s", {"seed": seed}, status, {"val/psnr": psnr})
     write_record(tmp_path / "s", {"objective": ["val/psnr"]})
@@ -144,7 +144,7 @@ def test_the_best_has_finished_and_the_objective_says_which_way(tmp_path):
     assert [run.name for run in found.ranked] == ["seed=1", "seed=0"]
 
 
-def test_labels_say_what_differs(tmp_path):
+def test_labels_show_the_swept_values(tmp_path):
     values = {"loss.beta": 1e-4, "model.latent_dim": 64, "data.seed": 1, "seed": 2}
     other = {"loss.beta": 0.5, "model.latent_dim": 8, "data.seed": 3, "seed": 4}
     found = read_sweep(make_sweep(tmp_path / "s", [values, other]))
@@ -159,14 +159,14 @@ def test_every_value_can_be_written_as_json(tmp_path):
 
 
 @pytest.mark.parametrize("out", ["file", "file/below"])
-def test_where_nothing_can_be_written_is_one_message(out, tmp_path):
+def test_an_unwritable_output_is_one_message(out, tmp_path):
     sweep = make_sweep(tmp_path / "s", [{"seed": 1}])
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="a report cannot be written there"):
         write_report(sweep, tmp_path / out)
 
 
-def test_whatever_goes_wrong_with_a_picture_the_rest_is_written(tmp_path, monkeypatch):
+def test_a_failed_picture_does_not_prevent_the_report(tmp_path, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("by zero")
 
@@ -184,11 +184,11 @@ def test_whatever_goes_wrong_with_a_picture_the_rest_is_written(tmp_path, monkey
     ("value", "text"),
     [(1e-4, "1e-04"), (0.00123456, "1.23e-03"), (0.0, "0"), (128, "128"), (2.0, "2"), ("a", "a")],
 )
-def test_brief(value, text):
+def test_values_are_formatted_briefly(value, text):
     assert format_value(value) == text
 
 
-def test_a_runs_folder_is_not_a_sweeps(tmp_path):
+def test_a_run_folder_is_not_a_sweep(tmp_path):
     run = make_run(tmp_path / "s", {"seed": 1})
     with pytest.raises(UserError, match="this is one run"):
         read_sweep(run)
@@ -203,7 +203,7 @@ def test_a_lost_configuration_makes_no_key_swept(tmp_path):
     assert [run.value("loss.beta") for run in found.runs] == [1e-4, 1e-3, 1e-2]
 
 
-def test_a_run_that_went_on_and_was_killed_is_where_it_was_killed(tmp_path):
+def test_a_killed_resumed_run_shows_its_last_step(tmp_path):
     sweep = make_sweep(tmp_path / "s", [{"loss.beta": 0.1}])
     run = make_run(sweep, {"loss.beta": 0.2}, "interrupted", step=8)
     (run / "metrics.jsonl").write_text('{"step": 12, "val/bpd": 6.5}\n')

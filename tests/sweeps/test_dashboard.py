@@ -104,7 +104,7 @@ def columns_of(run):
     return {*flat(config, "config:"), *flat(run.summary, "summary:")}
 
 
-def test_every_key_is_one_that_the_runs_have(sweep, capsys):
+def test_every_workspace_key_exists_in_the_runs(sweep, capsys):
     dashboard(sweep, "--json")
     spec = json.loads(capsys.readouterr().out)["spec"]["section"]
     run = read_run(next(sweep.glob("loss.beta=1e-05")))
@@ -138,7 +138,7 @@ def test_only_the_runs_of_the_group_are_shown(sweep, capsys):
     assert read_run(loss).group == summary_of(sweep).group == GROUP
 
 
-def test_a_run_whose_configuration_is_lost_is_no_obstacle(sweep, tmp_path, capsys):
+def test_a_run_without_configuration_is_skipped(sweep, tmp_path, capsys):
     dashboard(sweep, "--json")
     copy = shutil.copytree(sweep, tmp_path / "copy", symlinks=True)
     for run in sorted(copy.glob("loss.beta=*")):
@@ -163,7 +163,7 @@ def test_beta_is_on_a_logarithmic_axis(sweep):
     assert not axes["config:model.value.latent_dim"]
 
 
-def test_it_is_saved_where_the_runs_are(sweep, monkeypatch, capsys):
+def test_the_workspace_is_saved_in_the_runs_project(sweep, monkeypatch, capsys):
     with ViewServer() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", server.key)
@@ -180,13 +180,13 @@ def test_it_is_saved_where_the_runs_are(sweep, monkeypatch, capsys):
     assert len(said) == 2
 
 
-def test_without_a_login_it_says_what_to_do(sweep):
+def test_a_missing_login_is_reported(sweep):
     with pytest.raises(UserError, match=r"`wandb login`.*--json"):
         dashboard(sweep)
 
 
 @pytest.mark.parametrize("trouble", ["nobody there", "refused"])
-def test_a_server_that_does_not_take_it_is_said(sweep, monkeypatch, trouble):
+def test_a_refusing_server_is_reported(sweep, monkeypatch, trouble):
     monkeypatch.setenv("WANDB_API_KEY", WandbServer.key)
     with WandbServer() as server:  # which knows no workspaces
         if trouble == "refused":
@@ -195,14 +195,14 @@ def test_a_server_that_does_not_take_it_is_said(sweep, monkeypatch, trouble):
             dashboard(sweep, "--entity", "e")
 
 
-def test_without_the_package_it_says_what_to_do(sweep, monkeypatch):
+def test_the_missing_package_is_reported(sweep, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
     with pytest.raises(UserError, match="pip install wandb-workspaces"):
         dashboard(sweep, "--json")
 
 
-def test_the_command_costs_nothing_until_it_runs():
+def test_the_command_imports_its_package_lazily():
     program = "import vae.cli.result_commands, sys; print({'torch', 'wandb'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr

@@ -63,12 +63,12 @@ def validation_faces(home):
     return np.load(file)[:FACES]
 
 
-def test_the_sweep_itself_has_left_them(home):
+def test_a_sweep_writes_its_face_sheets(home):
     left = {path.name for path in (home / "multirun" / "s").iterdir()}
     assert {"reconstructions.png", "samples.png", "comparison.png", "report.md"} <= left
 
 
-def test_below_the_originals_is_what_each_model_makes_of_them(home, sweep, tmp_path):
+def test_rows_are_each_models_reconstructions(home, sweep, tmp_path):
     write_report(sweep)
     originals = validation_faces(home)
     shown = rows_of(sweep / "reconstructions.png", 4)
@@ -95,7 +95,7 @@ def test_all_models_decode_the_same_latents(sweep):
     assert len({row.tobytes() for row in shown}) == 3
 
 
-def test_a_report_again_is_the_same(sweep):
+def test_reports_are_reproducible(sweep):
     first = write_report(sweep)
     before = {path.name: path.read_bytes() for path in sweep.iterdir() if path.is_file()}
     assert write_report(sweep) == first
@@ -103,7 +103,7 @@ def test_a_report_again_is_the_same(sweep):
     assert after == before
 
 
-def test_a_model_that_cannot_be_read_is_left_out_and_named(sweep):
+def test_unreadable_models_are_named(sweep):
     for name in ("last.pt", "previous.pt"):
         (sweep / "loss.beta=1" / "checkpoints" / name).write_bytes(b"damaged")
     (sweep / "loss.beta=100" / "checkpoints" / "last.pt").unlink()
@@ -123,7 +123,7 @@ def change_data(run, overrides):
     save_checkpoint(file, state)
 
 
-def test_a_model_of_other_data_is_left_out_and_named(sweep):
+def test_models_of_other_data_are_named(sweep):
     change_data(sweep / "loss.beta=1", ["data.num_images=90"])
     change_data(sweep / "loss.beta=100", ["data.num_workers=2", "data.batch_size=3"])  # no matter
     notes = draw_face_sheets(read_sweep(sweep), sweep)
@@ -144,7 +144,7 @@ def test_a_model_of_other_data_is_left_out_and_named(sweep):
         ),
     ],
 )
-def test_what_is_missing_does_not_prevent_the_report(spoil, words, sweep, capsys):
+def test_missing_files_do_not_prevent_the_report(spoil, words, sweep, capsys):
     for run in sweep.glob("loss*"):
         spoil(run)
     assert main(["compare", str(sweep)]) == 0
@@ -165,7 +165,7 @@ def made(tmp_path, count, status="finished"):
     return read_sweep(tmp_path)
 
 
-def test_of_many_runs_so_many_are_shown_and_the_best_is_among_them(tmp_path):
+def test_many_runs_are_thinned_and_include_the_best(tmp_path):
     comparison = made(tmp_path, 25)
     for best in range(25):
         values = [{"val/bpd": 6.0 + abs(seed - best)} for seed in range(25)]
@@ -182,7 +182,7 @@ def test_of_many_runs_so_many_are_shown_and_the_best_is_among_them(tmp_path):
         assert choose_runs(replace(comparison, runs=few)) == (few, [])
 
 
-def test_only_finished_runs_are_shown_once_there_are_any(tmp_path):
+def test_finished_runs_are_preferred(tmp_path):
     comparison = made(tmp_path, 3, status="interrupted")
     assert len(choose_runs(comparison)[0]) == 3
     run = make_run(tmp_path, {"seed": 9})

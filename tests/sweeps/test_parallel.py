@@ -27,7 +27,7 @@ from vae.runs.checkpoint import load_checkpoint
 pytestmark = pytest.mark.slow
 
 
-def test_joblib(tmp_path):
+def test_joblib_runs_trials_in_parallel(tmp_path):
     """Two at a time: one cache, the cores divided, a W&B run each, a failure among them."""
     arguments = [
         "hydra/launcher=joblib", "loss.beta=0.1,0.2,-1,0.3", "sweep.name=j", "wandb.mode=offline",
@@ -82,7 +82,7 @@ def submitit_process_of(run):
     return pid
 
 
-def test_two_sweeps_share_a_study(tmp_path):
+def test_two_processes_share_a_study(tmp_path):
     """From the first trial on, with the same seed, and one of them killed: none lost or doubled.
 
     By hand the same was done with PostgreSQL; here it is SQLite, in a place that both see.
@@ -107,7 +107,7 @@ def test_two_sweeps_share_a_study(tmp_path):
     assert len(study.trials) == 7
 
 
-def test_a_run_that_two_sweeps_want_is_trained_once(tmp_path):
+def test_a_run_in_two_sweeps_is_trained_once(tmp_path):
     arguments = ["loss.beta=0.1,0.2", "sweep.name=s", *LONG]
     one, two = start(arguments, tmp_path), start(arguments, tmp_path)
     (code, out), (other_code, other_out) = finish(one), finish(two)

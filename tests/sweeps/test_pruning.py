@@ -36,7 +36,7 @@ def expected_by_median(trials, startup, warmup):
 
 
 @pytest.mark.slow
-def test_a_bad_trial_is_pruned(tmp_path):
+def test_bad_trials_are_pruned(tmp_path):
     """Learning rates good and less so: some end early, where the median rule says."""
     arguments = [
         "hydra/sweeper=study", "hydra/sweeper/sampler=qmc", "hydra.sweeper.sampler.seed=3",
@@ -65,7 +65,7 @@ def test_a_bad_trial_is_pruned(tmp_path):
             assert trial.value == values[10]
 
 
-def test_pruning_is_for_one_objective(tmp_path):
+def test_pruning_needs_one_objective(tmp_path):
     arguments = [*FROM_STUDY, "objective=[val/rate,val/mse]", "sweep.pruner=median"]
     code, out = sweep([*arguments, "sweep.name=o"], tmp_path)
     assert code != 0
@@ -73,7 +73,7 @@ def test_pruning_is_for_one_objective(tmp_path):
     assert "Traceback" not in out
 
 
-def test_a_trial_that_goes_on_reports_what_was_before(tmp_path):
+def test_a_resumed_trial_reports_earlier_values(tmp_path):
     lines = [
         {"epoch": 1.0, "val/bpd": 7.5},
         {"epoch": 1.5, "train/loss": 1},

@@ -49,7 +49,7 @@ def links(text):
     return dict(re.findall(r"(?<!!)\[([^]]+)\]\(<([^>]+)>\)", text))
 
 
-def test_all_runs_are_in_the_table_in_order_with_their_figures(tmp_path):
+def test_the_table_has_all_runs_in_order(tmp_path):
     rows = table(page(make(tmp_path)), "All runs")
     assert [row["loss.beta"] for row in rows] == ["1e-04", "1e-03", "1e-02"]
     for row, run in zip(rows, read_sweep(tmp_path / "sweep").runs, strict=True):
@@ -61,7 +61,7 @@ def test_all_runs_are_in_the_table_in_order_with_their_figures(tmp_path):
         assert (row["step"], row["status"]) == ("1200", "finished")
 
 
-def test_the_best_run_is_the_bold_one(tmp_path):
+def test_the_best_run_is_bold(tmp_path):
     for number, bpd in enumerate([6.3, 6.1, 6.2]):
         make_run(tmp_path / "sweep", {"seed": number}, metrics={"val/bpd": bpd})
     text = page(tmp_path / "sweep")
@@ -74,7 +74,7 @@ def test_the_best_run_is_the_bold_one(tmp_path):
     assert [line.split()[-1] for line in starred] == ["6.100"]
 
 
-def test_of_many_runs_the_first_few_are_the_best(tmp_path):
+def test_many_runs_list_the_best_first(tmp_path):
     runs = [{"loss.beta": 10**-power} for power in range(1, 9)]
     text = page(make(tmp_path, runs))
     best = [float(row["val/bpd"]) for row in table(text, "The best by")]
@@ -83,7 +83,7 @@ def test_of_many_runs_the_first_few_are_the_best(tmp_path):
     assert len(everyone) == 8
 
 
-def test_of_several_objectives_the_front_is_shown(tmp_path):
+def test_several_objectives_show_the_pareto_front(tmp_path):
     for name, rate, psnr in (("0", 1.0, 10.0), ("1", 2.0, 20.0), ("2", 2.5, 15.0)):
         metrics = {"val/rate": rate, "val/psnr": psnr}
         make_run(tmp_path / "sweep", {"seed": name}, metrics=metrics)
@@ -121,14 +121,14 @@ def test_each_run_that_failed_is_named_with_its_reason(tmp_path):
         (None, "was cut at step 1200; goes on when"),
     ],
 )
-def test_a_run_that_is_not_at_its_end_says_why(status, words, tmp_path):
+def test_unfinished_runs_give_the_reason(status, words, tmp_path):
     make_run(make(tmp_path), {"loss.beta": 1}, status=status, step=300)
     text = page(tmp_path / "sweep")
     assert words in shown(text.split("## Runs that did not finish")[1])
     assert f"4 runs (3 finished, 1 {status or 'cut'})" in text
 
 
-def test_a_run_at_work_does_not_prevent_the_report(tmp_path, capsys):
+def test_running_runs_do_not_prevent_the_report(tmp_path, capsys):
     run = make_run(make(tmp_path), {"loss.beta": 1}, status=None)
     with run_lock(run):
         assert main(["compare", str(tmp_path / "sweep")]) == 0
@@ -139,7 +139,7 @@ def test_a_run_at_work_does_not_prevent_the_report(tmp_path, capsys):
     assert "running" in capsys.readouterr().out
 
 
-def test_values_with_signs_of_markdowns_keep_their_columns(tmp_path):
+def test_markdown_characters_are_escaped(tmp_path):
     values = ["a|b", "`c`", "d_e_f", "[g](h)", "<i>"]
     for number, value in enumerate(values):
         run = make_run(tmp_path / "sweep", {"data.path": value})
@@ -148,7 +148,7 @@ def test_values_with_signs_of_markdowns_keep_their_columns(tmp_path):
     assert sorted(shown(row["data.path"]) for row in rows) == sorted(values)
 
 
-def test_the_page_says_what_the_sweep_was(tmp_path):
+def test_the_page_describes_the_sweep(tmp_path):
     sweep = make(tmp_path)
     text = page(sweep)
     assert text.startswith("# sweep\n")
@@ -156,7 +156,7 @@ def test_the_page_says_what_the_sweep_was(tmp_path):
     assert "started 2026-11-22 18:39:07" in text
 
 
-def test_without_a_record_there_is_a_page_all_the_same(tmp_path):
+def test_a_sweep_without_record_has_a_report(tmp_path):
     sweep = make(tmp_path)
     (sweep / "sweep.json").unlink()
     text = page(sweep)
@@ -164,7 +164,7 @@ def test_without_a_record_there_is_a_page_all_the_same(tmp_path):
     assert "3 runs (3 finished)." in text
 
 
-def test_commands_run_again_give_the_same_settings(tmp_path):
+def test_printed_commands_give_the_same_settings(tmp_path):
     """They are taken apart as a shell does, and composed as train.py does."""
     runs = [
         {"loss.beta": 1e-5, "model.channels": [4, 8, 16]},
@@ -187,7 +187,7 @@ def test_commands_run_again_give_the_same_settings(tmp_path):
         assert {key: config[key] for key in found[0]} in found
 
 
-def test_commands_leave_out_what_belongs_to_the_sweep(tmp_path):
+def test_printed_commands_omit_sweep_settings(tmp_path):
     values = {
         "loss.beta": 1, "sweep.name": "s", "sweep": "beta", "wandb.group": "g", "sweep.trial": 3,
         "hydra.sweeper.n_trials": 4, "hydra/launcher": "joblib", "+wandb.notes": "n",
@@ -201,7 +201,7 @@ def test_commands_leave_out_what_belongs_to_the_sweep(tmp_path):
 
 
 @pytest.mark.parametrize("out", ["sweep", "elsewhere/deep", "."])
-def test_links_lead_to_the_runs_from_wherever_the_page_is(out, tmp_path, monkeypatch):
+def test_links_are_relative_to_the_page(out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sweep = make(tmp_path)
     write_report("sweep", out)
@@ -215,7 +215,7 @@ def test_links_lead_to_the_runs_from_wherever_the_page_is(out, tmp_path, monkeyp
         assert not written & {path.name for path in sweep.iterdir()}
 
 
-def test_json_is_one_object_and_nothing_else(tmp_path, monkeypatch, capsys):
+def test_json_is_one_object(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     make_run(make(tmp_path), {"loss.beta": 1}, status="failed", error=NASTY)
     assert main(["compare", "sweep", "--json", "--out", "there"]) == 0
@@ -230,7 +230,7 @@ def test_json_is_one_object_and_nothing_else(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("folder", "words"), [("nowhere", "no such folder"), (".", "no runs in")])
-def test_what_is_no_sweep_is_one_message(folder, words, tmp_path, monkeypatch, capsys):
+def test_a_folder_that_is_no_sweep_is_one_message(folder, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["compare", folder]) == 1
     captured = capsys.readouterr()

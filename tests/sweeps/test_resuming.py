@@ -35,7 +35,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_grid(tmp_path):
+def test_an_interrupted_grid_resumes(tmp_path):
     """kill -9 in the second of three runs: the first is not run again, the second goes on."""
     arguments = ["loss.beta=0.001,0.01,0.1", "sweep.name=s", *LONG]
     folder = tmp_path / "multirun" / "s"
@@ -62,7 +62,7 @@ def study_of(folder):
     return optuna.load_study(study_name=folder.name, storage=f"sqlite:///{folder}/study.db")
 
 
-def test_a_study(tmp_path):
+def test_an_interrupted_study_resumes(tmp_path):
     """kill -9 in the second trial: it goes on, no trial stays open, n_trials is the total."""
     arguments = [*FROM_STUDY, "sweep.name=o", "hydra.sweeper.n_trials=4", *LONG]
     arguments.append("hydra.sweeper.sampler.seed=1")
@@ -111,7 +111,7 @@ def test_an_interrupt_saves_the_run_and_closes_the_trial(number, tmp_path):
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_nobody_is_left_to_train_when_the_sweep_is_gone(launcher, tmp_path):
+def test_a_killed_sweep_leaves_no_training_process(launcher, tmp_path):
     arguments = [f"hydra/launcher={launcher}", "loss.beta=0.1,0.2,0.3", "sweep.name=s", *LONG]
     arguments.append("trainer.max_steps=100000")
     run = tmp_path / "multirun" / "s" / "loss.beta=0.1"

@@ -42,7 +42,7 @@ def results_of(folder):
     return OmegaConf.to_container(OmegaConf.load(folder / "optimization_results.yaml"))
 
 
-def test_every_trial_is_launched_with_its_values_and_told(tmp_path):
+def test_trials_are_launched_and_told(tmp_path):
     launch = launcher(tmp_path, lambda beta: 2 * beta)
     make_search(tmp_path, launch).run()
     trials = trials_of(tmp_path)
@@ -54,14 +54,14 @@ def test_every_trial_is_launched_with_its_values_and_told(tmp_path):
     assert [trial.user_attrs["run"] for trial in trials] == [job[0] for job in launch.launched]
 
 
-def test_so_many_are_launched_together_as_run_at_once(tmp_path):
+def test_n_jobs_trials_are_launched_together(tmp_path):
     launch = launcher(tmp_path, lambda beta: beta)
     make_search(tmp_path, launch, total=7, at_once=3).run()
     assert launch.firsts == [0, 3, 6]
     assert states_of(tmp_path) == ["COMPLETE"] * 7
 
 
-def test_the_total_is_that_of_all_starts(tmp_path):
+def test_n_trials_counts_all_starts(tmp_path):
     for total, launched in ((3, 3), (3, 0), (5, 2), (2, 0)):
         launch = launcher(tmp_path, lambda beta: beta)
         make_search(tmp_path, launch, total=total).run()
@@ -69,7 +69,7 @@ def test_the_total_is_that_of_all_starts(tmp_path):
     assert len({trial.params["loss.beta"] for trial in trials_of(tmp_path)}) == 5
 
 
-def test_the_total_is_that_of_all_processes(tmp_path):
+def test_n_trials_counts_all_processes(tmp_path):
     """They ask at the same time: no trial is lost, doubled, or one too many."""
     at_once(search_slowly, tmp_path, 8, 2)
     trained = list(map(float, (tmp_path / "trained").read_text().split()))
@@ -79,7 +79,7 @@ def test_the_total_is_that_of_all_processes(tmp_path):
     assert len(set(trained)) == 8
 
 
-def test_who_asks_for_the_last_trial_a_moment_too_late_gets_none(tmp_path, monkeypatch):
+def test_no_process_exceeds_the_total(tmp_path, monkeypatch):
     search = make_search(tmp_path, None, total=1)
     ask, other = search.study.ask, study_of(tmp_path)
     monkeypatch.setattr(search.study, "ask", lambda: (other.ask(), ask())[1])
@@ -88,7 +88,7 @@ def test_who_asks_for_the_last_trial_a_moment_too_late_gets_none(tmp_path, monke
     assert [counts_towards_total(trial) for trial in trials_of(tmp_path)] == [True, False]
 
 
-def test_a_queued_trial_is_for_one_of_those_who_ask(tmp_path):
+def test_a_queued_trial_runs_once(tmp_path):
     study = open_study(open_storage(storage_url(sweep_config(), tmp_path)), "s", ["minimize"])
     for number in range(24):
         study.enqueue_trial({"loss.beta": number / 24})
@@ -127,7 +127,7 @@ def test_a_run_that_was_pruned_is_a_pruned_trial(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit("stop")])
-def test_what_ends_a_search_leaves_no_trial_open(error, tmp_path):
+def test_an_ended_search_leaves_no_running_trial(error, tmp_path):
     """What it had begun is closed and queued, and the next start goes on with it."""
     with pytest.raises(type(error)):
         make_search(tmp_path, launcher(tmp_path, raise_after(1, error))).run()
@@ -139,7 +139,7 @@ def test_what_ends_a_search_leaves_no_trial_open(error, tmp_path):
     assert states_of(tmp_path) == ["COMPLETE", "FAIL", *["COMPLETE"] * 3]
 
 
-def test_of_several_at_once_all_that_were_not_told_are_queued(tmp_path):
+def test_all_untold_trials_are_requeued(tmp_path):
     train = raise_after(3, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         make_search(tmp_path, launcher(tmp_path, train), at_once=2, total=6).run()
@@ -155,7 +155,7 @@ def test_a_search_may_be_interrupted_any_number_of_times(tmp_path):
     assert states_of(tmp_path)[-1] == "WAITING"
 
 
-def test_the_run_of_a_lost_worker_is_tried_again(tmp_path):
+def test_runs_of_lost_workers_are_requeued(tmp_path):
     seen = []
 
     def train(beta):
@@ -169,7 +169,7 @@ def test_the_run_of_a_lost_worker_is_tried_again(tmp_path):
     assert seen[0] == seen[1] != seen[2]
 
 
-def test_a_run_that_loses_every_worker_is_given_up(tmp_path):
+def test_runs_that_kill_every_worker_are_given_up(tmp_path):
     first = []
 
     def train(beta):
@@ -189,7 +189,7 @@ def test_a_run_that_loses_every_worker_is_given_up(tmp_path):
     ]
 
 
-def test_a_running_trial_shows_signs_of_life(tmp_path, monkeypatch):
+def test_running_trials_send_heartbeats(tmp_path, monkeypatch):
     monkeypatch.setattr(search_module, "HEARTBEAT", 0.02)
     seen = []
 
@@ -218,7 +218,7 @@ def test_the_result_is_the_best_trial(tmp_path):
     }  # fmt: skip
 
 
-def test_the_result_of_two_objectives_is_the_front(tmp_path):
+def test_the_result_of_two_objectives_is_the_pareto_front(tmp_path):
     """Both grow beyond 0.5 and trade below it, so the front is what lies below."""
     launch = launcher(tmp_path, lambda beta: [beta, abs(beta - 0.5)])
     make_search(tmp_path, launch, objectives=["val/rate", "val/mse"], total=6).run()
@@ -237,14 +237,14 @@ def test_the_result_of_two_objectives_is_the_front(tmp_path):
         )
 
 
-def test_without_a_trial_that_succeeded_there_is_no_result(tmp_path):
+def test_no_completed_trial_means_no_result(tmp_path):
     launch = launcher(tmp_path, raise_after(0, UserError("no")))
     with pytest.raises(UserError, match="no trial of s succeeded"):
         make_search(tmp_path, launch, total=2).run()
     assert not (tmp_path / "optimization_results.yaml").exists()
 
 
-def test_a_storage_that_is_gone_is_a_users_mistake(tmp_path):
+def test_a_lost_storage_is_a_user_error(tmp_path):
     def train(beta):
         (tmp_path / "study.db").write_bytes(b"no database" * 1000)
         return beta

@@ -51,7 +51,7 @@ def dead():
 
 def running(started=0.0, **owner):
     """A running trial, of another process on this host unless `owner` says more."""
-    sign = {"owner": {**Participant().sign(), "pid": os.getppid(), **owner}} if owner else {}
+    sign = {"owner": {**Participant().heartbeat(), "pid": os.getppid(), **owner}} if owner else {}
     trial = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=sign)
     trial.datetime_start = datetime.now() - timedelta(seconds=started)
     return trial
@@ -88,7 +88,7 @@ def test_a_trial_without_an_owner_is_given_time():
     assert Participant().is_abandoned(running(started=HEARTBEAT_TIMEOUT + 10))
 
 
-def test_what_is_taken_back_is_queued_with_the_same_values(study, storage):
+def test_requeued_trials_keep_their_values(study, storage):
     cut = ask(study)
     requeue(study, storage, cut, set(SPACE))
     closed, queued = study.get_trials()
@@ -100,7 +100,7 @@ def test_what_is_taken_back_is_queued_with_the_same_values(study, storage):
     assert counts_towards_total(again)
 
 
-def test_a_trial_is_given_up_in_the_end(study, storage):
+def test_a_trial_is_given_up_after_its_tries(study, storage):
     """Perhaps it is what ends the processes: it is a failed one then, and counted."""
     for _ in range(MAX_TRIES):
         requeue(study, storage, ask(study), set(SPACE))
@@ -110,14 +110,14 @@ def test_a_trial_is_given_up_in_the_end(study, storage):
     assert trials[-1].user_attrs["reason"] == f"cut {MAX_TRIES} times"
 
 
-def test_a_trial_without_all_its_values_is_void(study, storage):
+def test_a_trial_without_all_values_is_discarded(study, storage):
     requeue(study, storage, ask(study), {*SPACE, "model.latent_dim"})
     requeue(study, storage, ask(study, {}), set(SPACE))
     assert [t.state for t in study.get_trials()] == [TrialState.FAIL] * 2
     assert not any(map(counts_towards_total, study.get_trials()))
 
 
-def test_what_has_ended_meanwhile_is_not_taken_back(study, storage):
+def test_finished_trials_are_not_requeued(study, storage):
     before = ask(study)
     study.tell(before.number, 0.5)
     requeue(study, storage, before, set(SPACE))
@@ -126,7 +126,7 @@ def test_what_has_ended_meanwhile_is_not_taken_back(study, storage):
     assert counts_towards_total(trial)
 
 
-def test_of_several_that_take_a_trial_back_one_queues_it(tmp_path):
+def test_concurrent_requeues_queue_once(tmp_path):
     """Each has its own connection, as in a process of its own."""
     url = storage_url(sweep_config(), tmp_path)
     study = open_study(open_storage(url), "s", ["minimize"])
@@ -163,7 +163,7 @@ def test_trials_are_counted_unless_they_wait_or_run_again(study, storage):
     assert study.get_trials()[1].user_attrs["reason"] == "no reason"
 
 
-def test_the_first_to_come_draws_what_the_seed_says_and_the_others_something_else(storage):
+def test_only_the_first_process_uses_the_seed(storage):
     studies = [open_study(storage, "seeds", ["minimize"], RandomSampler(seed=0)) for _ in range(3)]
     drawn = [[ask(study).params["loss.beta"] for _ in range(2)] for study in studies]
     alone = optuna.create_study(sampler=RandomSampler(seed=0))
@@ -181,7 +181,7 @@ def test_a_study_with_other_objectives_is_refused(ways, storage, study):
     assert open_study(storage, study.study_name, ["minimize"]).study_name == study.study_name
 
 
-def test_the_space_may_be_widened_or_narrowed(study):
+def test_the_space_can_be_widened_or_narrowed(study):
     check_space(study, {"anything": FloatDistribution(0, 1)})  # as long as there are no trials
     ask(study)
     check_space(study, {"loss.beta": FloatDistribution(0.1, 100)})
@@ -203,7 +203,7 @@ def test_another_space_is_refused(space, study):
         check_space(study, space)
 
 
-def test_other_choices_are_another_space(study):
+def test_changed_choices_are_refused(study):
     ask(study, {"loss.beta": CategoricalDistribution([0.1, 0.2])})
     check_space(study, {"loss.beta": CategoricalDistribution([0.1, 0.2])})
     with pytest.raises(UserError, match=r"CategoricalDistribution\(choices=\(0\.1, 0\.3\)\)"):
@@ -221,7 +221,7 @@ def test_other_choices_are_another_space(study):
         ("mysql//me:secret@host/db", "cannot be used"),  # mistyped, so no URL
     ],
 )
-def test_a_storage_that_cannot_be_used_is_a_users_mistake(url, words):
+def test_an_unusable_storage_is_a_user_error(url, words):
     with pytest.raises(UserError, match=words) as caught:
         open_storage(url)
     assert str(caught.value).startswith("sweep.storage: ")
@@ -238,11 +238,11 @@ def test_the_study_lies_in_the_folder_of_the_sweep(name, tmp_path):
     ]
 
 
-def test_another_storage_may_be_named(tmp_path):
+def test_another_storage_can_be_configured(tmp_path):
     assert storage_url(sweep_config(storage="postgresql://h/db"), tmp_path) == "postgresql://h/db"
 
 
-def test_what_is_maximised_and_what_is_minimised():
+def test_directions_of_the_metrics():
     minimised = ["val/bpd", "val/rate", "val/mse", "val/distortion"]
     assert directions(minimised) == ["minimize"] * 4
     assert directions(["val/psnr", "val/rate", "val/ssim"]) == ["maximize", "minimize", "maximize"]

@@ -30,11 +30,11 @@ def test_the_result_comes_from_another_process():
     assert len({one, two, os.getpid()}) == 3
 
 
-def test_a_result_may_be_larger_than_a_pipe_holds():
+def test_large_results_are_returned():
     assert call(subprocess_functions.add, b"x" * 2_000_000, b"y") == b"x" * 2_000_000 + b"y"
 
 
-def test_the_callers_folder_and_environment_hold(tmp_path, monkeypatch):
+def test_folder_and_environment_are_the_callers(tmp_path, monkeypatch):
     """As they are now, not as they were when the first process was started."""
     call(subprocess_functions.add, 1, 2)
     monkeypatch.chdir(tmp_path)
@@ -44,7 +44,7 @@ def test_the_callers_folder_and_environment_hold(tmp_path, monkeypatch):
     assert (cwd, values) == (str(tmp_path), ["now", None])
 
 
-def test_a_users_mistake_keeps_its_text():
+def test_user_errors_keep_their_text():
     with pytest.raises(UserError, match=r"^loss\.beta: got -1\ntwo lines$") as caught:
         call(subprocess_functions.refuse, "loss.beta: got -1\ntwo lines")
     assert not isinstance(caught.value, SubprocessFailedError)
@@ -55,7 +55,7 @@ def log_to(file):
     return {**LOGS, "handlers": {"file": handler}, "root": {"handlers": ["file"]}}
 
 
-def test_another_error_is_named_and_its_traceback_is_in_the_log(tmp_path):
+def test_other_errors_are_logged_with_traceback(tmp_path):
     with pytest.raises(SubprocessFailedError, match=r"^ZeroDivisionError: division by zero$"):
         call(subprocess_functions.divide, 1, 0, logs=log_to(tmp_path / "log"))
     text = (tmp_path / "log").read_text()
@@ -64,7 +64,7 @@ def test_another_error_is_named_and_its_traceback_is_in_the_log(tmp_path):
 
 
 @pytest.mark.parametrize(("level", "logged"), [("INFO", "dividing\n"), ("WARNING", "")])
-def test_the_callers_level_of_logging_holds(level, logged, tmp_path):
+def test_the_logging_level_is_the_callers(level, logged, tmp_path):
     root = logging.getLogger()
     before = root.level
     root.setLevel(level)
@@ -86,20 +86,20 @@ def test_the_callers_level_of_logging_holds(level, logged, tmp_path):
         (sys.exit, 4, "its process ended with exit code 4"),
     ],
 )
-def test_a_process_that_dies_is_an_error_that_says_how(function, argument, words):
+def test_a_dead_process_is_reported_with_its_cause(function, argument, words):
     with pytest.raises(SubprocessFailedError) as caught:
         call(function, argument)
     assert str(caught.value).startswith(words)
     assert call(subprocess_functions.add, 1, 2) == 3  # the next is not concerned
 
 
-def test_a_run_that_somebody_else_ended_is_a_failed_one():
+def test_a_process_ended_from_outside_has_failed():
     with pytest.raises(SubprocessFailedError, match=r"^ended by SIGTERM$"):
         call(subprocess_functions.end_by_sigterm)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
-def test_signals_that_are_meant_for_the_caller_do_nothing(number):
+def test_signals_for_the_caller_are_ignored(number):
     assert call(subprocess_functions.send_itself, [number]) == "alive"
 
 
@@ -115,7 +115,7 @@ def state():
 @pytest.mark.parametrize(
     ("function", "argument"), [(int, "3"), (subprocess_functions.refuse, "no"), (os._exit, 3)]
 )
-def test_the_caller_is_as_it_was_before(function, argument):
+def test_the_callers_signal_handlers_are_restored(function, argument):
     mask = signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR1})
     try:
         before = state()
@@ -126,7 +126,7 @@ def test_the_caller_is_as_it_was_before(function, argument):
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def test_a_worker_of_joblib_can_call():
+def test_joblib_workers_can_start_subprocesses():
     from joblib import Parallel, delayed
     from joblib.externals.loky import get_reusable_executor
 
@@ -161,7 +161,7 @@ def catches(pid, number):
     ("number", "raised"),
     [(signal.SIGTERM, "InterruptedRun\n"), (signal.SIGINT, "KeyboardInterrupt\n")],
 )
-def test_an_interrupt_waits_for_the_other_to_save(number, raised, tmp_path):
+def test_an_interrupt_waits_for_the_subprocess_to_save(number, raised, tmp_path):
     caller, pid = start("save_when_asked", tmp_path)
     caller.send_signal(number)
     out, _ = caller.communicate(timeout=20)
@@ -180,7 +180,7 @@ def test_a_scheduler_tells_all_processes_of_a_job_at_once(tmp_path):
     assert caller.communicate(timeout=20)[0] == "InterruptedRun\n"
 
 
-def test_a_second_interrupt_waits_for_nothing(tmp_path):
+def test_a_second_interrupt_does_not_wait(tmp_path):
     caller, pid = start("never_end", tmp_path)
     caller.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
@@ -191,7 +191,7 @@ def test_a_second_interrupt_waits_for_nothing(tmp_path):
     wait_until(lambda: is_gone(pid), timeout=10)
 
 
-def test_a_caller_that_is_killed_takes_the_other_along(tmp_path):
+def test_a_killed_caller_ends_the_subprocess(tmp_path):
     caller, pid = start("save_when_asked", tmp_path)
     caller.kill()
     caller.communicate(timeout=20)

@@ -60,7 +60,7 @@ def test_the_folder_given_may_be_relative(sweep, monkeypatch):
     assert all((sweep / "wandb" / name).is_dir() for name in EXPECTED)
 
 
-def test_what_is_gone_is_linked_no_more_and_what_is_there_stays(sweep):
+def test_dead_links_are_removed_and_others_kept(sweep):
     link_runs(sweep)
     summary = sweep / "wandb" / "offline-run-20261122_120000-cccc"  # a run of the sweep itself
     summary.mkdir()
@@ -72,7 +72,7 @@ def test_what_is_gone_is_linked_no_more_and_what_is_there_stays(sweep):
     assert len(list((sweep / "wandb").iterdir())) == 3
 
 
-def test_many_at_once(sweep, caplog):
+def test_concurrent_runs_link_once(sweep, caplog):
     for number in range(40):
         run = sweep / str(number) / "wandb" / f"offline-run-20261122_130000-{number:04}"
         run.mkdir(parents=True)
@@ -112,7 +112,7 @@ def test_without_runs_there_is_no_folder(tmp_path):
 
 
 @pytest.mark.parametrize("error", [PermissionError("no symlinks here"), NotImplementedError("no")])
-def test_where_links_cannot_be_there_are_none(sweep, monkeypatch, caplog, error):
+def test_no_links_on_file_systems_without_them(sweep, monkeypatch, caplog, error):
     def fail(*_, **__):
         raise error
 

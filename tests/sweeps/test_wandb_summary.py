@@ -137,7 +137,7 @@ def test_a_sweep_is_one_run_with_a_table_and_figures(sweep):
     }
 
 
-def test_a_sweep_that_goes_on_keeps_its_run(sweep):
+def test_a_resumed_sweep_keeps_its_wandb_run(sweep):
     log_summary(sweep, SETTINGS, sweep.folder)
     time.sleep(1)  # wandb names a run's folder by the second
     log_summary(replace(sweep, runs=sweep.runs[:1]), SETTINGS, sweep.folder)
@@ -146,19 +146,19 @@ def test_a_sweep_that_goes_on_keeps_its_run(sweep):
     assert [len(table_of(r.tables["comparison"].read_text())) for r in (first, second)] == [2, 1]
 
 
-def test_the_group_that_was_asked_for(sweep):
+def test_the_configured_group_is_used(sweep):
     log_summary(sweep, replace(SETTINGS, group="mine"), sweep.folder)
     (run,) = read_runs(sweep.folder)
     assert (run.group, run.name) == ("mine", "beta summary")
 
 
-def test_disabled_leaves_nothing(sweep):
+def test_disabled_writes_nothing(sweep):
     before = sorted(sweep.folder.iterdir())
     log_summary(sweep, replace(SETTINGS, mode="disabled"), sweep.folder)
     assert sorted(sweep.folder.iterdir()) == before
 
 
-def test_online_it_arrives_and_goes_on(sweep, monkeypatch, caplog):
+def test_online_summaries_arrive_and_resume(sweep, monkeypatch, caplog):
     with TableServer() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", server.key)
@@ -177,7 +177,7 @@ def test_online_it_arrives_and_goes_on(sweep, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("trouble", ["no key", "not started", "not taken"])
-def test_whatever_happens_is_one_warning(sweep, monkeypatch, caplog, trouble):
+def test_any_wandb_error_is_one_warning(sweep, monkeypatch, caplog, trouble):
     def fail(*_, **__):
         raise RuntimeError("broken")
 

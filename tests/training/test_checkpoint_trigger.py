@@ -13,7 +13,7 @@ MANY = "9" * 5000  # digits, which Python would not read
 @pytest.mark.parametrize(
     "every", ["0", "-5", "5.5", "min", "10 h", "nan", "", "1e3", MANY, f"{MANY}min", f"1.{MANY}min"]
 )
-def test_what_it_takes(every):
+def test_valid_and_invalid_intervals(every):
     with pytest.raises(UserError, match=r"trainer\.checkpoint_every: got .* 10min"):
         CheckpointTrigger(every)
 

@@ -29,7 +29,7 @@ def set_to(model, value):
     model.count.fill_(int(value))
 
 
-def test_the_recurrence_of_weights_and_buffers():
+def test_averages_follow_the_recurrence():
     model = Small()
     average = ExponentialMovingAverage(model, decay=0.5)
     expected = None
@@ -56,7 +56,7 @@ def test_a_skipped_update_changes_nothing():
     assert (average.module.weight == before).all()
 
 
-def test_the_average_takes_no_gradient():
+def test_the_average_has_no_gradient():
     assert not any(
         p.requires_grad for p in ExponentialMovingAverage(Small(), 0.9).module.parameters()
     )
@@ -69,7 +69,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
-def test_a_run_measures_both(run):
+def test_both_models_are_measured(run):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     validated = [row for row in rows if "val/bpd" in row]
     assert all(row["ema/bpd"] != row["val/bpd"] for row in validated)
@@ -80,7 +80,7 @@ def test_a_run_measures_both(run):
     assert all((a != b).any() for a, b in pairs)
 
 
-def test_going_on_is_as_if_it_had_not_stopped(run, tmp_path, monkeypatch, capsys):
+def test_resuming_restores_the_average(run, tmp_path, monkeypatch, capsys):
     """In two parts, the average is that of one run, bit for bit."""
     whole = load_checkpoint(run / "checkpoints" / "last.pt")
     first = [*TINY, *AVERAGED, f"trainer.max_steps={whole['step'] // 2}"]
@@ -93,13 +93,13 @@ def test_going_on_is_as_if_it_had_not_stopped(run, tmp_path, monkeypatch, capsys
         assert torch.equal(found["ema"]["model"][key], weight), key
 
 
-def test_runs_without_an_average(tmp_path, monkeypatch, capsys):
+def test_decay_zero_keeps_no_average(tmp_path, monkeypatch, capsys):
     assert call_train([*TINY, "hydra.run.dir=run"], tmp_path, monkeypatch, capsys)[0] == 0
     with pytest.raises(UserError, match=r"trainer\.ema"):
         load_run(tmp_path / "run", "ema")
 
 
-def test_the_average_may_begin_later(tmp_path, monkeypatch, capsys):
+def test_the_average_can_start_in_a_resumed_run(tmp_path, monkeypatch, capsys):
     assert call_train([*TINY, "hydra.run.dir=run"], tmp_path, monkeypatch, capsys)[0] == 0
     more = ["resume=run", "trainer.epochs=3", "trainer.ema=0.9"]
     assert call_train(more, tmp_path, monkeypatch, capsys)[0] == 0

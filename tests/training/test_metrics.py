@@ -49,7 +49,7 @@ def test_psnr_of_a_known_error():
 
 
 @pytest.mark.parametrize("size", [32, 11])
-def test_ssim_is_scikit_images(pair, size):
+def test_ssim_equals_scikit_images(pair, size):
     images, noisy = (x[:, :, :size, :size] for x in pair)
     expected = [
         structural_similarity(
@@ -95,7 +95,7 @@ def test_bpd_of_noise_that_fills_the_range():
     assert metrics.bits_per_dim(0.0, 50 * math.log(2), 100) == pytest.approx(math.log2(255) + 0.5)
 
 
-def test_evaluate_against_one_pass_over_everything(model, images):
+def test_batched_evaluation_equals_one_pass(model, images):
     """All images in one batch, with torch.distributions for the rate."""
     result = metrics.evaluate_split(model, evaluation_batches(images, 128, CPU), LOSS)
     model.eval()
@@ -129,7 +129,7 @@ def test_evaluate_against_one_pass_over_everything(model, images):
     torch.testing.assert_close(result.std_of_means, spread, rtol=1e-3, atol=1e-5)
 
 
-def test_evaluation_repeats_and_leaves_the_model_as_it_was(model, images):
+def test_evaluation_is_repeatable_and_leaves_the_model_unchanged(model, images):
     model.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.manual_seed(1)

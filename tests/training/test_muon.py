@@ -43,14 +43,14 @@ def test_singular_values_come_near_one():
     assert iterated(0.0003) < 0.3  # the claim does not hold just anywhere
 
 
-def test_a_gradient_of_zeros_moves_nothing():
+def test_zero_gradients_move_nothing():
     weight = torch.nn.Parameter(torch.ones(3, 4))
     weight.grad = torch.zeros(3, 4)
     muon(weight, weight_decay=0.0).step()
     assert torch.equal(weight, torch.ones(3, 4))
 
 
-def test_matrices_step_as_with_torchs_muon():
+def test_matrices_step_like_torchs_muon():
     torch.manual_seed(0)
     start = torch.randn(12, 20)
     ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
@@ -78,7 +78,7 @@ def test_kernels_step_as_matrices():
     torch.testing.assert_close(kernel.flatten(1), matrix)
 
 
-def test_vectors_step_as_with_adamw():
+def test_vectors_step_like_adamw():
     torch.manual_seed(0)
     ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 9)) for _ in range(2))
     mine = muon(ours, eps=1e-3)
@@ -90,7 +90,7 @@ def test_vectors_step_as_with_adamw():
         torch.testing.assert_close(ours, theirs)
 
 
-def test_a_step_is_as_long_as_adamws():
+def test_a_step_has_the_size_of_adamws():
     """The root mean square of a step, so that one learning rate serves both."""
     torch.manual_seed(0)
     for shape in ((64, 64), (30, 500), (500, 30)):
@@ -100,7 +100,7 @@ def test_a_step_is_as_long_as_adamws():
         assert weight.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.2)
 
 
-def test_it_goes_on_from_its_state():
+def test_the_state_restores_the_optimizer():
     torch.manual_seed(0)
     gradients = [(torch.randn(4, 6), torch.randn(5)) for _ in range(6)]
 

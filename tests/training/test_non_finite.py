@@ -31,7 +31,7 @@ def everything(trainer):
 
 @pytest.mark.parametrize("clip", [None, 0.1])
 @pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
-def test_a_skipped_update_leaves_all_as_it_was(name, clip):
+def test_a_skipped_update_changes_no_state(name, clip):
     trainer, _ = make(grad_clip=clip)
     config = OptimizerConfig(name, 1e-2, [0.9, 0.999], 1e-8, 0.1, "constant")
     trainer.optimizer = build_optimizer(config, trainer.model.parameters())
@@ -60,7 +60,7 @@ class Others(ProcessGroup):
 
 
 @pytest.mark.parametrize("where", ["loss", "rate", "another process"])
-def test_a_loss_that_is_not_finite_is_enough(where, monkeypatch):
+def test_a_non_finite_loss_skips_the_update(where, monkeypatch):
     """Its gradient may be finite; and all processes are to skip the same updates."""
     trainer, _ = make()
     trainer.model.train()
@@ -83,7 +83,7 @@ def test_a_loss_that_is_not_finite_is_enough(where, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["adam", "muon"])
-def test_the_first_update_may_be_the_one(name):
+def test_the_first_update_can_be_skipped(name):
     trainer, _ = make(max_steps=2)
     config = OptimizerConfig(name, 1e-3, [0.9, 0.999], 1e-8, 0.0, "constant")
     trainer.optimizer = build_optimizer(config, trainer.model.parameters())
@@ -92,7 +92,7 @@ def test_the_first_update_may_be_the_one(name):
     assert all(tensor.isfinite().all() for tensor in everything(trainer))
 
 
-def test_they_are_counted_and_left_out_of_the_averages():
+def test_skipped_updates_are_counted_and_excluded():
     trainer, ones = make(log_every=1)
     poison(trainer, 1, 4)
     trainer.fit(Interrupts())
@@ -108,7 +108,7 @@ def test_they_are_counted_and_left_out_of_the_averages():
 
 
 @pytest.mark.parametrize("log_every", [1, 4])
-def test_many_in_a_row_end_the_run_and_say_where(log_every):
+def test_many_skipped_updates_in_a_row_end_the_run(log_every):
     trainer, rows = make(log_every=log_every, epochs=4, max_skipped=3)
     poison(trainer, 1, 2, 4, 5, 6)  # across the end of an epoch, and of an interval
     message = r"step 4 \(epoch 1, batch 1\): loss = nan, .*, and so 3 times in a row"
@@ -118,7 +118,7 @@ def test_many_in_a_row_end_the_run_and_say_where(log_every):
     assert all(math.isfinite(value) for row in rows for value in row.values())
 
 
-def test_what_was_counted_before_a_checkpoint_counts():
+def test_counts_survive_a_checkpoint():
     values = np.full((4, 4), np.nan)
     values[1:3] = 1
     skipped = NonFiniteGuard(3, total=7, in_a_row=1)

@@ -26,7 +26,7 @@ def config(name="adam", **changes):
 @pytest.mark.parametrize(
     ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
 )
-def test_steps_are_torchs(name, kind):
+def test_steps_equal_torchs(name, kind):
     torch.manual_seed(0)
     ours, theirs = (torch.nn.Linear(4, 3) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
@@ -45,7 +45,7 @@ def test_steps_are_torchs(name, kind):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_the_compiler_stays_out(name):
+def test_the_compiler_is_not_imported(name):
     """Start-up: neither making an optimiser nor a step may import two seconds of compiler."""
     script = f"""
 import sys, torch
@@ -82,7 +82,7 @@ def test_unknown_names():
         config("sgd")
 
 
-def test_schedules_against_torchs():
+def test_schedules_equal_torchs():
     """Cosine is CosineAnnealingLR down to 0 over the run."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     sgd = torch.optim.SGD([parameter], lr=0.01)

@@ -258,7 +258,7 @@ def work_of_a_rank(out, kind):
 
 
 @pytest.fixture(scope="module", params=["SharedMemoryGroup", "TorchrunGroup"])
-def all_gather(request, tmp_path_factory):
+def shares(request, tmp_path_factory):
     """What each of two processes computed, exchanging by shared memory or by gloo."""
     if request.param == "SharedMemoryGroup" and sys.platform != "linux":
         pytest.skip("memory is shared on Linux")
@@ -276,7 +276,7 @@ def all_gather(request, tmp_path_factory):
         ("bf16", torch.bfloat16, {"rtol": 4e-2, "atol": 4e-2}),  # torch sums dy in bfloat16
     ],
 )
-def test_batch_norm_sees_the_batch_of_all(name, dtype, close, shares):
+def test_batch_norm_uses_the_global_batch(name, dtype, close, shares):
     expected = normalise(*layer_and_batch(dtype))
     found = [share[name] for share in shares]
     assert {f["kind"] for f in found} == {"GlobalBatchNorm2d"}
@@ -291,7 +291,7 @@ def test_batch_norm_sees_the_batch_of_all(name, dtype, close, shares):
         torch.testing.assert_close(one["state"], expected["state"], rtol=1e-4, atol=1e-5)
 
 
-def test_validation_figures_are_those_of_one_process(shares):
+def test_validation_metrics_equal_one_process(shares):
     expected = evaluate_split(a_model(), validation_batches(), LOSS)
     for share in shares:
         evaluation = share["evaluation"]
@@ -302,7 +302,7 @@ def test_validation_figures_are_those_of_one_process(shares):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_are_of_the_whole_batch(name, shares):
+def test_losses_use_the_global_batch(name, shares):
     """Each process computes with its share; averaged, the gradients are those of all of it."""
     torch.manual_seed(3)
     expected = {name: gradients(loss, SINGLE_PROCESS) for name, loss in LOSSES.items()}[name]
@@ -314,13 +314,13 @@ def test_losses_are_of_the_whole_batch(name, shares):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_validation_losses_are_those_of_one_process(name, shares):
+def test_validation_losses_equal_one_process(name, shares):
     expected = evaluate_split(a_model(), validation_batches(), LOSSES[name]).metrics["loss"]
     for share in shares:
         assert share["evaluations"][name] == pytest.approx(expected, rel=1e-5)
 
 
-def test_what_is_exchanged(shares):
+def test_collectives_exchange_the_expected_values(shares):
     for rank, share in enumerate(shares):
         assert share["rank"] == rank
         assert share["max"] == [2, 1, 0]
@@ -332,7 +332,7 @@ def test_what_is_exchanged(shares):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is shared on Linux")
-def test_three_that_share_memory(tmp_path):
+def test_three_processes_share_memory(tmp_path):
     process = of_two([__file__, str(tmp_path), "three"], tmp_path, count=3)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -348,14 +348,14 @@ def test_three_that_share_memory(tmp_path):
         assert found["collected"] == ["a", "b", "c"]
 
 
-def test_work_is_shared_out_evenly():
+def test_work_is_balanced():
     assert balance([5, 1, 4, 3, 2], 2) == [0, 0, 1, 1, 0]  # 8 and 7
     assert balance([1, 1], 3) == [0, 1]
     assert balance([2, 3], 1) == [0, 0]
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_updates_are_shared_out(kind, shares):
+def test_updates_are_sharded(kind, shares):
     alone = steps_of(kind, SINGLE_PROCESS)
     for share in shares:
         found = share["steps"][kind]
@@ -375,7 +375,7 @@ def test_updates_are_shared_out(kind, shares):
     assert min(one["worked"], two["worked"]) == (3 if kind == "muon" else 0)
 
 
-def test_each_has_its_rows_of_the_same_batches():
+def test_each_rank_reads_its_slice_of_a_batch():
     images = np.random.default_rng(0).integers(0, 256, (26, 8, 8, 3), dtype=np.uint8)
 
     def served(world):
@@ -387,16 +387,16 @@ def test_each_has_its_rows_of_the_same_batches():
         assert torch.equal(torch.cat(parts), batch)
 
 
-def test_parts_cover_everything_once():
+def test_slices_cover_everything_once():
     for count in range(8):
         covered = [n for rank in range(3) for n in range(count)[Rank(rank, 3).local_slice(count)]]
         assert covered == list(range(count))
 
 
-def test_a_batch_that_cannot_be_shared_out():
-    Rank(0, 4).check(16)
+def test_indivisible_batches_are_refused():
+    Rank(0, 4).check_batch_size(16)
     with pytest.raises(UserError, match=r"data\.batch_size: got 16.* multiple of .*processes.* 3"):
-        Rank(0, 3).check(16)
+        Rank(0, 3).check_batch_size(16)
 
 
 # Whole runs
@@ -417,7 +417,7 @@ def the_run(cwd):
 
 
 @pytest.mark.slow
-def test_it_is_one_run(by_two):
+def test_torchrun_makes_one_run_folder(by_two):
     cwd, out = by_two
     folder = the_run(cwd)
     assert {p.name for p in cwd.iterdir()} == {"data", "outputs"}
@@ -435,7 +435,7 @@ def test_it_is_one_run(by_two):
 
 
 @pytest.mark.slow
-def test_it_takes_the_course_of_one_process(by_two, tmp_path, monkeypatch, capsys):
+def test_two_processes_follow_one_process(by_two, tmp_path, monkeypatch, capsys):
     arguments = [*RUN, "hydra.run.dir=one"]
     assert call_train(arguments, tmp_path, monkeypatch, capsys)[0] == 0
     assert_same_course(the_run(by_two[0]), tmp_path / "one")
@@ -443,7 +443,7 @@ def test_it_takes_the_course_of_one_process(by_two, tmp_path, monkeypatch, capsy
 
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", ["trainer.ema=0.5", "trainer.compile=true"])
-def test_so_it_does_with(setting, tmp_path, monkeypatch, capsys):
+def test_two_processes_follow_one_process_with(setting, tmp_path, monkeypatch, capsys):
     """An average of the weights, of a model that exchanges; and exchanges amid compiled code."""
     arguments = [*RUN, setting]
     code, _, err = train_by_two([*arguments, "hydra.run.dir=two"], tmp_path)
@@ -454,7 +454,7 @@ def test_so_it_does_with(setting, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
-def test_a_hundred_steps_end_with_the_figures_of_one_process(
+def test_a_hundred_steps_end_with_the_metrics_of_one_process(
     optimizer, tmp_path, monkeypatch, capsys
 ):
     """At their usual rates. The last digits of the sums come to be seen: 3e-5 of bpd, 1e-3 of rate.
@@ -476,7 +476,7 @@ def test_a_hundred_steps_end_with_the_figures_of_one_process(
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_with_it(by_two, tmp_path, monkeypatch, capsys):
+def test_one_process_resumes_a_run_of_two(by_two, tmp_path, monkeypatch, capsys):
     folder = the_run(by_two[0])
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(folder), str(copy)], check=True)
@@ -489,7 +489,7 @@ def test_one_process_goes_on_with_it(by_two, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_mistake_is_told_once(tmp_path):
+def test_user_errors_are_printed_once(tmp_path):
     code, out, err = train_by_two([*TINY, "data.batch_size=15"], tmp_path)
     assert code != 0
     said = [line for line in (out + err).splitlines() if "batch_size: got" in line]
@@ -508,7 +508,7 @@ def test_a_mistake_is_told_once(tmp_path):
         (["optimizer.lr=1e30"], "error: training stopped at step"),
     ],
 )
-def test_other_mistakes_are_told_once_too(arguments, words, tmp_path):
+def test_other_errors_are_printed_once(arguments, words, tmp_path):
     code, out, err = train_by_two([*TINY, *arguments], tmp_path)
     assert code != 0
     assert (out + err).count(words) == 1
@@ -517,7 +517,7 @@ def test_other_mistakes_are_told_once_too(arguments, words, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_with_a_run_of_one(tmp_path, monkeypatch, capsys):
+def test_two_processes_resume_a_run_of_one(tmp_path, monkeypatch, capsys):
     arguments = [*RUN, "hydra.run.dir=parts", "trainer.max_steps=3"]
     assert call_train(arguments, tmp_path, monkeypatch, capsys)[0] == 0
     code, _, err = train_by_two(["resume=parts", "trainer.max_steps=8"], tmp_path)
@@ -531,7 +531,7 @@ def test_two_processes_go_on_with_a_run_of_one(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_validation_that_was_cut_is_done_by_both(tmp_path, monkeypatch, capsys):
+def test_interrupted_validations_are_repeated_by_both(tmp_path, monkeypatch, capsys):
     def interrupting(*args, **kwargs):
         signal.raise_signal(signal.SIGTERM)
         return loss_terms(*args, **kwargs)
@@ -575,7 +575,7 @@ def start_endless(cwd):
         (signal.SIGINT, 1),
     ],
 )
-def test_an_interrupt_to_any_of_them_saves(number, target, tmp_path):
+def test_an_interrupt_to_any_rank_saves(number, target, tmp_path):
     process, ranks = start_endless(tmp_path)
     os.kill(ranks.get(target, process.pid), number)
     out, err = process.communicate(timeout=60)
@@ -590,7 +590,7 @@ def test_an_interrupt_to_any_of_them_saves(number, target, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("rank", [0, 1])
-def test_nobody_waits_for_one_that_was_killed(rank, tmp_path):
+def test_a_killed_rank_ends_the_run(rank, tmp_path):
     process, ranks = start_endless(tmp_path)
     os.kill(ranks[rank], signal.SIGKILL)
     process.communicate(timeout=60)

@@ -89,7 +89,7 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_step_is_the_loss_backpropagated_and_adam():
+def test_a_step_equals_a_plain_adam_step():
     """The same steps by hand, with torch's own Adam and a plain loop."""
     trainer, rows = make(epochs=2, log_every=1)
     trainer.fit(Interrupts())
@@ -110,7 +110,7 @@ def test_a_step_is_the_loss_backpropagated_and_adam():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_rows_average_the_interval_and_carry_every_key():
+def test_rows_average_the_interval_and_have_every_key():
     single, _ = make(log_every=1)
     ones = []
     single.on_row = ones.append
@@ -138,7 +138,7 @@ def test_rows_average_the_interval_and_carry_every_key():
         ({"epochs": 1, "max_steps": 50}, 3),
     ],
 )
-def test_where_it_stops(limits, steps):
+def test_training_stops_at_the_configured_length(limits, steps):
     ends = []
     trainer, rows = make(on_epoch=lambda t: ends.append(t.step), **limits)
     trainer.fit(Interrupts())
@@ -146,7 +146,7 @@ def test_where_it_stops(limits, steps):
     assert ends == [*range(3, steps, 3), steps]
 
 
-def test_seed_decides_the_run():
+def test_the_run_depends_on_the_seed():
     a, b, c = make(seed=1)[0], make(seed=1)[0], make(seed=2)[0]
     for trainer in (a, b, c):
         torch.manual_seed(trainer.step + id(trainer) % 1000)  # torch's own stream must not matter
@@ -156,7 +156,7 @@ def test_seed_decides_the_run():
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4])
-def test_going_on_equals_never_having_stopped(cut):
+def test_resuming_equals_an_uninterrupted_run(cut):
     """Stop after `cut` steps, in an epoch or at its end, and go on with the state alone."""
     whole, _ = make()
     whole.fit(Interrupts())
@@ -185,7 +185,7 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before():
     assert moved(clipped) < 0.5 * moved(free)  # Adam's eps weighs against so small a gradient
 
 
-def test_a_signal_in_the_last_step_of_an_epoch_still_measures_it():
+def test_a_signal_in_the_last_step_of_an_epoch_still_validates():
     ends = []
     trainer, _ = make(epochs=1, on_epoch=lambda t: ends.append(t.step))
     update = trainer._update
@@ -202,7 +202,7 @@ def test_a_signal_in_the_last_step_of_an_epoch_still_measures_it():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_between_two_steps(number):
+def test_a_signal_ends_training_between_two_steps(number):
     before = signal.getsignal(number)
     trainer, rows = make(epochs=50)
     update = trainer._update
@@ -279,7 +279,7 @@ def test_devices():
     [({"avx512_bf16": True}, False), ({"amx_bf16": True}, False), ({"avx512_bf16": False}, True),
      ({"bf16": True}, True), ({}, True)],
 )  # fmt: skip
-def test_auto_is_bf16_on_a_cpu_that_says_it_has_it(capabilities, precise, monkeypatch):
+def test_auto_is_bf16_on_a_cpu_with_bf16(capabilities, precise, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     with autocast("auto", CPU):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
@@ -287,7 +287,7 @@ def test_auto_is_bf16_on_a_cpu_that_says_it_has_it(capabilities, precise, monkey
 
 
 @pytest.mark.parametrize("has_it", [True, False])
-def test_auto_is_bf16_on_a_gpu_that_has_it(has_it, monkeypatch):
+def test_auto_is_bf16_on_a_gpu_with_bf16(has_it, monkeypatch):
     def supported(including_emulation):
         return has_it or including_emulation
 
@@ -298,7 +298,7 @@ def test_auto_is_bf16_on_a_gpu_that_has_it(has_it, monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux lists what a CPU can do")
 @pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="an older torch cannot say")
-def test_what_a_cpu_says_is_what_the_system_says():
+def test_cpu_bf16_support_matches_the_system():
     words = set(Path("/proc/cpuinfo").read_text().split())
     assert computes_in_bf16(CPU) == bool(words & {"avx512_bf16", "amx_bf16"})
 
@@ -345,7 +345,7 @@ class Waits(TorchDispatchMode):
     ids=" ".join,
 )
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer")  # copying a stand-in does
-def test_no_step_waits_for_a_gpu(choices, monkeypatch):
+def test_no_step_synchronises_with_the_gpu(choices, monkeypatch):
     """On torch's stand-ins for a GPU's tensors, which have a shape and a device but no values."""
     sizes = ["model.channels=[4,8]", "data.image_size=16", "data.batch_size=8"]
     config = compose([*sizes, "trainer.precision=fp32", "trainer.epochs=2", *choices])
@@ -381,7 +381,7 @@ def test_no_step_waits_for_a_gpu(choices, monkeypatch):
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer")
-def test_a_gpu_goes_on_from_a_checkpoint(optimizer, monkeypatch):
+def test_a_gpu_resumes_from_a_checkpoint(optimizer, monkeypatch):
     """Where the weights are, all moments are to be; on stand-ins that refuse to mix devices."""
     sizes = ["model.channels=[4,8]", "data.image_size=16", "data.batch_size=8"]
     config = compose([*sizes, "trainer.precision=fp32", f"optimizer={optimizer}"])
@@ -435,7 +435,7 @@ def test_compiling_is_reported_once(monkeypatch, caplog):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for CPUs with g++")
-def test_a_compiled_run_takes_the_same_course():
+def test_a_compiled_run_follows_the_eager_run():
     rows = []
     for compiled in (False, True):
         trainer, found = make(compile=compiled)
@@ -446,7 +446,7 @@ def test_a_compiled_run_takes_the_same_course():
     np.testing.assert_allclose(*rows, rtol=1e-3)
 
 
-def test_threads_are_given_back():
+def test_the_thread_count_is_restored():
     before = torch.get_num_threads()
     with cpu_threads(1):
         assert torch.get_num_threads() == 1
@@ -455,7 +455,7 @@ def test_threads_are_given_back():
         assert torch.get_num_threads() == before
 
 
-def test_the_learning_rate_is_asked_for_at_every_step():
+def test_the_learning_rate_is_set_at_every_step():
     asked = []
 
     def schedule(step, total):
@@ -472,7 +472,7 @@ def test_the_learning_rate_is_asked_for_at_every_step():
     assert all(torch.equal(a, b) for a, b in zip(before, still.model.parameters(), strict=True))
 
 
-def test_a_model_left_in_evaluation_mode_is_trained_all_the_same():
+def test_a_model_in_evaluation_mode_is_trained():
     trainer, _ = make()
     trainer.model.eval()
     before = weights(trainer)
@@ -483,7 +483,7 @@ def test_a_model_left_in_evaluation_mode_is_trained_all_the_same():
     assert not any(torch.equal(before[name], after[name]) for name in statistics)
 
 
-def test_a_plain_run_imports_nothing_that_it_does_not_use(tmp_path):
+def test_a_plain_run_imports_no_unused_package(tmp_path):
     """Each of these takes half a second to two."""
     script = f"""
 import sys
@@ -499,7 +499,7 @@ assert not slow & set(sys.modules), slow & set(sys.modules)
     assert len(list(tmp_path.glob("outputs/*/*/figures/*.png"))) > 0  # it did all that a run does
 
 
-def test_a_run_begins_with_what_its_model_is(tmp_path, monkeypatch, capsys):
+def test_a_run_logs_its_model_first(tmp_path, monkeypatch, capsys):
     """Parameters and multiply-adds, counted by hand."""
     sizes = ["data.image_size=64", "model.channels=[8,16]", "model.latent_dim=5"]
     down, up = 3 * 8 * 9, 16 * 8 * 9  # weights of the first convolution of each half

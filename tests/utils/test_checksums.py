@@ -38,7 +38,7 @@ def flip(file: Path, place: int) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_is_zlibs_crc_of_each_block(tmp_path, size):
+def test_checksums_equal_zlibs(tmp_path, size):
     content = written(tmp_path / "file", size)
 
     pieces = [content[start : start + (1 << 20)] for start in range(0, size, 1 << 20)]
@@ -48,7 +48,7 @@ def test_is_zlibs_crc_of_each_block(tmp_path, size):
 
 @pytest.mark.parametrize("all_of_it", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-def test_a_file_as_it_was_is_not_damaged(tmp_path, size, all_of_it):
+def test_an_unchanged_file_is_not_damaged(tmp_path, size, all_of_it):
     written(tmp_path / "file", size)
 
     found = damaged_blocks(tmp_path / "file", checksums(tmp_path / "file"), all_of_it=all_of_it)
@@ -56,7 +56,7 @@ def test_a_file_as_it_was_is_not_damaged(tmp_path, size, all_of_it):
 
 
 @pytest.mark.parametrize("size", [size for size in SIZES if size])
-def test_a_full_look_finds_any_byte_and_says_its_block(tmp_path, size):
+def test_a_full_check_finds_any_byte(tmp_path, size):
     file = tmp_path / "file"
     written(file, size)
     before = checksums(file)
@@ -67,7 +67,7 @@ def test_a_full_look_finds_any_byte_and_says_its_block(tmp_path, size):
         flip(file, place)
 
 
-def test_a_full_look_finds_all_damaged_blocks(tmp_path):
+def test_a_full_check_finds_all_damaged_blocks(tmp_path):
     file = tmp_path / "file"
     written(file, 9 * BLOCK + 5)
     before = checksums(file)
@@ -78,7 +78,7 @@ def test_a_full_look_finds_all_damaged_blocks(tmp_path):
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3, 4, 5, 8, 13, 40])
-def test_a_glance_finds_damage_at_both_ends_and_reads_little(tmp_path, blocks, monkeypatch):
+def test_a_quick_check_finds_damage_at_both_ends(tmp_path, blocks, monkeypatch):
     file = tmp_path / "file"
     size = (blocks - 1) * BLOCK + 1000  # the last block is a short one
     written(file, size)
@@ -95,7 +95,7 @@ def test_a_glance_finds_damage_at_both_ends_and_reads_little(tmp_path, blocks, m
     assert min(blocks, 4) <= len(read) <= 7
 
 
-def test_a_glance_finds_damage_that_goes_through_the_middle(tmp_path):
+def test_a_quick_check_finds_large_damage(tmp_path):
     file = tmp_path / "file"
     written(file, 40 * BLOCK)
     before = checksums(file)
@@ -155,7 +155,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("damage", "says"), DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_cache_is_reported_and_made_again(tmp_path, caplog, damage, says):
+def test_a_damaged_cache_is_reported_and_packed_again(tmp_path, caplog, damage, says):
     source = Tiny(tmp_path / "calls")
     packed = open_or_pack(source, config(tmp_path))
     whole = contents(packed.folder)

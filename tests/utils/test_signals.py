@@ -27,7 +27,7 @@ def handlers():
 
 
 @pytest.mark.parametrize("number", ALL)
-def test_the_first_signal_is_only_noted(number):
+def test_the_first_signal_is_recorded(number):
     with Interrupts() as interrupts:
         assert interrupts.received is None
         signal.raise_signal(number)
@@ -35,7 +35,7 @@ def test_the_first_signal_is_only_noted(number):
 
 
 @pytest.mark.parametrize("first", ALL)
-def test_a_second_ctrl_c_acts_at_once(first):
+def test_a_second_ctrl_c_acts_immediately(first):
     with Interrupts() as interrupts:
         signal.raise_signal(first)
         with pytest.raises(KeyboardInterrupt):
@@ -44,14 +44,14 @@ def test_a_second_ctrl_c_acts_at_once(first):
 
 
 @pytest.mark.parametrize("first", ALL)
-def test_those_of_schedulers_may_come_again_and_again(first):
+def test_scheduler_signals_may_repeat(first):
     with Interrupts() as interrupts:
         for number in (first, signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
             signal.raise_signal(number)
         assert interrupts.received is first
 
 
-def test_afterwards_all_is_as_before():
+def test_handlers_are_restored():
     before = [signal.getsignal(number) for number in ALL]
     for received in ((), (signal.SIGINT,), (signal.SIGTERM,), (signal.SIGTERM, signal.SIGTERM)):
         with Interrupts():
@@ -60,7 +60,7 @@ def test_afterwards_all_is_as_before():
         assert [signal.getsignal(number) for number in ALL] == before
 
 
-def test_what_is_ignored_stays_ignored():
+def test_ignored_signals_stay_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Interrupts() as interrupts:
         signal.raise_signal(signal.SIGINT)
@@ -68,7 +68,7 @@ def test_what_is_ignored_stays_ignored():
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_nothing_is_done_unless_it_is_entered():
+def test_without_entering_no_handler_is_installed():
     before = [signal.getsignal(number) for number in ALL]
     assert Interrupts().received is None
     assert [signal.getsignal(number) for number in ALL] == before
@@ -87,7 +87,7 @@ def test_it_can_be_entered_outside_of_the_main_thread():
     assert received == [None]
 
 
-def test_an_interrupted_run_is_no_ordinary_error():
+def test_an_interrupted_run_is_no_exception_subclass():
     """Hydra, joblib and the like go on after an Exception; after this they must not."""
     assert issubclass(InterruptedRun, KeyboardInterrupt)
     assert not issubclass(InterruptedRun, Exception)

@@ -100,7 +100,7 @@ def test_nothing_is_unpacked(zipped):
 
 
 @pytest.mark.parametrize("left", [0.6, 0.999, 0.01])
-def test_truncated(left, zipped):
+def test_truncated_archives_are_refused(left, zipped):
     size = int((zipped / ZIP).stat().st_size * left)
     with (zipped / ZIP).open("r+b") as file:
         file.truncate(size)
@@ -111,7 +111,7 @@ def test_truncated(left, zipped):
 
 
 @pytest.mark.parametrize("content", [b"", b"Rar!\x1a\7\0" * 99, b"\0" * 5000])
-def test_something_else(content, zipped):
+def test_files_that_are_no_archives_are_refused(content, zipped):
     (zipped / ZIP).write_bytes(content)
 
     text = refusal(zipped)
@@ -187,7 +187,7 @@ def test_a_damaged_directory_of_a_large_archive(place, value, zipped, monkeypatc
     assert "000013.jpg" in skipped
 
 
-def test_random_damage_gives_whole_images_or_errors_for_the_user(zipped, pixels):
+def test_random_damage_gives_images_or_user_errors(zipped, pixels):
     """Bytes changed in the directory, and anywhere: never another image, never a traceback."""
     whole = (zipped / ZIP).read_bytes()
     chance = random.Random(0)
@@ -220,7 +220,7 @@ def test_an_image_that_was_bad_before_it_was_zipped(damage, zipped):
     assert HINT in text
 
 
-def test_members_that_are_missing_or_not_listed(zipped):
+def test_missing_and_unlisted_members_are_reported(zipped):
     rewrite_zip(zipped / ZIP, lambda name, jpeg: None if name.endswith("13.jpg") else jpeg)
     text = refusal(zipped)
     assert f"{zipped / ZIP} lacks 1 of the 30 images" in text
@@ -245,7 +245,7 @@ def test_members_that_are_missing_or_not_listed(zipped):
         "\\\\host\\x.jpg",
     ],
 )
-def test_members_that_point_outside(name, on_corrupt, zipped, tmp_path):
+def test_members_with_paths_outside_are_refused(name, on_corrupt, zipped, tmp_path):
     build(zipped / ZIP, contents(zipped / ZIP) | {name: b"evil"})
     before = sorted(tmp_path.rglob("*.jpg"))
     text = refusal(zipped, on_corrupt=on_corrupt)
@@ -257,7 +257,7 @@ def test_members_that_point_outside(name, on_corrupt, zipped, tmp_path):
 
 
 @pytest.mark.parametrize("method", [ZIP_BZIP2, ZIP_LZMA])
-def test_packed_by_another_method(method, zipped):
+def test_other_compression_methods_are_refused(method, zipped):
     build(zipped / ZIP, contents(zipped / ZIP), method)
 
     text = refusal(zipped)
@@ -265,7 +265,7 @@ def test_packed_by_another_method(method, zipped):
     assert "Unpack it" in text
 
 
-def test_encrypted(zipped):
+def test_encrypted_members_are_refused(zipped):
     content = (zipped / ZIP).read_bytes()
     overwrite(zipped / ZIP, entry(content, all_members()[4]) + 8, b"\1")  # a flag
 

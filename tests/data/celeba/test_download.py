@@ -99,13 +99,13 @@ def test_by_the_command(drive, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("layout", ["official", "kaggle", "parquet"])
-def test_what_is_there_is_not_fetched(layout, drive, celeba_in):
+def test_existing_files_are_not_downloaded(layout, drive, celeba_in):
     assert source(celeba_in(layout), download=True).sizes() == SIZES
     assert drive.asked == []
 
 
 @pytest.mark.parametrize("there", [None, b"", b"PK\3\4 half of it", QUOTA.encode()])
-def test_what_is_missing_or_damaged_is_fetched(there, drive, celeba_in):
+def test_missing_and_damaged_files_are_downloaded(there, drive, celeba_in):
     folder = celeba_in("zip")
     if there is None:
         (folder / ZIP).unlink()
@@ -116,12 +116,12 @@ def test_what_is_missing_or_damaged_is_fetched(there, drive, celeba_in):
     assert drive.asked == [ZIP]
 
 
-def test_nothing_is_fetched_unasked(drive, place):
+def test_nothing_is_downloaded_by_default(drive, place):
     assert "data.download=true" in refusal(place)
     assert drive.asked == []
 
 
-def test_without_gdown(drive, place, monkeypatch):
+def test_missing_gdown_is_reported(drive, place, monkeypatch):
     monkeypatch.setitem(sys.modules, "gdown", None)
 
     text = refusal(place, download=True)
@@ -151,7 +151,7 @@ def too_many_users():
     ],
 )
 @pytest.mark.parametrize("name", [ZIP, PARTITION])
-def test_a_file_that_does_not_come(name, instead, says, is_left, drive, place):
+def test_a_failed_file_is_reported(name, instead, says, is_left, drive, place):
     drive.instead[name] = instead
 
     text = refusal(place, download=True)
@@ -166,7 +166,7 @@ def test_a_file_that_does_not_come(name, instead, says, is_left, drive, place):
         assert drive.asked[0] == name  # those before it were there
 
 
-def test_nothing_arrives(drive, place):
+def test_a_failed_download_is_reported(drive, place):
     drive.instead[ZIP] = lambda output: None
 
     text = refusal(place, download=True)
@@ -175,7 +175,7 @@ def test_nothing_arrives(drive, place):
     assert_leads_elsewhere(text, place)
 
 
-def test_the_disk_becomes_full(drive, place):
+def test_a_full_disk_is_reported(drive, place):
     drive.instead[ZIP] = fail(OSError(errno.ENOSPC, "No space left on device"))
 
     text = refusal(place, download=True)
@@ -184,7 +184,7 @@ def test_the_disk_becomes_full(drive, place):
     assert "GB" in text
 
 
-def test_a_place_that_cannot_be_made(drive, tmp_path):
+def test_an_unwritable_root_is_reported(drive, tmp_path):
     (tmp_path / "file").write_text("")
 
     text = refusal(tmp_path / "file" / "celeba", download=True, root=str(tmp_path))
@@ -192,14 +192,14 @@ def test_a_place_that_cannot_be_made(drive, tmp_path):
     assert "Not a directory" in text
 
 
-def test_gdown_takes_what_torchvision_gives_it():
+def test_gdown_accepts_torchvisions_arguments():
     gdown = pytest.importorskip("gdown")
 
     signature = inspect.signature(gdown.download)
     signature.bind(id="id", output="file", quiet=False, user_agent="Mozilla")
 
 
-def test_two_runs_fetch_each_file_once(drive, place):
+def test_two_runs_download_each_file_once(drive, place):
     assert source(place, download=True).sizes() == source(place, download=True).sizes()
     assert len(drive.asked) == len(set(drive.asked)) == 5
     assert not (place / IMAGES).exists()

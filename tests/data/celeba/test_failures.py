@@ -150,7 +150,7 @@ HINT = "data\\.on_corrupt=skip"
         (folder_as_image, [f"{BAD}: cannot be read: Is a directory", HINT]),
     ],
 )
-def test_in_a_folder(damage, says, celeba):
+def test_failures_in_a_folder(damage, says, celeba):
     damage(celeba)
 
     text = refusal(celeba)
@@ -169,7 +169,7 @@ def test_a_page_saved_as_csv(name, celeba_in):
     assert all(part in text for part in ("quota", "Remove it", *WAYS_TO_GET))
 
 
-def test_an_archive_beside_a_part_of_its_images_is_pointed_to(celeba, celeba_made):
+def test_an_archive_beside_partial_images_is_named(celeba, celeba_made):
     shutil.copy(celeba_made("zip") / ZIP, celeba)
     remove(9)(celeba)
 
@@ -177,7 +177,7 @@ def test_an_archive_beside_a_part_of_its_images_is_pointed_to(celeba, celeba_mad
 
 
 @pytest.mark.parametrize("name", [".", IMAGES, PARTITION, ATTRIBUTE_LIST, f"{IMAGES}/000013.jpg"])
-def test_what_may_not_be_read(name, celeba, as_nobody, monkeypatch):
+def test_unreadable_files_are_reported(name, celeba, as_nobody, monkeypatch):
     source(celeba).read("val", 0, 1)  # imports all that is needed
     monkeypatch.chdir(celeba.parent)
     (celeba / name).chmod(0)
@@ -191,7 +191,7 @@ def test_what_may_not_be_read(name, celeba, as_nobody, monkeypatch):
     )
 
 
-def test_a_picture_folder_that_is_no_celeba(tmp_path):
+def test_a_folder_that_is_not_celeba_is_refused(tmp_path):
     for number in range(5):
         save_noise(tmp_path / "pictures" / f"{number}.png")
 

@@ -48,19 +48,19 @@ def is_whole(celeba_made):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("deeper", ["CelebA", "datasets/CelebA"])
-def test_in_folders_below(layout, deeper, celeba_in, tmp_path, is_whole):
+def test_files_in_subfolders_are_found(layout, deeper, celeba_in, tmp_path, is_whole):
     celeba_in(layout, tmp_path / "here" / deeper)
 
     assert is_whole(tmp_path / "here")
 
 
-def test_under_data_root(celeba_in, tmp_path, is_whole):
+def test_files_under_data_root_are_found(celeba_in, tmp_path, is_whole):
     celeba_in("drive", tmp_path / "root" / "celeba")
 
     assert is_whole(None, root=str(tmp_path / "root"))
 
 
-def test_in_hugging_faces_cache(celeba_made, tmp_path, is_whole):
+def test_hugging_faces_cache_is_found(celeba_made, tmp_path, is_whole):
     snapshot = tmp_path / "cache" / SNAPSHOTS / "abc" / "img_align+identity+attr"
     snapshot.mkdir(parents=True)
     blobs = tmp_path / "cache" / SNAPSHOTS.with_name("blobs")
@@ -73,7 +73,7 @@ def test_in_hugging_faces_cache(celeba_made, tmp_path, is_whole):
         assert is_whole(path)
 
 
-def test_two_revisions_in_hugging_faces_cache_are_not_added_up(celeba_made, tmp_path):
+def test_two_cached_revisions_are_not_merged(celeba_made, tmp_path):
     for revision in ("abc", "def"):
         shutil.copytree(celeba_made("parquet"), tmp_path / "cache" / SNAPSHOTS / revision)
 
@@ -81,21 +81,21 @@ def test_two_revisions_in_hugging_faces_cache_are_not_added_up(celeba_made, tmp_
 
 
 @pytest.mark.parametrize("layout", ["official", "kaggle", "drive"])
-def test_by_the_images_folder_itself(layout, celeba_in, is_whole):
+def test_the_image_folder_itself_is_accepted(layout, celeba_in, is_whole):
     folder = celeba_in(layout)
 
     assert is_whole(next(folder.rglob("000001.jpg")).parent)
 
 
-def test_by_the_outer_of_kaggles_folders(celeba_in, is_whole):
+def test_kaggles_outer_folder_is_accepted(celeba_in, is_whole):
     assert is_whole(celeba_in("kaggle") / IMAGES)
 
 
-def test_by_the_archive_itself(celeba_in, is_whole):
+def test_the_archive_itself_is_accepted(celeba_in, is_whole):
     assert is_whole(celeba_in("zip") / ZIP)
 
 
-def test_by_the_archive_itself_in_the_drives_folders(celeba_in, celeba_made, is_whole):
+def test_the_archive_in_the_drives_folders_is_accepted(celeba_in, celeba_made, is_whole):
     folder = celeba_in("drive")
     shutil.rmtree(folder / "Img" / IMAGES)
     shutil.copy(celeba_made("zip") / ZIP, folder / "Img")
@@ -104,7 +104,7 @@ def test_by_the_archive_itself_in_the_drives_folders(celeba_in, celeba_made, is_
     assert is_whole(folder / "Img" / ZIP)
 
 
-def test_by_a_path_from_here_or_from_home(celeba, is_whole, monkeypatch, tmp_path):
+def test_relative_and_home_paths_are_accepted(celeba, is_whole, monkeypatch, tmp_path):
     monkeypatch.chdir(celeba.parent)
     monkeypatch.setenv("HOME", str(tmp_path))
 
@@ -112,7 +112,7 @@ def test_by_a_path_from_here_or_from_home(celeba, is_whole, monkeypatch, tmp_pat
     assert is_whole(Path("~/data/celeba"), root=str(tmp_path))
 
 
-def test_by_links(celeba, is_whole, tmp_path):
+def test_links_are_followed(celeba, is_whole, tmp_path):
     (celeba / IMAGES).rename(tmp_path / "elsewhere")
     (celeba / IMAGES).symlink_to(tmp_path / "elsewhere")
     (celeba / "loop").symlink_to(celeba)
@@ -121,7 +121,7 @@ def test_by_links(celeba, is_whole, tmp_path):
     assert is_whole(tmp_path / "link")
 
 
-def test_images_in_a_folder_of_another_name(celeba, is_whole):
+def test_image_folders_of_any_name_are_found(celeba, is_whole):
     (celeba / IMAGES).rename(celeba / "faces")
 
     assert is_whole(celeba)
@@ -135,7 +135,7 @@ def test_images_unpacked_beside_the_lists(celeba, is_whole):
 
 
 @pytest.mark.parametrize("layout", ["official", "zip"])
-def test_other_files_are_in_nobodys_way(layout, celeba_in, is_whole):
+def test_other_files_are_ignored(layout, celeba_in, is_whole):
     folder = celeba_in(layout)
     for name in (".DS_Store", "README.txt", "__MACOSX/._000001.jpg", ".cache/x.png"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -146,27 +146,27 @@ def test_other_files_are_in_nobodys_way(layout, celeba_in, is_whole):
 
 
 @pytest.mark.parametrize("layout", ["official", "zip"])
-def test_a_stray_picture_is_not_taken_for_the_images(layout, celeba_in, is_whole):
+def test_stray_pictures_are_ignored(layout, celeba_in, is_whole):
     folder = celeba_in(layout)
     save_noise(folder / "overview.png")
 
     assert is_whole(folder)
 
 
-def test_the_folder_is_read_and_not_the_archive_it_came_from(celeba, celeba_made, is_whole):
+def test_an_unpacked_folder_is_preferred_to_its_archive(celeba, celeba_made, is_whole):
     (celeba / ZIP).write_bytes(b"half a download")
 
     assert is_whole(celeba)
 
 
-def test_the_archive_is_read_where_its_folder_is_empty(celeba_in, is_whole):
+def test_an_empty_folder_falls_back_to_the_archive(celeba_in, is_whole):
     folder = celeba_in("zip")
     (folder / IMAGES).mkdir()
 
     assert is_whole(folder)
 
 
-def test_more_files_than_are_looked_at(celeba, is_whole, monkeypatch):
+def test_large_folders_are_not_searched(celeba, is_whole, monkeypatch):
     monkeypatch.setattr("vae.data.celeba.layouts.MAX_ENTRIES", 2)
 
     assert is_whole(celeba)
@@ -181,7 +181,7 @@ def test_lists_beside_shards_do_not_hide_them(celeba_made, tmp_path, is_whole):
     assert is_whole(folder)
 
 
-def test_a_stray_parquet_file_is_not_taken_for_the_images(celeba, is_whole):
+def test_stray_parquet_files_are_ignored(celeba, is_whole):
     (celeba / "latents.parquet").write_bytes(b"PAR1")
     assert is_whole(celeba)
 
@@ -190,9 +190,7 @@ def test_a_stray_parquet_file_is_not_taken_for_the_images(celeba, is_whole):
 
 
 @pytest.mark.parametrize("mode", [0, 0o400, 0o100])
-def test_a_folder_that_may_not_be_entered_is_passed_over(
-    mode, celeba, is_whole, as_nobody, monkeypatch
-):
+def test_inaccessible_subfolders_are_skipped(mode, celeba, is_whole, as_nobody, monkeypatch):
     monkeypatch.chdir(celeba.parent)
     assert is_whole(Path("celeba"))  # imports all that is needed
     (celeba / "lost+found" / "inside").mkdir(parents=True)
@@ -205,13 +203,13 @@ def test_a_folder_that_may_not_be_entered_is_passed_over(
         (celeba / "lost+found").chmod(0o700)
 
 
-def test_a_link_to_itself_is_passed_over(celeba, is_whole):
+def test_circular_links_are_skipped(celeba, is_whole):
     (celeba / "loop").symlink_to("loop")
 
     assert is_whole(celeba)
 
 
-def test_below_a_folder_that_may_not_be_entered(celeba, as_nobody, monkeypatch):
+def test_an_inaccessible_parent_is_reported(celeba, as_nobody, monkeypatch):
     monkeypatch.chdir(celeba.parents[1])
     for path in (Path("data/celeba"), Path("data/celeba") / IMAGES):
         celeba.parent.chmod(0)
@@ -231,7 +229,7 @@ def test_shards_with_the_split_as_folder(celeba_made, tmp_path, is_whole):
     assert is_whole(tmp_path / "celeba")
 
 
-def test_without_attributes(celeba, is_whole):
+def test_a_layout_without_attributes_is_found(celeba, is_whole):
     (celeba / ATTRIBUTE_LIST).unlink()
 
     assert set(source(celeba).labels("train")) == {"identities", "landmarks"}

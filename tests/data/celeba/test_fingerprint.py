@@ -51,7 +51,7 @@ def test_other_settings_change_it(layout, celeba_made):
 @pytest.mark.parametrize(
     "settings", [{"on_corrupt": "skip"}, {"batch_size": 4}, {"flip": False}, {"num_workers": 2}]
 )
-def test_what_does_not_decide_the_pixels_keeps_it(settings, celeba_made):
+def test_settings_without_effect_on_pixels_keep_it(settings, celeba_made):
     assert mark(celeba_made("official"), **settings) == mark(celeba_made("official"))
 
 
@@ -75,7 +75,7 @@ def test_another_list_changes_it(layout, name, old, new, celeba_in):
     assert mark(folder) != before
 
 
-def test_a_list_that_is_gone_changes_it(celeba):
+def test_a_removed_list_changes_it(celeba):
     before = mark(celeba)
     (celeba / ATTRIBUTE_LIST).unlink()
 
@@ -120,7 +120,7 @@ def test_another_archive_changes_it(celeba_in):
     assert mark(folder) != before
 
 
-def test_all_members_of_an_archive_of_full_size_are_in_it():
+def test_every_member_of_a_full_archive_affects_it():
     """Info-ZIP adds 24 bytes to each entry at the archive's end: times and owners."""
     assert NUM * (46 + len(f"{IMAGES}/000001.jpg") + 24) < END_BYTES
 

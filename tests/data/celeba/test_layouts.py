@@ -35,7 +35,7 @@ COLUMNS = {"attributes": ATTRIBUTES, "landmarks": tuple(POINTS.split())}
 
 
 @pytest.mark.parametrize("crop", [148, 178, 140, 128, None])
-def test_pixels_are_pillows(crop, celeba_made):
+def test_pixels_equal_pillows(crop, celeba_made):
     jpegs = read_jpegs(celeba_made("official"))
     for size in (16, crop or 178):  # at the second nothing is resized
         faces = source(celeba_made("official"), crop=crop, image_size=size)
@@ -53,7 +53,7 @@ def test_every_layout_has_the_same_pixels(celeba_made):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_splits_and_labels_are_the_lists(layout, celeba_made):
+def test_splits_and_labels_equal_the_lists(layout, celeba_made):
     faces = source(celeba_made(layout))
 
     assert faces.sizes() == SIZES
@@ -99,7 +99,7 @@ def test_the_command_packs_and_counts(layout, celeba_in, capsys):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_any_range_in_any_order(layout, celeba_made):
+def test_any_range_reads_in_any_order(layout, celeba_made):
     faces = source(celeba_made(layout))
     in_order = {split: faces.read(split, 0, size) for split, size in SIZES.items()}
 
@@ -111,7 +111,7 @@ def test_any_range_in_any_order(layout, celeba_made):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_num_images_takes_the_first_of_each_split_and_needs_no_others(layout, celeba_in):
+def test_num_images_needs_only_the_first_of_each_split(layout, celeba_in):
     folder = celeba_in(layout)
     faces = source(folder, num_images=15)
     sizes = {"train": 12, "val": 2, "test": 1}

@@ -58,7 +58,7 @@ def test_line_ends_byte_order_marks_and_blank_lines(line_end, beginning, end, ce
 @pytest.mark.parametrize(
     ("no", "yes"), [("-1", "1"), ("0", "1"), ("False", "True"), ("false", "true"), ("-1", "+1")]
 )
-def test_attributes_written_otherwise(layout, no, yes, celeba_in):
+def test_other_attribute_notations_are_read(layout, no, yes, celeba_in):
     folder = celeba_in(layout)
     file, between = folder / ATTRIBUTE_LIST, "  "
     if layout == "kaggle":
@@ -87,7 +87,7 @@ def test_csv_as_excel_saves_it(celeba_in):
     assert_whole(folder, ["attributes", "landmarks"])
 
 
-def test_csv_with_quotes_and_another_name_for_the_names(celeba_in):
+def test_quoted_csv_with_another_header_is_read(celeba_in):
     folder = celeba_in("kaggle")
     for file in folder.glob("*.csv"):
         lines = [line.split(",") for line in file.read_text().splitlines()]
@@ -129,7 +129,7 @@ def test_images_come_in_the_order_of_the_partition(celeba):
     assert (values == known()["attributes"][rows("train")][::-1]).all()
 
 
-def test_any_split_of_the_images_will_do(celeba):
+def test_any_partition_is_accepted(celeba):
     splits = np.arange(30) * 7 % 3
     pixels = all_pixels(source(celeba))
     edit_lines(celeba / PARTITION, lambda ls: [f"{ls[n][:10]} {splits[n]}" for n in range(30)])
@@ -214,7 +214,7 @@ def test_a_line_without_end_in_a_csv(place, beginning, celeba_in):
     assert len(text) < 400
 
 
-def test_random_damage_gives_errors_for_the_user_or_none(celeba):
+def test_random_damage_gives_user_errors(celeba):
     """Bytes changed anywhere: what is read is right in shape, or refused."""
     whole = {name: (celeba / name).read_bytes() for name in LISTS}
     chance = random.Random(0)

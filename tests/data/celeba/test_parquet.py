@@ -21,7 +21,7 @@ from tests.support.celeba_shards import (
 from tests.support.celeba_stand_in import ATTRIBUTES
 
 
-def test_row_groups_and_shards_are_crossed_in_any_order(shards, jpegs):
+def test_reads_cross_row_groups_and_shards(shards, jpegs):
     faces = source(shards)
     expected = np.stack([by_pil(jpeg) for jpeg in jpegs]).astype(int)
 
@@ -56,7 +56,7 @@ def test_attributes_as_numbers(value_of, tmp_path, jpegs):
         assert (packed.identities(split).values == known()["identities"][rows(split)]).all()
 
 
-def test_columns_in_another_order_and_images_as_plain_bytes(shards):
+def test_column_order_and_plain_bytes_are_accepted(shards):
     expected = all_pixels(source(shards))
     for file in shards.iterdir():
         table = pq.read_table(file)
@@ -69,7 +69,7 @@ def test_columns_in_another_order_and_images_as_plain_bytes(shards):
     assert (faces.labels("val")["attributes"].values == known()["attributes"][rows("val")]).all()
 
 
-def test_images_alone(shards):
+def test_shards_without_labels_are_read(shards):
     for file in shards.iterdir():
         pq.write_table(pq.read_table(file, columns=["image"]), file)
 
@@ -77,7 +77,7 @@ def test_images_alone(shards):
     assert pack(shards).label_names() == {}
 
 
-def test_rows_read_a_few_at_a_time_are_the_same(shards, monkeypatch):
+def test_small_reads_give_the_same_rows(shards, monkeypatch):
     monkeypatch.setattr("vae.data.celeba.parquet.ROWS_AT_ONCE", 2)
     expected = all_pixels(source(shards))
 

@@ -137,7 +137,7 @@ def test_a_damaged_name_of_a_column(shards):
     assert f"{file}: " in refusal(shards)
 
 
-def test_attributes_that_are_not_known(shards):
+def test_unknown_attributes_are_refused(shards):
     """Null is neither yes nor no."""
     nulls = pa.nulls(3, pa.bool_())
     change(VALID, lambda table: table.set_column(table.column_names.index("Male"), "Male", nulls))(
@@ -147,7 +147,7 @@ def test_attributes_that_are_not_known(shards):
     assert "Male" in refusal(shards)
 
 
-def test_pyarrow_is_not_installed(shards, monkeypatch):
+def test_missing_pyarrow_is_reported(shards, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
 
     assert "pip install pyarrow" in refusal(shards)
@@ -161,7 +161,7 @@ def test_shards_of_two_layouts_at_once_are_not_mixed(shards, celeba_made):
     assert "train" in refusal(shards)
 
 
-def test_a_shard_that_is_there_twice(shards):
+def test_duplicate_shards_are_refused(shards):
     """As a browser saves what it has already."""
     shutil.copy(shards / f"{TRAIN_1}.parquet", shards / f"{TRAIN_1} (1).parquet")
 

@@ -68,7 +68,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("damage", "layout"), CASES)
-def test_the_rest_keeps_its_labels(damage, layout, celeba_in, capsys, caplog):
+def test_remaining_images_keep_their_labels(damage, layout, celeba_in, capsys, caplog):
     folder = celeba_in(layout)
     whole = source(celeba_in("official", folder.with_name("whole")))
     damage(folder, layout)
@@ -98,7 +98,7 @@ def test_the_rest_keeps_its_labels(damage, layout, celeba_in, capsys, caplog):
 
 
 @pytest.mark.parametrize(("damage", "layout"), CASES)
-def test_what_was_packed_with_skip_is_not_opened_without(damage, layout, celeba_in):
+def test_a_cache_with_skips_is_refused_without_skip(damage, layout, celeba_in):
     folder = celeba_in(layout)
     celeba_in("official", folder.with_name("whole"))
     damage(folder, layout)
@@ -113,7 +113,7 @@ def test_what_was_packed_with_skip_is_not_opened_without(damage, layout, celeba_
     assert pack(folder, on_corrupt="skip").folder == packed.folder
 
 
-def test_mended_images_are_packed_again(celeba, celeba_in, tmp_path):
+def test_repaired_images_are_packed_again(celeba, celeba_in, tmp_path):
     truncate(celeba, "official")
     before = pack(celeba, on_corrupt="skip")
     whole = celeba_in("official", tmp_path / "whole")
@@ -128,7 +128,7 @@ def test_mended_images_are_packed_again(celeba, celeba_in, tmp_path):
     assert (images == all_pixels(source(whole))).all()
 
 
-def test_images_without_a_split_are_left_out_and_said(celeba, caplog):
+def test_images_without_a_split_are_skipped_with_a_warning(celeba, caplog):
     lines = (celeba / PARTITION).read_text().splitlines(keepends=True)
     (celeba / PARTITION).write_text("".join(lines[:5] + lines[7:]))
     packed = pack(celeba, on_corrupt="skip")
@@ -141,7 +141,7 @@ def test_images_without_a_split_are_left_out_and_said(celeba, caplog):
 
 
 @pytest.mark.parametrize("layout", ["official", "zip", "kaggle"])
-def test_what_the_partition_alone_knows_is_left_out_and_said(
+def test_partition_entries_without_image_are_skipped_with_a_warning(
     layout, celeba_in, celeba_made, caplog
 ):
     folder = celeba_in(layout)
@@ -171,7 +171,7 @@ def test_an_image_without_attributes_is_refused(celeba):
     assert re.search(says, refusal(celeba, on_corrupt="skip"))
 
 
-def test_nothing_is_skipped_where_all_is_well(celeba):
+def test_skip_changes_nothing_without_damage(celeba):
     packed = pack(celeba, on_corrupt="skip")
 
     assert packed.skipped() == []

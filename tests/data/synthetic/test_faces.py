@@ -62,7 +62,7 @@ def test_seed_decides_the_factors(preset):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_face_depends_on_its_place_alone(preset):
+def test_a_face_depends_on_seed_and_index_alone(preset):
     rows = sample_factors(preset, 100, seed=(3, 1))
     assert np.array_equal(rows[:30], sample_factors(preset, 30, seed=(3, 1)))
     assert np.array_equal(rows[41:60], sample_factors(preset, 19, seed=(3, 1), start=41))
@@ -97,7 +97,7 @@ def test_core_factors_are_uniform_and_independent():
             assert abs(np.quantile(unit, 0.25) - 0.25) < 0.04, name
 
 
-def test_rich_leaves_sparse_things_off_most_faces():
+def test_the_rich_preset_keeps_rare_factors_rare():
     rows = sample_factors("rich", 4000, seed=1)
     for factor in FACTORS:
         if factor.chance < 1:
@@ -128,7 +128,7 @@ def test_a_small_picture_shows_the_same_face():
     assert (draw(rows, 32) - shrunk).abs().mean() < 0.04
 
 
-def test_parts_reach_no_row_that_their_window_cuts_off(monkeypatch):
+def test_parts_stay_within_their_window(monkeypatch):
     # Random faces, and those whose pose is at both ends in every combination.
     rows = torch.from_numpy(sample_factors("rich", 96, seed=4))
     names = ("pos_y", "roll", "scale", "yaw", "pitch")
@@ -231,7 +231,7 @@ def test_glasses_darken_the_eye_region_only():
     assert change[44:].max() == 0
 
 
-def test_short_hair_leaves_nothing_behind_the_chin():
+def test_short_hair_ends_above_the_chin():
     # Columns 12 to 15 of the rows below the ears lie between face and shoulder.
     beside = np.s_[:, :, 44:50, 8:13]
     bald, short = draw(face(hair_len=0.0), 64), draw(face(hair_len=0.25), 64)
@@ -268,7 +268,7 @@ def test_attributes_follow_the_factors():
     assert has("Oval_Face", face_w=-0.9)
 
 
-def test_hair_has_one_colour_and_a_bald_head_none():
+def test_bald_heads_have_no_hair_colour():
     colours = ("Black_Hair", "Brown_Hair", "Blond_Hair")
     for dark, expected in ((0.95, "Black_Hair"), (0.6, "Brown_Hair"), (0.1, "Blond_Hair")):
         assert [name for name in colours if has(name, hair_dark=dark)] == [expected]

@@ -62,7 +62,7 @@ def test_read_beyond_the_split_is_refused():
 
 @pytest.mark.parametrize("size", [16, 45, 64])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_an_image_is_the_same_in_whatever_range_it_is_read(preset, size):
+def test_an_image_does_not_depend_on_the_read_range(preset, size):
     drawn = source(preset=preset, image_size=size, num_images=112)  # 90 for training
     whole = drawn.read("train", 0, 90)
     for start, stop in ((0, 1), (31, 33), (47, 48), (60, 90)):
@@ -82,14 +82,14 @@ def test_a_batch_never_depends_on_the_range(monkeypatch):
         assert np.array_equal(whole[start:stop], source().read("train", start, stop))
 
 
-def test_seed_decides_the_images():
+def test_images_depend_on_the_seed():
     first = source(seed=4).read("test", 0, 10)
     assert np.array_equal(first, source(seed=4).read("test", 0, 10))
     other = source(seed=5).read("test", 0, 10)
     assert all((a != b).any() for a, b in zip(first, other, strict=True))
 
 
-def test_more_images_keep_the_earlier_ones():
+def test_more_images_extend_the_sequence():
     few, many = source(num_images=30), source(num_images=70)
     for split in SPLITS:
         count = few.sizes()[split]
@@ -129,7 +129,7 @@ def test_labels_belong_to_the_images():
     assert np.array_equal(smiling == 1, smile > 0.25)
 
 
-def test_core_differs_from_rich_in_pictures_too():
+def test_presets_draw_different_pictures():
     core, rich = source(preset="core"), source(preset="rich")
     assert (core.read("val", 0, 10) != rich.read("val", 0, 10)).any(axis=(1, 2, 3)).all()
 
@@ -137,7 +137,7 @@ def test_core_differs_from_rich_in_pictures_too():
 @pytest.mark.parametrize(
     "changed", [{"preset": "rich"}, {"seed": 1}, {"image_size": 24}, {"num_images": 50}]
 )
-def test_fingerprint_changes_with_what_decides_the_pixels(changed):
+def test_fingerprint_depends_on_the_pixel_settings(changed):
     plain = source().fingerprint()
     assert json.loads(json.dumps(plain)) == plain
     assert plain == source(batch_size=8, flip=True, num_workers=2, root="x").fingerprint()
@@ -150,7 +150,7 @@ def test_fingerprint_holds_the_drawing_version(monkeypatch):
     assert source().fingerprint() != before
 
 
-def test_a_worker_gets_the_same_source():
+def test_a_pickled_source_is_equal():
     drawn = source()
     copied = pickle.loads(pickle.dumps(drawn))
     assert copied.fingerprint() == drawn.fingerprint()

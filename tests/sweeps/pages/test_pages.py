@@ -64,7 +64,7 @@ def test_a_page_is_filled_from_its_runs(page, sweep, capsys):
     assert str(sweep) not in results_file(page).read_text()
 
 
-def test_the_same_page_again_from_the_kept_results_alone(page, sweep, tmp_path):
+def test_pages_are_filled_from_stored_results(page, sweep, tmp_path):
     assert main(["report", str(page), str(sweep)]) == 0
     made = page.read_text(encoding="utf-8")
     page.write_text(re.sub(r"\d\.\d", "9.9", made), encoding="utf-8")
@@ -73,7 +73,7 @@ def test_the_same_page_again_from_the_kept_results_alone(page, sweep, tmp_path):
     assert page.read_text(encoding="utf-8") == made
 
 
-def test_what_training_does_not_measure_is_evaluated(page, tmp_path, monkeypatch, capsys):
+def test_missing_metrics_are_evaluated(page, tmp_path, monkeypatch, capsys):
     arguments = [*TINY, "data.preset=core", "data.num_images=400", "sweep.name=s", "seed=0,1"]
     assert call_train(["-m", *arguments], tmp_path, monkeypatch, capsys)[0] == 0
     monkeypatch.setattr("vae.evaluation.disentanglement.VOTES", 6)
@@ -114,7 +114,7 @@ def test_a_mistake_in_a_page_is_named(text, said, page, sweep, capsys):
 
 
 @pytest.mark.parametrize("arguments", [["nowhere.md"], ["PAGE", "nowhere"], ["PAGE"]])
-def test_what_is_not_there(arguments, page, capsys):
+def test_missing_runs_are_reported(arguments, page, capsys):
     assert main(["report", *(a.replace("PAGE", str(page)) for a in arguments)]) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: ")
@@ -122,19 +122,19 @@ def test_what_is_not_there(arguments, page, capsys):
 
 
 @pytest.mark.parametrize("page", SHIPPED, ids=lambda p: p.stem)
-def test_shipped_pages_are_as_their_results_have_it(page):
+def test_shipped_pages_match_their_results(page):
     assert fill_page(page) == page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", SHIPPED[:-1], ids=lambda p: p.stem)
-def test_figures_in_the_prose_are_in_the_tables(page):
+def test_numbers_in_the_text_are_in_the_tables(page):
     """A number with a point, in a sentence, is one of the page's tables."""
     made = set(re.findall(r"\d+\.\d+", generated_text(page)))
     said = set(re.findall(r"(?<![\d.])\d+\.\d+", handwritten_text(page)))
     assert said - made == set()
 
 
-def test_each_figure_is_of_one_part_of_an_evaluation(finished):
+def test_each_metric_belongs_to_one_evaluation_part(finished):
     """What a page asks for decides what is measured: every part's figures, and no others."""
     from vae.evaluation import PARTS
     from vae.evaluation.evaluate import evaluate_model

@@ -44,18 +44,18 @@ def test_a_single_run_has_no_deviation():
     assert line == ["0", "25.82"]
 
 
-def test_runs_that_agree_have_none_either():
+def test_equal_runs_have_deviation_zero():
     rows = [row(model="conv", seed=seed, beta_elbo=0.0096) for seed in (0, 1)]
     assert cells(means_table(rows, ["model"], ["beta_elbo"]))[1] == ["conv", "0.0096"]
 
 
-def test_settings_that_are_words_and_combinations():
+def test_text_settings_and_combinations_are_grouped():
     rows = [row(loss=loss, seed=s, val_bpd=b) for loss, s, b in [("mse", 0, 6), ("bce", 0, 5)]]
     lines = cells(means_table(rows, ["loss", "seed"], ["val/bpd"]))
     assert lines[1:] == [["bce", "0", "5.000"], ["mse", "0", "6.000"]]
 
 
-def test_the_front_is_what_no_other_beats():
+def test_the_front_is_not_dominated():
     rng = np.random.default_rng(1)
     points = rng.uniform(0, 1, (40, 2))
     rows = [row(run=i, val_rate=x, val_mse=y) for i, (x, y) in enumerate(points)]
@@ -65,19 +65,19 @@ def test_the_front_is_what_no_other_beats():
     assert [float(line[1]) for line in lines] == sorted(float(line[1]) for line in lines)
 
 
-def test_the_best_by_what_is_better():
+def test_the_best_respects_the_direction():
     rows = [row(run=name, val_bpd=b, val_mig=m) for name, b, m in [("a", 6, 0.1), ("b", 7, 0.4)]]
     assert cells(best_table(rows, "val/bpd", 1, ["run"]))[1:] == [["a"]]
     assert cells(best_table(rows, "val/mig", 2, ["run"]))[1:] == [["b"], ["a"]]
     assert best_row(rows, "val/mig", worst=True)["run"] == "a"
 
 
-def test_a_column_that_is_not_there_is_named():
+def test_a_missing_column_is_named():
     with pytest.raises(UserError, match="val/mgi"):
         means_table([row(seed=0)], ["seed"], ["val/mgi"])
 
 
-def test_the_set_up_in_words():
+def test_the_set_up_is_described():
     common = {
         "data.name": "synthetic",
         "data.preset": "rich",
