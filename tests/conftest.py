@@ -19,7 +19,7 @@ pytest_plugins = [
 
 @pytest.fixture(autouse=True)
 def no_outside_world(monkeypatch, tmp_path):
-    """W&B finds no key, no settings and no server but on this machine."""
+    """Isolate W&B: no key, no settings, no server but on this machine."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
@@ -29,5 +29,5 @@ def no_outside_world(monkeypatch, tmp_path):
 
 
 def no_download(url, *_args, **_kwargs):
-    """What torch.hub raises where there is no network."""
+    """Raise the error of torch.hub without a network."""
     raise URLError(f"no network for {url}")

@@ -1,4 +1,4 @@
-"""The benchmark within this process: quick, and without what cannot be undone in it."""
+"""Fixtures for the benchmark: workers within this process, allocator unchanged."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -11,14 +11,14 @@ from vae.utils.devices import cpu_threads
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Two on a busy machine wait for each other."""
+    """Use one thread: two on a busy machine wait for each other."""
     with cpu_threads(1):
         yield
 
 
 @pytest.fixture
 def kept_memory(monkeypatch):
-    """The allocator is left as it is; a list of the modules that asked."""
+    """Leave the allocator unchanged; list the modules that called `keep_memory`."""
     asked = []
     for name in ("steps", "cases", "growth", "quality"):
         path = f"vae.benchmark.{name}.keep_memory"
@@ -28,7 +28,7 @@ def kept_memory(monkeypatch):
 
 @pytest.fixture
 def in_process(monkeypatch, kept_memory):
-    """Workers that are no processes; a list of the (names, threads) that were started."""
+    """Run workers in this process; list the started (names, threads)."""
     started = []
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Loading from files and from the packed array: the same pictures, all counted."""
+"""Loading from files and from the packed array: equal pictures, all counted."""
 
 import torch
 from PIL import Image

@@ -1,4 +1,4 @@
-"""Time to quality: the runs are those that train.py does, and the first to arrive counts."""
+"""Time to quality: the recipes equal those of train.py."""
 
 import pickle
 from dataclasses import replace
@@ -30,7 +30,7 @@ SMALL = Setting(image_size=16, channels=(4, 8), latent_dim=4, threads=1, seed=3)
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path, kept_memory):
-    """The tests' smallest run in place of the default one, in two turns."""
+    """The smallest run in place of the default one, in two parts."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(quality, "compose", lambda _: compose(TINY))
     monkeypatch.setattr(quality, "TURNS", 2)

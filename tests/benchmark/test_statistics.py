@@ -1,4 +1,4 @@
-"""Medians, quartiles and ratios, against NumPy's; which rounds count."""
+"""Medians, quartiles and ratios against NumPy's; which rounds count."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The variants of the training step compute the same; what a step is counted as."""
+"""The variants of the training step compute the same; the FLOPs of a step."""
 
 from dataclasses import replace
 

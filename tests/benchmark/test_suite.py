@@ -1,4 +1,4 @@
-"""One whole benchmark of tiny things; what its record and its tables hold."""
+"""A whole benchmark with tiny settings: its record and its tables."""
 
 import json
 import math
@@ -42,7 +42,7 @@ TINY = Setting(
 
 @pytest.fixture
 def small_growth(monkeypatch):
-    """Two cases, to measure in earnest."""
+    """Two cases, really measured."""
     pair = {"4 images": TINY, "8 images": replace(TINY, batch=8)}
     monkeypatch.setattr(growth, "growth_settings", lambda _setting: {"batch": pair})
 

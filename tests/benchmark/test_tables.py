@@ -1,4 +1,4 @@
-"""How figures are written."""
+"""Number formats and tables."""
 
 from vae.benchmark.suite import _matrix, format_number, format_table
 from vae.benchmark.timing import Sample, summarize

@@ -1,4 +1,4 @@
-"""Workers take turns, and know who else is at work."""
+"""Workers take turns and notice other busy processes."""
 
 import multiprocessing
 import os

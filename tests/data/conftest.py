@@ -1,4 +1,4 @@
-"""What all tests of the data share."""
+"""Fixtures for the tests of data."""
 
 import multiprocessing
 import os
@@ -28,13 +28,13 @@ def calls(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers, however little there is to do."""
+    """Always use worker processes."""
     monkeypatch.setattr(packing_jobs, "POOL_PAYS_FROM", -1)
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, workers: None) -> None:
-    """Workers that are there at once, and files that are not waited for."""
+    """Fork workers and skip fsync."""
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(packing_jobs.multiprocessing, "get_context", lambda _: fork)
     monkeypatch.setattr(packing.os, "fsync", lambda _: None)
@@ -42,7 +42,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, workers: None) -> None:
 
 @pytest.fixture
 def as_nobody() -> Callable[[], AbstractContextManager[None]]:
-    """`with as_nobody():` without root's right to read everything; others have not got it.
+    """`with as_nobody():` drops root's right to read everything.
 
     Nothing may be imported meanwhile, and what is looked at is to be named from a folder that
     was gone to before: Python and the folders above may be root's own.

@@ -1,4 +1,4 @@
-"""The packed cache: made once, whole or not at all, the same bytes as the source's."""
+"""The packed cache: written once, atomically, with the source's bytes."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_a_waiting_process_packs_if_the_packer_dies(tmp_path, calls, caplog):
 
 
 def test_a_transient_read_error_is_no_damage(tmp_path, calls, monkeypatch):
-    """The cache is whole: it is not to be made again."""
+    """An intact cache is not packed again."""
     folder = open_or_pack(Tiny(calls), config(tmp_path)).folder
     before = contents(folder)
 

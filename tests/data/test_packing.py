@@ -1,4 +1,4 @@
-"""Packing: cut, it goes on from what it has kept."""
+"""Packing: interrupted, it resumes from its journal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packing on a disk that is too small, or becomes full."""
+"""Packing on a disk that is too small or becomes full."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_disk_can_become_full_at_any_write(small_disk, tmp_path, calls, monkey
 
 
 def test_file_size_limits_are_reported(tmp_path, calls):
-    """As a full disk, also where none can be mounted."""
+    """A file size limit acts like a full disk, without mounting one."""
 
     def pack() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))

@@ -1,4 +1,4 @@
-"""Packing that is killed at any moment: nothing half-made is taken for a cache."""
+"""Packing that is killed at any moment: no partial cache is accepted."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_stopped_packing_leaves_no_workers_and_resumes(tmp_path, calls, caplog
 @pytest.mark.usefixtures("workers")
 @pytest.mark.skipif(not Path("/proc/thread-self/children").exists(), reason="looks into /proc")
 def test_ctrl_c_while_workers_start_is_quiet(tmp_path, calls, capfd):
-    """A terminal sends it to all of them, also to those that are still importing."""
+    """A terminal sends SIGINT to all processes, also to those still importing."""
     source, settings = Tiny(calls, gate=tmp_path / "gate"), config(tmp_path, num_workers=2)
     packer = in_a_fork(lambda: (os.setsid(), open_or_pack(source, settings)))
     wait_until(lambda: len(workers_of(packer)) == 2)
@@ -95,7 +95,7 @@ def workers_of(pid: int) -> list[int]:
 
 
 def on_each_line(do: Callable[[str], object]) -> None:
-    """From now on do something before each line of packing.py and packing_jobs.py."""
+    """Call a function before each line of packing.py and packing_jobs.py."""
     files = (packing.__file__, packing_jobs.__file__)
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
@@ -109,7 +109,7 @@ def on_each_line(do: Callable[[str], object]) -> None:
 
 
 def packs_until(source: Tiny, settings: Any, moment: int) -> Callable[[], object]:
-    """Packs, and dies as by kill -9 at a line that it comes to."""
+    """Pack, and die as by kill -9 at a given line."""
     left = itertools.count(moment, -1)
 
     def pack() -> None:
@@ -151,7 +151,7 @@ def test_killed_at_any_line_packing_resumes(tmp_path, calls, mended):
 
 
 def of_a_cache(folder: Path) -> dict[str, bytes]:
-    """What is in it, but for the journal: a kill just after its renaming leaves that."""
+    """The files of a cache without the journal, which a kill after the renaming leaves."""
     return {
         name: content
         for name, content in contents(folder).items()

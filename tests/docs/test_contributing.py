@@ -1,4 +1,4 @@
-"""docs/CONTRIBUTING.md does what it says, in a copy of the repo."""
+"""The recipes of docs/CONTRIBUTING.md work in a copy of the repository."""
 
 import re
 import shlex

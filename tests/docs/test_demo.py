@@ -10,7 +10,7 @@ NOTEBOOK = ROOT / "docs" / "demo.ipynb"
 
 
 def outputs(cells):
-    """What code cells have left, by cell: text, pictures, errors."""
+    """Outputs of code cells: text, pictures, errors."""
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     return [[output["output_type"] for output in cell["outputs"]] for cell in code]
 

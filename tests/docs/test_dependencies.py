@@ -1,4 +1,4 @@
-"""What is installed, and where it is tested: pyproject.toml and the public host's CI agree.
+"""Dependencies: pyproject.toml, CI and the installed versions agree.
 
 That pip finds versions that go together, on each Python, is seen where CI installs them: here
 nothing is asked of the network.

@@ -54,7 +54,7 @@ def commands(page=README):
 
 
 def small(arguments):
-    """Settings under which the command takes a second, as far as it does not set them itself."""
+    """Settings that make a command take a second, unless the command sets them."""
     base = [o for o in TINY if not o.startswith("experiment")]
     base += ["trainer.max_steps=4", "data.batch_size=4"]
     keys = {argument.partition("=")[0] for argument in arguments}
@@ -64,7 +64,7 @@ def small(arguments):
 
 @pytest.fixture
 def settled(tmp_path, pictures, celeba, monkeypatch, capsys):
-    """A folder in which the placeholders exist: pictures, a face, CelebA, a finished run."""
+    """A folder with all placeholders: pictures, a face, CelebA, a finished run."""
     arguments = [*small([]), "hydra.run.dir=outputs/DATE/TIME"]
     assert call_train(arguments, tmp_path, monkeypatch, capsys)[0] == 0
     save_noise(tmp_path / "face.jpg")
@@ -133,7 +133,7 @@ def test_the_command_works(command, settled, pictures, monkeypatch, capsys):
 
 
 def expected_runs(arguments, by_optuna):
-    """How many runs a command makes, by its commas."""
+    """Return the number of runs of a command, by its commas."""
     if "-m" not in arguments or by_optuna:
         return 2 if by_optuna else 1
     presets = {"sweep=beta": 5, "sweep=latent_dim": 7}

@@ -1,4 +1,4 @@
-"""Directions of attributes, on latents whose causes are known."""
+"""Attribute directions on latents with known factors."""
 
 import numpy as np
 import pytest

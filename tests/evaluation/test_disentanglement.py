@@ -1,4 +1,4 @@
-"""MIG, SAP and DCI on codes whose scores are known, and against scikit-learn and SciPy."""
+"""MIG, SAP and DCI on codes with known scores, and against scikit-learn and SciPy."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""`vae evaluate`: what is in metrics.json, that it is repeatable, and what is said."""
+"""`vae evaluate`: metrics.json, reproducibility, messages."""
 
 import json
 import math
@@ -297,7 +297,7 @@ def test_the_seed_changes_the_noise_only(finished):
 
 
 class Averages(torch.nn.Module):
-    """Stands in for a network that sees: four averages of the picture."""
+    """A stand-in for a feature network: four averages of the picture."""
 
     def forward(self, images):
         return torch.nn.functional.adaptive_avg_pool2d(images, 2)[:, :2].flatten(1)

@@ -1,4 +1,4 @@
-"""The network that tells faces apart, against what dlib itself computed."""
+"""The face network against dlib's own features."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""The FactorVAE score on codes whose score is known, and the faces that it is drawn from."""
+"""The FactorVAE score on codes with known scores, and the faces of its votes."""
 
 from collections import Counter
 

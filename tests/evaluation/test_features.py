@@ -1,4 +1,4 @@
-"""What images are compared by: which features, of which part of the image."""
+"""The choice of features and of the image region for distances."""
 
 import pytest
 import torch

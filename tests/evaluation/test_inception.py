@@ -1,4 +1,4 @@
-"""FID's network: where its weights come from, and that it is the one that torchmetrics has."""
+"""FID's network: its weights, and equality with torchmetrics'."""
 
 import builtins
 import pickle
@@ -91,7 +91,7 @@ def test_the_cached_download_is_used(weights, tmp_path, network):
 
 
 class Harmful:
-    """What a pickle can do: call anything while it is read."""
+    """A pickle that calls a function while it is read."""
 
     def __reduce__(self):
         return exec, ("import builtins; builtins.was_run = True",)

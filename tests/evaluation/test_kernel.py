@@ -1,4 +1,4 @@
-"""The kernel distance against a double loop, torchmetrics, and its own expectation."""
+"""The kernel distance against a double loop, torchmetrics and its expectation."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""What can happen to a file: it is cut, bits flip, parts of it are lost, doubled or others'."""
+"""Damage of files: truncation, flipped bits, lost, doubled or foreign parts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BYTES = [*(token.encode() for token in TOKENS), b"\xff", b"\xff\xd9", b"\x80abc"
 
 
 class Edit(NamedTuple):
-    """One thing that happens to a file."""
+    """One edit of a file."""
 
     kind: str
     place: int  # modulo the file's length; negative: from its end
@@ -60,7 +60,7 @@ KINDS = ("cut", "flip", "flip", "insert", "remove", "zeros", "double", "swap")
 
 
 def edits(most: int = 3) -> st.SearchStrategy[list[Edit]]:
-    """A few of them; the first and the last bytes of a file are of more weight than others."""
+    """A strategy of a few edits, biased to the first and last bytes of a file."""
     place = st.integers(0, 1 << 22) | st.integers(0, 64) | st.integers(-64, -1)
     payload = st.sampled_from(BYTES) | st.binary(min_size=1, max_size=8)
     count = st.integers(1, 64) | st.integers(1, 1 << 16)

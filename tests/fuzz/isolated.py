@@ -1,4 +1,4 @@
-"""Calls in a process beside the tests: there, a hang, a crash or want of memory is a finding."""
+"""Calls in a separate process, where a hang, a crash or a lack of memory is a finding."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
 
 
 class Apart:
-    """Calls functions in one process, as a context manager; it is started again where it dies."""
+    """A context manager that calls functions in one process and restarts it if it dies."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder  # the current one of the first call, and its home
@@ -107,7 +107,7 @@ def _outcome(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[
 
 
 def _limit_memory() -> None:
-    """So that what wants all of the machine's is refused by the system at once."""
+    """Limit memory, so that excessive allocations fail immediately."""
     if sys.platform != "linux":  # others do not heed it
         return
     import resource

@@ -1,4 +1,4 @@
-"""Overrides of every key there is, with values that are right, borderline, wrong or absurd."""
+"""Overrides of every key, with valid, borderline, wrong and absurd values."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def base(source: str, pictures: Path, celeba: Path) -> list[str]:
 
 
 def composed(overrides: list[str]) -> DictConfig:
-    """What Hydra makes of them, with its own errors."""
+    """Compose overrides with Hydra."""
     from hydra import compose, initialize_config_dir
 
     register_schemas()

@@ -1,4 +1,4 @@
-"""How many examples are tried, and which."""
+"""The number of examples, and their seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reads files, each given a damaged one: called in a process apart.
+"""Readers of files, each called with a damaged file in a separate process.
 
 Each returns where it works with the right content, and raises a UserError that names the file
 where it does not; an AssertionError is a finding.
@@ -43,7 +43,7 @@ IMAGES = ("jpg", "png", "webp", "gif", "bmp", "tif", "pgm", "ppm")
 
 
 def make_files(folder: Path) -> Path:
-    """All that is damaged, whole, in `whole/`; the current folder is the one around it."""
+    """Make intact copies of all files in `whole/`, below the current folder."""
     whole = folder / "whole"
     for kind in IMAGES:
         save_noise(whole / "pictures" / f"picture.{kind}")
@@ -69,7 +69,7 @@ def _copy(folder: Path, name: str) -> Path:
 
 
 def _damage(file: Path, done: list[Edit]) -> bool:
-    """Damage a file; whether it is other than it was."""
+    """Damage a file; return whether it changed."""
     before = file.read_bytes()
     file.write_bytes(damaged(before, done))
     return file.read_bytes() != before

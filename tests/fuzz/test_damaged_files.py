@@ -1,4 +1,4 @@
-"""Damaged files: each is read with the right content, or refused with a message that names it."""
+"""Damaged files: each is read correctly, or refused with a message that names it."""
 
 from __future__ import annotations
 

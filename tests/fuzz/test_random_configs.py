@@ -78,14 +78,14 @@ def command(folder: Path, source: str, drawn: list[str]) -> str:
 
 
 def below(folder: Path, source: str, drawn: list[str]) -> list[str]:
-    """What the drawn overrides are put on top of: nothing is given twice."""
+    """The base overrides; no key is given twice."""
     keys = {one.lstrip("+").partition("=")[0] for one in drawn}
     under = base(source, folder / "pictures", folder / "celeba")
     return [one for one in under if one.partition("=")[0] not in keys]
 
 
 def fault(outcome: Outcome, drawn: list[str]) -> str:
-    """What is wrong with an outcome, "" if nothing is."""
+    """Describe what is wrong with an outcome, "" if nothing is."""
     if outcome.kind == "works":
         return ""
     if outcome.kind != "refused":

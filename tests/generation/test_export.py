@@ -103,7 +103,7 @@ def exports(saved):
 
 
 def reference(model, name, values):
-    """What a part has to compute, from the bare network."""
+    """Compute a part's outputs from the bare network."""
     with torch.inference_mode():
         if name == "decoder":
             return [1 / (1 + torch.exp(-model.decoder(values)))]

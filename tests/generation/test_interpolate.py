@@ -1,4 +1,4 @@
-"""From one face to another: the way between, the strip, the animations, their names."""
+"""Interpolation: the path, the strip, the animations, file names."""
 
 import math
 from pathlib import Path
@@ -44,7 +44,7 @@ def decoded(run, latents):
 
 
 def outspoken(run):
-    """The run with latents far apart: its short training left them all near 0."""
+    """The run with its latents scaled: short training leaves them near 0."""
     with torch.no_grad():
         run.model.encoder.mean.weight *= 30
     return run

@@ -1,4 +1,4 @@
-"""Photographs and numbers as faces: what is cut, what comes out, what is said."""
+"""Photographs and numbers as input faces: crops, names, messages."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Reconstructions: which faces, how good, all of them on the sheet."""
+"""Reconstructions: selected faces, metrics, the sheet."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""One latent moved at a time: which, how far, what is written beside it."""
+"""Traversal: selected latents, range, labels."""
 
 from types import SimpleNamespace
 

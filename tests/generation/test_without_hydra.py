@@ -1,4 +1,4 @@
-"""What is done with a finished run needs no Hydra: a notebook may not have it."""
+"""Working with a finished run does not import Hydra."""
 
 import subprocess
 import sys

@@ -21,7 +21,7 @@ def pictures():
 
 
 def without_constant(distribution, images):
-    """-log p(images), less what it is where the reconstruction is perfect."""
+    """-log p(images), minus its value for a perfect reconstruction."""
     return (distribution.log_prob(distribution.mean) - distribution.log_prob(images)).mean()
 
 

@@ -1,4 +1,4 @@
-"""The loss against its formula, written out another way."""
+"""The loss against its formula, written out independently."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What beta multiplies, against torch's distributions, enumerations and samples."""
+"""Regularizers against torch.distributions, enumerations and samples."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The convolutional model: its shapes, its layers, what it refuses."""
+"""The convolutional model: shapes, layers, refused settings."""
 
 import pytest
 import torch

@@ -16,7 +16,7 @@ def config(**changes):
 
 
 def randomised(module):
-    """With weights of which none is zero."""
+    """Randomise all weights, so that none is zero."""
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
@@ -57,7 +57,7 @@ def test_sizes(size, kind):
 
 
 def test_images_of_a_batch_are_independent():
-    """What BatchNorm cannot say of itself in training."""
+    """BatchNorm does not have this property in training."""
     for model in (
         build_model(config(), 16),
         build_model(ConvConfig("conv", 5, [8, 16], norm="group"), 16),

@@ -1,4 +1,4 @@
-"""How fast CelebA is packed, beside the usual way of reading it, image by image, a core.
+"""Measure packing of CelebA per core, beside the usual reading image by image.
 
     python -m tests.profiling.packing data/celeba [--images 4000] [--rounds 5]
 

@@ -1,4 +1,4 @@
-"""What starting on CelebA costs beyond the imports, and what its lists take to read.
+"""Measure the start on CelebA beyond the imports, and the reading of its lists.
 
     python -m tests.profiling.starting data/celeba [--root data] [--rounds 5]
 
@@ -19,7 +19,7 @@ SETTINGS = {"image_size": 64, "batch_size": 32, "num_images": None, "flip": True
 
 
 def peak_mb() -> float:
-    """The most memory that this process has had."""
+    """Return this process's peak memory in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 

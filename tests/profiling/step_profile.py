@@ -1,4 +1,4 @@
-"""Where the time of the default training step goes, on one thread, by torch's profiler.
+"""Profile the default training step on one thread.
 
     python -m tests.profiling.step_profile
 

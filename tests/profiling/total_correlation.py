@@ -1,4 +1,4 @@
-"""How far the estimates of the total correlation are off, by batch size and latents.
+"""Measure the error of total correlation estimates, by batch size and latents.
 
     python -m tests.profiling.total_correlation
 

@@ -1,4 +1,4 @@
-"""What W&B costs a run, while it is there and while it is not.
+"""Measure the cost of W&B for a run, with and without a reachable server.
 
     python -m tests.profiling.wandb_away [--rounds 3] [--steps 60] [KEY=VALUE ...]
 

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, and nothing in them runs."""
+"""Checkpoints: atomic, checked, and free of code."""
 
 import errno
 import hashlib
@@ -27,7 +27,7 @@ def test_round_trip(tmp_path):
 
 
 class Bomb:
-    """Unpickling it would make a file."""
+    """An object whose unpickling makes a file."""
 
     def __init__(self, path):
         self.path = path
@@ -37,7 +37,7 @@ class Bomb:
 
 
 def sealed(content):
-    """A file's content as a stranger could write it, who knows how it is sealed."""
+    """The content of a forged checkpoint with a valid checksum."""
     return content + hashlib.blake2b(content, digest_size=32).digest()
 
 

@@ -1,4 +1,4 @@
-"""Every choice with every other: each pair takes two real steps, or is refused with a reason."""
+"""Every pair of options takes two steps, or is refused with a reason."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Every shipped configuration composes, and says what its dataclass expects."""
+"""Every shipped configuration composes to its dataclass."""
 
 import re
 from dataclasses import fields, is_dataclass

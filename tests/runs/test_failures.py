@@ -1,4 +1,4 @@
-"""Runs that get no more memory, and many runs in one process."""
+"""Out of memory, and many runs in one process."""
 
 import os
 import resource
@@ -24,7 +24,7 @@ RUN = [*TINY, "hydra.run.dir=run"]
 
 
 def limit_memory():
-    """From its first step on, this process gets 1 MiB more than it has by then."""
+    """Limit memory to 1 MiB more than in use at the first step."""
     update = Trainer._update
 
     def limited(trainer, images):
@@ -105,7 +105,7 @@ def test_out_of_memory_in_the_validation(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc how much there is")
 def test_a_process_with_a_memory_limit_is_reported(tmp_path):
-    """Nothing is pretended: the system refuses the memory of the first step."""
+    """The system really refuses memory in the first step."""
     said = tmp_path / "said"
     large = ["model.channels=[128,128]", "data.image_size=32"]
     assert finish(tmp_path / "run", large, Trouble(0, limit_memory, said)) == 1
@@ -115,7 +115,7 @@ def test_a_process_with_a_memory_limit_is_reported(tmp_path):
 
 
 def runs_in_one_process(jobs, folder, connection):
-    """What the process holds after each run: (MiB of memory, threads, open files)."""
+    """Return (MiB of memory, threads, open files) after each run."""
     import gc
 
     from tests.support.killed_runs import train

@@ -1,4 +1,4 @@
-"""A disk that is full, or cannot be written to: one message, and nothing that was saved is lost."""
+"""Full and unwritable disks: one message, and no saved file is lost."""
 
 import errno
 import json
@@ -190,7 +190,7 @@ def test_unwritable_folders_are_reported(small_disk, tmp_path):
 
 
 def begin(folder):
-    """Prepare a run that is gone on with in `folder`; there is nothing packed yet."""
+    """Prepare a resumable run in `folder` without a packed cache."""
     config = compose([*TINY, f"data.root={folder.parent / 'data'}"])
     prepare_run(config, asdict(config), folder, go_on=True)
 

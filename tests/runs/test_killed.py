@@ -1,4 +1,4 @@
-"""A run that is killed at any moment ends, gone on with, as one that never was: bit by bit."""
+"""A killed and resumed run ends like an uninterrupted run, bit for bit."""
 
 import random
 import signal

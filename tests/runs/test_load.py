@@ -1,4 +1,4 @@
-"""A trained model, back from its folder; and checkpoints that cannot be."""
+"""Loading a trained model from its folder; unusable checkpoints."""
 
 import shutil
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""What may go on with a run: configurations compared key by key."""
+"""Resuming: configurations are compared key by key."""
 
 from dataclasses import asdict
 

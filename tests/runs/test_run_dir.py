@@ -1,4 +1,4 @@
-"""The run folder: claimed once, held by one process, and forgotten when nothing was trained."""
+"""The run folder: claimed once, locked by one process, removed if nothing was trained."""
 
 import logging
 import subprocess

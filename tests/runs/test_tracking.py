@@ -1,4 +1,4 @@
-"""What a run leaves behind, on disk and on W&B; and that W&B never gets in the way.
+"""Tracking: rows on disk and on W&B; W&B errors never stop a run.
 
 W&B is the real library. Its offline file is read back, and its online runs go to
 a server on 127.0.0.1: no test reaches further.
@@ -101,7 +101,7 @@ def metric_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def said(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
-    """What the tracker itself logged (pytest also catches what wandb writes to its own file)."""
+    """The tracker's own log messages, without those of wandb."""
     records = [record for record in caplog.records if record.name == wandb_run.__name__]
     return [record.getMessage() for record in records if record.levelno >= level]
 

@@ -1,4 +1,4 @@
-"""A user's mistake: one message that names the key, no traceback, nothing left behind."""
+"""User errors: one message that names the key, no traceback, no new files."""
 
 import pytest
 from PIL import Image

@@ -1,4 +1,4 @@
-"""What a run leaves on W&B: offline read back from the disk, online at a local server."""
+"""The W&B run: read from disk when offline, from a local server when online."""
 
 import json
 

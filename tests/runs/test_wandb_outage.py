@@ -1,4 +1,4 @@
-"""W&B fails in the middle of a run: the run is as one without it, and can be uploaded later."""
+"""W&B outages: the run continues and can be uploaded later."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def rows(folder):
 
 
 def upload(said, server):
-    """What has arrived after the command that the warning gives."""
+    """Return what arrived after the command in the warning."""
     (command,) = re.findall(r"to upload the run later: wandb (.*)", said)
     command = [sys.executable, "-m", "wandb", *shlex.split(command)]
     known = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": server.key}

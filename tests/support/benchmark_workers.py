@@ -1,4 +1,4 @@
-"""What the tests' workers measure: in a file that imports little, as each worker does it anew."""
+"""Measurements for benchmark workers; imports little, since each worker repeats it."""
 
 import os
 from functools import partial

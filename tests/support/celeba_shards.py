@@ -1,4 +1,4 @@
-"""What the tests of CelebA share: opening a stand-in, and what is known to be in it."""
+"""Helpers for the tests of CelebA: opening a stand-in and its known contents."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def source(path: Path | None, **settings: Any) -> CelebASource:
 
 
 def pack(path: Path, **settings: Any) -> Packed:
-    """What a run does with its data."""
+    """Open the data as a run does."""
     return open_or_pack(source(path, **settings), config(path, **settings))
 
 
 def refusal(path: Path, **settings: Any) -> str:
-    """What is said instead of packing; and there is no cache then."""
+    """Return the error of packing; check that no cache was made."""
     with pytest.raises(UserError) as caught:
         pack(path, **settings)
     root = Path(settings.get("root", path.parent))

@@ -1,4 +1,4 @@
-"""A stand-in for CelebA, for where it cannot be had: CelebA's files with drawn faces in them.
+"""A stand-in for CelebA: its files, with drawn faces in them.
 
     python -m tests.support.celeba_stand_in FOLDER --layout official
 

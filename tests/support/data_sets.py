@@ -1,4 +1,4 @@
-"""Little data sets on the disk."""
+"""Small data sets on disk."""
 
 from __future__ import annotations
 

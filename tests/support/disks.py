@@ -1,4 +1,4 @@
-"""Disks that are too small, or cannot be written to; runs that come into trouble."""
+"""Small and unwritable disks; runs with simulated failures."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Made-up sweeps: folders as runs leave them, in milliseconds and with nothing trained."""
+"""Fake sweeps: run folders without training, in milliseconds."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""A finished run for the tests of what is done with one: trained once, copied for each."""
+"""A finished run, trained once and copied for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run in a process of its own that is killed, for tests of what is left of it."""
+"""Runs in separate processes that are killed."""
 
 import json
 import multiprocessing
@@ -99,7 +99,7 @@ def folder(whole, tmp_path):
 
 
 def ends_as(folder, whole):
-    """Go on with a run, and see that it ends as the one that was never killed."""
+    """Resume a run and check that it ends like an uninterrupted one."""
     assert finish(folder) == 0
     assert identical(state_of(folder), state_of(whole))
     assert rows_of(folder) == rows_of(whole)
@@ -107,7 +107,7 @@ def ends_as(folder, whole):
 
 
 class DeathAt:
-    """Makes a process kill itself at its n-th event: something is about to be, or was, written.
+    """Kill this process at its n-th event: before or after a write.
 
     Args:
         number: of the event; None: only count them, in the file `counted`.
@@ -158,14 +158,14 @@ class DeathAt:
 
 
 def state_of(folder):
-    """What a run's checkpoint holds, but for times and names."""
+    """A run's checkpoint without times and names."""
     state = load_checkpoint(folder / "checkpoints" / "last.pt")
     subprocess_runner = ("seconds", "run_id", "config")
     return {key: value for key, value in state.items() if key not in subprocess_runner}
 
 
 def rows_of(folder):
-    """Its metrics, but for the times."""
+    """A run's metrics without times."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [
         {key: value for key, value in json.loads(line).items() if not key.startswith("perf/")}
@@ -174,7 +174,7 @@ def rows_of(folder):
 
 
 def identical(a, b):
-    """Bit by bit, also in dicts and lists."""
+    """Compare bit for bit, also in dicts and lists."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b) and a.dtype == b.dtype
     if isinstance(a, dict):

@@ -69,7 +69,7 @@ def launcher(folder, train):
 
 
 def raise_after(done, error):
-    """What trains `done` times and then raises."""
+    """Return a function that trains `done` times and then raises."""
     left = [done]
 
     def train(beta):

@@ -61,7 +61,7 @@ def add_apart(a, b):
 
 
 def save_when_asked(folder):
-    """A run, as far as signals are concerned: it saves, which takes a moment, and ends."""
+    """Behave like a run at a signal: save for a moment, then end."""
     with Interrupts() as interrupts:
         (folder / "pid").write_text(str(os.getpid()))
         while not interrupts.received:

@@ -37,7 +37,7 @@ def sweep(arguments, cwd, **environment):
 
 
 def wait_until(condition, timeout=120):
-    """What `condition()` is in the end, as soon as it is something."""
+    """Wait until `condition()` is true and return its value."""
     deadline = time.monotonic() + timeout
     while not (found := condition()):
         assert time.monotonic() < deadline, "it never happened"
@@ -52,13 +52,13 @@ def kill(process):
 
 
 def summaries(folder):
-    """What each run of a sweep left, by the run's name."""
+    """The summary of each run of a sweep, by name."""
     files = sorted(folder.glob("*/summary.json"))
     return {file.parent.name: json.loads(file.read_text()) for file in files}
 
 
 def rows(folder):
-    """The rows of a run's metrics.jsonl, so far."""
+    """The rows of a run's metrics.jsonl."""
     file = folder / "metrics.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]

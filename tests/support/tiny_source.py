@@ -159,7 +159,7 @@ def read_all(source: Any) -> dict[str, np.ndarray]:
 
 
 def whole(tmp_path: Path, **options: Any) -> dict[str, bytes]:
-    """What a packing that nothing happened to makes."""
+    """The cache of an uninterrupted packing."""
     settings = config(tmp_path / "whole", skip=bool(options))
     return contents(open_or_pack(Tiny(tmp_path / "whole_calls", **options), settings).folder)
 
@@ -171,7 +171,7 @@ def noted(partial: Path) -> list[tuple[str, int]]:
 
 
 def cut(root: Path, size: int = 8) -> Path:
-    """A packing that was cut when train was done and nothing else."""
+    """A packing that was interrupted after the train split."""
     with pytest.raises(KeyboardInterrupt):
         open_or_pack(Tiny(root / "cut", size, fails="interrupt"), config(root, size))
     assert caches(root) == []

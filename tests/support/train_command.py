@@ -1,4 +1,4 @@
-"""Running train.py from tests: in this process (quick) or in one of its own (the real thing)."""
+"""Run train.py from tests, in this process (fast) or in a new process."""
 
 import logging
 import os

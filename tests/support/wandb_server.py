@@ -1,4 +1,4 @@
-"""A stand-in for the W&B server, on 127.0.0.1: as much of it as one online run needs.
+"""A stand-in for the W&B server on 127.0.0.1.
 
     with WandbServer() as server:
         ...  # with WANDB_BASE_URL=server.url and WANDB_API_KEY=server.key

@@ -1,4 +1,4 @@
-"""The charts of a sweep: what is drawn is what was measured, whatever was swept."""
+"""The charts of a sweep show the measured values."""
 
 import math
 import random

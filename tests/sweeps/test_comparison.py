@@ -1,4 +1,4 @@
-"""A sweep read from its folders: what is there, in what order, and what damage does not stop."""
+"""Reading a sweep from its folders: order, states, tolerance of damage."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""The same faces through the models of a sweep: a real one, tiny, and made-up ones."""
+"""Face sheets of a real tiny sweep and of fake ones."""
 
 import shutil
 from dataclasses import asdict, replace

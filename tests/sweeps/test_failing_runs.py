@@ -1,4 +1,4 @@
-"""A run that fails, in whatever way, is one failed run; the sweep goes on."""
+"""A failing run is one failed run; the sweep continues."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A sweep that is killed, and started again under its name."""
+"""A killed sweep resumes under its name."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""The study of a sweep: opened by several, whose trials outlive the processes that ran them."""
+"""The study of a sweep: shared by processes; trials outlive their processes."""
 
 import os
 import subprocess

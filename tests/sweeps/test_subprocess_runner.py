@@ -1,4 +1,4 @@
-"""A call in a process of its own: what comes back, and who ends when somebody else does."""
+"""Calls in a subprocess: results, errors, signals."""
 
 import logging
 import multiprocessing

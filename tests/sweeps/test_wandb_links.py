@@ -1,4 +1,4 @@
-"""The runs of a sweep side by side, as W&B's own tools look for them."""
+"""Links to the W&B runs of a sweep, as W&B's tools expect them."""
 
 import logging
 import os

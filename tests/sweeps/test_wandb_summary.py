@@ -1,4 +1,4 @@
-"""A sweep on W&B: one run with its table and figures, offline and online, and no way to fail."""
+"""A sweep's summary run on W&B: table and figures, offline and online."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""The average of the weights, against the recurrence in floats, and through a whole run."""
+"""The moving average of the weights, against its recurrence and in a whole run."""
 
 import json
 

@@ -12,7 +12,7 @@ def muon(*parameters, lr=0.02, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
 
 
 def iterated(values):
-    """What the rounds make of singular values, one number at a time."""
+    """Apply the rounds to singular values one by one."""
     a, b, c = COEFFICIENTS
     for _ in range(ROUNDS):
         values = a * values + b * values**3 + c * values**5

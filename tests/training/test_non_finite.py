@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: the update is skipped; many in a row are the end."""
+"""Non-finite losses and gradients: updates are skipped; many in a row end the run."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ from vae.utils.signals import Interrupts
 
 
 def poison(trainer, *steps):
-    """Has a run meet images of NaN at these steps."""
+    """Give a run images of NaN at these steps."""
     update = trainer._update
     trainer._update = lambda images: update(
         images * float("nan") if trainer.step in steps else images

@@ -1,4 +1,4 @@
-"""One run by two processes, against the same by one: what is computed, and how it ends.
+"""Runs of two processes against runs of one.
 
 Run by torchrun, this file is what the two processes of `shares` do.
 """
@@ -49,7 +49,7 @@ ENDLESS = [*TINY, "trainer.epochs=null", "trainer.max_steps=1000000", "trainer.f
 
 
 class Rank(ProcessGroup):
-    """A process of several that exchanges nothing."""
+    """A rank that exchanges nothing."""
 
     def __init__(self, rank, size):
         self.rank, self.size = rank, size
@@ -111,7 +111,7 @@ def layer_and_batch(dtype):
 
 
 def normalise(layer, maps, upstream):
-    """Two training passes, then one in evaluation: all that comes of them."""
+    """Run two training passes and one in evaluation; return all outputs."""
     maps = maps.clone().requires_grad_()
     layer(maps)
     y = layer(maps)
@@ -202,7 +202,7 @@ def steps_of(kind, world):
 
 
 def exchange_among_three(out):
-    """What each of three processes has of the others; the last one leaves, and is missed."""
+    """Exchange tensors among three processes; the last one leaves early."""
     world = current_process_group()
     kernel = torch.arange(54.0).view(2, 3, 3, 3).contiguous(memory_format=torch.channels_last)
     mine = [kernel * (world.rank + 1), torch.tensor(10.0**world.rank), torch.zeros(0)]
@@ -259,7 +259,7 @@ def work_of_a_rank(out, kind):
 
 @pytest.fixture(scope="module", params=["SharedMemoryGroup", "TorchrunGroup"])
 def shares(request, tmp_path_factory):
-    """What each of two processes computed, exchanging by shared memory or by gloo."""
+    """The results of two processes that exchange by shared memory or by gloo."""
     if request.param == "SharedMemoryGroup" and sys.platform != "linux":
         pytest.skip("memory is shared on Linux")
     folder = tmp_path_factory.mktemp("shares")

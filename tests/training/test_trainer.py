@@ -1,4 +1,4 @@
-"""The training loop: what a step does, where it stops, what it reports."""
+"""The training loop: its steps, its end, its rows."""
 
 import os
 import shutil
@@ -304,7 +304,7 @@ def test_cpu_bf16_support_matches_the_system():
 
 
 class Waits(TorchDispatchMode):
-    """Notes what would have Python wait for a GPU: values of its tensors, and copies to or from it.
+    """Record operations that wait for a GPU: reads of values, copies to and from it.
 
     Not those from pinned memory, as which it takes what was to be pinned.
     """

@@ -1,4 +1,4 @@
-"""Checksums by blocks, and a cache's: any changed byte is found, by a glance at least the ends."""
+"""Checksums by block: a full check finds any byte, a quick check the ends."""
 
 from __future__ import annotations
 

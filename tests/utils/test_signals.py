@@ -1,4 +1,4 @@
-"""Ctrl-C and the like, noted at first and acted upon between two steps."""
+"""Signals are recorded and handled between two steps."""
 
 import signal
 import threading

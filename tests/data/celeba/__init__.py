@@ -1,1 +1,1 @@
-"""CelebA in its layouts, and what can be wrong with it."""
+"""Tests of CelebA: its layouts and its failures."""

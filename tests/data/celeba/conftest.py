@@ -1,4 +1,4 @@
-"""CelebA as parquet shards, for two modules of tests."""
+"""CelebA as parquet shards."""
 
 from __future__ import annotations
 

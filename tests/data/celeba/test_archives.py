@@ -1,4 +1,4 @@
-"""The images' archive, damaged or not CelebA's: said with the file and what to do."""
+"""The image archive, intact or damaged: errors name the file and the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is missing or is something else, in a folder: said with the file and what to do."""
+"""Missing and wrong files in a folder: errors name the file and the remedy."""
 
 from __future__ import annotations
 

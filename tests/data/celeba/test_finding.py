@@ -1,4 +1,4 @@
-"""CelebA is found where `data.path` leads, and told apart from what else lies there."""
+"""CelebA is found below `data.path`; unrelated files are ignored."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_large_folders_are_not_searched(celeba, is_whole, monkeypatch):
 
 
 def test_lists_beside_shards_do_not_hide_them(celeba_made, tmp_path, is_whole):
-    """As a download that got the lists and not the archive leaves them."""
+    """A failed download leaves the lists without the archive."""
     folder = tmp_path / "celeba"
     shutil.copytree(celeba_made("parquet"), folder)
     shutil.copy(celeba_made("official") / PARTITION, folder)

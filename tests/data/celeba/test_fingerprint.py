@@ -1,4 +1,4 @@
-"""The cache's address: other where pixels or labels may be others, and else the same."""
+"""The fingerprint changes with pixels and labels, and with nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In whichever layout CelebA comes: the same images, splits and labels."""
+"""Every layout of CelebA gives the same images, splits and labels."""
 
 from __future__ import annotations
 

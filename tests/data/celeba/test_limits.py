@@ -1,4 +1,4 @@
-"""CelebA in its full size: what its lists take."""
+"""Time and memory of CelebA's lists at full size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CelebA's list files, as variously written, and what is said of damaged ones."""
+"""CelebA's list files in several notations, and damaged."""
 
 from __future__ import annotations
 

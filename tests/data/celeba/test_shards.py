@@ -1,4 +1,4 @@
-"""Damaged parquet shards: said with the file and what to do."""
+"""Damaged parquet shards: errors name the file and the remedy."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_shards_of_two_layouts_at_once_are_not_mixed(shards, celeba_made):
 
 
 def test_duplicate_shards_are_refused(shards):
-    """As a browser saves what it has already."""
+    """A browser saves a second download under another name."""
     shutil.copy(shards / f"{TRAIN_1}.parquet", shards / f"{TRAIN_1} (1).parquet")
 
     assert re.search(rf"twice.*{TRAIN_1} \(1\).*Remove the copy", refusal(shards))

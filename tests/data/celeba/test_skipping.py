@@ -1,4 +1,4 @@
-"""`data.on_corrupt=skip`: the rest is packed, and labels stay with their images."""
+"""`data.on_corrupt=skip`: other images are packed with their labels."""
 
 from __future__ import annotations
 

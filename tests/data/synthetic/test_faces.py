@@ -1,4 +1,4 @@
-"""The drawn faces: what is drawn at random, how it looks, and what is said about it."""
+"""The drawn faces: factors, pictures, attributes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vae report` on real runs, tiny ones, and on the pages that are shipped."""
+"""`vae report` on real tiny runs and on the shipped pages."""
 
 import csv
 import json

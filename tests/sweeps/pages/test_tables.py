@@ -1,4 +1,4 @@
-"""Tables of results, against means, deviations and fronts worked out in another way."""
+"""Tables of results against independently computed means, deviations and fronts."""
 
 import re
 
