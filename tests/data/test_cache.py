@@ -217,7 +217,7 @@ def test_a_waiting_process_packs_if_the_packer_dies(tmp_path, calls, caplog):
         packed = waiting.result(60)
 
     packer.wait()
-    assert "going on from image 64" in caplog.text
+    assert "resuming at image 64" in caplog.text
     assert asked(tmp_path / "again") == JOBS[1:]
     assert (packed.images["train"] == read_all(Tiny(calls))["train"]).all()
 

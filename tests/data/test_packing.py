@@ -57,7 +57,7 @@ def test_an_unreadable_image_keeps_finished_jobs(tmp_path, calls, num_workers, c
     assert JOBS[0] in done
     with caplog.at_level(logging.INFO):
         packed = open_or_pack(Tiny(calls), settings)  # it is mended
-    assert "going on from image" in caplog.text
+    assert "resuming at image" in caplog.text
     assert sorted(asked(calls)) == sorted(set(JOBS) - set(done))
     assert contents(packed.folder) == whole(tmp_path)
     assert partials(tmp_path) == []
@@ -79,7 +79,7 @@ def test_an_interrupted_packing_reads_only_the_rest(tmp_path, calls, caplog):
     with caplog.at_level(logging.INFO):
         packed = open_or_pack(Tiny(calls), config(tmp_path))
 
-    assert "going on from image 200" in caplog.text
+    assert "resuming at image 200" in caplog.text
     assert asked(calls) == JOBS[4:]
     assert contents(packed.folder) == whole(tmp_path)
     assert partials(tmp_path) == []
@@ -134,7 +134,7 @@ def test_only_lost_jobs_are_repeated(tmp_path, calls, caplog, loss, again):
     with caplog.at_level(logging.INFO), pytest.raises(KeyboardInterrupt):
         open_or_pack(Tiny(tmp_path / "second", fails="interrupt"), config(tmp_path))
     assert asked(tmp_path / "second") == [*again, ("val", 0)]
-    assert ("an earlier packing was cut; starting over" in caplog.text) == (
+    assert ("an earlier packing was interrupted; starting over" in caplog.text) == (
         again == TRAIN and found
     )
 
@@ -143,7 +143,7 @@ def test_only_lost_jobs_are_repeated(tmp_path, calls, caplog, loss, again):
         packed = open_or_pack(Tiny(calls), config(tmp_path))
     assert contents(packed.folder) == whole(tmp_path)
     assert asked(calls) == JOBS[4:]
-    assert "going on from image 200" in caplog.text
+    assert "resuming at image 200" in caplog.text
 
 
 def test_ctrl_c_prints_one_word(tmp_path, monkeypatch, capsys):

@@ -64,7 +64,7 @@ def test_a_stopped_packing_leaves_no_workers_and_resumes(tmp_path, calls, caplog
     assert JOBS[0] in done
     with caplog.at_level(logging.INFO):
         packed = open_or_pack(Tiny(tmp_path / "again"), config(tmp_path))
-    assert "going on from image" in caplog.text
+    assert "resuming at image" in caplog.text
     assert sorted(asked(tmp_path / "again")) == sorted(set(JOBS) - set(done))
     assert contents(packed.folder) == whole(tmp_path)
 

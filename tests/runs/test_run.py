@@ -141,7 +141,7 @@ def test_resume_auto_starts_and_resumes(tmp_path, monkeypatch, capsys):
     assert weights(tmp_path / "run")
     code, out, _ = call_train([*command, "trainer.epochs=3"], tmp_path, monkeypatch, capsys)
     assert code == 0
-    assert "going on at step 8" in out
+    assert "resuming at step 8" in out
     assert [row["step"] for row in rows(tmp_path / "run") if "val/bpd" in row] == [4, 8, 12]
 
 
@@ -244,7 +244,7 @@ def test_two_damaged_checkpoints_are_named_and_kept(finished, tmp_path, monkeypa
     (folder / "previous.pt").write_bytes(b"torn, too")
     code, _, err = call_train(["resume=run"], tmp_path, monkeypatch, capsys)
     assert code != 0
-    assert "previous.pt: this is no checkpoint, or a damaged one" in err
+    assert "previous.pt: not a valid checkpoint" in err
     assert (folder / "last.pt").read_bytes() == b"torn"
 
 

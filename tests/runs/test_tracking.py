@@ -411,7 +411,7 @@ def test_wandb_errors_are_warned_once(
             tracker.log_pictures(30, {"figures/samples": tmp_path / "missing.png"})
         monkeypatch.setattr(wandb.Run, "finish", fail)
     assert len(warnings(caplog)) == 3  # a row, a picture, the end
-    assert all("All else goes on" in warning for warning in warnings(caplog))
+    assert all("Training continues" in warning for warning in warnings(caplog))
     assert metric_rows(tmp_path) == ROWS
     monkeypatch.undo()
 

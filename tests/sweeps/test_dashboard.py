@@ -191,7 +191,7 @@ def test_a_refusing_server_is_reported(sweep, monkeypatch, trouble):
     with WandbServer() as server:  # which knows no workspaces
         if trouble == "refused":
             monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        with pytest.raises(UserError, match=r"did not take the workspace.*--json"):
+        with pytest.raises(UserError, match=r"refused the workspace.*--json"):
             dashboard(sweep, "--entity", "e")
 
 

@@ -88,7 +88,7 @@ def test_a_run_killed_by_the_system_is_reported(tmp_path):
     assert "SIGKILL" in found["loss.beta=0.2"]["error"]
     code, out = sweep(arguments, tmp_path)  # started again, it goes on from its checkpoint
     assert code == 0
-    assert out.count("going on at step") == 1
+    assert out.count("resuming at step") == 1
     assert {summary["status"] for summary in summaries(folder).values()} == {"finished"}
 
 

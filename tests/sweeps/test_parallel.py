@@ -68,7 +68,7 @@ def test_submitit_requeues_a_run_that_is_preempted(tmp_path):
     os.kill(submitit_process_of(run), signal.SIGUSR2)
     code, out = finish(process)
     assert code == 0, out
-    assert "going on at step" in (run / "train.log").read_text()
+    assert "resuming at step" in (run / "train.log").read_text()
     assert [row["step"] for row in rows(run) if "val/bpd" in row] == list(range(4, STEPS + 1, 4))
     assert {summary["status"] for summary in summaries(folder).values()} == {"finished"}
 

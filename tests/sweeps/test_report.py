@@ -116,9 +116,9 @@ def test_each_run_that_failed_is_named_with_its_reason(tmp_path):
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        ("pruned", "pruned at step 300 of 1200: others were better by then"),
-        ("interrupted", "interrupted at step 300 of 1200; goes on when"),
-        (None, "was cut at step 1200; goes on when"),
+        ("pruned", "pruned by Optuna at step 300 of 1200"),
+        ("interrupted", "interrupted at step 300 of 1200; resumes when"),
+        (None, "interrupted at step 1200; resumes when"),
     ],
 )
 def test_unfinished_runs_give_the_reason(status, words, tmp_path):

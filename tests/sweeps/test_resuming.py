@@ -49,7 +49,7 @@ def test_an_interrupted_grid_resumes(tmp_path):
     assert code == 0, out
     assert (folder / "loss.beta=0.001/checkpoints/last.pt").stat().st_mtime_ns == first
     assert "loss.beta=0.001: finished already" in out
-    assert out.count("going on at step") == 1
+    assert out.count("resuming at step") == 1
     assert [s["status"] for s in summaries(folder).values()] == ["finished"] * 3
     steps = [row["step"] for row in rows(folder / "loss.beta=0.01") if "val/bpd" in row]
     assert steps == list(range(4, STEPS + 1, 4))  # nothing lost, nothing doubled
@@ -81,7 +81,7 @@ def test_an_interrupted_study_resumes(tmp_path):
     assert [t.state.name for t in trials] == ["COMPLETE", "FAIL", *["COMPLETE"] * 3]
     assert trials[1].user_attrs["reason"] == "cut"
     assert trials[2].params == before[1].params  # tried again …
-    assert out.count("going on at step") == 1  # … from where it was
+    assert out.count("resuming at step") == 1  # … from where it was
     assert [row["step"] for row in rows(second) if "val/bpd" in row] == list(range(4, STEPS + 1, 4))
     betas = [t.params["loss.beta"] for t in trials if t.state.name == "COMPLETE"]
     assert len(set(betas)) == 4  # the sampler's seed does not make it repeat itself
@@ -145,7 +145,7 @@ def test_a_sweep_can_be_widened_and_lengthened(tmp_path):
     assert out.count("finished already") == 2
     code, out = sweep(["loss.beta=0.1", "sweep.name=s", "trainer.epochs=3"], tmp_path)
     assert code == 0
-    assert out.count("going on at step 8") == 1
+    assert out.count("resuming at step 8") == 1
     steps = {name: s["step"] for name, s in summaries(tmp_path / "multirun" / "s").items()}
     assert steps == {"loss.beta=0.1": 12, "loss.beta=0.2": 8, "loss.beta=0.3": 8}
 

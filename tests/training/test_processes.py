@@ -580,7 +580,7 @@ def test_an_interrupt_to_any_rank_saves(number, target, tmp_path):
     os.kill(ranks.get(target, process.pid), number)
     out, err = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert out.count("go on by  python train.py resume=") == 1
+    assert out.count("resume with  python train.py resume=") == 1
     assert "[rank" not in err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "interrupted"

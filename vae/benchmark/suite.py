@@ -217,7 +217,7 @@ def format_number(value: float) -> str:
 
 
 def _figure(figure: dict[str, Any]) -> list[str]:
-    """Cells: median, quartiles, rounds that count."""
+    """Return cells: median, quartiles, rounds that count."""
     count = len(figure["values"])
     disturbed = figure["dropped"] == 0 and any(
         others > MAX_OTHER_CORES for others in figure["others"]
@@ -300,7 +300,7 @@ def _quality(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _spread(rows: list[dict[str, Any]], key: str) -> list[str]:
-    """Cells: median, least to most."""
+    """Return cells: median, smallest to largest."""
     values = [row[key] for row in rows]
     return [
         format_number(median(values)),

@@ -35,7 +35,7 @@ Prepare: TypeAlias = Callable[[], Measure]  # picklable: it is called in the wor
 
 
 class Sample(NamedTuple):
-    """One round's value."""
+    """Return one round's value."""
 
     value: float
     others: float  # cores that other processes took meanwhile; 0 where it is not known
@@ -120,7 +120,7 @@ class Timer:
         self.calls = math.ceil(seconds / seconds_per_call(work, 1, device))
 
     def __call__(self) -> float:
-        """Seconds a call, in this round."""
+        """Return the seconds per call in this round."""
         return seconds_per_call(self.work, self.calls, self.device)
 
 
@@ -158,7 +158,7 @@ def own_seconds() -> float:
 
 
 def _process_seconds(pid: int | None) -> float:
-    """Of a living child: os.times() counts it when it has ended only."""
+    """Return the busy seconds of a running child, which os.times() does not count yet."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:  # it has just ended
@@ -190,7 +190,7 @@ class Worker:
         self._receive()
 
     def round(self) -> dict[str, Sample]:
-        """One round's value."""
+        """Return one round's value."""
         self.connection.send("round")
         return self._receive()
 
@@ -212,7 +212,7 @@ class Worker:
 
 
 def _serve(connection: Connection, prepare: Prepare, threads: int | None) -> None:
-    """The worker's life: it ends when the other end of the pipe does."""
+    """Serve rounds until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one at the other end
     if threads:
         torch.set_num_threads(threads)

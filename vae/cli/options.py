@@ -58,7 +58,7 @@ def add_run_command(
 
 
 def add_face_options(parser: argparse.ArgumentParser) -> None:
-    """Options of commands that take faces."""
+    """Add the options of commands that take faces."""
     parser.add_argument(
         "--split",
         choices=("train", "val", "test"),

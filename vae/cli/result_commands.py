@@ -209,7 +209,7 @@ def save_workspace(workspace: Any) -> str:
         except Exception as error:
             trouble = error_text(error)
     raise UserError(
-        f"vae dashboard: W&B at {url} did not take the workspace: {trouble}. "
+        f"vae dashboard: W&B at {url} refused the workspace: {trouble}. "
         "With --json it is printed instead."
     )
 

@@ -85,7 +85,7 @@ class ImageSource(Protocol):
         """Return JSON-able values that determine pixels and labels: the key of the cache."""
 
     def sizes(self) -> dict[str, int]:
-        """Images per split, keys `SPLITS`."""
+        """Return the number of images per split, keys `SPLITS`."""
 
     def check(self) -> None:
         """Run slow checks once, before packing. UserError if images are missing."""

@@ -159,7 +159,7 @@ def _report_skipped_images(packed: Packed, config: DataConfig) -> None:
         return
     raise UserError(
         f"data.on_corrupt: is `error`, but the images were packed with `skip`; {listed}. The "
-        f"first: {skipped[0].split(chr(9))[-1]} Give data.on_corrupt=skip again, or mend them: "
+        f"first: {skipped[0].split(chr(9))[-1]} Give data.on_corrupt=skip again, or fix them: "
         "all is packed again then."
     )
 

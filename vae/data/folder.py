@@ -71,7 +71,7 @@ class FolderSource:
         }
 
     def sizes(self) -> dict[str, int]:
-        """Images per split, keys `SPLITS`."""
+        """Return the number of images per split, keys `SPLITS`."""
         return {split: len(self.files[split]) for split in SPLITS}
 
     def read(self, split: str, start: int, stop: int) -> np.ndarray:
@@ -148,7 +148,7 @@ def _walk(root: Path) -> Iterator[str]:
 
 
 def _inventory(files: list[str]) -> str:
-    """'12 files: 8 .txt, 4 without a suffix'."""
+    """Format the found files: '12 files: 8 .txt, 4 without a suffix'."""
     if not files:
         return "0 files"
     suffixes = Counter(Path(path).suffix.lower() or "without a suffix" for path in files)

@@ -58,7 +58,7 @@ class TrainingBatches:
         self.world = world
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Return the number of batches per epoch."""
         return len(self.images) // self.batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:

@@ -105,8 +105,8 @@ def _pack_images(source: ImageSource, config: DataConfig, partial: Path) -> Skip
     with Journal(partial, _allocate_files(sizes, config, partial)) as journal:
         there = sum(done.stop - done.start for done in journal.done)
         if was_cut:
-            how = f"going on from image {there:,}" if there else "starting over"
-            log.info("%s: an earlier packing was cut; %s", partial, how)
+            how = f"resuming at image {there:,}" if there else "starting over"
+            log.info("%s: an earlier packing was interrupted; %s", partial, how)
         with tqdm(
             total=sum(sizes.values()),
             initial=there,

@@ -110,7 +110,7 @@ def run_jobs(
         report: called in this process.
 
     Raises:
-        ImageError: an image cannot be read, and its job is not to go on without it.
+        ImageError: an image cannot be read, and skipping is not configured.
         OSError: the disk is full.
         BrokenProcessPool: a worker process was killed.
     """

@@ -32,7 +32,7 @@ class DCI:
 
 
 def mig(codes: np.ndarray, factors: np.ndarray, bins: int = BINS) -> float:
-    """Mutual information gap, 0 to 1 (Chen et al. 2018).
+    """Compute the mutual information gap, 0 to 1 (Chen et al. 2018).
 
     For each factor: how many nats more its best latent tells of it than its second best
     (0 where there is one latent only), over the factor's entropy; then the mean over the
@@ -61,7 +61,7 @@ def mig(codes: np.ndarray, factors: np.ndarray, bins: int = BINS) -> float:
 
 
 def mutual_information(codes: np.ndarray, factors: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Mutual information of each latent with each factor, (latents, factors) in nats, >= 0.
+    """Estimate the mutual information of latents and factors, (latents, factors) nats, >= 0.
 
     From the counts of both in bins, as in `mig`, which says what that overstates. 0 where
     either does not vary.
@@ -86,7 +86,7 @@ def mutual_information(codes: np.ndarray, factors: np.ndarray, bins: int = BINS)
 
 
 def sap(codes: np.ndarray, factors: np.ndarray) -> float:
-    """Separated attribute predictability, 0 to 1 (Kumar et al. 2018).
+    """Compute separated attribute predictability, 0 to 1 (Kumar et al. 2018).
 
     For each factor: R² of its linear fit on one latent, which is their squared correlation,
     of the best latent less that of the second best (0 where there is one only); then the
@@ -107,7 +107,7 @@ def sap(codes: np.ndarray, factors: np.ndarray) -> float:
 
 
 def dci(codes: np.ndarray, factors: np.ndarray, seed: int, train_fraction: float = 0.75) -> DCI:
-    """Disentanglement, completeness and informativeness (Eastwood & Williams 2018).
+    """Compute disentanglement, completeness, informativeness (Eastwood & Williams 2018).
 
     A random forest per factor, a regression for factors of two values too, predicts it from
     all latents; how far each latent reduces the squared error is its importance. A latent's

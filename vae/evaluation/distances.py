@@ -27,7 +27,7 @@ Latents = Callable[[int], Tensor]  # how many -> latents (n, latent_dim), the ne
 
 
 def frechet_distance(first: RunningGaussian, second: RunningGaussian) -> float:
-    """|m₁ - m₂|² + tr(C₁ + C₂ - 2 (C₁C₂)^½), >= 0 (Dowson & Landau 1982).
+    """Return |m₁ - m₂|² + tr(C₁ + C₂ - 2 (C₁C₂)^½), >= 0 (Dowson & Landau 1982).
 
     With R Rᵀ = C₁ the trace of the root is the sum of the roots of the eigenvalues of
     Rᵀ C₂ R, which is symmetric: no complex numbers, and C₁ and C₂ may be singular, as
@@ -50,7 +50,7 @@ def frechet_distance(first: RunningGaussian, second: RunningGaussian) -> float:
 
 
 def squared_mmd(first: Tensor, second: Tensor) -> float:
-    """Unbiased estimate of the squared maximum mean discrepancy; may be a little below 0.
+    """Estimate the squared maximum mean discrepancy without bias; may be slightly below 0.
 
     The kernel is k(x, y) = (x·y / dimensions + 1)³. Of each side with itself the mean is
     over pairs of different images (Gretton et al. 2012, eq. 3).
@@ -93,7 +93,7 @@ class KernelDistance:
             self._waiting = [side[self._block :] for side in self._waiting]
 
     def result(self) -> tuple[float, float | None]:
-        """The mean over blocks, and its standard error; None where there is only one block.
+        """Return the mean over blocks and its standard error; None for a single block.
 
         Raises:
             ValueError: a side has fewer than two features.

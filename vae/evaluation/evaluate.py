@@ -215,7 +215,7 @@ def _separability(
     report: Report,
     directions_cache: Path | None,
 ) -> None:
-    """Attribute separability (attributes are not factors: this is not disentanglement)."""
+    """Add attribute separability (attributes are not factors: this is not disentanglement)."""
     attributes = data.attributes(report.split)
     if attributes is None:
         report.notes.append("Attribute separability needs attributes; none are known.")

@@ -35,7 +35,7 @@ def factorvae_score(
     votes: int = VOTES,
     batch: int = BATCH,
 ) -> float:
-    """Accuracy of guessing the held factor by the latent that varies least (Kim & Mnih 2018).
+    """Compute the accuracy of predicting the held factor from variances (Kim & Mnih 2018).
 
     In each vote one factor, chosen at random, is the same in a batch of images and the
     others are as they come. The latent whose variance within the batch is the smallest part

@@ -80,7 +80,7 @@ class Features:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """Images (n, 3, size, size) RGB in [0, 1] -> (n, dimensions) float32, on the CPU."""
+        """Return features (n, dimensions) float32, on the CPU, of RGB images in [0, 1]."""
         starts = range(0, max(1, len(images)), BATCH)
         parts = (images[start : start + BATCH].to(self._device).float() for start in starts)
         return torch.cat([self._network(part).float().cpu() for part in parts])

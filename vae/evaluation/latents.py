@@ -82,7 +82,7 @@ class AggregatePosterior:
         return self.means.covariance + torch.diag(self._variances / self.means.count)
 
     def kl_to_prior(self) -> float:
-        """KL(N(m, C) || N(0, I)) in nats, m and C being the mean and covariance of q(z).
+        """Return KL(N(m, C) || N(0, I)) in nats, m and C being the mean and covariance of q(z).
 
         What the samples of the prior suffer from: the decoder was trained on q(z). The
         rate is the information that z has of x plus KL(q(z) || p(z)) (Hoffman & Johnson

@@ -30,7 +30,7 @@ def bce(logits: Tensor, images: Tensor) -> Tensor:
 
 
 def mse(logits: Tensor, images: Tensor, sigma: float) -> Tensor:
-    """A Gaussian of fixed σ around sigmoid(logits): squared error / 2σ².
+    """Return squared error / 2σ²: a Gaussian of fixed σ around sigmoid(logits).
 
     At σ = √½ it is the plain squared error.
     """
@@ -38,7 +38,7 @@ def mse(logits: Tensor, images: Tensor, sigma: float) -> Tensor:
 
 
 def gaussian(squared_error: Tensor) -> Tensor:
-    """A Gaussian whose σ² is at its optimum for the batch, the mean squared error itself.
+    """Return the loss of a Gaussian with the optimal σ² of the batch, its mean squared error.
 
     ½ (log 2πσ² + 1), the σ-VAE (Rybkin et al. 2021, eq. 8), whose gradient is that of the
     squared error / 2σ² at that σ. With beta = 1 over pixels it needs no weight to be set.
@@ -51,5 +51,5 @@ def gaussian(squared_error: Tensor) -> Tensor:
 
 
 def laplace(logits: Tensor, images: Tensor, scale: float) -> Tensor:
-    """A Laplace distribution of fixed scale b around sigmoid(logits): absolute error / b."""
+    """Return absolute error / b: a Laplace distribution of scale b around sigmoid(logits)."""
     return F.l1_loss(logits.sigmoid(), images) / scale

@@ -110,7 +110,7 @@ def penalty(
 
 
 def free_bits(rates: Tensor, nats: float) -> Tensor:
-    """Σ_j max(nats, KL_j): a latent that tells less than `nats` gains nothing by telling nothing.
+    """Return Σ_j max(nats, KL_j): the first `nats` of each latent are free.
 
     Kingma et al. 2016, eq. 15, with each latent a group of its own.
 
@@ -124,7 +124,7 @@ def free_bits(rates: Tensor, nats: float) -> Tensor:
 def total_correlation(
     posterior: Posterior, latents: Tensor, images: int, stratified: bool
 ) -> Tensor:
-    """KL(q(z) || Π q(z_j)) in nats, with q(z) the mean posterior of the training set.
+    """Return KL(q(z) || Π q(z_j)) in nats, with q(z) the mean posterior of the training set.
 
     Estimated from the batch (Chen et al. 2018, appendix C), log q(z_i) for each i by the
     log of Σ_j w_ij q(z_i|x_j), with weights of `batch_weights`. Neither is unbiased. With L

@@ -56,21 +56,21 @@ class VAE(nn.Module):
         self.latent_dim = latent_dim
 
     def encode(self, images: Tensor) -> Posterior:
-        """q(z|x) of images (batch, 3, size, size) in [0, 1]."""
+        """Return q(z|x) of images (batch, 3, size, size) in [0, 1]."""
         mean, logvar = self.encoder(images)
         return Posterior(mean, logvar)
 
     def decode_logits(self, latents: Tensor) -> Tensor:
-        """Logits (batch, 3, size, size) of latents (batch, latent_dim), in float32."""
+        """Return logits (batch, 3, size, size) of latents (batch, latent_dim), in float32."""
         logits: Tensor = self.decoder(latents)
         return logits.float()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (batch, 3, size, size) in [0, 1] of latents (batch, latent_dim)."""
+        """Return images (batch, 3, size, size) in [0, 1] of latents (batch, latent_dim)."""
         return torch.sigmoid(self.decode_logits(latents))
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Posterior]:
-        """One training pass: logits of a sample from the posterior, and the posterior.
+        """Return logits of a sample from the posterior, and the posterior (a training pass).
 
         The noise (batch, latent_dim), standard normal, is given and not drawn: so the
         pass is a pure function, whatever the device, the compiler or the process.

@@ -81,7 +81,7 @@ class UpsampleConv(nn.Conv2d):
         return y.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)  # from (batch, h, 2, w, 2, out)
 
     def _add_up(self, sums: Tensor, *shape: int) -> Tensor:
-        """Sums of the 3x3 kernel's taps, (n, 9) -> (*shape, in_channels, out_channels).
+        """Sum the 3x3 kernel's taps, (n, 9) -> (*shape, in_channels, out_channels).
 
         Exact, to be rounded once, by the convolution.
         """

@@ -36,21 +36,21 @@ class Posterior:
         return self.mean
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """mean + std * noise, (batch, latent_dim): the reparametrisation trick.
+        """Return mean + std * noise, (batch, latent_dim): the reparametrisation trick.
 
         With standard normal `noise` this is a sample whose gradient reaches the encoder.
         """
         return self.mean + self.std * noise
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Latents drawn from the posterior, (batch, latent_dim)."""
+        """Sample latents from the posterior, (batch, latent_dim)."""
         noise = torch.randn(
             self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
         )
         return self.rsample(noise)
 
     def kl(self) -> Tensor:
-        """KL(q(z|x) || N(0, I)) of each latent in nats, (batch, latent_dim), all >= 0.
+        """Return KL(q(z|x) || N(0, I)) of each latent in nats, (batch, latent_dim), all >= 0.
 
         -1/2 (1 + logvar - mean² - exp(logvar)): Kingma & Welling 2014, appendix B.
         """

@@ -55,7 +55,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: there is no such checkpoint ({error.strerror}).") from error
     content, with_checksum = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
     if _digest(content) != with_checksum:
-        raise UserError(f"{path}: this is no checkpoint, or a damaged one.")
+        raise UserError(f"{path}: not a valid checkpoint (checksum mismatch).")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # an untrusted file with a valid checksum may fail in any way
@@ -201,7 +201,7 @@ def load_resume_state(
         else:
             raise UserError(
                 f"sweep.name: {folder} holds a run with {key}={before}, and it is {now} now. "
-                "Take another sweep.name, or go on with the settings of before."
+                "Take another sweep.name, or restore the earlier settings."
             )
     return state if file.name == "last.pt" else {**state, "file": file}
 

@@ -41,7 +41,7 @@ def prepare_run(
         config: checked.
         settings: the same configuration as a plain nested dict, for the records.
         folder: the run folder; empty but for Hydra's files, unless it is to go on.
-        go_on: go on with the run that `folder` holds, if it does; so does `config.resume`.
+        go_on: resume the run in `folder` if there is one; so does `config.resume`.
         world: of several processes this is the first; the others are told to take part.
         keep_going: asked after each epoch; the run ends early where it says no.
 

@@ -145,10 +145,10 @@ class Run:
                 status = "finished"
             except PrunedRun:
                 status = "pruned"
-                log.info("pruned at step %d: others were better by then", self.trainer.step)
+                log.info("pruned by Optuna at step %d", self.trainer.step)
             except InterruptedRun:
                 status = "interrupted"
-                log.warning("interrupted: go on by  python train.py resume=%s", self.folder)
+                log.warning("interrupted: resume with  python train.py resume=%s", self.folder)
                 raise
             except NotFiniteError as error:
                 reason = f"{error} {last_checkpoint_hint(self.folder)}"

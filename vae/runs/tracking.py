@@ -112,13 +112,13 @@ class Tracker(WandbRun):
         LOWER_IS_BETTER).
         """
         if self._run is not None:
-            with self._warn_on_error("did not take the summary"):
+            with self._warn_on_error("logging of the summary failed"):
                 self._run.summary.update(dict(values))
 
     def log_model(self, path: Path) -> None:
         """Upload a checkpoint as an artifact, where `wandb.log_model` asks for it."""
         if self._run is not None and self.settings.log_model:
-            with self._warn_on_error("did not take the model"):
+            with self._warn_on_error("upload of the model failed"):
                 self._run.log_artifact(str(path), name=f"model-{self._run.id}", type="model")
 
     def _define_metrics(self) -> None:

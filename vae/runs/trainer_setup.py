@@ -70,7 +70,7 @@ def build_trainer(
         for group in optimizer.param_groups:  # the moments are the old, these may be new
             group.update(group_settings(config.optimizer))
         step, skipped, pending = state["step"], state["skipped"], state["pending"]
-        log.info("going on at step %d", step)
+        log.info("resuming at step %d", step)
     data = config.data
     trainer = Trainer(
         model,

@@ -99,7 +99,7 @@ class WandbRun:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._run is not None:
             ended_well = error is None or (isinstance(error, SystemExit) and not error.code)
-            with self._warn_on_error("did not take everything"):
+            with self._warn_on_error("logging was incomplete"):
                 self._run.finish(exit_code=0 if ended_well else 1)
                 self._require_uploaded(Path(self._run.dir).parent)
         self._run = None
@@ -108,7 +108,7 @@ class WandbRun:
         """Log one row: numbers, and image files (`figures/samples` → path)."""
         if self._run is not None:
             with self._warn_on_error(
-                "did not take a picture" if pictures else "did not take a row"
+                "logging of a picture failed" if pictures else "logging of a row failed"
             ):
                 import wandb
 
@@ -120,7 +120,7 @@ class WandbRun:
     def report_table(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Log a table of one or more rows with the same columns."""
         if self._run is not None:
-            with self._warn_on_error("did not take a table"):
+            with self._warn_on_error("logging of a table failed"):
                 import wandb
 
                 cells = [list(row.values()) for row in rows]
@@ -197,5 +197,5 @@ class WandbRun:
         except Exception as error:
             if what not in self._warned:
                 self._warned.add(what)
-                text = "W&B %s (%s). All else goes on; to upload the run later: %s"
+                text = "W&B %s (%s). Training continues; to upload the run later: %s"
                 logger.warning(text, what, error_text(error), self._sync_command())

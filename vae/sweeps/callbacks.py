@@ -130,7 +130,7 @@ def describe(config: DictConfig, before: Mapping[str, Any], swept: set[str]) -> 
         if not swept & {key, key.split(".")[0]}:
             raise UserError(
                 f"sweep.name: {config.hydra.sweep.dir} is a sweep with {key}={was}, and it is "
-                f"{now} now. Take another sweep.name, or go on with the settings of before."
+                f"{now} now. Take another sweep.name, or restore the earlier settings."
             )
     return {
         "name": config.sweep.name,

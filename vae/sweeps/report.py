@@ -129,10 +129,10 @@ def _unfinished(comparison: Comparison) -> list[str]:
         at = f"at step {run.step}" + f" of {run.total_steps}" * bool(run.total_steps)
         said = {
             "failed": f"failed {at}: {run.error or 'the reason is in its train.log'}",
-            "pruned": f"pruned {at}: others were better by then",
+            "pruned": f"pruned by Optuna {at}",
             "running": f"is running, {at}",
-            "interrupted": f"interrupted {at}; goes on when the sweep is started again",
-            "cut": f"was cut {at}; goes on when the sweep is started again",
+            "interrupted": f"interrupted {at}; resumes when the sweep is started again",
+            "cut": f"interrupted {at}; resumes when the sweep is started again",
         }.get(run.status)
         if said:
             lines.append(f"- **{_cell(run.name)}** {_cell(said)}")

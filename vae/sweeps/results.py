@@ -19,7 +19,7 @@ from vae.utils.files import read_json, read_yaml, write_json
 
 RECORD_FILE = "sweep.json"
 
-ENDED = ("finished", "pruned")  # the process may go on with the sweep's next run
+ENDED = ("finished", "pruned")  # the process may continue with the sweep's next run
 
 
 def read_record(sweep: Path) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class Search:
         """Ask for the next trials, at most `at_once`; none when the study is complete."""
         for left in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if self.me.is_abandoned(left):
-                log.info("trial %d was cut; its values are tried again", left.number)
+                log.info("trial %d was interrupted; its values are queued again", left.number)
                 requeue(self.study, self.storage, left, set(self.space))
         trials = []
         for _ in range(min(self.at_once, self.total - len(self.counted()))):
@@ -170,7 +170,7 @@ class Search:
         log.info("trial %d: %s", trial.number, self.described(value))
 
     def described(self, value: float | list[float]) -> str:
-        """`val/bpd 6.213 (best 6.101, trial 3)`."""
+        """Format a value for the log: `val/bpd 6.213 (best 6.101, trial 3)`."""
         values = value if isinstance(value, list) else [value]
         text = ", ".join(f"{k} {v:.5g}" for k, v in zip(self.objectives, values, strict=True))
         if len(values) > 1 or not self.succeeded():

@@ -188,7 +188,7 @@ class Participant:
     def is_abandoned(self, trial: FrozenTrial) -> bool:
         """Return whether the process that runs `trial` is gone."""
         owner = trial.user_attrs.get("owner")
-        if owner is None:  # it was cut between two lines, or another program's
+        if owner is None:  # killed before it was set, or a trial of another program
             started = trial.datetime_start
             return started is not None and time.time() - started.timestamp() > HEARTBEAT_TIMEOUT
         if owner["token"] == self.token:
@@ -224,7 +224,7 @@ def requeue(
         orderly: it was interrupted by somebody, and has taken no process down.
     """
     tries = trial.user_attrs.get("tries", 1) - orderly
-    complete = set(trial.params) == keys  # else it was cut before it had all its values
+    complete = set(trial.params) == keys  # else killed before it had all its values
     given_up = complete and tries >= MAX_TRIES
     try:
         storage.set_trial_user_attr(trial._trial_id, "void", not given_up)

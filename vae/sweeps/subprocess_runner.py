@@ -154,7 +154,7 @@ def _answer(
     logs: dict[str, Any],
     level: int,
 ) -> None:
-    """In the subprocess: call the function and send (kind, value) back."""
+    """Call the function in the subprocess and send (kind, value) back."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, SCHEDULERS - {signal.SIGTERM})
     with suppress(OSError):  # when memory is short, this process goes first, not the sweep

@@ -57,7 +57,7 @@ class Muon(torch.optim.Optimizer):
         self.found_inf: Tensor | None = None  # 1 has the next step leave all as it is, 0 has not
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """After loading, too: torch leaves counts of steps on the CPU."""
+        """Move step counts to the parameters' device; torch loads them on the CPU."""
         super().__setstate__(state)
         for parameter, moments in self.state.items():
             if "step" in moments:

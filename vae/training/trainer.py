@@ -1,7 +1,7 @@
 """The training loop.
 
 The order of the images is a pure function of (seed, epoch) and the noise one of
-(seed, step), so a run that was cut and goes on from its checkpoint ends with the
+(seed, step), so an interrupted run that resumes from its checkpoint ends with the
 weights of one that was not.
 """
 

@@ -57,7 +57,7 @@ class ProcessGroup:
         """Average each tensor over the processes, in place, on its owner alone.
 
         They are on the model's device, in the same order in all processes; in the others,
-        what is in them after it is of no use.
+        their contents afterwards are undefined.
         """
 
     def broadcast_parameters(self, parameters: Sequence[Tensor], owners: Sequence[int]) -> None:
@@ -107,7 +107,7 @@ class ProcessGroup:
         """Leave the group, at the end."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ProcessGroup:
-        """There is but one: the layers of a copied model exchange with the same processes."""
+        """Return self: the layers of a copied model use the same group."""
         return self
 
 

@@ -100,7 +100,7 @@ def backup_as(path: Path, name: str) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """`path.write_text` in UTF-8, atomically."""
+    """Write a text file in UTF-8, atomically."""
     write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 

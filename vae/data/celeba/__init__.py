@@ -49,10 +49,10 @@ class Layout(Protocol):
     """CelebA in one of its layouts, with its official split. Picklable: workers read it."""
 
     def sizes(self) -> dict[str, int]:
-        """Images per split."""
+        """Return the number of images per split."""
 
     def check(self, sizes: dict[str, int]) -> None:
-        """Before packing: ImageError if some of the first `sizes` images are missing."""
+        """Raise an ImageError if some of the first `sizes` images are missing."""
 
     def fingerprint(self, sizes: dict[str, int]) -> Any:
         """Return JSON-able values that change with the first `sizes` images or labels."""
@@ -96,7 +96,7 @@ class CelebASource:
         }
 
     def sizes(self) -> dict[str, int]:
-        """Images per split, keys `SPLITS`."""
+        """Return the number of images per split, keys `SPLITS`."""
         return dict(self._sizes)
 
     def check(self) -> None:
@@ -121,7 +121,7 @@ class CelebASource:
         return np.stack(squares)
 
     def labels(self, split: str) -> dict[str, Labels]:
-        """40 attributes; identities and landmarks too where the layout has them."""
+        """Return 40 attributes, and identities and landmarks if the layout has them."""
         return self.layout.labels(split, self._sizes[split])
 
 

@@ -161,7 +161,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _inventory(found: DiscoveredFiles) -> str:
-    """'3 .txt, 1 .zip files', or 'no files'."""
+    """Format the found files: '3 .txt, 1 .zip files', or 'no files'."""
     kinds = ", ".join(
         f"{count}{'+' if count >= MAX_ENTRIES else ''} {kind}"
         for kind, count in found.kinds.most_common(5)

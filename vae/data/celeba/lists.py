@@ -223,7 +223,7 @@ class ListedCelebA:
         self.names = {split: self._partition.names[self._rows[split]].tolist() for split in SPLITS}
 
     def sizes(self) -> dict[str, int]:
-        """Images per split."""
+        """Return the number of images per split."""
         return {split: len(self.names[split]) for split in SPLITS}
 
     def check(self, sizes: dict[str, int]) -> None:
@@ -272,6 +272,6 @@ class ListedCelebA:
         return {kind: (table.columns, table.of(names, there)) for kind, table in tables.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        """For workers: without the tables, which they do not need."""
+        """Pickle for workers without the tables, which they do not need."""
         tables = ("_partition", "_rows", "_tables")
         return {key: value for key, value in self.__dict__.items() if key not in tables}

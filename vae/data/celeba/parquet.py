@@ -117,7 +117,7 @@ def row_groups(file: Path, labels: Sequence[str] = ()) -> np.ndarray:
 
 
 def _holds_files(kind: Any) -> bool:
-    """Bytes, or a struct with a field of bytes, as Hugging Face's Image is."""
+    """Return whether a column holds bytes, or structs with bytes as Hugging Face's Image."""
     from pyarrow import types
 
     if types.is_struct(kind):
@@ -194,7 +194,7 @@ class ParquetCelebA:
         self._reading: tuple[tuple[Path, int], int, Iterator[bytes | None]] | None = None
 
     def sizes(self) -> dict[str, int]:
-        """Images per split."""
+        """Return the number of images per split."""
         return {split: int(starts[-1]) for split, starts in self.starts.items()}
 
     def check(self, sizes: dict[str, int]) -> None:
@@ -232,7 +232,7 @@ class ParquetCelebA:
         return labels
 
     def __getstate__(self) -> dict[str, Any]:
-        """For workers: without the file that is being read."""
+        """Pickle for workers without the open file."""
         return self.__dict__ | {"_reading": None}
 
     def _image(self, file: Path, row: int) -> bytes:

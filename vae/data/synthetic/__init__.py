@@ -73,7 +73,7 @@ class SyntheticSource:
         }
 
     def sizes(self) -> dict[str, int]:
-        """Images per split."""
+        """Return the number of images per split."""
         return dict(self._sizes)
 
     def read(self, split: str, start: int, stop: int) -> np.ndarray:

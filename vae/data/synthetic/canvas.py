@@ -46,26 +46,26 @@ def mix(first: Tensor, second: Tensor, share: Tensor | float) -> Tensor:
 
 
 def ellipse(x: Tensor, y: Tensor, radius_x: Tensor | float, radius_y: Tensor | float) -> Tensor:
-    """Signed distance to an ellipse about the origin, near enough for a soft edge."""
+    """Return the approximate signed distance to an ellipse about the origin."""
     width, height = torch.as_tensor(radius_x).to(x), torch.as_tensor(radius_y).to(x)
     radius = (x * (1 / width)).square() + (y * (1 / height)).square()
     return radius.add_(1e-9).sqrt_().sub_(1).mul_(torch.minimum(width, height))
 
 
 def bell(t: Tensor) -> Tensor:
-    """The curve exp(-t²), 1 at 0."""
+    """Return exp(-t²)."""
     # Without the bound the far ends are denormal numbers, which are many times slower.
     return t.square().clamp_(max=40).neg_().exp_()
 
 
 def blob(x: Tensor, y: Tensor, radius_x: Tensor | float, radius_y: Tensor | float) -> Tensor:
-    """A soft spot about the origin, 1 in its middle (a Gaussian)."""
+    """Return a Gaussian about the origin, 1 at its centre."""
     squared = (x * (1 / radius_x)).square() + (y * (1 / radius_y)).square()
     return squared.clamp_(max=40).neg_().exp_()
 
 
 def ramp(tones: tuple[tuple[float, ...], ...], place: Tensor) -> Tensor:
-    """Colour at `place` (n, 1, 1, 1), 0 to 1, along a row of tones: (n, 3, 1, 1)."""
+    """Return the colour at `place` (n, 1, 1, 1), 0 to 1, along a row of tones: (n, 3, 1, 1)."""
     table = torch.tensor(tones, device=place.device)
     position = place.flatten() * (len(tones) - 1)
     index = position.long().clamp(0, len(tones) - 2)
@@ -74,14 +74,14 @@ def ramp(tones: tuple[tuple[float, ...], ...], place: Tensor) -> Tensor:
 
 
 def from_hsv(hue: Tensor, saturation: Tensor | float, value: Tensor | float) -> Tensor:
-    """Colour (n, 3, 1, 1) of a hue (any real, one turn a unit), saturation and value."""
+    """Return the colour (n, 3, 1, 1) of a hue (one turn per unit), saturation and value."""
     channel = torch.tensor([5.0, 3.0, 1.0], device=hue.device).view(1, 3, 1, 1)
     k = (hue * 6 + channel) % 6
     return value * (1 - saturation * torch.minimum(k, 4 - k).clamp(0, 1))
 
 
 def math_cos(angle: Tensor | float) -> Tensor | float:
-    """Cosine of a tensor or of a number."""
+    """Return the cosine of a tensor or of a number."""
     return torch.cos(angle) if isinstance(angle, Tensor) else math.cos(angle)
 
 
@@ -126,7 +126,7 @@ class Scene:
         self._light()
 
     def __getitem__(self, factor: str) -> Tensor:
-        """The values of a factor, (n, 1, 1, 1)."""
+        """Return the values of a factor, (n, 1, 1, 1)."""
         return self.factors[factor]
 
     def _skin_colour(self) -> Tensor:
@@ -150,11 +150,11 @@ class Scene:
         self.ambient = 0.38 + 0.30 * self["light_amb"]
 
     def colour(self, rgb: tuple[float, float, float]) -> Tensor:
-        """A fixed colour as (1, 3, 1, 1)."""
+        """Return a fixed colour as (1, 3, 1, 1)."""
         return torch.tensor(rgb, device=self["skin"].device).view(1, 3, 1, 1)
 
     def window(self, rows: tuple[float, float]) -> Scene:
-        """A whole scene's view of some of its rows: what is painted on it shows here too."""
+        """Return a view of some rows, which shares its canvas with the whole scene."""
         size = self.row.shape[2]
         first = max(0, math.floor((rows[0] + 1) / 2 * size))
         last = min(size, math.ceil((rows[1] + 1) / 2 * size))
@@ -164,7 +164,7 @@ class Scene:
         return part
 
     def layer(self) -> Scene:
-        """The same scene with an empty canvas of its own."""
+        """Return the same scene with a new, empty canvas."""
         part = copy.copy(self)
         part.canvas = torch.zeros_like(self.canvas)
         return part
@@ -197,18 +197,18 @@ class Scene:
     def on_head(
         self, longitude: Tensor | float, latitude: Tensor | float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Where a point of the head (radians) lands: x, y, and how wide it still looks there."""
+        """Project a point of the head (radians): x, y, and the foreshortening there."""
         turned = self.yaw + longitude
         x = self.half_width * torch.sin(turned) * math_cos(latitude)
         y = self.half_height * torch.sin(self.pitch + latitude)
         return x, y, torch.cos(turned).clamp(0.25, 1)
 
     def shade(self, normal_x: Tensor, normal_y: Tensor) -> Tensor:
-        """Light that falls on a surface whose unit normal has these first two components."""
+        """Return the light on a surface, from the first two components of its unit normal."""
         normal_z = (1 - normal_x**2 - normal_y**2).clamp(min=0.03).sqrt()
         facing = normal_x * self.lamp_x + normal_y * self.lamp_y + normal_z * self.lamp_z
         return self.ambient + 0.10 + (1.05 - self.ambient) * facing.clamp(min=0)
 
     def detail(self, period: float) -> float:
-        """How much of a texture of this period to show: none when finer than two pixels."""
+        """Return the strength of a texture of this period: 0 if finer than two pixels."""
         return min(1.0, max(0.0, (period / self.pixel - 2) / 1.5))

@@ -171,12 +171,12 @@ def _is_bald(face: dict[str, Tensor]) -> Tensor:
 
 
 def _hair(condition: Rule) -> Rule:
-    """Holds where there is hair and the condition holds."""
+    """Restrict a condition to faces with hair."""
     return lambda face: ~_is_bald(face) & condition(face)
 
 
 def _forehead(condition: Rule) -> Rule:
-    """Holds where there is hair, no hat covers the forehead and the condition holds."""
+    """Restrict a condition to faces with hair and a forehead without hat."""
     return lambda face: ~_is_bald(face) & (face["hat"] < 0.5) & condition(face)
 
 

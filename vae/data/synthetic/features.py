@@ -47,14 +47,14 @@ def head(scene: Scene) -> Tensor:
 
 
 def eye_sockets(scene: Scene) -> None:
-    """Shadow in which each eye lies."""
+    """Paint the shadow around each eye."""
     for side in SIDES:
         x, y, _ = scene.on_head(side * 0.52, -0.12)
         scene.dim(0.16 * blob(scene.x - x, scene.y - y, 0.16, 0.11))
 
 
 def cheeks(scene: Scene) -> None:
-    """Cheeks that shine, blush, and are lifted by a smile, with the fold beside the nose."""
+    """Paint cheeks that shine, blush, and rise with a smile, and the fold beside the nose."""
     smile = scene["smile"].clamp(min=0)
     blush = scene.colour((0.13, -0.12, -0.10)) * scene["blush"]
     for side in SIDES:
@@ -68,7 +68,7 @@ def cheeks(scene: Scene) -> None:
 
 
 def beard(scene: Scene) -> None:
-    """Beard over the jaw and a moustache; the lips stay free."""
+    """Paint a beard over the jaw and a moustache; the lips stay free."""
     x, y, _ = scene.on_head(0.0, 0.56)
     across, down = scene.x - 1.06 * x, scene.y - y
     jaw = smooth(
@@ -85,7 +85,7 @@ def beard(scene: Scene) -> None:
 
 
 def nose(scene: Scene) -> None:
-    """Bridge, the shadow it throws away from the lamp, the tip and both nostrils."""
+    """Paint the nose: bridge with its shadow, tip and both nostrils."""
     turn = torch.sin(scene.yaw)
     tip_x, tip_y, _ = scene.on_head(0.0, 0.24 + 0.07 * scene["nose_len"])
     top_x, top_y, _ = scene.on_head(0.0, -0.16)
@@ -107,7 +107,7 @@ def nose(scene: Scene) -> None:
 
 
 def mouth(scene: Scene) -> None:
-    """Lips on a line that a smile bends, open over teeth and the dark behind them.
+    """Paint lips along a line that a smile bends, open over teeth and a dark background.
 
     A smile bares the upper teeth, the mouth's opening the dark below them.
     """
@@ -143,7 +143,7 @@ def mouth(scene: Scene) -> None:
 
 
 def eyes(scene: Scene) -> None:
-    """Eyeballs with iris, pupil and glint between two lids; a smile narrows them."""
+    """Paint eyeballs with iris, pupil and glint between two lids; a smile narrows them."""
     size, smile = scene["eye_size"], scene["smile"].clamp(min=0)
     for side in SIDES:
         x, y, width = scene.on_head(side * (0.47 + 0.06 * scene["eye_gap"]), EYES)
@@ -181,7 +181,7 @@ def eyes(scene: Scene) -> None:
 
 
 def brows(scene: Scene) -> None:
-    """An arched brow over each eye, thinner towards the temple."""
+    """Paint an arched brow over each eye, thinner towards the temple."""
     for side in SIDES:
         x, y, width = scene.on_head(side * (0.47 + 0.06 * scene["eye_gap"]), EYES)
         half_width = 0.14 * width + 0.01
@@ -196,7 +196,7 @@ def brows(scene: Scene) -> None:
 
 
 def face(scene: Scene) -> None:
-    """The head with all that lies on its skin, cut out along its outline."""
+    """Paint the head with its features, cut out along its outline."""
     skin = scene.layer()
     outline = head(skin)
     eye_sockets(skin.window(EYE_ROWS))

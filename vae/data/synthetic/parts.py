@@ -22,7 +22,7 @@ HAT_ROWS = (-1.0, 0.22)
 
 
 def background(scene: Scene) -> None:
-    """A plain wall with a gradient, and things out of focus before it."""
+    """Paint a plain wall with a gradient, and blurred objects before it."""
     hue, clutter = scene["bg_hue"], scene["clutter"]
     saturation = 0.8 * scene["bg_sat"] ** 1.5
     value = 0.12 + 0.8 * scene["bg_val"]
@@ -44,7 +44,7 @@ def background(scene: Scene) -> None:
 
 
 def clothes(scene: Scene) -> None:
-    """Shoulders in a plain garment; they do not roll with the head."""
+    """Paint shoulders in a plain garment; they do not roll with the head."""
     scene = scene.window(CLOTHES_ROWS)
     x, y = scene.body_x, scene.body_y
     colour = from_hsv(scene["cloth_hue"], 0.55, 0.15 + 0.75 * scene["cloth_val"])
@@ -54,7 +54,7 @@ def clothes(scene: Scene) -> None:
 
 
 def strands(scene: Scene, across: Tensor, bend: Tensor) -> Tensor:
-    """Texture of hair: light and dark strands along lines of equal `across`, about 1."""
+    """Return the texture of hair: light and dark strands along lines of equal `across`."""
     locks = torch.sin(38 * across + bend)
     fine = torch.sin(97 * across + 2 * bend)
     # `across` is an angle seen from about 1.3 away: that gives the periods in the picture.
@@ -66,13 +66,13 @@ def strands(scene: Scene, across: Tensor, bend: Tensor) -> Tensor:
 
 
 def hair_waves(scene: Scene) -> Tensor:
-    """How far waves push the hair sideways, growing downwards."""
+    """Return the sideways shift of wavy hair, growing downwards."""
     push = torch.sin(15 * scene.y + 3 * scene["part"])
     return 0.045 * scene["wave"] * push * smooth(scene.y + 0.7)
 
 
 def hair_behind(scene: Scene) -> None:
-    """Hair behind the head and on the shoulders, down to where its length reaches.
+    """Paint hair behind the head and on the shoulders, down to its length.
 
     It ends where the length says and is never see-through: short hair leaves
     nothing behind the chin.
@@ -93,7 +93,7 @@ def hair_behind(scene: Scene) -> None:
 
 
 def neck(scene: Scene) -> None:
-    """Neck down to a round neckline, in the chin's shadow at its top."""
+    """Paint the neck down to a round neckline, in the chin's shadow at its top."""
     scene = scene.window(NECK_ROWS)
     x, y = scene.x - 0.12 * torch.sin(scene.yaw), scene.y
     width = 0.52 * scene.half_width + 0.10 * smooth((y - 0.66) / 0.3)
@@ -105,7 +105,7 @@ def neck(scene: Scene) -> None:
 
 
 def ears(scene: Scene) -> None:
-    """Both ears, behind the head: turning it hides the far one."""
+    """Paint both ears behind the head, which hides the far one when turned."""
     scene = scene.window(EAR_ROWS)
     for side in SIDES:
         # An ear sits a little behind the head's widest line, so it moves against the turn.
@@ -120,7 +120,7 @@ def ears(scene: Scene) -> None:
 
 
 def hair_front(scene: Scene) -> None:
-    """Hair over the skull above the hairline, the fringe, and hair beside the face."""
+    """Paint hair above the hairline, the fringe, and hair beside the face."""
     x, y = scene.x, scene.y
     half_width, half_height = scene.half_width, scene.half_height
     fringe, parting, wave = scene["fringe"], scene["part"], scene["wave"]
@@ -151,7 +151,7 @@ def hair_front(scene: Scene) -> None:
 
 
 def glasses(scene: Scene) -> None:
-    """Two rounded lenses, clear or tinted, with rims, a bridge and arms."""
+    """Paint two rounded lenses, clear or tinted, with rims, a bridge and arms."""
     scene = scene.window(EYE_ROWS)
     there, tint = scene["glasses"], scene["glasses_tint"]
     rims = torch.zeros_like(scene.x)
@@ -180,7 +180,7 @@ def glasses(scene: Scene) -> None:
 
 
 def hat(scene: Scene) -> None:
-    """A round hat with a ribbon of brim, down to the forehead."""
+    """Paint a round hat with a ribbon of brim, down to the forehead."""
     scene = scene.window(HAT_ROWS)
     x, y, width, height = scene.x, scene.y, scene.half_width, scene.half_height
     colour = from_hsv(scene["hat_hue"], 0.6, 0.6)
