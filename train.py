@@ -35,7 +35,7 @@ from vae.utils.errors import UserError
 from vae.utils.signals import InterruptedRun
 
 register_schemas()
-logging.raiseExceptions = False  # what does not fit into a log any more is no traceback
+logging.raiseExceptions = False  # a full disk gives no traceback from logging
 
 
 @hydra.main(str(CONF), "train", execution_whitelist=["vae.sweeps.callbacks.*"])
@@ -108,7 +108,7 @@ def sweep_run(composed: DictConfig) -> dict[str, float]:
 
 def name_in_wandb(composed: DictConfig) -> DictConfig:
     """Fill in the W&B name (the run's overrides) and group (the sweep), unless given."""
-    to_config(composed)  # or an interpolation in what is looked at here may fail
+    to_config(composed)  # else an interpolation below may fail
     hydra_config = HydraConfig.get()
     shared = hydra_config.job.config.override_dirname.exclude_keys
     composed.wandb.name = composed.wandb.name or run_name(hydra_config.overrides.task, shared)

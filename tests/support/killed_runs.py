@@ -50,7 +50,8 @@ def train(folder, overrides=(), before=None):
     if before is not None:
         before()
     try:
-        prepare_run(config, asdict(config), folder, go_on=(folder / "checkpoints").exists()).train()
+        resume = (folder / "checkpoints").exists()
+        prepare_run(config, asdict(config), folder, resume=resume).train()
     except InterruptedRun as interruption:
         sys.exit(interruption.exit_code)
 

@@ -163,7 +163,7 @@ def prepare_loading(setting: Setting, folder: Path) -> Measure:
             shuffle=True,
             num_workers=workers,
             pin_memory=device.type == "cuda",
-            persistent_workers=workers > 0,  # their start is not what is measured
+            persistent_workers=workers > 0,  # their start is not measured
         )
         epochs[f"{workers} workers"] = partial(load_all, loader, device)
     timers = {name: Timer(epoch, setting.device, setting.seconds) for name, epoch in epochs.items()}

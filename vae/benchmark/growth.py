@@ -53,7 +53,7 @@ def peak_bytes(device: str) -> int:
     """Return the peak memory in bytes: of tensors on a GPU, else of the process."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    if LINUX:  # getrusage would count what the parent had, too
+    if LINUX:  # getrusage would include the parent's peak
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
     import resource  # not on Windows

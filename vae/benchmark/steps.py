@@ -23,7 +23,7 @@ from vae.utils.errors import require
 
 LOSS = BernoulliConfig("bce", beta=1e-4, kl_reduction="latents")
 
-# What is compared is how a step is computed, so all but the default have a plain one's Adam.
+# The variants compare the computation of a step, so all but the default use plain Adam.
 OPTIMIZERS = {
     "adam": OptimizerConfig("adam", 1e-3, [0.9, 0.999], 1e-8, 0.0, "constant"),
     "muon": OptimizerConfig("muon", 2e-3, [0.9, 0.999], 1e-8, 0.0, "constant"),
@@ -34,7 +34,7 @@ OPTIMIZERS = {
 class Setting:
     """Sizes of model and batch, the device, and the time per measurement.
 
-    The defaults are the default run's, so that its speed is what is measured.
+    The defaults are those of the default run.
     """
 
     batch: int = 32  # images per step; int >= 1
@@ -66,7 +66,7 @@ class Setting:
     def images(self, count: int) -> Tensor:
         """Return noise as images, (count, 3, size, size) in [0, 1], contiguous, on the device.
 
-        How long a step takes does not depend on what is in the picture.
+        The time of a step does not depend on the pictures.
         """
         generator = torch.Generator().manual_seed(self.seed)
         shape = (count, 3, self.image_size, self.image_size)
@@ -90,7 +90,7 @@ class Variant:
     folded: bool = False  # upsampling and convolution in one, where the rule says so
     channels_last: bool = False
     keeps_memory: bool = False  # vae.utils.devices.keep_memory
-    precision: str = "fp32"  # or bf16, or auto: what the device computes in
+    precision: str = "fp32"  # or bf16, or auto: bf16 if the device supports it
     compiled: bool = False  # torch.compile
     optimizer: str = "adam"  # of OPTIMIZERS
 

@@ -64,7 +64,7 @@ def run_benchmark(
         rounds: how often everything has its turn.
         compiled: also the compiled training step.
         growth: also how time and memory grow with the sizes.
-        quality: also the time to the plain twin's quality, over so many seeds.
+        quality: number of seeds for the time to the plain twin's quality; 0 skips it.
 
     Returns:
         A record fit for JSON: `describe_machine`, `setting`, `rounds`, and rows for each of

@@ -172,7 +172,7 @@ class Worker:
 
     Args:
         name: for messages.
-        prepare: builds what is measured; the constructor returns when it has.
+        prepare: builds the measurement; the constructor waits for it.
         threads: CPU threads of the process; None: torch's own choice.
 
     Raises:
@@ -206,7 +206,7 @@ class Worker:
             self.process.join()
             raise UserError(
                 f"{self.name}: measuring it ended with code {self.process.exitcode}; "
-                "what it said is above (-9: killed, perhaps for want of memory)."
+                "its output is above (-9: killed, perhaps out of memory)."
             ) from None
         return found
 

@@ -28,9 +28,8 @@ def add_reconstruct(commands: Commands) -> None:
         commands,
         "reconstruct",
         _reconstruct,
-        help="show faces beside what the model makes of them",
-        description="Show faces beside what the model makes of them: photographs, or faces of "
-        "the split.",
+        help="show faces beside their reconstructions",
+        description="Show faces beside their reconstructions: photographs, or faces of the split.",
         example="vae reconstruct outputs/DATE/TIME face.jpg",
         inputs="[IMAGE ...]",
     )
@@ -164,7 +163,7 @@ def add_edit(commands: Commands) -> None:
     parser.add_argument(
         "--keep-detail",
         action="store_true",
-        help="keep of a photograph what the model cannot reconstruct",
+        help="keep the details of a photograph that the model cannot reconstruct",
     )
     add_face_options(parser)
 

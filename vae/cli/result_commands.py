@@ -26,7 +26,7 @@ def add_evaluate(commands: Commands) -> None:
         _evaluate,
         help="measure a run on the validation or test split",
         description="Measure a run on the validation or test split: metrics.json, with the number "
-        "of images and the seed beside each figure, and figures. What it takes is in "
+        "of images and the seed beside each metric, and figures. Settings are in "
         "`metrics` of conf/train.yaml; metrics.KEY=VALUE changes it.",
         example="vae evaluate outputs/DATE/TIME --split test",
     )
@@ -220,7 +220,7 @@ def add_report(commands: Commands) -> None:
         "report",
         help="make the tables and pictures of a page in docs/experiments",
         description="Make the tables and pictures of a page in docs/experiments. With the folder "
-        "of its sweep, from the runs in it: what they have not measured themselves is measured "
+        "of its sweep, from the runs in it: metrics that training does not measure are measured "
         "now, and all of it is kept in results/PAGE.csv. Without, from that file: no run is "
         "needed to make the tables again.",
         epilog="example: vae report docs/experiments/exp_03_beta.md multirun/exp_03_beta",

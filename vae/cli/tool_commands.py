@@ -22,7 +22,7 @@ def add_pack(commands: Commands) -> None:
         "inputs", nargs="*", metavar="KEY=VALUE", help="as for train.py: data.path=FOLDER ..."
     )
     parser.add_argument(
-        "--verify", action="store_true", help="read what is packed against its checksums, and stop"
+        "--verify", action="store_true", help="only verify the cache against its checksums"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     parser.set_defaults(run=_pack)
@@ -56,7 +56,7 @@ def add_benchmark(commands: Commands) -> None:
     """Add the command `benchmark` to those of `vae`."""
     parser = commands.add_parser(
         "benchmark",
-        help="measure what makes training fast, on this machine",
+        help="measure the speed of training on this machine",
         description="Measure on this machine, in turns and again and again: the training step "
         "against a plain twin, the upsampling layers in each form, the peak of matrix products, "
         "loading, evaluation. Takes some minutes.",

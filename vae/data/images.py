@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = frozenset(
 
 FIX = "Fix or remove it."
 
-# How files begin, to say what a file that cannot be read looks like.
+# First bytes of file formats, to describe unreadable files.
 _IMAGE_BEGINNINGS = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG": "PNG",
@@ -57,7 +57,7 @@ def open_image(file: Path) -> Image:
     """Read a file as RGB, as `decode_square` does before cropping.
 
     Raises:
-        ImageError: it cannot be read; names the file and what it looks like.
+        ImageError: it cannot be read; names the file and its apparent format.
     """
     try:
         content = file.read_bytes()
@@ -87,7 +87,7 @@ def decode_square(content: bytes, name: str, size: int, crop: int | None = None)
         RGB, (size, size, 3) uint8.
 
     Raises:
-        ImageError: it cannot be read; names the file and what it looks like.
+        ImageError: it cannot be read; names the file and its apparent format.
     """
     from PIL import Image
 

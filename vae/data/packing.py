@@ -261,6 +261,6 @@ def require_disk_space(sizes: dict[str, int], config: DataConfig, there: Iterabl
 def required_bytes(sizes: dict[str, int], config: DataConfig) -> int:
     """Return the bytes that packing needs, without labels."""
     images = sum(sizes.values())
-    if config.skips_corrupt:  # a split is written again without what is left out
+    if config.skips_corrupt:  # a split is rewritten without its skipped images
         images += max(sizes.values())
     return images * 3 * config.image_size**2

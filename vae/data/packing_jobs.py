@@ -50,7 +50,7 @@ class Journal:
     """The finished jobs of this packing and of interrupted ones before it.
 
     What an earlier one noted counts only if the file still holds those bytes: a machine
-    that lost its power may have kept the note and not what it is about.
+    that lost power may have kept the line and not the image data.
     """
 
     NAME = "journal.jsonl"
@@ -88,7 +88,7 @@ class Journal:
 def _lines(file: Path) -> Iterator[JobResult]:
     with suppress(FileNotFoundError), open(file, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            with suppress(ValueError, TypeError):  # what is no line of ours
+            with suppress(ValueError, TypeError):  # lines of another format
                 yield JobResult(*json.loads(line))
 
 

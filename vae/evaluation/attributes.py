@@ -151,7 +151,7 @@ def _write(file: Path, learned: LearnedDirections, weights: str, images: str | N
 def _read(file: Path, weights: str, images: str | None) -> LearnedDirections | None:
     """Read what `_write` wrote for the same weights and images; None if absent or damaged.
 
-    Where the images are gone, what was found of them is as true as ever.
+    If the images are missing, the cached directions stay valid.
     """
     try:
         with np.load(file, allow_pickle=False) as stored:

@@ -15,7 +15,7 @@ from vae.evaluation.factorvae import VOTES, drawn_votes, factorvae_score
 from vae.models.base import VAE
 from vae.utils.errors import UserError
 
-BINS = 20  # what the literature compares MIG at
+BINS = 20  # usual in the literature on MIG
 TREES = 10  # a factor
 TREE_ROWS = 1000  # at most, a tree: so 49 factors from 128 latents never take minutes
 LEAF_ROWS = 5  # at least, a leaf: smaller ones are split by whichever latent has the luckiest noise

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Report:
-    """What was measured on a split."""
+    """Metrics of a split, with counts, notes and times."""
 
     split: str
     seed: int

@@ -106,7 +106,7 @@ def progress_batches(images: np.ndarray, device: torch.device, doing: str) -> It
     """Yield all packed images (count, size, size, 3) once, in order, with a progress bar.
 
     Args:
-        doing: what the bar says, "encoding train".
+        doing: text of the bar, "encoding train".
 
     Yields:
         (<= EVALUATION_BATCH, 3, size, size) in [0, 1] on the device.

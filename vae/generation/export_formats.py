@@ -20,9 +20,7 @@ from vae.models import VAE
 from vae.models.layers import UpsampleConv
 
 Function: TypeAlias = Callable[[Tensor], Any]
-ExportedFunctions: TypeAlias = dict[
-    Path, Mapping[str, Function]
-]  # a file: what it computes, by part
+ExportedFunctions: TypeAlias = dict[Path, Mapping[str, Function]]  # a file's function, by part
 
 
 class Encoder(nn.Module):
@@ -135,7 +133,7 @@ def _program(part: Part) -> ExportedProgram:
     """Export a part as a graph of torch operations, for any batch size >= 1."""
     example = torch.zeros(2, *part.shape)  # a batch of 1 would be taken for a constant
     program = torch.export.export(part, (example,), dynamic_shapes=({0: Dim("batch", min=1)},))
-    # What is under autocast is a graph of its own.
+    # Code under autocast becomes a separate graph.
     graphs = [m for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
     for node in (node for graph in graphs for node in graph.graph.nodes):
         node.meta.pop("stack_trace", None)  # it has the paths of this machine

@@ -17,7 +17,7 @@ so at constant `beta` a model with fewer latents is regularised more. Every run 
 
 The distortion is chosen by `loss=` (vae/losses/likelihoods.py), what beta multiplies by
 `loss/regularizer=` (vae/losses/regularizers.py), and how beta grows by `loss/schedule=`
-(vae/losses/schedules.py): each goes with each, but for what is refused here. docs/losses.md
+(vae/losses/schedules.py): they combine freely, except where refused here. docs/losses.md
 has them side by side.
 """
 
@@ -48,7 +48,7 @@ class LossConfig:
 
     name: str = MISSING  # the likelihood; set by the YAML, not by hand
     beta: float = MISSING  # weight of the KL term; a number >= 0
-    kl_reduction: str = MISSING  # what the KL summed over latents is divided by: latents or pixels
+    kl_reduction: str = MISSING  # divisor of the summed KL: latents or pixels
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
 
@@ -152,7 +152,7 @@ def loss_terms(
     Args:
         config: likelihood, regulariser, beta, its schedule and reduction.
         logits: (batch, 3, size, size), decoded from the latents.
-        images: (batch, 3, size, size) in [0, 1], what was encoded.
+        images: the encoded images, (batch, 3, size, size) in [0, 1].
         posterior: of the same batch.
         latents: (batch, latent_dim), the sample of it.
         epoch: passes over the training images so far; infinity for the end of the run, where

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 # Nearest upsampling by 2 turns a pixel into two, so of a kernel's taps w0 w1 w2 two fall on
 # one pixel, and can be added beforehand. The even outputs see w0 of the pixel before and
 # w1 + w2 of their own; the odd ones w0 + w1 of their own and w2 of the next: together, a
-# transposed convolution of stride 2. Its taps, as rows of what they are the sums of:
+# transposed convolution of stride 2. Its taps are sums of these rows of the 3x3 kernel:
 TAPS = (
     (0, 0, 1),  # w2
     (0, 1, 1),  # w1 + w2
@@ -20,7 +20,7 @@ TAPS = (
     (1, 0, 0),  # w0
 )
 # Or: even and odd outputs are two convolutions of the small image, as two times the channels.
-# What each sees of the pixel before, of its own and of the next:
+# Weights of the previous pixel, its own and the next, for each output:
 PHASES = (
     (TAPS[3], TAPS[1], (0, 0, 0)),  # even
     ((0, 0, 0), TAPS[2], TAPS[0]),  # odd

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1  # of the checkpoint's contents; a file of another format is refused
 DIGEST_BYTES = 32  # bytes at the end of a file: the digest of all before them
 
-GROUPS = ("model", "data", "optimizer", "loss")  # what decides a run's course, beside its seed
+GROUPS = ("model", "data", "optimizer", "loss")  # settings that decide the weights, beside the seed
 BEST_METRIC = "val/bpd"  # which epoch is kept as best.pt: the smallest
 MAX_COUNT = 2**62  # of any count
 
@@ -101,7 +101,7 @@ def validate_checkpoint(state: Mapping[str, Any], file: Path) -> None:
         if not is_sound(state.get(entry)):
             raise UserError(
                 f"resume: {file} lacks what this version needs to go on from it: its {entry!r} "
-                "is missing, or is not what a run writes."
+                "is missing or invalid."
             )
 
 

@@ -76,7 +76,7 @@ def to_config(composed: DictConfig) -> RunConfig:
     """Convert Hydra's composed config to plain dataclasses; check every range.
 
     Raises:
-        UserError: names the key, what it got and what it takes.
+        UserError: names the key, its value and the accepted values.
     """
     try:
         missing = sorted(OmegaConf.missing_keys(composed))

@@ -15,7 +15,7 @@ from vae.data import open_data
 from vae.runs.checkpoint import load_resume_state, needs_validation
 from vae.runs.config import RunConfig
 from vae.runs.failures import translate_resource_errors
-from vae.runs.run import KeepGoing, Run
+from vae.runs.run import Run, ShouldContinue
 from vae.runs.run_dir import claim_run_folder, require_writable
 from vae.runs.tracking import check_wandb_mode
 from vae.runs.trainer_setup import build_trainer, validate
@@ -31,9 +31,9 @@ def prepare_run(
     settings: Mapping[str, Any],
     folder: Path,
     *,
-    go_on: bool = False,
+    resume: bool = False,
     world: ProcessGroup = SINGLE_PROCESS,
-    keep_going: KeepGoing = lambda epochs, metrics: True,
+    should_continue: ShouldContinue = lambda epochs, metrics: True,
 ) -> Run:
     """Prepare a run in its own folder; call `.train()` on the result.
 
@@ -41,9 +41,9 @@ def prepare_run(
         config: checked.
         settings: the same configuration as a plain nested dict, for the records.
         folder: the run folder; empty but for Hydra's files, unless it is to go on.
-        go_on: resume the run in `folder` if there is one; so does `config.resume`.
+        resume: resume the run in `folder` if there is one; so does `config.resume`.
         world: of several processes this is the first; the others are told to take part.
-        keep_going: asked after each epoch; the run ends early where it says no.
+        should_continue: called after each epoch; the run ends early if it returns False.
 
     Returns:
         The run, ready to train.
@@ -58,14 +58,14 @@ def prepare_run(
     if config.resume is not None and Path(config.resume).resolve() != folder.resolve():
         raise UserError(f"resume: {config.resume} is to go on in its own folder, not in {folder}.")
     with translate_resource_errors(config, folder):
-        if config.resume is None and not go_on:
+        if config.resume is None and not resume:
             claim_run_folder(folder)
         state = load_resume_state(config, settings, folder)
         require_writable(folder / "checkpoints")
     data = open_data(config.data)
     world.broadcast((config, settings, folder))  # `join_run`: they go the same way from here
     with translate_resource_errors(config, folder):
-        return Run(config, settings, folder, data, device, state, world, keep_going)
+        return Run(config, settings, folder, data, device, state, world, should_continue)
 
 
 def run_other_ranks(world: ProcessGroup) -> None:

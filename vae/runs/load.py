@@ -87,7 +87,7 @@ def load_run(
 ) -> SavedRun:
     """Load the model of a run from `checkpoints/CHECKPOINT.pt`.
 
-    What the file names decides which of our own classes are used; no code in it, and none
+    The file's names select this project's classes; no code in it, and none
     that it points to, is run. torch's random numbers stay as they were.
 
     Args:
@@ -99,7 +99,7 @@ def load_run(
 
     Raises:
         UserError: there is no such run or checkpoint, it is damaged, or this version does
-            not know what is in it; or an override is none of those.
+            not know its contents; or an override is invalid.
     """
     folder = Path(folder)
     average = checkpoint == "ema"  # is in the last one
@@ -120,9 +120,7 @@ def load_run(
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(
-            f"{path}: what is in it is not a run of this version ({_one_line(error)})."
-        ) from error
+        raise UserError(f"{path}: not a run of this version ({_one_line(error)}).") from error
 
 
 def _load(folder: Path, path: Path) -> tuple[dict[str, Any], Path]:

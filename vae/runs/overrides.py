@@ -16,7 +16,7 @@ from vae.utils.files import read_yaml, write_text_atomically
 MAX_NAME = 120  # characters of a folder's name; file systems stop at 255 bytes
 ACCEPTED = Path(".hydra", "accepted.yaml")  # overrides that a run has really run with
 RESOLVER = re.compile(r"\$\{[^}]*:")  # `${now:...}` and the like
-UNNAMED_KEYS = ("wandb.", "sweep.", "resume")  # overrides that do not change what a run does
+UNNAMED_KEYS = ("wandb.", "sweep.", "resume")  # overrides that do not affect training
 
 
 def safe_folder_name(text: str) -> str:
@@ -130,7 +130,7 @@ def _safe_overrides(folder: Path, anew: set[str]) -> list[str]:
     """Return the overrides of the run in `folder`, except keys given again.
 
     Only values of a run's own keys are safe: the folder is untrusted, and Hydra's keys
-    decide what is run, resolvers (`${oc.env:...}`) look around on this machine.
+    select code to run, resolvers (`${oc.env:...}`) read this machine's environment.
 
     Raises:
         UserError: there is another one among them; says which.

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 FACES_SHOWN = 16  # validation faces in the figures
 
-KeepGoing = Callable[[int, Mapping[str, float]], bool]  # of (epochs done, validation metrics)
+ShouldContinue = Callable[[int, Mapping[str, float]], bool]  # of (epochs done, validation metrics)
 
 
 class PrunedRun(Exception):  # noqa: N818 - nothing is wrong with it
@@ -58,13 +58,13 @@ class Run:
         device: torch.device,
         state: dict[str, Any] | None,
         world: ProcessGroup,
-        keep_going: KeepGoing,
+        should_continue: ShouldContinue,
     ) -> None:
         self.config = config
         self.settings = settings
         self.folder = folder
         self.device = device
-        self.keep_going = keep_going
+        self.should_continue = should_continue
         self.validation = data.images["val"]
         self.best: dict[str, float] = {}
         self.final: dict[str, float] = {}
@@ -79,7 +79,7 @@ class Run:
             before = state["config"]["wandb"]  # the same run there, in the same group
             self.reporting = replace(config.wandb, name=before["name"], group=before["group"])
             self.seconds = state["seconds"]
-            if "file" in state:  # or what is damaged would be kept as the previous one
+            if "file" in state:  # else a damaged file would be kept as the previous one
                 backup_as(state["file"], "last.pt")
         self.trainer = build_trainer(
             config,
@@ -202,7 +202,7 @@ class Run:
             self.best = {"step": trainer.step, **self.final}
             self._save("best")
         self._save("last")
-        if not done and not self.keep_going(math.ceil(trainer.epoch), self.final):
+        if not done and not self.should_continue(math.ceil(trainer.epoch), self.final):
             raise PrunedRun
 
     def _draw(self, evaluation: Evaluation) -> None:

@@ -1,6 +1,6 @@
 """A run on Weights & Biases that never stops or slows training.
 
-Nothing that W&B does or fails to do stops what is reported to it: it is warned about
+An error of W&B never reaches the caller: it is logged as a warning
 once, and the work goes on. wandb is imported only when a run starts, so that this module
 is light and `wandb.mode=disabled` works without it.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Seconds. The start of a run (wandb adds 10 of its own); the upload of what is left at its end.
+# Seconds. The start of a run (wandb adds 10 of its own); the final upload.
 INIT_TIMEOUT = 20.0
 FINISH_TIMEOUT = 120.0
 UPLOAD_GIVEN_UP = "filestream: fatal error"

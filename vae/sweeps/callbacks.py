@@ -1,6 +1,6 @@
 """Hydra callbacks: before a run or sweep, after each run, after a sweep.
 
-Hydra turns what a callback raises into a warning, so what must stop it exits.
+Hydra turns a callback's exception into a warning, so a callback that must stop it exits.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class PrepareSweep(Callback):
             [*parameters, *config.hydra.overrides.task]  # the later ones count
         )
         values = {str(o.key_or_group): o for o in parsed}
-        # What was swept before still tells the runs apart, if only one value of it is left.
+        # Keys swept earlier stay in the names, even if only one value is left.
         swept = {key for key, o in values.items() if o.is_sweep_override()}
         swept |= set(before.get("swept", ()))
         try:
@@ -116,7 +116,7 @@ def describe(config: DictConfig, before: Mapping[str, Any], swept: set[str]) -> 
 
     Args:
         config: composed, without the values that are swept.
-        before: what it says of an earlier start.
+        before: its contents of an earlier start.
         swept: the keys whose values differ between the runs.
 
     Raises:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 LEADING_KEYS = ("loss.beta", "model.latent_dim")  # what runs are ordered by, before all else
 SYMBOLS = {"loss.beta": "β", "model.latent_dim": "z"}
-UNSWEPT_KEYS = (*UNNAMED_KEYS, "hydra")  # overrides that do not change what a run does
+UNSWEPT_KEYS = (*UNNAMED_KEYS, "hydra")  # overrides that do not affect training
 MIN_RUNS = 8  # finished runs; of fewer, it would be chance
-LOG_RATIO = 8  # values whose largest is so many times their smallest are compared by ratio
+LOG_RATIO = 8  # at a ratio of largest to smallest above this, a logarithmic scale is used
 COLUMNS = tuple(
     f"val/{name}"
     for name in ("bpd", "rate", "distortion", "mse", "psnr", "ssim", "active_units", "loss")
@@ -82,7 +82,7 @@ def pareto_front(costs: Sequence[Sequence[float]]) -> list[int]:
     """Return the indices of the non-dominated points.
 
     Args:
-        costs: one point each, all of them to be minimised; negate what is maximised.
+        costs: points of values to minimise; negate values to maximise.
     """
 
     def beats(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -27,7 +27,7 @@ def draw_face_sheets(comparison: Comparison, folder: Path) -> list[str]:
     are of the same latents wherever the latent size is the same. Both come from last.pt.
 
     Returns:
-        Sentences on what is not shown.
+        Sentences on the runs that are not shown.
 
     Raises:
         UserError: there is no model to show yet, or its data are gone.

@@ -20,7 +20,7 @@ from vae.utils.files import write_text_atomically
 BEST_RUNS = 5
 TABLE = ("val/bpd", "val/rate", "val/mse", "val/psnr", "val/active_units")
 PICTURES = {
-    "comparison.png": "Rate against distortion, and what each swept value did",
+    "comparison.png": "Rate against distortion, and the effect of each swept value",
     "reconstructions.png": "The same validation faces through each model, the originals on top",
     "samples.png": "Faces decoded from random latents",
 }

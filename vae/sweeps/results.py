@@ -40,7 +40,7 @@ class SweepRun:
     status: str  # finished, pruned, failed, interrupted, running or cut (its process is gone)
     error: str | None  # why it failed
     trial: int | None  # number of the Optuna trial
-    arguments: list[str]  # what the run was started with, `loss.beta=1e-05`
+    arguments: list[str]  # overrides of the run, `loss.beta=1e-05`
     config: dict[str, Any]  # composed, nested
     metrics: dict[str, float]  # val/* as they last stood
     beta_elbo: float | None

@@ -48,7 +48,7 @@ class Search:
         sweep: its name, its storage, its pruner.
         folder: the sweep's.
         objectives: metric keys.
-        space: what is searched, by override key.
+        space: the search space, by override key.
         shared: overrides that all trials have.
         sampler: as Hydra made it.
         epochs: of a trial, for the pruner; None if not known.
@@ -148,7 +148,7 @@ class Search:
         except Exception as error:
             if not is_lost_worker(error):
                 raise
-            log.warning("a worker died with its run; what it left is tried again: %s", error)
+            log.warning("a worker died with its run; its trials are queued again: %s", error)
             self.requeue_running()
         self.running = []
 

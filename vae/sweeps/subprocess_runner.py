@@ -1,7 +1,7 @@
 """Call a function in a subprocess that may die without the caller.
 
 A run of a sweep that takes too much memory is killed by the system. In a process of its
-own it dies alone, and what it held (memory, the GPU, threads) is free for the next.
+own it dies alone, and its resources (memory, the GPU, threads) are free for the next run.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import Any
 from vae.runs.checkpoint import load_resume_state
 from vae.runs.config import RunConfig
 from vae.runs.launch import prepare_run
-from vae.runs.run import KeepGoing
+from vae.runs.run import ShouldContinue
 from vae.runs.run_dir import read_summary, record_failure, run_lock
 from vae.sweeps.results import read_record
 from vae.sweeps.study import build_pruner, open_storage, storage_url
@@ -28,7 +28,7 @@ from vae.utils.errors import UserError
 log = logging.getLogger(__name__)
 
 
-def pruning_callback(config: RunConfig, folder: Path) -> KeepGoing:
+def pruning_callback(config: RunConfig, folder: Path) -> ShouldContinue:
     """Return a callback that reports after each epoch and asks whether to continue."""
     sweep = config.sweep
     if sweep.trial is None or sweep.pruner is None:
@@ -43,7 +43,7 @@ def pruning_callback(config: RunConfig, folder: Path) -> KeepGoing:
     for epochs, value in earlier_values(folder, objective):  # a requeued trial has a new number
         storage.set_trial_intermediate_value(trial_id, epochs, value)
 
-    def keep_going(epochs: int, metrics: Mapping[str, float]) -> bool:
+    def should_continue(epochs: int, metrics: Mapping[str, float]) -> bool:
         try:
             storage.set_trial_intermediate_value(trial_id, epochs, metrics[objective])
             return not study.pruner.prune(study, storage.get_trial(trial_id))
@@ -51,7 +51,7 @@ def pruning_callback(config: RunConfig, folder: Path) -> KeepGoing:
             log.warning("the study cannot be reached; the run goes on unpruned: %s", error)
             return True
 
-    return keep_going
+    return should_continue
 
 
 def earlier_values(folder: Path, objective: str) -> list[tuple[int, float]]:
@@ -101,9 +101,9 @@ def train_locked(config: RunConfig, settings: Mapping[str, Any], folder: Path) -
     with run_lock(folder, wait=True):
         metrics = finished_metrics(config, settings, folder)
         if metrics is None:
-            keep_going = pruning_callback(config, folder)
+            should_continue = pruning_callback(config, folder)
             metrics = prepare_run(
-                config, settings, folder, go_on=True, keep_going=keep_going
+                config, settings, folder, resume=True, should_continue=should_continue
             ).train()
         return metrics
 

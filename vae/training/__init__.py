@@ -11,7 +11,7 @@ from omegaconf import MISSING
 from vae.utils.devices import DEVICES, PRECISIONS
 from vae.utils.errors import require
 
-# Of so many digits at most: Python refuses to read numbers of thousands.
+# The number of digits is limited: Python refuses to parse thousands of them.
 INTERVAL_PATTERN = re.compile(r"(?P<steps>[1-9]\d{0,17})|(?P<minutes>\d{1,17}(\.\d{1,17})?) ?min")
 
 

@@ -36,7 +36,7 @@ class Muon(torch.optim.Optimizer):
     A kernel (out, in, h, w) is taken as the matrix (out, in · h · w).
 
     Args:
-        params: what is optimised.
+        params: the parameters to optimise.
         lr: learning rate, > 0.
         betas: decay of the gradient's mean (Muon's Nesterov momentum), and, of vectors, of
             its square's; in [0, 1).

@@ -85,7 +85,7 @@ def build_optimizer(
 
     Args:
         config: which, and its settings.
-        parameters: what is optimised.
+        parameters: the parameters to optimise.
     """
     kind = eager(KINDS[config.name])
     # fused: one kernel for all parameters, on CPUs and GPUs alike; Muon has none

@@ -118,7 +118,7 @@ class TorchrunGroup(ProcessGroup):
 
 
 class SharedMemoryGroup(TorchrunGroup):
-    """TorchrunGroup of one machine: what they have on its CPU they exchange by its memory."""
+    """A TorchrunGroup on one machine: exchange CPU tensors by shared memory."""
 
     def __init__(self) -> None:
         super().__init__()

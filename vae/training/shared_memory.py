@@ -1,7 +1,7 @@
 """Shared memory for tensors of the processes of one machine.
 
 gloo sends them through the machine's own network, by threads that compete with the training
-for the cores. A step exchanges some twenty times: see docs/performance.md for what it gains.
+for the cores. A step exchanges about twenty times; docs/performance.md has the gain.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class SharedMemory:
     """Shared memory in which each process writes its tensors and reads the others' tensors.
 
     All of torch.distributed's processes make one at the same point, and call `exchange` at
-    the same points. Linux alone has what it is made of.
+    the same points. Linux only.
     """
 
     def __init__(self) -> None:
@@ -49,13 +49,13 @@ class SharedMemory:
                 dense, all of one dtype. What stands for this process, it gives.
 
         Returns:
-            What each process gave, in the memory that they share: to be read only.
+            Each process's tensors, in shared memory; read-only.
 
         Raises:
             ConnectionError: another process has ended.
         """
         self._reserve(max(sum(tensor.nbytes for tensor in tensors) for tensors in given))
-        # Others may still be reading what was given last, but nothing older.
+        # Other processes may still read the tensors of the last exchange, but none older.
         self._turn = 1 - self._turn
         places = [self._places(rank, tensors) for rank, tensors in enumerate(given)]
         for place, tensor in zip(places[self.rank], given[self.rank], strict=True):
@@ -66,7 +66,7 @@ class SharedMemory:
     def common(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Move rank 0's dense CPU tensors to memory shared by all processes.
 
-        What a process writes there, all find there after the next meeting.
+        All processes see a write there after the next `meet`.
         """
         sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]
         memory = _new_memory(sum(sizes))[0]

@@ -33,7 +33,7 @@ from vae.utils.signals import InterruptedRun, Interrupts
 
 log = logging.getLogger(__name__)
 
-SAVE, STOP = 1, 2  # what a process may ask for after a step, the most urgent last
+SAVE, STOP = 1, 2  # requests of a rank after a step; the larger is more urgent
 
 
 class Trainer:

@@ -9,7 +9,7 @@ from typing import Any
 class UserError(Exception):
     """A mistake that the user can fix; only its text is shown.
 
-    The text names the key or the file, says what was found, and what to do.
+    The text names the key or the file, the problem, and the remedy.
     `train.py` and the `vae` command print it without a traceback and exit with
     a code other than 0.
     """

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-DISK_FULL_ERRORS = {  # errors of writes that want more room than there is, and what they mean
+DISK_FULL_ERRORS = {  # errors of writes without enough disk space, and their meaning
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your share of the disk is full",
     errno.EFBIG: "files may not become that large there",
@@ -173,7 +173,7 @@ def verify_checksum(text: str) -> dict[str, Any]:
     """Return the values in a text of `with_checksum`.
 
     Raises:
-        ValueError: the text is no JSON, or not what it was.
+        ValueError: the text is no JSON, or was changed.
     """
     values: dict[str, Any] = json.loads(text)
     checksum = values.pop("crc32", None)

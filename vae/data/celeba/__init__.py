@@ -70,7 +70,7 @@ class CelebASource:
     `data.num_images` takes the first images of each split, in proportion.
 
     Raises:
-        UserError: a file is missing (names it) or is not what it should be.
+        UserError: a file is missing or invalid; names it.
     """
 
     name = "celeba"

@@ -16,7 +16,7 @@ from vae.data.images import is_image_name
 from vae.utils.errors import UserError
 
 IMAGES = "img_align_celeba"
-LISTS = {  # what each list file's name begins with; they end in .txt or .csv
+LISTS = {  # first part of each list file's name; they end in .txt or .csv
     "partition": "list_eval_partition",
     "attributes": "list_attr_celeba",
     "identities": "identity_CelebA",
@@ -86,7 +86,7 @@ def require_complete(root: Path, found: DiscoveredFiles) -> Store:
     """Return the store of the images; require images and the partition.
 
     Raises:
-        UserError: says what is missing, where it was looked for, and what there was.
+        UserError: names the missing files, the searched folder, and the files there.
     """
     for file in found.lists.values():
         reject_placeholders(file)

@@ -72,7 +72,7 @@ class Table:
             return self.values  # as CelebA comes: every list in the same order
         row_of = {name: row for row, name in enumerate(self.names.tolist())}
         unlisted = [name for name in names.tolist() if name not in row_of]
-        if unlisted:  # what is not there either, data.on_corrupt=skip leaves out
+        if unlisted:  # entries that are missing too are left out by data.on_corrupt=skip
             images = there()
             unlisted = [name for name in unlisted if name in images]
         if unlisted:

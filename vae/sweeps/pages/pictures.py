@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CAPTIONS = {
-    "comparison": "Rate against distortion, and what each swept value did; all runs",
+    "comparison": "Rate against distortion, and the effect of each swept value; all runs",
     "reconstructions": "The same validation faces through each model, the originals on top; "
     "the first seed",
     "samples": "Faces decoded from random latents; the first seed",

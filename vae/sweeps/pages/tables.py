@@ -31,7 +31,7 @@ OMITTED_COLUMNS = (
     "status",
     "val/loss",
 )  # of this machine; or the same in each row
-SET_UP = (  # what a page says of all its runs together
+SET_UP = (  # settings that a page states for all its runs
     *("data.name", "data.preset", "data.num_images", "data.image_size", "data.batch_size"),
     "optimizer.name",
 )
@@ -66,7 +66,7 @@ def collect_results(comparison: Comparison, figures: Collection[str]) -> list[Ro
             trained (`val/mig`, say), `vae evaluate` measures now, unless it has done so before.
 
     Raises:
-        UserError: no run has finished, or a key is none of what a run is measured by.
+        UserError: no run has finished, or a key is no metric of a run.
     """
     by_folder = {str(run.folder): run for run in comparison.ranked}
     if not by_folder:
