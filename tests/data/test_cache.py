@@ -124,7 +124,7 @@ def test_skip_leaves_out_unreadable_images(tmp_path, calls, caplog, monkeypatch,
         caplog.clear()
         open_or_pack(source, config(tmp_path, skip=True))
         assert f"images left out: 5, listed in {packed.folder}" in caplog.text
-    says = r"data\.on_corrupt: is `error`, .* train-0\.jpg: truncated\..* mend them"
+    says = r"data\.on_corrupt: is `error`, .* train-0\.jpg: truncated\..* fix them"
     with pytest.raises(UserError, match=says):
         open_or_pack(source, config(tmp_path))
     assert contents(packed.folder)["skipped.txt"]  # refused, and left as it is

@@ -82,7 +82,7 @@ def test_a_disk_can_become_full_at_any_write(small_disk, tmp_path, calls, monkey
     _, status = os.waitpid(in_a_fork(pack), 0)
     assert os.waitstatus_to_exitcode(status) == 0, "killed"
     said = (tmp_path / "said").read_text()
-    assert f"data.root: {root}: the disk is full, and packing stopped" in said
+    assert f"data.root: {root}: the disk is full, so packing stopped" in said
     assert re.search(r"\d\.\d\d GB are free, and the packed images need 0\.0\d GB", said)
     assert caches(root) == partials(root) == []
 
@@ -99,7 +99,7 @@ def test_file_size_limits_are_reported(tmp_path, calls):
 
     _, status = os.waitpid(in_a_fork(pack), 0)
     assert os.waitstatus_to_exitcode(status) == 0, "killed"
-    assert "files may not become that large there, and" in (tmp_path / "said").read_text()
+    assert "files may not become that large there, so" in (tmp_path / "said").read_text()
     assert caches(tmp_path) == partials(tmp_path) == []
 
 

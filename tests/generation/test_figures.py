@@ -104,7 +104,7 @@ def test_the_standard_figures_at_any_size(tmp_path, faces, latents):
 def test_most_active_latents_come_first(tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        figures, "traversal", lambda strips, labels, path: seen.update(labels=labels)
+        figures, "write_traversal", lambda strips, labels, path: seen.update(labels=labels)
     )
     model = build_model(ConvConfig(name="conv", latent_dim=20, channels=[4]), 16)
     draw_figures(model, torch.rand(2, 3, 16, 16), evaluation(20), tmp_path)

@@ -27,7 +27,9 @@ def test_rows_are_decoded_moved_latents(finished, monkeypatch):
     run = load_run("run")
     seen = {}
     monkeypatch.setattr(
-        figures, "table", lambda images, path, **labels: seen.update(labels, images=images) or path
+        figures,
+        "write_table",
+        lambda images, path, **labels: seen.update(labels, images=images) or path,
     )
     made = traverse(run, "2", count=3, steps=5, split="test", folder=run.folder)
     posterior = encode_batches(run, "test")
@@ -72,7 +74,7 @@ def test_inactive_latents_are_labelled(finished, monkeypatch):
         run.model.encoder.mean.weight[2] = 0
     seen = {}
     monkeypatch.setattr(
-        figures, "table", lambda images, path, **labels: seen.update(labels) or path
+        figures, "write_table", lambda images, path, **labels: seen.update(labels) or path
     )
     made = traverse(run, count=4, steps=2, folder=run.folder)
     active = dict(zip(made.latents, made.active, strict=True))

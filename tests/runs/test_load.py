@@ -53,9 +53,15 @@ def test_the_loaded_model_equals_the_saved(saved, config):
     assert load_run(str(folder), "best").step == 5
 
 
-@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"torn"), Path.unlink])
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda file: file.write_bytes(b"torn"), "not a valid checkpoint"),
+        (Path.unlink, "there is no such checkpoint"),
+    ],
+)
 @pytest.mark.parametrize("checkpoint", ["last", "ema"])
-def test_a_damaged_last_checkpoint_loads_the_previous(checkpoint, damage, saved, caplog):
+def test_a_damaged_last_checkpoint_loads_the_previous(checkpoint, damage, reason, saved, caplog):
     folder, model = saved
     average = {"model": model.state_dict(), "updates": 3}
     change(folder, lambda state: state.update(step=3, ema=average))
@@ -64,11 +70,13 @@ def test_a_damaged_last_checkpoint_loads_the_previous(checkpoint, damage, saved,
     shutil.copy(last.with_name("best.pt"), last)
     damage(last)
     assert load_run(folder, checkpoint).step == 3
-    assert "last.pt: th" in caplog.text  # this is ... damaged; there is no such ...
+    assert f"last.pt: {reason}" in caplog.text
     assert "previous.pt, step 3." in caplog.text
     assert load_run(folder, "best").step == 5
     damage(last.with_name("previous.pt"))
-    with pytest.raises(UserError, match=r"(last|previous)\.pt: th"):
+    with pytest.raises(
+        UserError, match=r"(last|previous)\.pt: (not a valid|there is no such) checkpoint"
+    ):
         load_run(folder, checkpoint)
 
 

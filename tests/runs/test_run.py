@@ -206,7 +206,9 @@ def test_a_forged_checkpoint_is_no_traceback(entry, finished, tmp_path):
     save_checkpoint(run / "checkpoints" / "last.pt", STRANGE[entry](state))
     named = "model" if entry == "nothing" else entry.strip()
     for name in ("last.pt", "previous.pt"):  # the last one is damaged, the second time
-        with pytest.raises(UserError, match=rf"{name} lacks .*: its '{named}' is missing, or"):
+        with pytest.raises(
+            UserError, match=rf"{name} is not .*: its '{named}' is missing or invalid"
+        ):
             load_resume_state(config, settings, run)
         (run / "checkpoints" / "last.pt").unlink(missing_ok=True)
 
@@ -226,12 +228,16 @@ def test_a_changed_precision_is_logged(finished, tmp_path, monkeypatch, capsys):
 def test_a_damaged_checkpoint_falls_back_to_the_previous(finished, monkeypatch, capsys):
     cwd, folder = finished.parent, finished / "checkpoints"
     expected, course = weights(finished), timeless_rows(finished)
-    for damage in (lambda file: file.write_bytes(file.read_bytes()[:-9]), Path.unlink):
+    damages = (
+        (lambda file: file.write_bytes(file.read_bytes()[:-9]), "not a valid checkpoint"),
+        (Path.unlink, "there is no such checkpoint"),
+    )
+    for damage, reason in damages:
         assert load_checkpoint(folder / "previous.pt")["step"] == 4
         damage(folder / "last.pt")
         code, out, err = call_train([f"resume={finished}"], cwd, monkeypatch, capsys)
         assert code == 0, err
-        assert "last.pt: th" in out  # this is ... damaged; there is no such ...
+        assert f"last.pt: {reason}" in out
         assert f"In its place: {folder / 'previous.pt'}, step 4." in out
         assert same(weights(finished), expected)
         assert timeless_rows(finished) == course

@@ -125,7 +125,7 @@ class DeathAt:
             (os, "replace"),
             (os, "link"),
             (os, "fsync"),
-            (vae.runs.trainer_setup, "evaluate"),
+            (vae.runs.trainer_setup, "evaluate_split"),
             (vae.runs.run, "draw_figures"),
         ):
             setattr(place, name, self._deadly(getattr(place, name)))

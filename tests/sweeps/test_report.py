@@ -152,7 +152,7 @@ def test_the_page_describes_the_sweep(tmp_path):
     sweep = make(tmp_path)
     text = page(sweep)
     assert text.startswith("# sweep\n")
-    assert f"```bash\n{read_record(sweep)['run_command']}\n```" in text
+    assert f"```bash\n{read_record(sweep)['command']}\n```" in text
     assert "started 2026-11-22 18:39:07" in text
 
 

@@ -53,8 +53,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: there is no such checkpoint ({error.strerror}).") from error
-    content, with_checksum = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
-    if _digest(content) != with_checksum:
+    content, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    if _digest(content) != digest:
         raise UserError(f"{path}: not a valid checkpoint (checksum mismatch).")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -97,10 +97,10 @@ def validate_checkpoint(state: Mapping[str, Any], file: Path) -> None:
 
     Whether weights and moments are those of the model is seen where they are put into it.
     """
-    for entry, is_sound in CHECKPOINT_SCHEMA.items():
-        if not is_sound(state.get(entry)):
+    for entry, is_valid in CHECKPOINT_SCHEMA.items():
+        if not is_valid(state.get(entry)):
             raise UserError(
-                f"resume: {file} lacks what this version needs to go on from it: its {entry!r} "
+                f"resume: {file} is not a checkpoint of this version: its {entry!r} "
                 "is missing or invalid."
             )
 

@@ -108,7 +108,7 @@ def test_a_cache_with_skips_is_refused_without_skip(damage, layout, celeba_in):
         pack(folder)
     text = str(caught.value)
     assert re.search(r"\b6\b", text)
-    for part in ("data.on_corrupt", str(packed.folder / "skipped.txt"), "skip again", "mend"):
+    for part in ("data.on_corrupt", str(packed.folder / "skipped.txt"), "skip again", "fix them"):
         assert part in text
     assert pack(folder, on_corrupt="skip").folder == packed.folder
 
