@@ -161,8 +161,8 @@ class DeathAt:
 def state_of(folder):
     """A run's checkpoint without times and names."""
     state = load_checkpoint(folder / "checkpoints" / "last.pt")
-    subprocess_runner = ("seconds", "run_id", "config")
-    return {key: value for key, value in state.items() if key not in subprocess_runner}
+    ignored = ("seconds", "run_id", "config")
+    return {key: value for key, value in state.items() if key not in ignored}
 
 
 def rows_of(folder):
