@@ -514,4 +514,4 @@ def test_a_run_logs_its_model_first(tmp_path, monkeypatch, capsys):
     arguments = [*TINY, *sizes, "trainer.max_steps=1"]
     code, out, err = call_train(arguments, tmp_path, monkeypatch, capsys)
     assert code == 0, err
-    assert f": {parameters} parameters, {multiply_adds}M multiply-adds an image, " in out
+    assert f": {parameters} parameters, {multiply_adds}M multiply-adds/image, " in out

@@ -35,7 +35,7 @@ from vae.benchmark.steps import (
     prepare_training,
 )
 from vae.benchmark.timing import (
-    MAX_OTHER_CORES,
+    BUSY_CORES,
     MIN_QUIET_ROUNDS,
     Prepare,
     Series,
@@ -67,7 +67,7 @@ def run_benchmark(
         quality: number of seeds for the time to the plain twin's quality; 0 skips it.
 
     Returns:
-        A record fit for JSON: `describe_machine`, `setting`, `rounds`, and rows for each of
+        A record fit for JSON: `machine`, `setting`, `rounds`, and rows for each of
         `training`, `layers`, `matrix`, `data`, `evaluation`, `growth` and `quality`.
     """
     variants = (*VARIANTS, COMPILED) if compiled else VARIANTS
@@ -180,7 +180,7 @@ def format_benchmark(found: dict[str, Any]) -> str:
         f"{place['cpu']}, {place['cores']} cores; on {place['device']} with {place['threads']} "
         f"threads; torch {place['torch']}\n"
         f"{found['rounds']} interleaved rounds: medians (quartiles). Rounds in which other "
-        f"processes used over {MAX_OTHER_CORES:g} of a core\nare dropped; if fewer than "
+        f"processes used over {BUSY_CORES:g} of a core\nare dropped; if fewer than "
         f"{MIN_QUIET_ROUNDS} would remain, all are kept and marked !",
         f"training step, {sizes['batch']} images of {sizes['image_size']} px, "
         f"{found['flops_per_image'] / 1e6:,.0f} MFLOP per image when folded\n"
@@ -219,9 +219,7 @@ def format_number(value: float) -> str:
 def _figure(figure: dict[str, Any]) -> list[str]:
     """Return cells: median, quartiles, rounds that count."""
     count = len(figure["values"])
-    disturbed = figure["dropped"] == 0 and any(
-        others > MAX_OTHER_CORES for others in figure["others"]
-    )
+    disturbed = figure["dropped"] == 0 and any(others > BUSY_CORES for others in figure["others"])
     return [
         format_number(figure["median"]),
         f"({format_number(figure['low'])} to {format_number(figure['high'])})",
@@ -235,10 +233,8 @@ def _training(rows: list[dict[str, Any]]) -> list[list[str]]:
     for row in rows:
         seconds = row["compile_seconds"]
         cells = [*_figure(row["images_per_second"]), format_number(row["ratio"])]
-        cells += [
-            format_number(row["share_of_peak"]),
-            "" if seconds is None else format_number(seconds),
-        ]
+        peak = format_number(row["share_of_peak"])
+        cells += [peak, "" if seconds is None else format_number(seconds)]
         table.append([row["variant"], row["precision"], *cells])
     return table
 
@@ -277,10 +273,8 @@ def _growth(rows: list[dict[str, Any]]) -> list[list[str]]:
     for row in rows:
         per_image = (row["flops_per_image"], row["peak_bytes"] / row["batch"])
         growth = (row["time_growth"], row["memory_growth"])
-        cells = [
-            *_figure(row["images_per_second"]),
-            *(format_number(value / 1e6) for value in per_image),
-        ]
+        millions = [format_number(value / 1e6) for value in per_image]
+        cells = [*_figure(row["images_per_second"]), *millions]
         cells += ["" if value is None else format_number(value) for value in growth]
         table.append([row["case"], *cells])
     return table
@@ -302,7 +296,5 @@ def _quality(rows: list[dict[str, Any]]) -> list[list[str]]:
 def _spread(rows: list[dict[str, Any]], key: str) -> list[str]:
     """Return cells: median, smallest to largest."""
     values = [row[key] for row in rows]
-    return [
-        format_number(median(values)),
-        f"({format_number(min(values))} to {format_number(max(values))})",
-    ]
+    low, high = format_number(min(values)), format_number(max(values))
+    return [format_number(median(values)), f"({low} to {high})"]

@@ -23,7 +23,7 @@ import torch
 
 from vae.utils.errors import UserError
 
-MAX_OTHER_CORES = 0.25  # cores that other processes may take in a round that counts
+BUSY_CORES = 0.25  # cores that other processes may take in a round that counts
 MIN_QUIET_ROUNDS = 3  # quiet rounds without which all rounds count
 
 WARM_UP = 2  # calls before timing: memory, kernels and caches find their places
@@ -51,7 +51,7 @@ def undisturbed_rounds(*series: Series) -> list[int]:
     one of a busy machine does.
     """
     rounds = range(len(series[0]))
-    quiet = [i for i in rounds if all(samples[i].others <= MAX_OTHER_CORES for samples in series)]
+    quiet = [i for i in rounds if all(samples[i].others <= BUSY_CORES for samples in series)]
     return quiet if len(quiet) >= MIN_QUIET_ROUNDS else list(rounds)
 
 

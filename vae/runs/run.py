@@ -122,15 +122,11 @@ class Run:
             InterruptedRun: Ctrl-C, SIGTERM or SIGUSR1; the state is saved.
         """
         record = self.record
+        size, steps = record["multiply_adds"] / 1e6, self.trainer.total_steps
         log.info(
-            "%s: %d parameters, %.0fM multiply-adds an image, beta_elbo %.4g, %d steps in %s on %s",
-            *(self.folder, record["parameters"], record["multiply_adds"] / 1e6),
-            *(
-                record["beta_elbo"],
-                self.trainer.total_steps,
-                record["precision"],
-                describe_device(self),
-            ),
+            "%s: %d parameters, %.0fM multiply-adds/image, beta_elbo %.4g, %d steps in %s on %s",
+            *(self.folder, record["parameters"], size, record["beta_elbo"], steps),
+            *(record["precision"], describe_device(self)),
         )
         status, reason = "failed", None
         with (

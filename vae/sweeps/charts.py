@@ -33,11 +33,7 @@ DOTS_PER_INCH = 110
 MARKERS = "osD^vPX*"  # as many values of one key are told apart, and no more
 DOT: dict[str, Any] = {"s": 52, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
 RING: dict[str, Any] = {"s": 150, "facecolors": "none", "edgecolors": "#d62728", "linewidths": 1.6}
-LEGEND_BELOW: dict[str, Any] = {
-    "loc": "upper center",
-    "bbox_to_anchor": (0.5, -0.13),
-    "frameon": False,
-}
+LEGEND: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "frameon": False}
 QUIET = "#999999"
 AXIS_LABELS = {
     "val/bpd": "bits per dimension",
@@ -53,7 +49,7 @@ RATE_DISTORTION = ("val/rate", "val/distortion")
 
 
 def draw_charts(comparison: Comparison, path: Path) -> Path:
-    """Write `draw_comparison` as a PNG."""
+    """Write the figure of `draw_comparison` as a PNG."""
     figure = draw_comparison(comparison)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DOTS_PER_INCH))
     return path
@@ -255,7 +251,7 @@ def _legend(axes: Axes) -> None:
     """Place the legend below the axes, where it hides no run."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(handles, labels, ncols=4 if max(map(len, labels)) < 24 else 3, **LEGEND_BELOW)
+        axes.legend(handles, labels, ncols=4 if max(map(len, labels)) < 24 else 3, **LEGEND)
 
 
 def _scale_x(axes: Axes, places: dict[Any, float], numeric: bool) -> None:

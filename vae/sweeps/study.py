@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 Direction = Literal["minimize", "maximize"]
-HEARTBEAT_TIMEOUT = (
-    180.0  # seconds without a sign of life after which a process on another machine is gone
-)
+HEARTBEAT_TIMEOUT = 180.0  # seconds without heartbeat after which a remote process is gone
 MAX_TRIES = 3  # a trial that took its process down this often is not tried again
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from vae.losses import LossTerms
 from vae.utils.errors import UserError
 
-VALUES_PER_STEP = len(LossTerms._fields) + 1  # of a step: its terms, and the norm of its gradient
+STEP_VALUES = len(LossTerms._fields) + 1  # of a step: its terms, and the norm of its gradient
 
 REMEDY = "Try a smaller optimizer.lr, or trainer.grad_clip=1."
 # Of a step, in the order of its values.
@@ -29,14 +29,12 @@ class MetricAccumulator:
 
     def __init__(self, before: Tensor | None = None) -> None:
         self.reset()
-        if before is not None and before.shape[1:] == (
-            VALUES_PER_STEP,
-        ):  # else by an older version
+        if before is not None and before.shape[1:] == (STEP_VALUES,):  # else an older version's
             self.before = before
 
     def reset(self) -> None:
         """Restart after a logged row."""
-        self.before = torch.empty(0, VALUES_PER_STEP, dtype=torch.float64)
+        self.before = torch.empty(0, STEP_VALUES, dtype=torch.float64)
         self.rows: list[Tensor] = []  # of steps of this process, whose time is known
         self.restart()
 
