@@ -23,7 +23,7 @@ Function: TypeAlias = Callable[[Tensor], Any]
 ExportedFunctions: TypeAlias = dict[Path, Mapping[str, Function]]  # a file's function, by part
 
 
-class Encoder(nn.Module):
+class ExportedEncoder(nn.Module):
     """images (batch, 3, size, size) in [0, 1] -> mean, logvar, each (batch, latent_dim)."""
 
     takes, gives = "images", ["mean", "logvar"]
@@ -38,7 +38,7 @@ class Encoder(nn.Module):
         return posterior.mean, posterior.logvar
 
 
-class Decoder(nn.Module):
+class ExportedDecoder(nn.Module):
     """latents (batch, latent_dim) -> images (batch, 3, size, size) in [0, 1]."""
 
     takes, gives = "latents", ["images"]
@@ -52,12 +52,15 @@ class Decoder(nn.Module):
         return self.vae.decode(latents)
 
 
-Part: TypeAlias = Encoder | Decoder
+Part: TypeAlias = ExportedEncoder | ExportedDecoder
 
 
 def split_encoder_decoder(model: VAE, image_size: int) -> dict[str, Part]:
     """Return encoder and decoder in evaluation mode, by the names of their files."""
-    return {"encoder": Encoder(model, image_size).eval(), "decoder": Decoder(model).eval()}
+    return {
+        "encoder": ExportedEncoder(model, image_size).eval(),
+        "decoder": ExportedDecoder(model).eval(),
+    }
 
 
 def export_torch(model: VAE, about: Mapping[str, Any], folder: Path) -> ExportedFunctions:

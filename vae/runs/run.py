@@ -264,7 +264,7 @@ def summary_of(run: Run, status: str, error: str | None) -> dict[str, Any]:
         "step": run.trainer.step,
         "total_steps": run.trainer.total_steps,
         "seconds": run.elapsed(),
-        "machine": describe_machine(run),
+        "machine": hardware_name(run),
         "precision": run.record["precision"],
         "beta_elbo": run.record["beta_elbo"],
         "objective": objectives if isinstance(run.config.objective, list) else objectives[0],
@@ -285,7 +285,7 @@ def record_of(run: Run) -> dict[str, Any]:
     }
 
 
-def describe_machine(run: Run) -> str:
+def hardware_name(run: Run) -> str:
     """Describe the hardware by name, for comparing times."""
     threads = run.config.trainer.num_threads or torch.get_num_threads()
     used = f", {threads} thread{'s' * (threads > 1)}" if run.device.type == "cpu" else ""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vae.data.synthetic.canvas import SIDES, WHITE, Scene, bell, blob, ellipse, from_hsv, smooth
-from vae.data.synthetic.features import EYE_ROWS, face
+from vae.data.synthetic.facial_features import EYE_ROWS, face
 
 FRAMES = (0.08, 0.07, 0.07)
 
