@@ -87,29 +87,29 @@ def training_recipes(device: str) -> list[Recipe]:
     return [plain, fast, *changed, matrices, small, default]
 
 
-def prepare_recipe(setting: Setting, recipes: Recipe) -> Measure:
+def prepare_recipe(setting: Setting, recipe: Recipe) -> Measure:
     """Measure `seconds` of training without validation, and the `psnr` reached by then.
 
     Each call does one of `TURNS` equal parts of the steps.
     """
-    if recipes.variant.keeps_memory:
+    if recipe.variant.keeps_memory:
         keep_memory()
     device = torch.device(setting.device)
     images = open_data(compose([]).data).images
-    batches = TrainingBatches(images["train"], recipes.batch, setting.seed, False, device)
-    model = build_variant(setting, recipes.variant).train()
+    batches = TrainingBatches(images["train"], recipe.batch, setting.seed, False, device)
+    model = build_variant(setting, recipe.variant).train()
     measured = build_variant(setting, FAST)  # whatever it was trained with, it is measured quickly
-    optimizer = build_optimizer(recipes.optimizer, model.parameters())
-    train = training_step(setting, recipes.variant, model, optimizer)
+    optimizer = build_optimizer(recipe.optimizer, model.parameters())
+    train = training_step(setting, recipe.variant, model, optimizer)
     steps = enumerate(chain.from_iterable(map(batches.epoch, count())))
 
     def measure() -> Figures:
         synchronize(setting.device)
         started = time.perf_counter()
-        for step, batch in islice(steps, recipes.steps // TURNS):
+        for step, batch in islice(steps, recipe.steps // TURNS):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipes.optimizer, step, recipes.run)
-            noise = step_noise(setting.seed, step, (recipes.batch, setting.latent_dim))
+                group["lr"] = learning_rate(recipe.optimizer, step, recipe.run)
+            noise = step_noise(setting.seed, step, (recipe.batch, setting.latent_dim))
             train(batch, send(noise, device))
         synchronize(setting.device)
         seconds = time.perf_counter() - started
@@ -142,10 +142,10 @@ def measure_quality(setting: Setting, seeds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _named(setting: Setting, recipes: Recipe) -> Measure:
+def _named(setting: Setting, recipe: Recipe) -> Measure:
     """Call `prepare_recipe` and prefix its figures with the recipe's name."""
-    measure = prepare_recipe(setting, recipes)
-    return lambda: {f"{recipes.name}/{name}": value for name, value in measure().items()}
+    measure = prepare_recipe(setting, recipe)
+    return lambda: {f"{recipe.name}/{name}": value for name, value in measure().items()}
 
 
 def quality_rows(recipes: Sequence[Recipe], series: dict[str, Series]) -> list[dict[str, Any]]:

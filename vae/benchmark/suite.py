@@ -281,15 +281,15 @@ def _growth(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _quality(rows: list[dict[str, Any]]) -> list[list[str]]:
-    table = [["means", "reached", "dB", "steps", "seconds", "", "times as fast", ""]]
-    for means in dict.fromkeys(row["means"] for row in rows):
-        runs = [row for row in rows if row["means"] == means]
+    table = [["recipe", "reached", "dB", "steps", "seconds", "", "times as fast", ""]]
+    for recipe in dict.fromkeys(row["means"] for row in rows):
+        runs = [row for row in rows if row["means"] == recipe]
         reached = [row for row in runs if row["seconds"] is not None]
         cells = [f"{len(reached)} of {len(runs)}"]
         if reached:
             cells += [_spread(reached, "target")[0], _spread(reached, "steps")[0]]
             cells += [*_spread(reached, "seconds"), *_spread(reached, "ratio")]
-        table.append([means, *cells, *[""] * (7 - len(cells))])
+        table.append([recipe, *cells, *[""] * (7 - len(cells))])
     return table
 
 

@@ -105,7 +105,7 @@ def require_method(method: str) -> None:
 
 
 def find_directions(statistics: LatentStatistics, names: tuple[str, ...]) -> Directions:
-    """Return the directions of attributes with at least FEWEST faces in both classes.
+    """Return the directions of attributes with at least MIN_FACES faces in both classes.
 
     The classifiers are Fisher's linear discriminants with a shrunk covariance.
 

@@ -49,7 +49,7 @@ def factorvae_score(
             vote share that factor's value. `drawn_votes` takes the same three.
         num_factors: how many there are.
         stds: (latents,) of the codes of many images in which all varies. A latent with a
-            variance of at most `vae.training.metrics.ACTIVE` is inactive and has no vote.
+            variance of at most `vae.training.metrics.ACTIVE_VARIANCE` is inactive and has no vote.
         seed: which factors are held; handed on to `encode`.
         votes: how many, >= 3.
         batch: images a vote, >= 2.

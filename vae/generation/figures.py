@@ -280,7 +280,7 @@ def slerp(start: Tensor, end: Tensor, steps: int = COLUMNS) -> Tensor:
 def move_latent(
     latents: Tensor, latent: int, mean: Tensor, std: Tensor, steps: int = COLUMNS
 ) -> Tensor:
-    """Move one of `latents` (latent_dim,) from mean - REACH · std to mean + REACH · std.
+    """Move one of `latents` (latent_dim,) over mean ± TRAVERSAL_RANGE · std.
 
     Returns:
         (steps, latent_dim), equal to `latents` in every other column.

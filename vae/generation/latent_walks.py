@@ -78,7 +78,7 @@ class TraversalResult:
 
     latents: list[int]  # by their KL, the largest first
     kl: list[float]  # of each, nats per image
-    active: list[bool]  # whether its mean varies by more than ACTIVE
+    active: list[bool]  # whether its mean varies by more than ACTIVE_VARIANCE
     files: list[Path]  # a PNG and a GIF
 
 

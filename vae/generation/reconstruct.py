@@ -52,7 +52,7 @@ def reconstruct(
     Args:
         trained: computes on its device.
         faces, split, crop: as `load_faces`; without any, the first of the split.
-        folder: the file is figures/reconstruct.png below it, with the first MOST_SHOWN faces.
+        folder: the file is figures/reconstruct.png below it, with the first MAX_SHOWN faces.
     """
     originals, labels = load_faces(faces or first_faces(trained, split), trained, split, crop)
     batches = torch.split(originals, EVALUATION_BATCH)

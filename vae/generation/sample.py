@@ -27,7 +27,7 @@ from vae.utils.errors import UserError, require
 
 COMPONENTS = 10  # as in the paper
 PER_COMPONENT = 10  # latents that a component needs: with fewer images there are fewer of them
-MAX_LATENTS = 20_000  # that it is fitted to: bounds memory and time, and is enough
+MAX_LATENTS = 20_000  # latents to fit: bounds memory and time
 VARIANCE_FLOOR = 1e-6  # added to the variances, as some latents may not vary
 
 PRIORS = ("standard", "fitted")
@@ -64,7 +64,7 @@ def fit_mixture(model: VAE, images: np.ndarray, seed: int) -> LatentMixture:
 
     Args:
         model: in evaluation mode.
-        images: (n, size, size, 3) uint8; at most MOST_LATENTS of them are used.
+        images: (n, size, size, 3) uint8; at most MAX_LATENTS of them are used.
         seed: of the samples, the choice of images and the start of the fit.
 
     Raises:
@@ -160,7 +160,7 @@ def sample(
         density: as `latent_sampler`.
 
     Returns:
-        figures/samples_PRIOR.png with the first MOST_SHOWN of them; and, where asked for,
+        figures/samples_PRIOR.png with the first MAX_SHOWN of them; and, where asked for,
         samples_PRIOR/00000.png, ...
     """
     require(num >= 1, "--num", num, "an int >= 1")

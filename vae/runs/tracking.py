@@ -67,7 +67,7 @@ class Tracker(WandbRun):
     """The record of one run, as a context manager; a process may use several in sequence.
 
     `folder` is the run's folder: `metrics.jsonl` in it is appended to. The rest is as in
-    WandbRun. Entering raises a UserError, and creates nothing, where `check` would.
+    WandbRun. Entering raises a UserError, and creates nothing, where `check_wandb_mode` would.
     """
 
     _file: IO[str] | None = None

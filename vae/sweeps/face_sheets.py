@@ -56,7 +56,7 @@ def draw_face_sheets(comparison: Comparison, folder: Path) -> list[str]:
 
 
 def choose_runs(comparison: Comparison) -> tuple[list[SweepRun], list[str]]:
-    """Choose at most MOST_ROWS runs, spread over all; add a note if some are left out."""
+    """Choose at most MAX_ROWS runs, spread over all; add a note if some are left out."""
     with_model = [r for r in comparison.runs if (r.folder / "checkpoints" / "last.pt").exists()]
     finished = [run for run in with_model if run.status == "finished"]
     runs = finished or with_model  # while the first are at work, what there is

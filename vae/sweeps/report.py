@@ -127,12 +127,13 @@ def _unfinished(comparison: Comparison) -> list[str]:
     lines = []
     for run in comparison.runs:
         at = f"at step {run.step}" + f" of {run.total_steps}" * bool(run.total_steps)
+        resumes = f"interrupted {at}; resumes when the sweep is started again"
         said = {
             "failed": f"failed {at}: {run.error or 'the reason is in its train.log'}",
             "pruned": f"pruned by Optuna {at}",
             "running": f"is running, {at}",
-            "interrupted": f"interrupted {at}; resumes when the sweep is started again",
-            "cut": f"interrupted {at}; resumes when the sweep is started again",
+            "interrupted": resumes,
+            "cut": resumes,
         }.get(run.status)
         if said:
             lines.append(f"- **{_cell(run.name)}** {_cell(said)}")

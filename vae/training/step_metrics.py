@@ -65,7 +65,7 @@ class MetricAccumulator:
         self.rows.append(torch.stack([*(term.detach() for term in terms), norm]))
 
     def values(self) -> Tensor:
-        """Return loss terms and gradient norm of each step: (steps, VALUES) float64, on the CPU."""
+        """Return terms and gradient norm of each step, (steps, STEP_VALUES) float64 on the CPU."""
         if not self.rows:
             return self.before
         return torch.cat([self.before, torch.stack(self.rows).cpu().double()])

@@ -18,7 +18,7 @@ from vae.data.celeba.download import download_again, first_names, reject_placeho
 from vae.utils.errors import UserError
 
 SPLIT_NAMES = {"train": "train", "valid": "val", "validation": "val", "val": "val", "test": "test"}
-COLUMNS = (
+COLUMNS_HELP = (
     "CelebA's official splits are wanted, in files named train-*.parquet, valid-*.parquet and "
     "test-*.parquet, as flwrlabs/celeba on Hugging Face has them."
 )
@@ -55,7 +55,7 @@ def shards_by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
     if empty := [split for split in SPLITS if not shards[split]]:
         raise UserError(
             f"data.path: {files[0].parent} has no parquet files of {' and '.join(empty)} (it "
-            f"has {first_names([file.name for file in files])}). {COLUMNS}"
+            f"has {first_names([file.name for file in files])}). {COLUMNS_HELP}"
         )
     for split in SPLITS:
         _require_all(shards[split])
@@ -107,10 +107,10 @@ def row_groups(file: Path, labels: Sequence[str] = ()) -> np.ndarray:
     for column in ("image", *labels):
         if column not in schema.names:
             found = first_names(schema.names)
-            raise UserError(f"{file}: has no column `{column}`, but {found}. {COLUMNS}")
+            raise UserError(f"{file}: has no column `{column}`, but {found}. {COLUMNS_HELP}")
         kind = schema.field(column).type
         if not (_holds_files(kind) if column == "image" else _holds_numbers(kind)):
-            raise UserError(f"{file}: column `{column}` holds {kind}. {COLUMNS}")
+            raise UserError(f"{file}: column `{column}` holds {kind}. {COLUMNS_HELP}")
     metadata = opened.metadata
     groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     return np.cumsum([0, *groups])
@@ -189,7 +189,9 @@ class ParquetCelebA:
             for split in SPLITS
         }
         if empty := [split for split, size in self.sizes().items() if not size]:
-            raise UserError(f"{self.shards[empty[0]][0]}: holds no images of {empty[0]}. {COLUMNS}")
+            raise UserError(
+                f"{self.shards[empty[0]][0]}: holds no images of {empty[0]}. {COLUMNS_HELP}"
+            )
         # The file and row group being read, the next row in it, and the stream of its images.
         self._reading: tuple[tuple[Path, int], int, Iterator[bytes | None]] | None = None
 
@@ -260,7 +262,7 @@ def _columns(file: Path, names: tuple[str, ...]) -> np.ndarray:
         table = open_shard(file).read(list(names))
     for name in names:
         if table.column(name).null_count:
-            raise UserError(f"{file}: column {name} is empty (null) in some rows. {COLUMNS}")
+            raise UserError(f"{file}: column {name} is empty (null) in some rows. {COLUMNS_HELP}")
     columns = [table.column(name).to_numpy().astype(np.int32) for name in names]
     return np.stack(columns, axis=1)
 

@@ -25,12 +25,8 @@ log = logging.getLogger(__name__)
 
 Row: TypeAlias = dict[str, str]  # of a run: each of its settings and figures, as CSV has it
 
-OMITTED_COLUMNS = (
-    "folder",
-    "error",
-    "status",
-    "val/loss",
-)  # of this machine; or the same in each row
+# Of this machine, or equal in each row.
+OMITTED_COLUMNS = ("folder", "error", "status", "val/loss")
 SET_UP = (  # settings that a page states for all its runs
     *("data.name", "data.preset", "data.num_images", "data.image_size", "data.batch_size"),
     "optimizer.name",
@@ -49,7 +45,7 @@ DIGITS = {  # behind the point, of figures; others have four digits in all
     "val/aggregate_kl": 1,
     "seconds": 0,
 }
-HIGHER_IS_BETTER = (  # is better; of the rest, lower
+HIGHER_IS_BETTER = (  # of other metrics, lower is better
     *MAXIMISED,
     *("val/mig", "val/sap", "val/factorvae_score", "val/attribute_separability"),
     *("val/dci_disentanglement", "val/dci_completeness", "val/dci_informativeness"),
