@@ -1,13 +1,21 @@
 """Fixtures that all tests share. No test reaches outside this machine."""
 
+import os
 import signal
 from urllib.error import URLError
 
+import matplotlib
 import pytest
+import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # each core has a worker
 
 # What a shell starts in the background ignores Ctrl-C, and so would all that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+CACHE_OF_MATPLOTLIB = matplotlib.get_cachedir()  # or each process would list all fonts anew
 
 pytest_plugins = [
     "tests.support.data_sets",
@@ -26,6 +34,7 @@ def no_outside_world(monkeypatch, tmp_path):
     monkeypatch.setattr("torch.hub.download_url_to_file", no_download)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
+    monkeypatch.setenv("MPLCONFIGDIR", CACHE_OF_MATPLOTLIB)
 
 
 def no_download(url, *_args, **_kwargs):
