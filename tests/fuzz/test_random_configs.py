@@ -115,7 +115,7 @@ def test_configurations(apart, drawn):
 
 @pytest.mark.slow
 @given(overrides())
-@examples(300)
+@examples(100)
 def test_more_configurations(apart, drawn):
     found = fault(apart(train, apart.folder, *drawn), drawn[1])
     assert not found, f"{drawn}\n{found}"

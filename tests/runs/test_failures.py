@@ -118,10 +118,11 @@ def runs_in_one_process(jobs, folder, connection):
     """Return (MiB of memory, threads, open files) after each run."""
     import gc
 
-    from tests.support.killed_runs import train
+    from tests.support.killed_runs import composed, train
 
     for number in range(jobs):
-        train(folder.with_name(f"run-{number}"), [f"seed={number}", "wandb.mode=offline"])
+        config = composed(f"seed={number}", "wandb.mode=offline")
+        train(folder.with_name(f"run-{number}"), config)
         gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         held = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -132,12 +133,12 @@ def runs_in_one_process(jobs, folder, connection):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells")
-def test_twenty_runs_in_one_process_hold_no_more_than_two(folder):
+def test_ten_runs_in_one_process_hold_no_more_than_two(folder):
     receiver, sender = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=runs_in_one_process, args=(20, folder, sender))
+    process = CONTEXT.Process(target=runs_in_one_process, args=(10, folder, sender))
     process.start()
     sender.close()  # or nothing would say that the process has died
-    held = [receiver.recv() for _ in range(20)]
+    held = [receiver.recv() for _ in range(10)]
     process.join()
     print(held)
     (memory, *counts), (memory_after_all, *counts_after_all) = held[1], held[-1]
@@ -154,21 +155,21 @@ def held_by(pid):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells")
-def test_a_sweep_of_twenty_runs_holds_no_more_than_one_of_two(tmp_path):
+def test_a_sweep_of_ten_runs_holds_no_more_than_one_of_two(tmp_path):
     """Neither the process that the user started nor the server that the runs are forked from.
 
     Both are looked at while another run trains: after the last one they report, and end.
     """
-    process = start(["seed=range(21)", "sweep.name=s"], tmp_path)
+    process = start(["seed=range(11)", "sweep.name=s"], tmp_path)
     folder, held = tmp_path / "multirun" / "s", {}
-    for number in (2, 20):
+    for number in (2, 10):
         wait_until(lambda: len(summaries(folder)) >= number, 300)  # noqa: B023
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         held[number] = [held_by(pid) for pid in (process.pid, *children)]
     code, out = finish_sweep(process)
     assert code == 0, out
     print(held)
-    assert len(held[2]) == len(held[20]) > 1
-    for (memory, threads), (memory_at_20, threads_at_20) in zip(held[2], held[20], strict=True):
-        assert memory_at_20 <= 1.1 * memory, held
-        assert threads_at_20 <= threads + 2, held
+    assert len(held[2]) == len(held[10]) > 1
+    for (memory, threads), (memory_at_10, threads_at_10) in zip(held[2], held[10], strict=True):
+        assert memory_at_10 <= 1.1 * memory, held
+        assert threads_at_10 <= threads + 2, held

@@ -8,7 +8,7 @@ import pytest
 from tests.support.killed_runs import DeathAt, ends_as, finish, kill_after, rows_of, start, state_of
 
 
-@pytest.mark.parametrize("times", [6, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [6, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_repeatedly_at_random_runs_resume(times, whole, folder):
     draw = random.Random(times)
     runs, killed = 1, 0
@@ -29,7 +29,7 @@ def test_killed_at_every_write_runs_resume(whole, folder, tmp_path):
     assert finish(folder, (), DeathAt(None, counted)) == 0
     events = int(counted.read_text())
     assert events > 100
-    for number in range(1, events + 1, 3):
+    for number in range(1, events + 1, 5):
         run = folder.with_name(f"run-{number}")
         assert finish(run, (), DeathAt(number)) == -signal.SIGKILL
         assert finish(run, (), DeathAt(1 + number % 8)) == -signal.SIGKILL

@@ -1,5 +1,6 @@
 """Runs in separate processes that are killed."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -37,8 +38,14 @@ RUN = [
 ]
 
 
-def train(folder, overrides=(), before=None):
-    """Train RUN in `folder`, or go on with it; `before` is called first, in the same process."""
+@functools.cache
+def composed(*overrides):
+    """The configuration of RUN: composed here, for it takes longer than the run."""
+    return compose([*RUN, *overrides])
+
+
+def train(folder, config, before=None):
+    """Train in `folder`, or go on with it; `before` is called first, in the same process."""
     from vae.runs.launch import prepare_run
 
     # vae.sweeps.subprocess_runner starts the fork server with signals blocked, if it is the first.
@@ -46,7 +53,6 @@ def train(folder, overrides=(), before=None):
     torch.set_num_threads(1)
     os.environ["TQDM_DISABLE"] = "1"
     os.chdir(folder.parent)
-    config = compose([*RUN, *overrides])
     if before is not None:
         before()
     try:
@@ -56,8 +62,9 @@ def train(folder, overrides=(), before=None):
         sys.exit(interruption.exit_code)
 
 
-def start(folder, *arguments):
-    process = CONTEXT.Process(target=train, args=(folder, *arguments))
+def start(folder, overrides=(), before=None):
+    """A process that trains RUN in `folder`, or goes on with it."""
+    process = CONTEXT.Process(target=train, args=(folder, composed(*overrides), before))
     process.start()
     return process
 

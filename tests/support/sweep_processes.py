@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.support.train_command import ROOT, TINY
 
 # A run that lasts some seconds, next to those of TINY: something to kill in the middle of.
-STEPS = 400
+STEPS = 80
 LONG = ["trainer.epochs=null", f"trainer.max_steps={STEPS}", "trainer.figures_every=1000"]
 FROM_STUDY = ["sweep=optuna", "model.latent_dim=4"]
 
@@ -29,11 +29,6 @@ def finish(process, timeout=300):
     """(exit code, what it printed)."""
     out, _ = process.communicate(timeout=timeout)
     return process.returncode, out
-
-
-def sweep(arguments, cwd, **environment):
-    """The same, to its end."""
-    return finish(start(arguments, cwd, **environment))
 
 
 def wait_until(condition, timeout=120):

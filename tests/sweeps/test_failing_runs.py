@@ -16,7 +16,6 @@ from tests.support.sweep_processes import (
     process_of,
     start,
     summaries,
-    sweep,
     wait_until,
 )
 from tests.support.train_command import ROOT, TINY
@@ -25,7 +24,7 @@ from vae.runs.checkpoint import load_checkpoint
 pytestmark = pytest.mark.slow
 
 
-def test_a_grid_survives_a_diverging_run(tmp_path):
+def test_a_grid_survives_a_diverging_run(sweep, tmp_path):
     """One learning rate is absurd: that run fails with its reason, the others finish."""
     arguments = ["optimizer.lr=1e-3,1e30,1e-4", "sweep.name=s"]
     code, out = sweep(arguments, tmp_path)
@@ -42,7 +41,7 @@ def test_a_grid_survives_a_diverging_run(tmp_path):
     assert "= nan" in found["optimizer.lr=1e+30"]["error"]
 
 
-def test_a_study_survives_diverging_and_refused_runs(tmp_path):
+def test_a_study_survives_diverging_and_refused_runs(sweep, tmp_path):
     """NaN, a value out of range, and good ones: every trial is told, with its reason.
 
     With this seed, the eight trials draw each of the three learning rates.
@@ -70,7 +69,7 @@ def test_a_study_survives_diverging_and_refused_runs(tmp_path):
     assert len(seen) == 3
 
 
-def test_a_run_killed_by_the_system_is_reported(tmp_path):
+def test_a_run_killed_by_the_system_is_reported(sweep, tmp_path):
     """SIGKILL to the process that trains, as the kernel does when memory is short."""
     arguments = ["loss.beta=0.1,0.2,0.3", "sweep.name=s", *LONG]
     folder = tmp_path / "multirun" / "s"
@@ -155,7 +154,7 @@ def test_a_run_out_of_memory_is_reported(tmp_path):
 @pytest.mark.parametrize(
     ("left", "after"), [(200 << 10, {"seed=2": "failed"}), (16 << 10, {})], ids=["some", "none"]
 )
-def test_a_full_disk_ends_the_run_with_a_message(left, after, small_disk, tmp_path):
+def test_a_full_disk_ends_the_run_with_a_message(sweep, left, after, small_disk, tmp_path):
     """Failed runs with their reason; where no run could begin any more, the sweep ends."""
     disk = small_disk(8 << 20)
     larger = ["model.channels=[16,32]", "model.latent_dim=16"]  # 300 kB a checkpoint
@@ -175,7 +174,7 @@ def test_a_full_disk_ends_the_run_with_a_message(left, after, small_disk, tmp_pa
 
 
 @pytest.mark.parametrize("preset", [[], FROM_STUDY], ids=["grid", "study"])
-def test_failures_in_a_row_stop_the_sweep(preset, tmp_path):
+def test_failures_in_a_row_stop_the_sweep(sweep, preset, tmp_path):
     grid = ["loss.beta=0.1,0.2,0.3,0.4"] if not preset else ["hydra.sweeper.n_trials=4"]
     arguments = [*preset, *grid, "sweep.name=s", "sweep.max_failures=2", "optimizer.lr=1e30"]
     code, out = sweep(arguments, tmp_path)
@@ -187,7 +186,7 @@ def test_failures_in_a_row_stop_the_sweep(preset, tmp_path):
     assert out.count("failed: training stopped at step") == 2
 
 
-def test_a_sweep_without_success_is_reported(tmp_path):
+def test_a_sweep_without_success_is_reported(sweep, tmp_path):
     arguments = [*FROM_STUDY, "hydra.sweeper.n_trials=2", "sweep.name=s", "optimizer.lr=1e30"]
     code, out = sweep(arguments, tmp_path)
     assert code != 0

@@ -5,7 +5,7 @@ import json
 import optuna
 import pytest
 
-from tests.support.sweep_processes import FROM_STUDY, LONG, rows, summaries, sweep
+from tests.support.sweep_processes import FROM_STUDY, LONG, rows, summaries
 from vae.runs.config import SweepConfig
 from vae.sweeps.study import build_pruner
 from vae.sweeps.trial import earlier_values
@@ -36,7 +36,7 @@ def expected_by_median(trials, startup, warmup):
 
 
 @pytest.mark.slow
-def test_bad_trials_are_pruned(tmp_path):
+def test_bad_trials_are_pruned(sweep, tmp_path):
     """Learning rates good and less so: some end early, where the median rule says."""
     arguments = [
         "hydra/sweeper=study", "hydra/sweeper/sampler=qmc", "hydra.sweeper.sampler.seed=3",
@@ -65,7 +65,7 @@ def test_bad_trials_are_pruned(tmp_path):
             assert trial.value == values[10]
 
 
-def test_pruning_needs_one_objective(tmp_path):
+def test_pruning_needs_one_objective(sweep, tmp_path):
     arguments = [*FROM_STUDY, "objective=[val/rate,val/mse]", "sweep.pruner=median"]
     code, out = sweep([*arguments, "sweep.name=o"], tmp_path)
     assert code != 0

@@ -18,7 +18,6 @@ from tests.support.sweep_processes import (
     rows,
     start,
     summaries,
-    sweep,
     wait_until,
 )
 from tests.support.train_command import TINY, run_train
@@ -35,7 +34,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_an_interrupted_grid_resumes(tmp_path):
+def test_an_interrupted_grid_resumes(sweep, tmp_path):
     """kill -9 in the second of three runs: the first is not run again, the second goes on."""
     arguments = ["loss.beta=0.001,0.01,0.1", "sweep.name=s", *LONG]
     folder = tmp_path / "multirun" / "s"
@@ -62,7 +61,7 @@ def study_of(folder):
     return optuna.load_study(study_name=folder.name, storage=f"sqlite:///{folder}/study.db")
 
 
-def test_an_interrupted_study_resumes(tmp_path):
+def test_an_interrupted_study_resumes(sweep, tmp_path):
     """kill -9 in the second trial: it goes on, no trial stays open, n_trials is the total."""
     arguments = [*FROM_STUDY, "sweep.name=o", "hydra.sweeper.n_trials=4", *LONG]
     arguments.append("hydra.sweeper.sampler.seed=1")
@@ -126,7 +125,7 @@ def test_a_killed_sweep_leaves_no_training_process(launcher, tmp_path):
     assert not (tmp_path / "multirun" / "s" / "loss.beta=0.3").exists()
 
 
-def test_another_sweep_under_the_same_name_is_refused(tmp_path):
+def test_another_sweep_under_the_same_name_is_refused(sweep, tmp_path):
     base = ["loss.beta=0.1,0.2", "sweep.name=s"]
     assert sweep([*base, "optimizer.lr=1e-3"], tmp_path)[0] == 0
     before = {p: p.read_bytes() for p in (tmp_path / "multirun").rglob("*") if p.is_file()}
@@ -138,7 +137,7 @@ def test_another_sweep_under_the_same_name_is_refused(tmp_path):
     assert after == before
 
 
-def test_a_sweep_can_be_widened_and_lengthened(tmp_path):
+def test_a_sweep_can_be_widened_and_lengthened(sweep, tmp_path):
     assert sweep(["loss.beta=0.1,0.2", "sweep.name=s"], tmp_path)[0] == 0
     code, out = sweep(["loss.beta=0.1,0.2,0.3", "sweep.name=s"], tmp_path)
     assert code == 0
@@ -150,7 +149,7 @@ def test_a_sweep_can_be_widened_and_lengthened(tmp_path):
     assert steps == {"loss.beta=0.1": 12, "loss.beta=0.2": 8, "loss.beta=0.3": 8}
 
 
-def test_another_space_or_objective_is_refused(tmp_path):
+def test_another_space_or_objective_is_refused(sweep, tmp_path):
     base = [*FROM_STUDY, "sweep.name=o", "hydra.sweeper.n_trials=1"]
     assert sweep(base, tmp_path)[0] == 0
     for change, words in (
