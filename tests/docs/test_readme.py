@@ -4,11 +4,12 @@ import json
 import math
 import re
 import shlex
+import shutil
 
 import pytest
 
 from tests.support.data_sets import save_noise
-from tests.support.train_command import ROOT, TINY, call_train
+from tests.support.train_command import ROOT, TINY, call_train, run_train
 from vae.cli.main import main as vae
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,13 +63,20 @@ def small(arguments):
     return [o for o in base if o.partition("=")[0] not in keys]
 
 
+@pytest.fixture(scope="module")
+def placeholders(tmp_path_factory):
+    """A folder with a finished run and a face. Not to be changed."""
+    folder = tmp_path_factory.mktemp("readme")
+    done = run_train([*small([]), "hydra.run.dir=outputs/DATE/TIME"], folder)
+    assert done.returncode == 0, done.stderr
+    save_noise(folder / "face.jpg")
+    return folder
+
+
 @pytest.fixture
-def settled(tmp_path, pictures, celeba, monkeypatch, capsys):
-    """A folder with all placeholders: pictures, a face, CelebA, a finished run."""
-    arguments = [*small([]), "hydra.run.dir=outputs/DATE/TIME"]
-    assert call_train(arguments, tmp_path, monkeypatch, capsys)[0] == 0
-    save_noise(tmp_path / "face.jpg")
-    return tmp_path
+def settled(placeholders, tmp_path, pictures, celeba):
+    """The test's own copy of `placeholders`, with pictures and CelebA."""
+    return shutil.copytree(placeholders, tmp_path, dirs_exist_ok=True)
 
 
 ALL = dict.fromkeys(command for page in PAGES for command in commands(page))
@@ -85,7 +93,9 @@ def test_the_experiment_works(page, settled, monkeypatch, capsys):
     small_ones = [o for o in small(arguments) if not o.startswith("model.latent_dim")]
     one_seed = [] if any(a.startswith("seed=") for a in arguments) else ["seed=0"]
     trials = ["hydra.sweeper.n_trials=2"] if "pareto" in page.stem else []
+    # Workers of joblib take longer to start than these runs; test_the_command_works has some.
     given = [*arguments, *small_ones, *one_seed, *trials, "data.batch_size=4"]
+    given.append("hydra/launcher=basic")
     code, _, err = call_train(given, settled, monkeypatch, capsys)
     assert code == 0, err
     sweep = settled / "multirun" / page.stem
