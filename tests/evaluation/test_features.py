@@ -100,11 +100,11 @@ def test_large_faces_are_resized_with_antialiasing():
     torch.testing.assert_close(small, torch.full_like(small, 0.25), atol=0.08, rtol=0)
 
 
-@pytest.mark.parametrize("size", [8, 9, 33, 64])
 @pytest.mark.parametrize("box", [(0.5, 0.5, 0.5), (0, 0.29, 0.71), (0.99, 0.99, 0.01)])
-def test_every_box_fits_every_size(box, size):
-    cut = FaceCrop(box)(torch.ones(1, 3, size, size))
-    torch.testing.assert_close(cut, torch.ones(1, 3, 150, 150))
+def test_every_box_fits_every_size(box):
+    for size in (8, 9, 33, 64):
+        cut = FaceCrop(box)(torch.ones(1, 3, size, size))
+        torch.testing.assert_close(cut, torch.ones(1, 3, 150, 150))
 
 
 class Means(nn.Module):

@@ -127,11 +127,11 @@ def test_fewer_images_than_dimensions_equal_singular_values():
 
 
 @pytest.mark.parametrize("count", [3, 30, 300])
-@pytest.mark.parametrize("seed", range(4))
-def test_equal_sets_have_distance_zero(count, seed):
-    features = correlated(count, 25, seed)
-    distance = frechet_distance(fitted(features), fitted(features))
-    assert 0 <= distance < 1e-5
+def test_equal_sets_have_distance_zero(count):
+    for seed in range(4):
+        features = correlated(count, 25, seed)
+        distance = frechet_distance(fitted(features), fitted(features))
+        assert 0 <= distance < 1e-5
 
 
 def test_constant_features():

@@ -59,10 +59,14 @@ def test_ranges(key, values):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    ("width_in", "width", "height", "across"),
-    [(3, 5, 6, 5), (4, 1, 1, 1), (2, 3, 1, 7), (5, 9, 2, 2)],
+    ("width_in", "width", "height", "across", "layout"),
+    [
+        (3, 5, 6, 5, torch.contiguous_format),
+        (4, 1, 1, 1, torch.contiguous_format),
+        (2, 3, 1, 7, torch.channels_last),
+        (5, 9, 2, 2, torch.channels_last),
+    ],
 )
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_upsample_conv_equals_upsampling_and_convolution(
     form, width_in, width, height, across, layout
 ):

@@ -71,11 +71,11 @@ def test_mistakes_outside_of_train_py_are_user_errors():
         compose(["data=folder"])
 
 
-@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: p.stem)
-def test_every_yaml_has_a_comment(path):
-    text = path.read_text()
-    assert text.startswith("#") or path.parent.name in ("trainer", "wandb")
-    assert isinstance(yaml.safe_load(text), dict)
+def test_every_yaml_has_a_comment():
+    for path in CONF.rglob("*.yaml"):
+        text = path.read_text()
+        assert text.startswith("#") or path.parent.name in ("trainer", "wandb"), path
+        assert isinstance(yaml.safe_load(text), dict), path
 
 
 def test_help_names_every_choice():

@@ -44,16 +44,16 @@ def test_steps_equal_torchs(name, kind):
     reference.load_state_dict(mine.state_dict())  # the same format
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_the_compiler_is_not_imported(name):
+def test_the_compiler_is_not_imported():
     """Start-up: neither making an optimiser nor a step may import two seconds of compiler."""
     script = f"""
 import sys, torch
 from vae.training.optim import OptimizerConfig, build_optimizer
-p = torch.nn.Parameter(torch.ones(3))
-o = build_optimizer(OptimizerConfig({name!r}, 1e-3, [0.9, 0.999], 1e-8, 0.0, "constant"), [p])
-o.zero_grad(); p.sum().backward(); o.step(); o.load_state_dict(o.state_dict())
-assert p[0] < 1
+for name in {list(KINDS)}:
+    p = torch.nn.Parameter(torch.ones(3))
+    o = build_optimizer(OptimizerConfig(name, 1e-3, [0.9, 0.999], 1e-8, 0.0, "constant"), [p])
+    o.zero_grad(); p.sum().backward(); o.step(); o.load_state_dict(o.state_dict())
+    assert p[0] < 1
 assert "torch._dynamo" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -46,13 +46,12 @@ def test_checksums_equal_zlibs(tmp_path, size):
     assert checksums(tmp_path / "file") == [zlib.crc32(piece) for piece in pieces]
 
 
-@pytest.mark.parametrize("all_of_it", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-def test_an_unchanged_file_is_not_damaged(tmp_path, size, all_of_it):
-    written(tmp_path / "file", size)
-
-    found = damaged_blocks(tmp_path / "file", checksums(tmp_path / "file"), all_of_it=all_of_it)
-    assert found == []
+def test_an_unchanged_file_is_not_damaged(tmp_path, size):
+    file = tmp_path / "file"
+    written(file, size)
+    assert damaged_blocks(file, checksums(file), all_of_it=True) == []
+    assert damaged_blocks(file, checksums(file), all_of_it=False) == []
 
 
 @pytest.mark.parametrize("size", [size for size in SIZES if size])
@@ -77,7 +76,7 @@ def test_a_full_check_finds_all_damaged_blocks(tmp_path):
     assert damaged_blocks(file, before, all_of_it=True) == [1, 4, 9]
 
 
-@pytest.mark.parametrize("blocks", [1, 2, 3, 4, 5, 8, 13, 40])
+@pytest.mark.parametrize("blocks", [1, 2, 3, 5, 40])
 def test_a_quick_check_finds_damage_at_both_ends(tmp_path, blocks, monkeypatch):
     file = tmp_path / "file"
     size = (blocks - 1) * BLOCK + 1000  # the last block is a short one

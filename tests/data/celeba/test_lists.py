@@ -40,8 +40,9 @@ def assert_whole(folder, kinds=KINDS):
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\n\n"])
-@pytest.mark.parametrize("beginning", [b"", b"\xef\xbb\xbf"])
-@pytest.mark.parametrize("end", [b"", b"\n", b"\n \n\n"])
+@pytest.mark.parametrize(
+    ("beginning", "end"), [(b"", b"\n"), (b"\xef\xbb\xbf", b"\n \n\n"), (b"", b"")]
+)
 def test_line_ends_byte_order_marks_and_blank_lines(line_end, beginning, end, celeba):
     for name in LISTS:
         content = (celeba / name).read_bytes().rstrip()
