@@ -38,6 +38,38 @@ def test_every_size_and_depth_builds(image_size, channels, latent_dim):
     assert decoded.shape == images.shape
 
 
+def test_the_model_equals_one_of_torchs_own_layers():
+    """Stride-2 convolutions and their mirror, BatchNorm, LeakyReLU, Sigmoid at the end."""
+    torch.manual_seed(0)
+    model = build_model(config((4, 8), 5), 16).double()
+
+    def after(width):
+        return nn.BatchNorm2d(width), nn.LeakyReLU(0.2)
+
+    def upsample(width_in, width, bias):
+        return nn.Sequential(
+            nn.Upsample(scale_factor=2), nn.Conv2d(width_in, width, 3, padding=1, bias=bias)
+        )
+
+    down = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False), *after(4),
+        nn.Conv2d(4, 8, 3, stride=2, padding=1, bias=False), *after(8),
+    )  # fmt: skip
+    up = nn.Sequential(upsample(8, 4, False), *after(4), upsample(4, 3, True))
+    for plain, ours in ((down, model.encoder.blocks), (up, model.decoder.blocks)):
+        plain.double()
+        for one, other in zip(plain, ours, strict=True):
+            (one[1] if isinstance(one, nn.Sequential) else one).load_state_dict(other.state_dict())
+    images = torch.rand(6, 3, 16, 16, dtype=torch.float64)
+    features = down(images).flatten(1)
+    posterior = model.encode(images)
+    torch.testing.assert_close(posterior.mean, model.encoder.mean(features).float())
+    torch.testing.assert_close(posterior.logvar, model.encoder.logvar(features).float())
+    latents = torch.randn(6, 5, dtype=torch.float64)
+    maps = model.decoder.project(latents).unflatten(1, (8, 4, 4))
+    torch.testing.assert_close(model.decode(latents), torch.sigmoid(up(maps)).float())
+
+
 @pytest.mark.parametrize(("image_size", "depth"), [(64, 7), (48, 5), (50, 2), (9, 1)])
 def test_sizes_that_do_not_halve_are_refused(image_size, depth):
     with pytest.raises(UserError, match=rf"data\.image_size: got {image_size}.*multiple of"):
