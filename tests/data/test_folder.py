@@ -54,6 +54,18 @@ def test_splits_are_80_10_10():
     assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
 
 
+def test_the_split_of_a_path_never_changes():
+    """By the first digits of `printf PATH | sha256sum`: below 0.8, 0.9 or 1 of all there are."""
+    for path, digits, split in (
+        ("1.jpg", 0x4C46, "train"), ("4.jpg", 0xACF1, "train"), ("a/6.jpg", 0x11C7, "train"),
+        ("3.jpg", 0xDA87, "val"), ("10.jpg", 0xD918, "val"), ("a/5.jpg", 0xE41C, "val"),
+        ("b/8.jpg", 0xE834, "test"), ("b/7.jpg", 0xFA1E, "test"),
+    ):  # fmt: skip
+        share = digits / 0x10000
+        assert split == ("train" if share < 0.8 else "val" if share < 0.9 else "test")
+        assert split_of(path) == split
+
+
 def test_num_images_selects_nested_subsets(pictures):
     few, more, all_ = (used(source(pictures, count)) for count in (12, 30, None))
 

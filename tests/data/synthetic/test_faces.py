@@ -274,6 +274,8 @@ def test_bald_heads_have_no_hair_colour():
         assert [name for name in colours if has(name, hair_dark=dark)] == [expected]
         assert not any(has(name, hair_dark=dark, hair_len=0.0) for name in colours)
     assert has("Bald", hair_len=0.0)
+    assert has("Bald", hair_len=0.09)
+    assert not has("Bald", hair_len=0.11)
     assert not has("Bald", hair_len=0.5)
     assert not has("Bald", hair_len=0.0, hat=1.0)
     assert has("Bangs", fringe=0.9)
