@@ -82,8 +82,11 @@ def test_every_pair_of_options_trains(run, tmp_path, monkeypatch, capsys):
     rows = [row for row in map(json.loads, lines) if "train/loss" in row]
     assert [row["step"] for row in rows] == list(range(1, 9))
     assert all(math.isfinite(value) for row in rows for value in row.values())
-    loss = compose(arguments).loss
+    loss, values = compose(arguments).loss, 3 * 16**2
+    divisor = values if loss.kl_reduction == "pixels" else 4
     for row in rows:
+        weighted = row["train/beta"] * row["train/penalty"] / divisor
+        assert row["train/loss"] == pytest.approx(row["train/distortion"] / values + weighted)
         assert row["train/skipped"] == 0
         assert row["train/beta"] == pytest.approx(beta_at(loss, (row["step"] - 1) / 4))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
