@@ -144,3 +144,18 @@ def test_an_unreadable_working_directory_is_tolerated(text, tmp_path):
     (tmp_path / ".hydra" / "hydra.yaml").write_text(text, encoding="latin-1")
     data = compose([]).data
     assert resolve_data_paths(data, tmp_path) == data
+
+
+def test_data_are_looked_for_where_the_run_was_started(tmp_path):
+    """From here, once that folder is gone: the run was moved to another machine."""
+    started_in = tmp_path / "elsewhere"
+    started_in.mkdir()
+    (tmp_path / ".hydra").mkdir()
+    record = f"hydra: {{runtime: {{cwd: '{started_in}'}}}}"
+    (tmp_path / ".hydra" / "hydra.yaml").write_text(record)
+    data = compose(["data=folder", "data.path=faces"]).data
+    found = resolve_data_paths(data, tmp_path)
+    assert found.root == str(started_in / data.root)
+    assert found.path == str(started_in / "faces")
+    started_in.rmdir()
+    assert resolve_data_paths(data, tmp_path) == data
