@@ -155,6 +155,13 @@ def test_a_search_may_be_interrupted_any_number_of_times(tmp_path):
     assert states_of(tmp_path)[-1] == "WAITING"
 
 
+def test_trials_of_a_dead_search_are_requeued(tmp_path):
+    (left,) = make_search(tmp_path, None).ask()
+    make_search(tmp_path, launcher(tmp_path, lambda beta: beta), total=2).run()
+    assert states_of(tmp_path) == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert trials_of(tmp_path)[1].params == left.params
+
+
 def test_runs_of_lost_workers_are_requeued(tmp_path):
     seen = []
 

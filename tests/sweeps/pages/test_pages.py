@@ -92,6 +92,10 @@ def test_missing_metrics_are_evaluated(page, tmp_path, monkeypatch, capsys):
     assert [path.stat().st_mtime_ns for path in sorted(sweep.glob("*/metrics.json"))] == stamps
     figures = {path.name for path in (page.parent / "figures" / "page").iterdir()}
     assert figures == {"samples.png", "traversal_best.png"}
+    first = next(sweep.glob("*/metrics.json"))
+    first.write_text(first.read_text().replace('"checkpoint": "last"', '"checkpoint": "best"'))
+    assert main(["report", str(page), str(sweep)]) == 0  # those of another checkpoint do not count
+    assert json.loads(first.read_text())["checkpoint"] == "last"
 
 
 @pytest.mark.parametrize(
