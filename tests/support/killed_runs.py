@@ -45,7 +45,7 @@ def composed(*overrides):
 
 
 def train(folder, config, before=None):
-    """Train in `folder`, or go on with it; `before` is called first, in the same process."""
+    """Train in `folder`, or resume there; `before` is called first, in the same process."""
     from vae.runs.launch import prepare_run
 
     # vae.sweeps.subprocess_runner starts the fork server with signals blocked, if it is the first.
@@ -63,7 +63,7 @@ def train(folder, config, before=None):
 
 
 def start(folder, overrides=(), before=None):
-    """A process that trains RUN in `folder`, or goes on with it."""
+    """Start a process that trains RUN in `folder`, or resumes it."""
     process = CONTEXT.Process(target=train, args=(folder, composed(*overrides), before))
     process.start()
     return process
