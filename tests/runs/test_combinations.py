@@ -5,9 +5,11 @@ import json
 import math
 
 import pytest
+import torch
 
 from tests.support.train_command import TINY, call_train
 from vae.losses import beta_at
+from vae.runs.checkpoint import load_checkpoint
 from vae.runs.compose import CONF, compose
 from vae.utils.errors import UserError
 
@@ -89,6 +91,12 @@ def test_every_pair_of_options_trains(run, tmp_path, monkeypatch, capsys):
         assert row["train/loss"] == pytest.approx(row["train/distortion"] / values + weighted)
         assert row["train/skipped"] == 0
         assert row["train/beta"] == pytest.approx(beta_at(loss, (row["step"] - 1) / 4))
+    last, previous = (
+        load_checkpoint(tmp_path / "run" / "checkpoints" / f"{name}.pt")["model"]
+        for name in ("last", "previous")
+    )
+    trained = [name for name in last if name.endswith("weight")]
+    assert not any(torch.equal(last[name], previous[name]) for name in trained)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "finished"
     assert (tmp_path / "run" / "figures" / "samples.png").exists()

@@ -56,12 +56,9 @@ def test_joblib_runs_trials_in_parallel(sweep, tmp_path):
 
 def test_submitit_requeues_a_run_that_is_preempted(tmp_path):
     """Slurm's part is played by submitit's local executor, with the signal that Slurm sends."""
-    arguments = [
-        "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10", *LONG,
-        "sweep.name=s",
-    ]  # fmt: skip
+    launcher = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10"]
     run = tmp_path / "multirun" / "s" / "defaults"
-    process = start(arguments, tmp_path)
+    process = start([*launcher, *LONG, "sweep.name=s"], tmp_path)
     wait_until(lambda: is_training(run))
     os.kill(submitit_process_of(run), signal.SIGUSR2)
     code, out = finish(process)

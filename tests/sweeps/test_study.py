@@ -29,6 +29,8 @@ from vae.sweeps.study import (
 )
 from vae.utils.errors import UserError
 
+THREE_MINUTES = 180.0  # as docs/sweeps.md promises
+
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory):
@@ -38,9 +40,6 @@ def storage(tmp_path_factory):
 @pytest.fixture
 def study(storage, request):
     return open_study(storage, request.node.name, ["minimize"], RandomSampler(seed=0))
-
-
-THREE_MINUTES = 180.0  # as docs/sweeps.md promises
 
 
 @pytest.fixture(scope="module")

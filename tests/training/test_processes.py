@@ -567,6 +567,7 @@ def start_endless(cwd):
     ("number", "target"),
     [
         (signal.SIGTERM, "torchrun"),
+        (signal.SIGTERM, 0),
         (signal.SIGINT, 1),
     ],
 )
