@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.support.train_command import TINY, call_train
-from tests.training.test_processes import rows
+from tests.training.test_distributed import rows
 from vae.benchmark import quality
 from vae.benchmark.quality import (
     Recipe,

@@ -165,7 +165,7 @@ def checkpoint(folder: Path, name: str, done: list[Edit]) -> None:
     run = _copy(folder, "run")
     changed = _damage(run / "checkpoints" / f"{name}.pt", done)
     if name == "last":
-        state = load_resume_state(*_settings(folder), run)
+        state = load_resume_state(_config(folder), run)
         assert state is not None
         assert state["step"] == (4 if changed else 6)
     try:
@@ -177,10 +177,9 @@ def checkpoint(folder: Path, name: str, done: list[Edit]) -> None:
     _require_weights(found.model, folder, "previous" if changed else name)
 
 
-def _settings(folder: Path) -> tuple[RunConfig, Any]:
+def _config(folder: Path) -> RunConfig:
     settings = load_checkpoint(folder / "whole" / "run" / "checkpoints" / "last.pt")["config"]
-    settings = {**settings, "resume": "copy/run"}
-    return run_config(settings), settings
+    return run_config({**settings, "resume": "copy/run"})
 
 
 def _require_weights(model: Any, folder: Path, name: str) -> None:
@@ -216,10 +215,10 @@ def stranger(folder: Path, done: list[Swap]) -> None:
 def stranger_resumed(folder: Path, done: list[Swap]) -> None:
     """The same, and the run goes on from it."""
     run = _put_together(folder, done)
-    config, settings = _settings(folder)
-    settings["data"]["root"] = config.data.root = str(folder / "whole" / "data")
-    settings["trainer"]["max_steps"] = config.trainer.max_steps = 7
-    metrics = prepare_run(config, settings, run).train()
+    config = _config(folder)
+    config.data.root = str(folder / "whole" / "data")
+    config.trainer.max_steps = 7
+    metrics = prepare_run(config, run).train()
     assert all(map(math.isfinite, metrics.values()))
 
 

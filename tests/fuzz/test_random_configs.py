@@ -39,7 +39,7 @@ def make_pictures(folder: Path) -> Path:
 
 def train(folder: Path, source: str, drawn: list[str]) -> str:
     """Two steps, and the run is read back."""
-    from vae.runs.compose import to_config, to_dict
+    from vae.runs.compose import to_config
     from vae.runs.launch import prepare_run
     from vae.runs.load import load_run
     from vae.utils.errors import UserError
@@ -51,7 +51,7 @@ def train(folder: Path, source: str, drawn: list[str]) -> str:
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{error}\n{error.__cause__}") from error
     config = to_config(found)
-    metrics = prepare_run(config, to_dict(found), run).train()
+    metrics = prepare_run(config, run).train()
     assert all(map(math.isfinite, metrics.values())), metrics
     assert load_run(run).config == config
     return "trained"

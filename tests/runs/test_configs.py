@@ -8,7 +8,7 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from vae.runs.compose import CONF, compose
+from vae.runs.compose import CONF, compose, to_config
 from vae.runs.config import RunConfig
 from vae.utils.errors import UserError
 
@@ -90,10 +90,9 @@ def test_help_names_every_choice():
 
 
 def test_records_hide_the_storage_password():
-    from vae.runs.compose import to_dict
-
     storage = "postgresql://me:s3cret%21@host:5432/db"
     with initialize_config_dir(str(CONF)):
         composed = hydra_compose("train", ["sweep.name=s", f"sweep.storage='{storage}'"])
-    assert to_dict(composed)["sweep"]["storage"] == "postgresql://me:***@host:5432/db"
-    assert composed.sweep.storage == storage  # what the run itself connects with
+    config = to_config(composed)
+    assert config.as_dict()["sweep"]["storage"] == "postgresql://me:***@host:5432/db"
+    assert config.sweep.storage == storage  # what the run itself connects with

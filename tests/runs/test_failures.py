@@ -25,7 +25,7 @@ RUN = [*TINY, "hydra.run.dir=run"]
 
 def limit_memory():
     """Limit memory to 1 MiB more than in use at the first step."""
-    update = Trainer._update
+    update = Trainer.train_step
 
     def limited(trainer, images):
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -33,7 +33,7 @@ def limit_memory():
         resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
         return update(trainer, images)
 
-    Trainer._update = limited
+    Trainer.train_step = limited
 
 
 @pytest.mark.parametrize(
@@ -71,14 +71,14 @@ def test_an_allocation_that_really_fails():
 
 def test_out_of_memory_in_a_step(tmp_path, monkeypatch, capsys):
     """One message with what to change, and the last good checkpoint."""
-    update = Trainer._update
+    update = Trainer.train_step
 
     def greedy(trainer, images):
         if trainer.step < 5:
             return update(trainer, images)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    with mock.patch.object(Trainer, "_update", greedy):
+    with mock.patch.object(Trainer, "train_step", greedy):
         code, out, err = call_train(RUN, tmp_path, monkeypatch, capsys)
     assert code == 1
     assert "Traceback" not in out + err
@@ -93,7 +93,7 @@ def test_out_of_memory_in_a_step(tmp_path, monkeypatch, capsys):
 def test_out_of_memory_in_the_validation(tmp_path, monkeypatch, capsys):
     """Its batches are not those of data.batch_size, which is not advised to be changed."""
     with mock.patch(
-        "vae.runs.trainer_setup.evaluate_split", side_effect=lambda *_, **__: torch.empty(1 << 60)
+        "vae.training.metrics.evaluate_split", side_effect=lambda *_, **__: torch.empty(1 << 60)
     ):
         code, out, err = call_train(RUN, tmp_path, monkeypatch, capsys)
     assert code == 1

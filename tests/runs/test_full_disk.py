@@ -6,7 +6,6 @@ import os
 import re
 import resource
 import signal
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -192,7 +191,7 @@ def test_unwritable_folders_are_reported(small_disk, tmp_path):
 def begin(folder):
     """Prepare a resumable run in `folder` without a packed cache."""
     config = compose([*TINY, f"data.root={folder.parent / 'data'}"])
-    prepare_run(config, asdict(config), folder, resume=True)
+    prepare_run(config, folder, resume=True)
 
 
 def test_unwritable_checkpoints_are_reported(small_disk, tmp_path):

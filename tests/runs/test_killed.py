@@ -43,7 +43,7 @@ def test_interrupted_runs_lose_no_step(number, whole, folder):
     process.join(60)
     assert process.exitcode == 128 + number
     assert state_of(folder)["step"] == 7
-    assert len(state_of(folder)["pending"]) == 1
+    assert len(state_of(folder)["pending"]["loss"]) == 1
     assert rows_of(folder) == [row for row in rows_of(whole[0]) if row["step"] <= 6]
     ends_as(folder, whole[0])
 

@@ -190,6 +190,10 @@ STRANGE = {
     "skipped ": lambda state: {**state, "skipped": {"total": None, "in_a_row": 0}},
     "seconds": lambda state: {**state, "seconds": math.nan},
     "final": lambda state: {**state, "final": {"val/bpd": 10**400}},
+    "pending  ": lambda state: {
+        **state,
+        "pending": {"loss": torch.zeros(2), "rate": torch.zeros(3)},
+    },
     "pending": lambda state: {**state, "pending": torch.empty(0, 5, device="meta")},
     "pending ": lambda state: {**state, "pending": torch.zeros(2, 5).to_sparse()},
     "ema": lambda state: {**state, "ema": {"updates": math.inf}},
@@ -201,7 +205,7 @@ def test_a_forged_checkpoint_is_no_traceback(entry, finished, tmp_path):
     """Its file and what is wrong with it are named."""
     run = shutil.copytree(finished, tmp_path / "run")
     state = load_checkpoint(run / "checkpoints" / "last.pt")
-    config, settings = run_config(state["config"]), state["config"]
+    config = run_config(state["config"])
     save_checkpoint(run / "checkpoints" / "previous.pt", STRANGE[entry](state))
     save_checkpoint(run / "checkpoints" / "last.pt", STRANGE[entry](state))
     named = "model" if entry == "nothing" else entry.strip()
@@ -209,7 +213,7 @@ def test_a_forged_checkpoint_is_no_traceback(entry, finished, tmp_path):
         with pytest.raises(
             UserError, match=rf"{name} is not .*: its '{named}' is missing or invalid"
         ):
-            load_resume_state(config, settings, run)
+            load_resume_state(config, run)
         (run / "checkpoints" / "last.pt").unlink(missing_ok=True)
 
 

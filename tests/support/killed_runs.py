@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -57,7 +56,7 @@ def train(folder, config, before=None):
         before()
     try:
         resume = (folder / "checkpoints").exists()
-        prepare_run(config, asdict(config), folder, resume=resume).train()
+        prepare_run(config, folder, resume=resume).train()
     except InterruptedRun as interruption:
         sys.exit(interruption.exit_code)
 
@@ -126,13 +125,13 @@ class DeathAt:
 
     def __call__(self):
         import vae.runs.run
-        import vae.runs.trainer_setup
+        import vae.training.metrics
 
         for place, name in (
             (os, "replace"),
             (os, "link"),
             (os, "fsync"),
-            (vae.runs.trainer_setup, "evaluate_split"),
+            (vae.training.metrics, "evaluate_split"),
             (vae.runs.run, "draw_figures"),
         ):
             setattr(place, name, self._deadly(getattr(place, name)))

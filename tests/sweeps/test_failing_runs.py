@@ -102,7 +102,7 @@ from tests.support.disks import fill
 from vae.runs.run import Run
 from vae.training.trainer import Trainer
 
-save, update = Run._save, Trainer._update
+save, update = Run._save, Trainer.train_step
 
 def full(run, name):
     if run.config.seed == 1 and "LEFT" in os.environ:
@@ -111,12 +111,12 @@ def full(run, name):
     save(run, name)
 
 def greedy(trainer, images):
-    lacks = (trainer.seed, trainer.step) == (1, 5)
+    lacks = (trainer.batches.seed, trainer.step) == (1, 5)
     return torch.empty(1 << 60) if lacks else update(trainer, images)
 
 Run._save = full
 if "GREEDY" in os.environ:
-    Trainer._update = greedy
+    Trainer.train_step = greedy
 if __name__ == "__main__":
     train.main()
 """

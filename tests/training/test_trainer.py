@@ -19,12 +19,10 @@ from vae.data.loader import TrainingBatches
 from vae.losses import LossConfig, loss_terms
 from vae.models import ConvConfig, build_model
 from vae.runs.compose import compose
-from vae.runs.trainer_setup import build_trainer
 from vae.training import TrainerConfig
 from vae.training.optim import OptimizerConfig, build_optimizer
 from vae.training.trainer import Trainer, step_noise
 from vae.utils.devices import autocast, computes_in_bf16, cpu_threads, pick_device
-from vae.utils.distributed import SINGLE_PROCESS
 from vae.utils.errors import UserError
 from vae.utils.signals import InterruptedRun, Interrupts
 
@@ -51,7 +49,7 @@ def make(
     lr=1e-3,
     seed=0,
     step=0,
-    on_epoch=lambda trainer: None,
+    on_epoch=lambda: None,
     on_save=None,
     precision="fp32",
     schedule=None,
@@ -69,16 +67,33 @@ def make(
         optimizer,
         TrainingBatches(images, 8, seed, True, CPU),
         LOSS,
-        trainer_config(**changes),
+        trainer_config(precision=precision, **changes),
         learning_rate=schedule or (lambda step, total: lr),
-        seed=seed,
-        autocast=autocast(precision, CPU),
-        step=step,
         on_row=rows.append,
         on_epoch=on_epoch,
         on_save=on_save or (lambda: None),
     )
+    trainer.step = step
     return trainer, rows
+
+
+def on_a_gpu(config, on_row=print):
+    """The trainer of a configuration, on torch's stand-ins for a GPU's tensors."""
+    model = build_model(config.model, 16)  # moved to a stand-in's device, it is a stand-in
+    images = np.zeros((24, 16, 16, 3), dtype=np.uint8)
+    device = torch.device("cuda")
+
+    def start():
+        on_device = model.to(device)
+        optimizer = build_optimizer(config.optimizer, on_device.parameters())
+        batches = TrainingBatches(images, config.data.batch_size, 0, True, device)
+        return Trainer(
+            on_device, optimizer, batches, config.loss, config.trainer,
+            learning_rate=lambda step, total: 1e-3,
+            on_row=on_row, on_epoch=lambda: None, on_save=lambda: None,
+        )  # fmt: skip
+
+    return start
 
 
 def weights(trainer):
@@ -140,7 +155,7 @@ def test_rows_average_the_interval_and_have_every_key():
 )
 def test_training_stops_at_the_configured_length(limits, steps):
     ends = []
-    trainer, rows = make(on_epoch=lambda t: ends.append(t.step), **limits)
+    trainer, rows = make(on_epoch=lambda: ends.append(trainer.step), **limits)
     trainer.fit(Interrupts())
     assert trainer.step == steps == rows[-1]["step"] == ends[-1]
     assert ends == [*range(3, steps, 3), steps]
@@ -187,15 +202,15 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before():
 
 def test_a_signal_in_the_last_step_of_an_epoch_still_validates():
     ends = []
-    trainer, _ = make(epochs=1, on_epoch=lambda t: ends.append(t.step))
-    update = trainer._update
+    trainer, _ = make(epochs=1, on_epoch=lambda: ends.append(trainer.step))
+    update = trainer.train_step
 
     def signalled(images):
         if trainer.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return update(images)
 
-    trainer._update = signalled
+    trainer.train_step = signalled
     with pytest.raises(InterruptedRun), Interrupts() as interrupts:
         trainer.fit(interrupts)
     assert ends == [3]
@@ -205,19 +220,19 @@ def test_a_signal_in_the_last_step_of_an_epoch_still_validates():
 def test_a_signal_ends_training_between_two_steps(number):
     before = signal.getsignal(number)
     trainer, rows = make(epochs=50)
-    update = trainer._update
+    update = trainer.train_step
 
     def signalled(images):
         if trainer.step == 4:
             os.kill(os.getpid(), number)
         return update(images)
 
-    trainer._update = signalled
+    trainer.train_step = signalled
     with pytest.raises(InterruptedRun), Interrupts() as interrupts:
         trainer.fit(interrupts)
     assert trainer.step == 5
     assert rows[-1]["step"] == 4  # the fifth is in no row yet, but will be in the checkpoint
-    assert len(trainer.pending) == 1
+    assert len(trainer.accumulator.values()["loss"]) == 1
     assert signal.getsignal(number) is before
 
 
@@ -349,10 +364,6 @@ def test_no_step_synchronises_with_the_gpu(choices, monkeypatch):
     """On torch's stand-ins for a GPU's tensors, which have a shape and a device but no values."""
     sizes = ["model.channels=[4,8]", "data.image_size=16", "data.batch_size=8"]
     config = compose([*sizes, "trainer.precision=fp32", "trainer.epochs=2", *choices])
-    images = np.zeros((24, 16, 16, 3), dtype=np.uint8)
-    model = build_model(config.model, 16)  # what is moved to a stand-in's device is a real one
-    monkeypatch.setattr("vae.runs.trainer_setup._seeded_model", lambda _: model)
-    monkeypatch.setattr("vae.runs.trainer_setup.require_memory", lambda _: None)
 
     def backward(loss):  # autograd's own threads want a GPU; what they do mirrors the forward pass
         for parameter in trainer.parameters:
@@ -360,41 +371,30 @@ def test_no_step_synchronises_with_the_gpu(choices, monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     rows = []
+    start = on_a_gpu(config)
     with FakeTensorMode(allow_non_fake_inputs=True), Waits() as waits:
-        trainer = build_trainer(
-            config, images, torch.device("cuda"), None, SINGLE_PROCESS,
-            on_row=rows.append, on_epoch=lambda _: None, on_save=lambda: None,
-        )  # fmt: skip
+        trainer = start()
         assert waits.noted  # it saw the model go there
         waits.noted.clear()
         trainer._report = rows.append  # the one place that waits
-        trainer._gather = lambda: None  # and what a checkpoint needs
         trainer.fit(Interrupts())
-        assert len(trainer.accumulator.rows) == 6
-        assert trainer.accumulator.rows[0].is_cuda
+        assert len(trainer.accumulator.steps) == 6
+        loss = trainer.accumulator.steps[0]["loss"]
+        assert loss.is_cuda
         assert waits.noted == []
         with pytest.raises(Exception, match="scalar"):
-            trainer.accumulator.rows[0][0].item()
+            loss.item()
         assert len(waits.noted) == 1  # it does see them
     assert len(rows) == 2
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer")
-def test_a_gpu_resumes_from_a_checkpoint(optimizer, monkeypatch):
+def test_a_gpu_resumes_from_a_checkpoint(optimizer):
     """Where the weights are, all moments are to be; on stand-ins that refuse to mix devices."""
     sizes = ["model.channels=[4,8]", "data.image_size=16", "data.batch_size=8"]
     config = compose([*sizes, "trainer.precision=fp32", f"optimizer={optimizer}"])
-    images = np.zeros((24, 16, 16, 3), dtype=np.uint8)
-    models = [build_model(config.model, 16) for _ in range(2)]
-    monkeypatch.setattr("vae.runs.trainer_setup.require_memory", lambda _: None)
-
-    def trainer(state):
-        monkeypatch.setattr("vae.runs.trainer_setup._seeded_model", lambda _: models.pop())
-        return build_trainer(
-            config, images, torch.device("cuda"), state, SINGLE_PROCESS,
-            on_row=print, on_epoch=print, on_save=print,
-        )  # fmt: skip
+    starts = [on_a_gpu(config) for _ in range(2)]
 
     def step(trainer):
         for parameter in trainer.parameters:
@@ -403,14 +403,14 @@ def test_a_gpu_resumes_from_a_checkpoint(optimizer, monkeypatch):
         trainer.optimizer.step()
 
     with FakeTensorMode(allow_non_fake_inputs=True):
-        first = trainer(None)
+        first = starts[0]()
         step(first)
         moments = tree_map(lambda value: value.cpu(), first.optimizer.state_dict()["state"])
         state = {
-            "model": first.model.state_dict(), "step": 1, "skipped": {}, "pending": None,
-            "optimizer": {**first.optimizer.state_dict(), "state": moments},
+            **first.state(), "optimizer": {**first.optimizer.state_dict(), "state": moments},
         }  # fmt: skip
-        second = trainer(state)
+        second = starts[1]()
+        second.load_state(state)
         step(second)
         for moments in second.optimizer.state.values():
             assert all(value.is_cuda for value in moments.values())

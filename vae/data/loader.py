@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.utils.distributed import SINGLE_PROCESS, ProcessGroup
-
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """Return a permutation of range(count), int64 (count,), that depends on (seed, epoch) alone."""
@@ -38,7 +36,7 @@ class TrainingBatches:
         seed: with the epoch, decides order and flips.
         flip: mirror each image with probability 1/2.
         device: where the batches go.
-        world: of several processes, each is served its share of every batch.
+        rows: the slice of each batch that is served; None: all of it.
     """
 
     def __init__(
@@ -48,32 +46,28 @@ class TrainingBatches:
         seed: int,
         flip: bool,
         device: torch.device,
-        world: ProcessGroup = SINGLE_PROCESS,
+        rows: slice | None = None,
     ) -> None:
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
         self.flip = flip
         self.device = device
-        self.world = world
+        self.rows = rows or slice(0, batch_size)
 
     def __len__(self) -> int:
         """Return the number of batches per epoch."""
         return len(self.images) // self.batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
-        """Yield the batches of an epoch from `start` on: (batch_size, 3, size, size) in [0, 1].
-
-        Of several processes, each has its rows of them alone.
-        """
+        """Yield the batches of an epoch from `start` on: (rows, 3, size, size) in [0, 1]."""
         order = epoch_order(self.seed, epoch, len(self.images))
         mirrored = np.zeros(len(order), dtype=bool)
         if self.flip:  # a stream of its own (the 1), so that flips do not change the order
             mirrored = np.random.default_rng([self.seed, epoch, 1]).random(len(order)) < 0.5
-        part = self.world.local_slice(self.batch_size)
         for batch in range(start, len(self)):
             first = batch * self.batch_size
-            rows = slice(first + part.start, first + part.stop)
+            rows = slice(first + self.rows.start, first + self.rows.stop)
             images = self.images[order[rows]]
             images[mirrored[rows]] = images[mirrored[rows], :, ::-1]
             yield to_float(images, self.device)

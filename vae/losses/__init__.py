@@ -24,6 +24,7 @@ has them side by side.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -36,10 +37,10 @@ from vae.losses.likelihoods import bce, gaussian, laplace, mse
 from vae.losses.regularizers import CapacityConfig, RegularizerConfig, penalty
 from vae.losses.schedules import ScheduleConfig, beta_multiplier
 from vae.models.posterior import Posterior
-from vae.utils.distributed import SINGLE_PROCESS, ProcessGroup
 from vae.utils.errors import UserError, require
 
 KL_REDUCTIONS = ("latents", "pixels")
+Gather = Callable[[Tensor], Tensor]  # the rows (n, ...) of one process to those of all
 
 
 @dataclass
@@ -122,9 +123,7 @@ def beta_at(config: LossConfig, epoch: float) -> float:
     return config.beta * beta_multiplier(config.schedule, epoch)
 
 
-def distortion_of(
-    config: LossConfig, logits: Tensor, images: Tensor, world: ProcessGroup
-) -> Tensor:
+def distortion_of(config: LossConfig, logits: Tensor, images: Tensor, gather: Gather) -> Tensor:
     """Return -log p(x|z) averaged over the values of this process's images, a scalar."""
     if isinstance(config, MSEConfig):
         return mse(logits, images, config.sigma)
@@ -132,7 +131,7 @@ def distortion_of(
         return laplace(logits, images, config.scale)
     if isinstance(config, GaussianConfig):  # one σ for the whole batch
         errors = F.mse_loss(logits.sigmoid(), images, reduction="none").flatten(1).mean(1)
-        return gaussian(world.gather(errors).mean())
+        return gaussian(gather(errors).mean())
     return bce(logits, images)
 
 
@@ -145,7 +144,7 @@ def loss_terms(
     *,
     epoch: float = float("inf"),
     training_images: int = 0,
-    world: ProcessGroup = SINGLE_PROCESS,
+    gather: Gather = lambda rows: rows,
 ) -> LossTerms:
     """Compute the loss of a batch.
 
@@ -158,17 +157,17 @@ def loss_terms(
         epoch: passes over the training images so far; infinity for the end of the run, where
             every schedule has come to its final value.
         training_images: how many there are; 0 where that is not known.
-        world: processes with a share of the batch each. What is no mean over images is
-            computed of the whole batch, with gradients that come out right once averaged.
+        gather: concatenates the rows of all ranks (`vae.utils.distributed.all_gather`), for
+            the terms that are no mean over images; by default the batch is already whole.
     """
     values = math.prod(images.shape[1:])
-    distortion = distortion_of(config, logits, images, world)
+    distortion = distortion_of(config, logits, images, gather)
     rate = posterior.kl().sum(dim=1).mean()
     divisor = kl_divisor(config, values, posterior.mean.shape[1])
     paid = rate
     if config.regularizer.name != "kl":
         together = torch.cat([posterior.mean, posterior.logvar, latents], dim=1)
-        mean, logvar, latents = world.gather(together).chunk(3, dim=1)
+        mean, logvar, latents = gather(together).chunk(3, dim=1)
         whole = Posterior(mean, logvar)
         paid = penalty(config.regularizer, whole, latents, epoch, training_images)
     beta = beta_at(config, epoch)

@@ -6,7 +6,8 @@ import hashlib
 import io
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vae.runs.config import RunConfig, default_of
+from vae.training.step_metrics import SKIPPED
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically
 
@@ -132,7 +134,18 @@ def _are_best_metrics(value: Any) -> bool:
     return _are_metrics(value) and (not value or BEST_METRIC in value)
 
 
-def _are_values(value: Any) -> bool:
+def _are_step_values(value: Any) -> bool:
+    """Return whether these are named values of steps; older versions wrote one tensor."""
+    if isinstance(value, Tensor):
+        return _is_dense(value)
+    if not isinstance(value, Mapping) or not all(map(_is_dense, value.values())):
+        return False
+    return len({tuple(column.shape) for column in value.values()}) <= 1 and all(
+        isinstance(name, str) and column.ndim == 1 for name, column in value.items()
+    )
+
+
+def _is_dense(value: Any) -> bool:
     """Return whether this is a dense, real tensor on the CPU, with data."""
     if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_nested:
         return False
@@ -168,7 +181,7 @@ CHECKPOINT_SCHEMA: dict[str, Callable[[Any], bool]] = {
     "seed": lambda value: isinstance(value, int),
     "step": _is_count,
     "skipped": _are_counts,
-    "pending": _are_values,
+    "pending": _are_step_values,
     "best": _are_best_metrics,
     "final": _are_metrics,
     "seconds": _is_number,
@@ -177,9 +190,19 @@ CHECKPOINT_SCHEMA: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def load_resume_state(
-    config: RunConfig, settings: Mapping[str, Any], folder: Path
-) -> dict[str, Any] | None:
+@contextmanager
+def matching_checkpoint() -> Iterator[None]:
+    """Raise errors of a checkpoint that does not match its own settings as a UserError."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            "resume: the weights in the checkpoint are not those of its own settings "
+            f"({type(error).__name__})."
+        ) from error
+
+
+def load_resume_state(config: RunConfig, folder: Path) -> dict[str, Any] | None:
     """Load the checkpoint to resume from in `folder`; None if there is none.
 
     Where last.pt is damaged, it is previous.pt, named as the state's "file".
@@ -193,7 +216,7 @@ def load_resume_state(
         return None
     state, file = load_last(checkpoints)
     validate_checkpoint(state, file)
-    for key, before, now in config_changes(state["config"], settings):
+    for key, before, now in config_changes(state["config"], config.as_dict()):
         if config.resume is not None and key.startswith(CHANGEABLE_KEYS):
             log.warning("resume: %s was %s and is %s now", key, before, now)
         elif config.resume is not None:  # it would be another run, not this one longer
@@ -203,12 +226,18 @@ def load_resume_state(
                 f"sweep.name: {folder} holds a run with {key}={before}, and it is {now} now. "
                 "Take another sweep.name, or restore the earlier settings."
             )
+    if isinstance(state["pending"], Tensor):
+        state["pending"] = _named_step_values(state["pending"])
     return state if file.name == "last.pt" else {**state, "file": file}
 
 
-def needs_validation(state: Mapping[str, Any] | None) -> bool:
-    """Return whether a checkpoint was written during a validation, which must run first."""
-    return state is not None and state.get("measured", True) is False
+def _named_step_values(rows: Tensor) -> dict[str, Tensor]:
+    """Convert the step values of an older version, (steps, 5), to values by name."""
+    names = ("loss", "distortion", "rate", "penalty", "grad_norm")
+    if rows.ndim != 2 or rows.shape[1] != len(names):
+        return {}
+    columns = dict(zip(names, rows.unbind(1), strict=True))
+    return {**columns, SKIPPED: (~rows.isfinite().all(1)).to(rows.dtype)}
 
 
 def config_changes(

@@ -8,13 +8,12 @@ are known here and in `train.py`, `vae/runs/overrides.py`, `vae/sweeps/`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae.runs.config import SCHEMAS, RunConfig
-from vae.utils.errors import UserError, require, without_password
+from vae.utils.errors import UserError, require
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -103,17 +102,6 @@ def _unresolvable(node: DictConfig, path: str = "") -> str:
         if found:
             return found
     return ""
-
-
-def to_dict(composed: DictConfig) -> dict[str, Any]:
-    """Convert Hydra's composed config to a nested dict of plain values, for W&B and checkpoints.
-
-    These are shown to others: the password in `sweep.storage` is hidden.
-    """
-    plain: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
-    if plain["sweep"]["storage"]:
-        plain["sweep"]["storage"] = without_password(plain["sweep"]["storage"])
-    return dict(plain)
 
 
 def _reject_unknown_keys(node: DictConfig, path: str = "") -> None:

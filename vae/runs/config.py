@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING as UNSET
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from operator import attrgetter
 from typing import Any, get_type_hints
 
@@ -33,7 +33,7 @@ from vae.runs.tracking import WandbConfig
 from vae.training import TrainerConfig
 from vae.training.metrics import METRICS
 from vae.training.optim import OptimizerConfig
-from vae.utils.errors import require
+from vae.utils.errors import require, without_password
 
 PRUNERS = (None, "median", "hyperband")
 
@@ -113,6 +113,16 @@ class RunConfig:
                 )
         self.model.check_image_size(self.data.image_size)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the configuration as a nested dict of plain values, for W&B and checkpoints.
+
+        These are shown to others: the password in `sweep.storage` is hidden.
+        """
+        plain = asdict(self)
+        if self.sweep.storage:
+            plain["sweep"]["storage"] = without_password(self.sweep.storage)
+        return plain
+
     @property
     def objectives(self) -> list[str]:
         """The objective as a list of metric keys."""
@@ -136,6 +146,13 @@ def objectives_of(objective: Any) -> list[str]:
             "(not the trained loss: it contains beta, so the smallest beta would win)",
         )
     return keys
+
+
+def objective_values(objective: Any, metrics: Mapping[str, float]) -> Any:
+    """Return the metric that `objective` names, or a list of them; None where one is missing."""
+    if isinstance(objective, str):
+        return metrics.get(objective)
+    return [metrics.get(key) for key in objective]
 
 
 def default_of(key: str, settings: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Resource errors: out of disk and out of memory, as user errors with a remedy."""
+"""Errors of the machine as user errors with a remedy: full disk, no memory, a rank that died."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from vae.models import build_model
 from vae.runs.config import RunConfig
 from vae.utils.devices import pick_device, pick_precision
+from vae.utils.distributed import is_lost_rank
 from vae.utils.errors import UserError
 from vae.utils.files import DISK_FULL_ERRORS, free_bytes
 
@@ -27,6 +28,10 @@ OUT_OF_MEMORY = (
     *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
     *("could not create a primitive", "could not create a memory object"),
 )
+
+
+class LostRankError(UserError):
+    """Another process of the run has ended."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -63,7 +68,7 @@ def require_memory(config: RunConfig) -> None:
 def translate_resource_errors(
     config: RunConfig, folder: Path, trainer: Trainer | None = None, batch: int | None = None
 ) -> Iterator[None]:
-    """Translate out-of-disk and out-of-memory errors into a UserError with a remedy.
+    """Translate a full disk, a failed allocation or a lost rank into a UserError with a remedy.
 
     Args:
         config, folder: the run's.
@@ -73,6 +78,13 @@ def translate_resource_errors(
     try:
         yield
     except Exception as error:
+        if is_lost_rank(error):
+            step = trainer.step if trainer else 0
+            raise LostRankError(
+                f"another process of this run has ended; training stopped at step {step}. "
+                f"{last_checkpoint_hint(folder)} Its own error is above, if it had the time for "
+                f"one. Resume by torchrun with  resume={folder}"
+            ) from error
         lack = _disk_error(error, folder, trainer) or _memory_error(
             error, config, folder, trainer, batch
         )

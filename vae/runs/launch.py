@@ -1,4 +1,4 @@
-"""Start a run on rank 0; take part in it on the other ranks."""
+"""Start a run: as a job of Hydra's, alone or in a sweep, or as a rank of a run under torchrun."""
 
 from __future__ import annotations
 
@@ -6,117 +6,191 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
 from vae.data import open_data
-from vae.runs.checkpoint import load_resume_state, needs_validation
-from vae.runs.config import RunConfig
-from vae.runs.failures import translate_resource_errors
+from vae.runs.checkpoint import load_resume_state
+from vae.runs.compose import to_config
+from vae.runs.config import RunConfig, objective_values
+from vae.runs.failures import LostRankError, translate_resource_errors
+from vae.runs.overrides import run_name, save_accepted_overrides
 from vae.runs.run import Run, ShouldContinue
-from vae.runs.run_dir import claim_run_folder, require_writable
+from vae.runs.run_dir import (
+    RunFolderInUseError,
+    claim_run_folder,
+    record_failure,
+    remove_run_folder,
+    require_writable,
+    run_lock,
+)
 from vae.runs.tracking import check_wandb_mode
-from vae.runs.trainer_setup import build_trainer, validate
-from vae.training.trainer import Trainer
-from vae.utils.devices import cpu_threads, pick_device
-from vae.utils.distributed import SINGLE_PROCESS, ProcessGroup
+from vae.training.step_metrics import NotFiniteError
+from vae.utils.devices import pick_device
+from vae.utils.distributed import (
+    broadcast_object,
+    check_batch_size,
+    is_lost_rank,
+    local_device,
+    rank,
+)
 from vae.utils.errors import UserError
-from vae.utils.signals import InterruptedRun, Interrupts
+from vae.utils.signals import InterruptedRun
+
+# Trains a run of a sweep, and returns its metrics; given are the configuration, the folder, and
+# how its process logs.
+TrainTrial = Callable[[RunConfig, Path, Mapping[str, Any]], dict[str, float]]
+
+
+def run_job(composed: DictConfig, train_trial: TrainTrial) -> Any:
+    """Train the run of one Hydra job in Hydra's folder; return its objective, for a sweeper."""
+    in_a_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    metrics = _run_in_sweep(composed, train_trial) if in_a_sweep else _single_run(composed)
+    return objective_values(composed.objective, metrics)
+
+
+def _single_run(composed: DictConfig) -> dict[str, float]:
+    """Train a single run. Invalid configuration: no run folder is created."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        _reject_sweep_preset()
+        config = _named_config(composed)
+        with translate_resource_errors(config, folder), run_lock(folder):
+            run = prepare_run(config, folder)
+            save_accepted_overrides(folder)
+            return _train(run)
+    except UserError as error:
+        if composed.resume is None and not isinstance(error, RunFolderInUseError):
+            remove_run_folder(folder)  # no run's but this one's, which never began
+        raise
+
+
+def _run_in_sweep(composed: DictConfig, train_trial: TrainTrial) -> dict[str, float]:
+    """Train one run of a sweep. Invalid configuration: one failed run, with its reason."""
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    try:
+        config = _named_config(composed)
+    except UserError as error:
+        record_failure(folder, str(error))
+        raise
+    with translate_resource_errors(config, folder):
+        save_accepted_overrides(folder)
+    logs: Any = OmegaConf.to_container(hydra_config.job_logging, resolve=True)
+    if hydra_config.runtime.choices["hydra/launcher"] != "basic":  # several log at once
+        logs["formatters"]["simple"]["format"] = f"%(asctime)s {folder.name}: %(message)s"
+        os.environ["TQDM_DISABLE"] = "1"
+    try:
+        return train_trial(config, folder, logs)
+    except UserError as error:
+        try:
+            require_writable(folder.parent)
+        except OSError:  # Hydra's own files for the next run would end in a traceback
+            raise SystemExit(f"error: the sweep stops: {error}") from error
+        raise
+
+
+def _reject_sweep_preset() -> None:
+    """Raise a UserError if a single run is asked for with the preset of a sweep."""
+    hydra_config = HydraConfig.get()
+    preset = hydra_config.runtime.choices.get("sweep")
+    if preset:
+        overrides = hydra_config.overrides.task
+        asked = f"sweep={preset}"
+        if asked not in overrides:  # the experiment asks for it
+            asked = next(each for each in overrides if each.startswith("experiment="))
+        raise UserError(f"{asked} is many runs: python train.py -m {asked}")
+
+
+def _named_config(composed: DictConfig) -> RunConfig:
+    """Return the checked configuration, with the run's name and group on W&B filled in."""
+    config = to_config(composed)
+    hydra_config = HydraConfig.get()
+    shared = hydra_config.job.config.override_dirname.exclude_keys
+    config.wandb.name = config.wandb.name or run_name(hydra_config.overrides.task, shared)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        config.wandb.group = config.wandb.group or config.sweep.name
+    return config
+
+
+def _train(run: Run) -> dict[str, float]:
+    """Train; a second Ctrl-C ends the process at once."""
+    try:
+        return run.train()
+    except InterruptedRun:
+        raise
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(130)  # at an orderly exit, wandb would go on waiting for its server
 
 
 def prepare_run(
     config: RunConfig,
-    settings: Mapping[str, Any],
     folder: Path,
     *,
     resume: bool = False,
-    world: ProcessGroup = SINGLE_PROCESS,
     should_continue: ShouldContinue = lambda epochs, metrics: True,
 ) -> Run:
     """Prepare a run in its own folder; call `.train()` on the result.
 
+    Under torchrun this is rank 0, and the other ranks are told to join.
+
     Args:
         config: checked.
-        settings: the same configuration as a plain nested dict, for the records.
-        folder: the run folder; empty but for Hydra's files, unless it is to go on.
+        folder: the run folder; empty but for Hydra's files, unless a run is resumed in it.
         resume: resume the run in `folder` if there is one; so does `config.resume`.
-        world: of several processes this is the first; the others are told to take part.
         should_continue: called after each epoch; the run ends early if it returns False.
 
     Returns:
         The run, ready to train.
 
     Raises:
-        UserError: something that the user can mend; nothing but the packed cache
+        UserError: a mistake that the user can fix; nothing but the packed cache
             and an empty folder of checkpoints has been created then.
     """
     check_wandb_mode(config.wandb)
-    device = world.device(pick_device(config.trainer.device))
-    world.check_batch_size(config.data.batch_size)
+    device = local_device(pick_device(config.trainer.device))
+    check_batch_size(config.data.batch_size)
     if config.resume is not None and Path(config.resume).resolve() != folder.resolve():
         raise UserError(f"resume: {config.resume} is to go on in its own folder, not in {folder}.")
     with translate_resource_errors(config, folder):
         if config.resume is None and not resume:
             claim_run_folder(folder)
-        state = load_resume_state(config, settings, folder)
+        state = load_resume_state(config, folder)
         require_writable(folder / "checkpoints")
     data = open_data(config.data)
-    world.broadcast((config, settings, folder))  # `join_run`: they go the same way from here
+    broadcast_object((config, folder))  # to `join_run`
     with translate_resource_errors(config, folder):
-        return Run(config, settings, folder, data, device, state, world, should_continue)
+        return Run(config, folder, data, device, state, should_continue)
 
 
-def run_other_ranks(world: ProcessGroup) -> None:
-    """Run on the non-zero ranks: join every run that rank 0 starts.
+def join_run() -> None:
+    """Train the run of rank 0 on a rank other than 0, and wait for rank 0's end.
 
     Raises:
-        SystemExit: the first process ended with an error, and has said which.
+        SystemExit: the run failed. Rank 0 has said why, unless only this rank failed.
     """
     logging.disable()
     warnings.simplefilter("ignore")
     os.environ["TQDM_DISABLE"] = "1"
     try:
-        while (run := world.broadcast()) is not None:
-            # Both come to all processes at once. The first one is still saving then: a
-            # process that ended now would have torchrun end that one, too.
-            with suppress(UserError, InterruptedRun):
-                join_run(world, *run)
-    except (ConnectionError, KeyboardInterrupt):
-        world.close()
+        config, folder = broadcast_object()
+        device = local_device(pick_device(config.trainer.device))
+        state = load_resume_state(config, folder)
+        with suppress(NotFiniteError, InterruptedRun):  # so ends rank 0, which is still saving
+            Run(config, folder, open_data(config.data), device, state, lambda *_: True).train()
+        broadcast_object()  # torchrun would end rank 0 if this process ended before it
+    except UserError as error:
+        if not isinstance(error, LostRankError):
+            print(f"error: rank {rank()}: {error}", file=sys.stderr)
         sys.exit(1)
-    world.close()
-
-
-def join_run(
-    world: ProcessGroup, config: RunConfig, settings: Mapping[str, Any], folder: Path
-) -> None:
-    """Train the run in `folder` on a non-zero rank; arguments as for `prepare_run`.
-
-    Raises:
-        UserError, InterruptedRun: as Run.train, in all processes alike.
-    """
-    device = world.device(pick_device(config.trainer.device))
-    state = load_resume_state(config, settings, folder)
-    data = open_data(config.data)
-
-    interrupts = Interrupts()
-
-    def on_epoch(trainer: Trainer) -> None:
-        validate(trainer, data.images["val"], interrupts)
-
-    trainer = build_trainer(
-        config,
-        data.images["train"],
-        device,
-        state,
-        world,
-        on_row=lambda row: None,
-        on_epoch=on_epoch,
-        on_save=lambda: None,
-    )
-    with interrupts, cpu_threads(config.trainer.num_threads):
-        if needs_validation(state):
-            on_epoch(trainer)
-        trainer.fit(interrupts)
+    except (RuntimeError, KeyboardInterrupt) as error:
+        if isinstance(error, RuntimeError) and not is_lost_rank(error):
+            raise
+        sys.exit(1)

@@ -1,4 +1,8 @@
-"""One run: training, validation at each epoch's end, checkpoints, the summary."""
+"""One run: training, validation at each epoch's end, checkpoints, the summary.
+
+Under torchrun every rank has a `Run` of the same configuration and goes the same way; rank 0
+alone writes to the run folder and to W&B.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +10,34 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from vae.data import Packed
-from vae.data.loader import to_float
+from vae.data.loader import TrainingBatches, to_float
 from vae.generation.figures import draw_figures
 from vae.losses import beta_elbo
+from vae.models import build_model
 from vae.models.base import multiply_adds
-from vae.runs.checkpoint import BEST_METRIC, needs_validation, save_checkpoint
-from vae.runs.config import RunConfig
-from vae.runs.failures import last_checkpoint_hint, translate_resource_errors
+from vae.runs.checkpoint import BEST_METRIC, matching_checkpoint, save_checkpoint
+from vae.runs.config import RunConfig, objective_values
+from vae.runs.failures import last_checkpoint_hint, require_memory, translate_resource_errors
 from vae.runs.run_dir import write_summary
 from vae.runs.tracking import Tracker, truncate_metrics
-from vae.runs.trainer_setup import build_trainer, validate
-from vae.training.metrics import EVALUATION_BATCH, Evaluation
+from vae.training.metrics import EVALUATION_BATCH, Evaluation, validate
+from vae.training.optim import build_optimizer, learning_rate
 from vae.training.step_metrics import NotFiniteError
-from vae.utils.devices import cpu_threads, device_name, pick_precision
-from vae.utils.distributed import ProcessGroup
+from vae.training.trainer import Trainer
+from vae.utils import devices
+from vae.utils.distributed import local_slice, on_rank_zero, rank
 from vae.utils.errors import UserError
 from vae.utils.files import annotate_os_error, backup_as, remove_unfinished
 from vae.utils.signals import InterruptedRun, Interrupts
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -47,21 +51,31 @@ class PrunedRun(Exception):  # noqa: N818 - nothing is wrong with it
 
 
 class Run:
-    """A training run: trainer, validation at epoch ends, checkpoints, records."""
+    """A training run: model, trainer, validation at epoch ends, checkpoints, records.
+
+    Args:
+        config: checked.
+        folder: the run folder.
+        data: the packed splits.
+        device: where to train; this rank's own.
+        state: a checkpoint to resume from; None to start anew.
+        should_continue: called after each epoch; the run ends early if it returns False.
+
+    Raises:
+        UserError: the checkpoint's weights are of another model, the model is larger than the
+            memory, or the run is past its end.
+    """
 
     def __init__(
         self,
         config: RunConfig,
-        settings: Mapping[str, Any],
         folder: Path,
         data: Packed,
         device: torch.device,
         state: dict[str, Any] | None,
-        world: ProcessGroup,
         should_continue: ShouldContinue,
     ) -> None:
         self.config = config
-        self.settings = settings
         self.folder = folder
         self.device = device
         self.should_continue = should_continue
@@ -70,46 +84,72 @@ class Run:
         self.final: dict[str, float] = {}
         self.seconds = 0.0  # of training before this process
         self.began = time.monotonic()
-        self.run_id: str | None = None
         self.interrupts = Interrupts()
-        self.measured = not needs_validation(state)
-        self.reporting = config.wandb
+        self.measured = state is None or state.get("measured", True)
+        self.precision = devices.pick_precision(config.trainer.precision, device)
+        self.trainer = self._build_trainer(data, state)
+        self.model = self.trainer.model
+        reporting, run_id = config.wandb, None
         if state is not None:
-            self.best, self.final, self.run_id = state["best"], state["final"], state["run_id"]
+            self.best, self.final, run_id = state["best"], state["final"], state["run_id"]
             before = state["config"]["wandb"]  # the same run there, in the same group
-            self.reporting = replace(config.wandb, name=before["name"], group=before["group"])
+            reporting = replace(config.wandb, name=before["name"], group=before["group"])
             self.seconds = state["seconds"]
-            if "file" in state:  # else a damaged file would be kept as the previous one
-                backup_as(state["file"], "last.pt")
-        self.trainer = build_trainer(
-            config,
-            data.images["train"],
-            device,
-            state,
-            world,
+            self._clean_up(state)
+        self.record = {
+            **config.as_dict(),
+            "beta_elbo": beta_elbo(config.loss, config.data.image_size, self.model.latent_dim),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "multiply_adds": multiply_adds(self.model, config.data.image_size),  # of an image
+            "precision": self.precision,
+        }
+        self.tracker = Tracker(folder, reporting, self.record, run_id=run_id)
+
+    def _build_trainer(self, data: Packed, state: Mapping[str, Any] | None) -> Trainer:
+        """Build model, optimizer and trainer; restore the state of a checkpoint."""
+        config, device, images = self.config, self.device, data.images["train"]
+        if device.type == "cpu":
+            devices.keep_memory()
+        require_memory(config)
+        size, flip = config.data.batch_size, config.data.flip
+        model = build_model(config.model, config.data.image_size, config.seed).to(device)
+        trainer = Trainer(
+            model,
+            build_optimizer(config.optimizer, model.parameters()),
+            TrainingBatches(images, size, config.seed, flip, device, local_slice(size)),
+            config.loss,
+            config.trainer,
+            learning_rate=partial(learning_rate, config.optimizer),
             on_row=self._log,
-            on_epoch=lambda _: self._end_epoch(),
+            on_epoch=self._end_epoch,
             on_save=lambda: self._save("last"),
         )
-        if self.trainer.step > self.trainer.total_steps:
+        if state is not None:
+            with matching_checkpoint():
+                trainer.load_state(state)
+            log.info("resuming at step %d", trainer.step)
+            if state.get("precision") not in (None, self.precision):  # None: an older version's
+                before = state["precision"]
+                log.warning(
+                    "resume: the run was computed in %s before, and is in %s now",
+                    *(before, self.precision),
+                )
+        if trainer.step > trainer.total_steps:
             raise UserError(
-                f"resume: the run in {folder} is at step {self.trainer.step} already, and with "
+                f"resume: the run in {self.folder} is at step {trainer.step} already, and with "
                 f"these trainer.epochs and trainer.max_steps it would end at step "
-                f"{self.trainer.total_steps}. Give it more, or leave them out."
+                f"{trainer.total_steps}. Give it more, or leave them out."
             )
-        self.model = self.trainer.model
-        self.record = record_of(self)
-        self._warn_if_precision_changed(state or {})
-        # later rows will be written again
-        truncate_metrics(folder / "metrics.jsonl", self.trainer.step, self.measured)
-        remove_unfinished(folder)
+        return trainer
 
-    def _warn_if_precision_changed(self, state: Mapping[str, Any]) -> None:
-        """Warn when trainer.precision=auto differs from the checkpoint's precision."""
-        now = self.record["precision"]
-        before = state.get("precision")  # which older versions did not note
-        if before not in (None, now):
-            log.warning("resume: the run was computed in %s before, and is in %s now", before, now)
+    @on_rank_zero
+    def _clean_up(self, state: Mapping[str, Any]) -> None:
+        """Remove what an interrupted run left behind its checkpoint."""
+        if "file" in state:  # else a damaged file would be kept as the previous one
+            backup_as(state["file"], "last.pt")
+        # later rows will be written again
+        truncate_metrics(self.folder / "metrics.jsonl", self.trainer.step, self.measured)
+        remove_unfinished(self.folder)
 
     def train(self) -> dict[str, float]:
         """Train to the end; record in the folder and on W&B how the run ended.
@@ -121,20 +161,19 @@ class Run:
             NotFiniteError: a loss, a gradient or a metric was infinite or NaN.
             InterruptedRun: Ctrl-C, SIGTERM or SIGUSR1; the state is saved.
         """
-        record = self.record
-        size, steps = record["multiply_adds"] / 1e6, self.trainer.total_steps
+        size, steps = self.record["multiply_adds"] / 1e6, self.trainer.total_steps
+        hardware = devices.describe_device(self.device, self.config.trainer.num_threads)
         log.info(
             "%s: %d parameters, %.0fM multiply-adds/image, beta_elbo %.4g, %d steps in %s on %s",
-            *(self.folder, record["parameters"], size, record["beta_elbo"], steps),
-            *(record["precision"], describe_device(self)),
+            *(self.folder, self.record["parameters"], size, self.record["beta_elbo"], steps),
+            *(self.precision, hardware),
         )
         status, reason = "failed", None
         with (
             self._translate_resource_errors(),
-            Tracker(self.folder, self.reporting, record, run_id=self.run_id) as self.tracker,
+            self.tracker if rank() == 0 else nullcontext(),
             self.interrupts,  # until all is saved
         ):
-            self.run_id = self.tracker.run_id
             try:
                 with self._translate_resource_errors():
                     self._fit()
@@ -155,15 +194,13 @@ class Run:
                 raise
             finally:
                 self._write_summary(status, reason)
-                ended = {"status": status, "beta_elbo": record["beta_elbo"], "best": self.best}
-                self.tracker.summarise(ended)
             self.tracker.log_model(self.folder / "checkpoints" / "best.pt")
         return self.final
 
     def _fit(self) -> None:
         """Train to the end, or save a checkpoint at an interrupt."""
         try:
-            with cpu_threads(self.config.trainer.num_threads):
+            with devices.cpu_threads(self.config.trainer.num_threads):
                 if not self.measured:
                     self._end_epoch()
                 self.trainer.fit(self.interrupts)
@@ -174,6 +211,7 @@ class Run:
     def _translate_resource_errors(self, batch: int | None = None) -> AbstractContextManager[None]:
         return translate_resource_errors(self.config, self.folder, self.trainer, batch)
 
+    @on_rank_zero
     def _log(self, row: Mapping[str, float]) -> None:
         with annotate_os_error(self.folder / "metrics.jsonl"):
             self.tracker.log(row)
@@ -201,6 +239,7 @@ class Run:
         if not done and not self.should_continue(math.ceil(trainer.epoch), self.final):
             raise PrunedRun
 
+    @on_rank_zero
     def _draw(self, evaluation: Evaluation) -> None:
         """Draw the figures; a figure that cannot be written is only a warning."""
         faces = to_float(self.validation[:FACES_SHOWN].copy(), self.device)
@@ -211,90 +250,49 @@ class Run:
         else:
             self.tracker.log_pictures(self.trainer.step, paths)
 
+    @on_rank_zero
     def _save(self, name: str) -> None:
-        """Write checkpoints/NAME.pt.
-
-        The last one before it is kept as previous.pt.
-        """
+        """Write checkpoints/NAME.pt; keep the last one before it as previous.pt."""
         path = self.folder / "checkpoints" / f"{name}.pt"
         with annotate_os_error(self.folder / "metrics.jsonl"):
             self.tracker.sync()  # the rows before it are to be there where it is
-        save_checkpoint(path, build_checkpoint(self), "previous.pt" if name == "last" else None)
+        checkpoint = {
+            **self.trainer.state(),
+            "measured": self.measured,
+            "seconds": self._elapsed(),
+            "seed": self.config.seed,
+            "precision": self.precision,
+            "config": self.config.as_dict(),
+            "best": self.best,
+            "final": self.final,
+            "run_id": self.tracker.run_id,
+        }
+        save_checkpoint(path, checkpoint, "previous.pt" if name == "last" else None)
 
-    def _write_summary(self, status: str, reason: str | None) -> None:
+    @on_rank_zero
+    def _write_summary(self, status: str, error: str | None) -> None:
+        """Write summary.json, and the summary on W&B: status, metrics, objective, time."""
+        summary = {
+            "status": status,
+            "error": error,
+            "step": self.trainer.step,
+            "total_steps": self.trainer.total_steps,
+            "seconds": self._elapsed(),
+            "machine": devices.hardware_name(self.device, self.config.trainer.num_threads),
+            "precision": self.precision,
+            "beta_elbo": self.record["beta_elbo"],
+            "objective": objective_values(self.config.objective, self.final),
+            "final": self.final,
+            "best": self.best,
+            "wandb_run_id": self.tracker.run_id,
+        }
         try:
-            write_summary(self.folder, summary_of(self, status, reason))
+            write_summary(self.folder, summary)
         except OSError:
             if status in ("finished", "pruned"):  # of the others it has been said why
                 raise
+        self.tracker.summarise({key: summary[key] for key in ("status", "beta_elbo", "best")})
 
-    def elapsed(self) -> float:
+    def _elapsed(self) -> float:
         """Return the seconds of training, including earlier sessions of the run."""
         return round(self.seconds + time.monotonic() - self.began, 1)
-
-
-def build_checkpoint(run: Run) -> dict[str, Any]:
-    """Build a checkpoint: weights, optimizer state, step, configuration, metrics."""
-    trainer = run.trainer
-    return {
-        "model": trainer.model.state_dict(),
-        "ema": trainer.ema.state() if trainer.ema else None,
-        "optimizer": trainer.optimizer.state_dict(),
-        "step": trainer.step,
-        "skipped": trainer.guard.state(),
-        "pending": trainer.pending,
-        "epoch": trainer.epoch,
-        "measured": run.measured,
-        "seconds": run.elapsed(),
-        "seed": run.config.seed,
-        "precision": run.record["precision"],
-        "config": dict(run.settings),
-        "best": run.best,
-        "final": run.final,
-        "run_id": run.run_id,
-    }
-
-
-def summary_of(run: Run, status: str, error: str | None) -> dict[str, Any]:
-    """Build summary.json: status, metrics, objective, time."""
-    objectives = [run.final.get(key) for key in run.config.objectives]
-    return {
-        "status": status,
-        "error": error,
-        "step": run.trainer.step,
-        "total_steps": run.trainer.total_steps,
-        "seconds": run.elapsed(),
-        "machine": hardware_name(run),
-        "precision": run.record["precision"],
-        "beta_elbo": run.record["beta_elbo"],
-        "objective": objectives if isinstance(run.config.objective, list) else objectives[0],
-        "final": run.final,
-        "best": run.best,
-        "wandb_run_id": run.run_id,
-    }
-
-
-def record_of(run: Run) -> dict[str, Any]:
-    """Return the settings and derived values for W&B."""
-    return {
-        **run.settings,
-        "beta_elbo": beta_elbo(run.config.loss, run.config.data.image_size, run.model.latent_dim),
-        "parameters": sum(p.numel() for p in run.model.parameters()),
-        "multiply_adds": multiply_adds(run.model, run.config.data.image_size),  # of an image
-        "precision": pick_precision(run.config.trainer.precision, run.device),
-    }
-
-
-def hardware_name(run: Run) -> str:
-    """Describe the hardware by name, for comparing times."""
-    threads = run.config.trainer.num_threads or torch.get_num_threads()
-    used = f", {threads} thread{'s' * (threads > 1)}" if run.device.type == "cpu" else ""
-    return f"{device_name(run.device)}{used}, torch {torch.__version__.partition('+')[0]}"
-
-
-def describe_device(run: Run) -> str:
-    """Describe device and threads, for the log."""
-    threads = run.config.trainer.num_threads or torch.get_num_threads()
-    on = f"cpu (threads: {threads})" if run.device.type == "cpu" else str(run.device)
-    world = run.trainer.world
-    return f"{world.size} processes, each on {on}" if world.size > 1 else on

@@ -45,7 +45,7 @@ def claim_run_folder(folder: Path) -> None:
     """Claim `folder` for this run, atomically.
 
     Raises:
-        FolderTakenError: it holds a run already, or one that has just begun.
+        RunFolderInUseError: it holds a run already, or one that has just begun.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -64,7 +64,7 @@ def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     The system lets go of the lock when the process ends, however it ends.
 
     Raises:
-        FolderTakenError: another process holds it, and this one is not to wait for it.
+        RunFolderInUseError: another process holds it, and this one is not to wait for it.
     """
     lock = _lock(folder)
     try:

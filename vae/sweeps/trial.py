@@ -66,13 +66,11 @@ def earlier_values(folder: Path, objective: str) -> list[tuple[int, float]]:
     return values
 
 
-def run_trial(
-    config: RunConfig, settings: Mapping[str, Any], folder: Path, logs: Mapping[str, Any]
-) -> dict[str, float]:
+def run_trial(config: RunConfig, folder: Path, logs: Mapping[str, Any]) -> dict[str, float]:
     """Train one run of a sweep in a subprocess; resume it, or skip it if finished.
 
     Args:
-        config, settings: as for vae.runs.launch.prepare.
+        config: checked.
         folder: multirun/<sweep>/<overrides>; a run in it is resumed.
         logs: how that process logs, for logging.config.dictConfig.
 
@@ -83,46 +81,43 @@ def run_trial(
         UserError: why the run failed; noted in its summary.json, too.
         SystemExit: too many runs failed one after another.
     """
-    metrics = finished_metrics(config, settings, folder)
+    metrics = finished_metrics(config, folder)
     if metrics is not None:
         log.info("%s: finished already", folder)
         return metrics
     stop_after_failures_in_a_row(config.sweep.max_failures, folder.parent)
     try:
-        return dict(run_in_subprocess(train_locked, config, settings, folder, logs=logs))
+        return dict(run_in_subprocess(train_locked, config, folder, logs=logs))
     except UserError as error:
         log.error("%s failed: %s", folder, error)  # a launcher says so at the end only
         record_failure(folder, str(error))
         raise
 
 
-def train_locked(config: RunConfig, settings: Mapping[str, Any], folder: Path) -> dict[str, float]:
+def train_locked(config: RunConfig, folder: Path) -> dict[str, float]:
     """Train the run while holding its lock."""
     with run_lock(folder, wait=True):
-        metrics = finished_metrics(config, settings, folder)
+        metrics = finished_metrics(config, folder)
         if metrics is None:
             should_continue = pruning_callback(config, folder)
-            metrics = prepare_run(
-                config, settings, folder, resume=True, should_continue=should_continue
-            ).train()
+            run = prepare_run(config, folder, resume=True, should_continue=should_continue)
+            metrics = run.train()
         return metrics
 
 
-def finished_metrics(
-    config: RunConfig, settings: Mapping[str, Any], folder: Path
-) -> dict[str, float] | None:
+def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None:
     """Return the final metrics of a finished run in `folder`, else None.
 
     Raises:
         UserError: there is a run of other settings.
     """
-    state = load_resume_state(config, settings, folder)
+    state = load_resume_state(config, folder)
     summary = read_summary(folder)
     if state is None or summary.get("status") not in ("finished", "pruned"):
         return None
     limits = ("epochs", "max_steps")  # a longer run goes on from here
     before = state["config"]["trainer"]
-    if any(before.get(key) != settings["trainer"][key] for key in limits):
+    if any(before.get(key) != getattr(config.trainer, key) for key in limits):
         return None
     return dict(summary["final"])
 

@@ -9,16 +9,24 @@ with.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vae.data.loader import evaluation_batches
 from vae.losses import LossConfig, loss_terms
 from vae.models.base import VAE
-from vae.utils.distributed import SINGLE_PROCESS, ProcessGroup
+from vae.training.step_metrics import REMEDY, NotFiniteError
+from vae.utils.distributed import all_sum, copy_buffers, rank, world_size
+from vae.utils.signals import Interrupts, stop_if_interrupted
+
+if TYPE_CHECKING:
+    from vae.training.trainer import Trainer
 
 METRICS = frozenset(
     f"val/{name}"
@@ -91,6 +99,45 @@ def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
     return (luminance * structure).flatten(1).mean(1)
 
 
+def validate(
+    trainer: Trainer, images: np.ndarray, interrupts: Interrupts
+) -> tuple[dict[str, float], Evaluation]:
+    """Return the validation metrics by key, `val/bpd`, and the evaluation behind them.
+
+    Those of the average of the weights, where there is one, are `ema/bpd` and so on.
+
+    Args:
+        trainer: its model, as it is now.
+        images: the validation split, (count, size, size, 3) uint8.
+        interrupts: looked at before and after each batch.
+
+    Raises:
+        NotFiniteError: a metric is infinite or NaN.
+        InterruptedRun: a signal came to a process.
+    """
+
+    def batches() -> Iterator[Tensor]:
+        stop_if_interrupted(interrupts)
+        for batch in evaluation_batches(images, EVALUATION_BATCH, trainer.batches.device):
+            yield batch
+            stop_if_interrupted(interrupts)
+
+    def evaluated(model: VAE) -> Evaluation:
+        count = len(trainer.batches.images)
+        return evaluate_split(model, batches(), trainer.loss, trainer.autocast, count)
+
+    evaluation = evaluated(trainer.model)
+    metrics = {f"val/{name}": value for name, value in evaluation.metrics.items()}
+    if trainer.ema is not None:
+        of_ema = evaluated(trainer.ema.module).metrics
+        metrics |= {f"ema/{name}": value for name, value in of_ema.items()}
+    if not all(map(math.isfinite, metrics.values())):  # keep the checkpoint before it
+        raise NotFiniteError(
+            f"validation at step {trainer.step} is not finite: {metrics}. {REMEDY}"
+        )
+    return metrics, evaluation
+
+
 @torch.inference_mode()
 def evaluate_split(
     model: VAE,
@@ -99,9 +146,11 @@ def evaluate_split(
     autocast: torch.autocast | None = None,
     training_images: int = 0,
     seed: int = NOISE_SEED,
-    world: ProcessGroup = SINGLE_PROCESS,
 ) -> Evaluation:
     """Measure a model on all images of a split.
+
+    Under torchrun, all ranks call this with the same batches; each measures every n-th one and
+    returns the metrics of all of them.
 
     Args:
         model: put into evaluation mode for the time, and back as it was.
@@ -110,14 +159,13 @@ def evaluate_split(
         autocast: the precision that the model runs in; float32 if None.
         training_images: how many the model is trained on, where the loss asks; 0 if unknown.
         seed: of the noise; the same wherever runs are compared.
-        world: several processes, all with the same model and batches, divide each batch
-            among them; each returns the figures of the whole.
 
     Returns:
         mse, psnr and ssim of reconstructions from the posterior's mean (psnr and ssim
         are means over images); rate; distortion and bpd from one sample of z an image;
         loss; active_units (Burda et al. 2016). Sums are kept in float64.
     """
+    copy_buffers(model)
     was_training = model.training
     model.eval()
     context = autocast or torch.autocast("cpu", enabled=False)
@@ -125,27 +173,19 @@ def evaluate_split(
     sums: dict[str, float] = dict.fromkeys(("loss", "mse", "sampled_mse", "psnr", "ssim"), 0.0)
     kl = means = squares = torch.zeros(model.latent_dim, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
-    for batch in batches:
-        part = world.local_slice(len(batch))
-        images = batch[part]
-        noise = torch.randn(len(batch), model.latent_dim, generator=generator)[part]
-        values = batch[0].numel()
+    for index, images in enumerate(batches):
+        noise = torch.randn(len(images), model.latent_dim, generator=generator)
+        values = images[0].numel()
+        if index % world_size() != rank():
+            continue
         with context:
             posterior = model.encode(images)
             latents = posterior.rsample(noise.to(images.device))
             logits = model.decode_logits(latents)
             reconstructions = model.decode(posterior.mode)
         terms = loss_terms(
-            loss,
-            logits,
-            images,
-            posterior,
-            latents,
-            training_images=training_images,
-            world=world,
+            loss, logits, images, posterior, latents, training_images=training_images
         )
-        if len(images) == 0:  # fewer of them than processes
-            continue
         totals = {
             "loss": terms.loss * len(images),
             "mse": F.mse_loss(reconstructions, images) * len(images),
@@ -163,8 +203,8 @@ def evaluate_split(
     model.train(was_training)
 
     counted = torch.tensor([count, *sums.values()], dtype=torch.float64)
-    count, *totals_of_all = world.sum(counted).tolist()
-    kl, means, squares = world.sum(torch.stack([kl, means, squares]))
+    count, *totals_of_all = all_sum(counted).tolist()
+    kl, means, squares = all_sum(torch.stack([kl, means, squares]))
     averages = {name: total / count for name, total in zip(sums, totals_of_all, strict=True)}
     rate = (kl / count).sum().item()
     distortion = gaussian_distortion(averages.pop("sampled_mse"), values)

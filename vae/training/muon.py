@@ -25,9 +25,6 @@ ROUNDS = 5
 # The root mean square of a step, relative to the learning rate, is what AdamW's is, so that
 # one learning rate serves for matrices and vectors (Liu et al. 2025, section 2.2).
 STEP_SIZE = 0.2
-# Reading and writing a weight, its gradient and its momentum takes about as long as so many
-# multiply-adds of a matrix product do (a CPU's core).
-ELEMENT_WORK = 250
 
 
 class Muon(torch.optim.Optimizer):
@@ -148,16 +145,6 @@ def as_matrix(kernel: Tensor) -> Tensor:
 def _side(parameter: Tensor) -> int:
     """Return the smaller side of a parameter's matrix."""
     return min(len(parameter), parameter[0].numel())
-
-
-def update_work(parameter: Tensor) -> int:
-    """Return the cost of a parameter's update in multiply-adds."""
-    passes = ELEMENT_WORK * parameter.numel()
-    if parameter.ndim < 2:
-        return passes
-    rows = _side(parameter)
-    columns = parameter.numel() // rows
-    return passes + 2 * rows**2 * columns + (4 * ROUNDS - 3) * rows**3
 
 
 def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:

@@ -104,6 +104,16 @@ def group_settings(config: OptimizerConfig) -> dict[str, Any]:
     }
 
 
+def require_fitting_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Raise a ValueError unless the moments have the parameters' shapes; torch does not check."""
+    for parameter, moments in optimizer.state.items():
+        adam = parameter.ndim < 2 or not isinstance(optimizer, Muon)
+        names = ("step", "exp_avg", "exp_avg_sq") if adam else ("exp_avg",)
+        shapes = dict.fromkeys(names, parameter.shape) | ({"step": torch.Size()} if adam else {})
+        if {name: value.shape for name, value in moments.items()} != shapes:
+            raise ValueError("moments of other parameters")
+
+
 class ExponentialMovingAverage:
     """Exponential moving average of a model's weights and buffers.
 
@@ -121,6 +131,11 @@ class ExponentialMovingAverage:
         self.module = deepcopy(model).requires_grad_(False)
         self.decay = decay
         self.n_averaged = 0  # updates so far
+
+    def restart(self, model: VAE) -> None:
+        """Begin anew, as a copy of the model."""
+        self.module.load_state_dict(model.state_dict())
+        self.n_averaged = 0
 
     @torch.no_grad()
     def update(self, model: VAE, keep: Tensor) -> None:

@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vae.losses import LossTerms
 from vae.utils.errors import UserError
 
-STEP_VALUES = len(LossTerms._fields) + 1  # of a step: its terms, and the norm of its gradient
-
 REMEDY = "Try a smaller optimizer.lr, or trainer.grad_clip=1."
-# Of a step, in the order of its values.
-VALUE_NAMES = ("loss", "distortion", "rate", "penalty", "gradient norm")
+SKIPPED = "skipped"  # the value of a step that is 1 where its update was not finite, else 0
 
 
 class MetricAccumulator:
-    """Values and time of the steps since the last logged row, kept on the device.
+    """Named values and time of the steps since the last logged row, kept on the device."""
 
-    Args:
-        before: values of steps that an earlier process has done since then; None for none.
-    """
-
-    def __init__(self, before: Tensor | None = None) -> None:
+    def __init__(self) -> None:
         self.reset()
-        if before is not None and before.shape[1:] == (STEP_VALUES,):  # else an older version's
-            self.before = before
 
     def reset(self) -> None:
         """Restart after a logged row."""
-        self.before = torch.empty(0, STEP_VALUES, dtype=torch.float64)
-        self.rows: list[Tensor] = []  # of steps of this process, whose time is known
+        self.before: dict[str, Tensor] = {}  # of steps of an interrupted run, since its last row
+        self.steps: list[dict[str, Tensor]] = []  # of this process, whose time is known
         self.restart()
 
     def restart(self) -> None:
@@ -44,11 +34,8 @@ class MetricAccumulator:
         self.began = time.perf_counter()
 
     @property
-    def steps(self) -> int:
-        return len(self.before) + len(self.rows)
-
-    @property
     def seconds(self) -> float:
+        """Seconds since the clock was restarted."""
         return time.perf_counter() - self.began
 
     def timed(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -61,65 +48,85 @@ class MetricAccumulator:
             self.data_seconds += time.perf_counter() - asked
             yield images
 
-    def add(self, terms: LossTerms, norm: Tensor) -> None:
-        self.rows.append(torch.stack([*(term.detach() for term in terms), norm]))
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Add the values of a step, scalars by name; the same names at every step."""
+        self.steps.append(dict(values))
 
-    def values(self) -> Tensor:
-        """Return terms and gradient norm of each step, (steps, STEP_VALUES) float64 on the CPU."""
-        if not self.rows:
-            return self.before
-        return torch.cat([self.before, torch.stack(self.rows).cpu().double()])
+    def values(self) -> dict[str, Tensor]:
+        """Return each value of all steps since the last row, (steps,) float64 on the CPU by name.
+
+        Waits for the device.
+        """
+        if not self.steps:
+            return dict(self.before)
+        names = list(self.steps[0])
+        rows = torch.stack([torch.stack([step[name] for name in names]) for step in self.steps])
+        columns = dict(zip(names, rows.cpu().double().unbind(1), strict=True))
+        if self.before.keys() != columns.keys():  # nothing, or those of another version
+            return columns
+        return {name: torch.cat([self.before[name], columns[name]]) for name in names}
+
+
+class BufferRollback:
+    """Restores a model's buffers (BatchNorm statistics) where an update is skipped.
+
+    A forward pass in training changes them, before the gradient can be looked at.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.buffers = list(model.buffers())
+        self.before: list[Tensor] = []
+
+    def save(self) -> None:
+        """Keep a copy of the buffers, before a forward pass."""
+        self.before = [buffer.clone() for buffer in self.buffers]
+
+    def restore(self, skipped: Tensor) -> None:
+        """Restore the copy where `skipped`, a boolean scalar on the device, is true."""
+        for buffer, before in zip(self.buffers, self.before, strict=True):
+            buffer.copy_(torch.where(skipped, before, buffer))
 
 
 class NotFiniteError(UserError):
     """Losses, gradients or metrics are infinite or NaN, repeatedly."""
 
 
+@dataclass
 class NonFiniteGuard:
-    """Counts non-finite updates and ends a run with too many in a row.
+    """Counts non-finite updates and ends a run with too many in a row."""
 
-    Args:
-        limit: how many in a row are too many; int >= 1.
-        total, in_a_row: the counts so far; those of a run that is gone on with.
-    """
-
-    def __init__(self, limit: int, total: int = 0, in_a_row: int = 0) -> None:
-        self.limit = limit
-        self.total = total
-        self.in_a_row = in_a_row
+    limit: int  # how many in a row are too many; int >= 1
+    total: int = 0  # in the whole run
+    in_a_row: int = 0
 
     def state(self) -> dict[str, int]:
         """Return the counts, for a checkpoint."""
-        return {"total": self.total, "in_a_row": self.in_a_row}
+        counts = asdict(self)
+        del counts["limit"]
+        return counts
 
-    def count(self, values: np.ndarray, step: int, batches: int) -> np.ndarray:
-        """Return which of the last steps were finite.
+    def count(self, values: Mapping[str, Tensor], step: int, batches: int) -> Tensor:
+        """Return the steps whose update was finite, (steps,) of booleans.
 
         Args:
-            values: what `VALUE_NAMES` says of each, (steps, 5).
+            values: of the last steps, (steps,) by name, SKIPPED among them.
             step: the number of the first.
             batches: of an epoch.
-
-        Returns:
-            (steps,) of booleans.
 
         Raises:
             NotFiniteError: too many in a row were not; says from which step on.
         """
-        finite: np.ndarray = np.isfinite(values).all(axis=1)
-        for i, good in enumerate(finite):
+        finite = values[SKIPPED] == 0
+        for i, good in enumerate(finite.tolist()):
             self.total += not good
             self.in_a_row = 0 if good else self.in_a_row + 1
             if self.in_a_row == self.limit:
-                raise NotFiniteError(self._message(values[i], step + i - self.limit + 1, batches))
+                of_step = {name: column[i].item() for name, column in values.items()}
+                raise NotFiniteError(self._message(of_step, step + i - self.limit + 1, batches))
         return finite
 
-    def _message(self, values: np.ndarray, step: int, batches: int) -> str:
-        bad = [
-            f"{name} = {value}"
-            for name, value in zip(VALUE_NAMES, values, strict=True)
-            if not math.isfinite(value)
-        ]
+    def _message(self, values: Mapping[str, float], step: int, batches: int) -> str:
+        bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
         epoch, batch = divmod(step, batches)
         times = "" if self.limit == 1 else f", and so {self.limit} times in a row"
         return (

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +23,18 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from vae.data.loader import TrainingBatches
 from vae.losses import LossConfig, LossTerms, beta_at, loss_terms
 from vae.models.base import VAE
+from vae.models.posterior import Posterior
 from vae.training import CheckpointTrigger, TrainerConfig
-from vae.training.optim import ExponentialMovingAverage
-from vae.training.processes import Sharding
-from vae.training.step_metrics import MetricAccumulator, NonFiniteGuard
-from vae.utils.devices import send
-from vae.utils.distributed import SINGLE_PROCESS, ProcessGroup
-from vae.utils.signals import InterruptedRun, Interrupts
+from vae.training.optim import ExponentialMovingAverage, require_fitting_moments
+from vae.training.step_metrics import (
+    SKIPPED,
+    BufferRollback,
+    MetricAccumulator,
+    NonFiniteGuard,
+)
+from vae.utils import distributed
+from vae.utils.devices import autocast, compile_model, send
+from vae.utils.signals import Interrupts, stop_if_interrupted
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +45,13 @@ class Trainer:
     """Trains a model, step by step, and reports rows of metrics.
 
     Args:
-        model: on its device, in the state to go on from.
+        model: on its device.
         optimizer: over the model's parameters.
-        batches: the training split.
+        batches: the training split; under torchrun, this rank's rows of each batch. Their seed
+            and device are those of the noise and of the model.
         loss: settings of the loss.
         config: how long and how precisely.
         learning_rate: of (step, total steps).
-        seed: of the noise.
-        autocast: the precision that the model runs in.
-        step: updates done already (a resumed run's), else 0.
-        skipped: counts of those that were not finite (a resumed run's), else none.
-        pending: values of the steps that are in no row yet (a resumed run's), else none.
-        world: the processes that train together, each with its share of every batch.
         on_row: called with each row of train/ and perf/ metrics.
         on_epoch: called after each epoch, and at the end if that lies within one.
         on_save: called where a checkpoint is due within an epoch.
@@ -66,14 +66,8 @@ class Trainer:
         config: TrainerConfig,
         *,
         learning_rate: Callable[[int, int], float],
-        seed: int,
-        autocast: torch.autocast,
-        step: int = 0,
-        skipped: Mapping[str, int] | None = None,
-        pending: Tensor | None = None,
-        world: ProcessGroup = SINGLE_PROCESS,
         on_row: Callable[[dict[str, float]], None],
-        on_epoch: Callable[[Trainer], None],
+        on_epoch: Callable[[], None],
         on_save: Callable[[], None],
     ) -> None:
         self.model = model
@@ -82,26 +76,61 @@ class Trainer:
         self.loss = loss
         self.config = config
         self.learning_rate = learning_rate
-        self.seed = seed
-        self.autocast = autocast
-        self.step = step
-        self.guard = NonFiniteGuard(config.max_skipped, **(skipped or {}))
-        self.world = world
+        self.autocast = autocast(config.precision, batches.device)
         self.on_row = on_row
         self.on_epoch = on_epoch
         self.on_save = on_save
+        self.step = 0  # updates so far
+        self.guard = NonFiniteGuard(config.max_skipped)
         self.checkpoint_trigger = CheckpointTrigger(config.checkpoint_every)
-        self.accumulator = MetricAccumulator(pending)
-        self.pending = self.accumulator.values()
+        self.accumulator = MetricAccumulator()
         self.parameters = list(model.parameters())
-        self.sharding = Sharding(optimizer, world)
-        world.synchronize_batch_norm(model)
-        self.buffers = list(model.buffers())  # BatchNorm's statistics: a forward pass changes them
+        # For training steps. The plain model, of the same parameters, is evaluated and saved.
+        self.forward = distributed.data_parallel(model)
+        if config.compile:
+            self.forward = compile_model(self.forward)
+        self.buffers = BufferRollback(model)
         self.ema = ExponentialMovingAverage(model, config.ema) if config.ema else None
-        # The compiled callable shares the module's parameters; the plain module is what
-        # is evaluated and saved, so checkpoints do not know of the compiler.
-        self.forward = world.compile(model) if config.compile else model
         self._compiling = config.compile  # the first step does
+
+    def state(self) -> dict[str, Any]:
+        """Return the state to resume from: weights, optimizer state, step, counts, open interval.
+
+        Waits for the device.
+        """
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "skipped": self.guard.state(),
+            "pending": self.accumulator.values(),
+            "epoch": self.epoch,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned; the optimizer's settings stay those of the configuration.
+
+        Without an average of the weights in it, the average begins at the loaded weights.
+
+        Raises:
+            Exception: of any type, if the state is that of another model or optimizer.
+        """
+        self.model.load_state_dict(state["model"])
+        groups = [
+            {k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups
+        ]
+        self.optimizer.load_state_dict(state["optimizer"])
+        require_fitting_moments(self.optimizer)
+        for group, settings in zip(self.optimizer.param_groups, groups, strict=True):
+            group.update(settings)
+        self.step = state["step"]
+        self.guard = NonFiniteGuard(self.config.max_skipped, **state["skipped"])
+        self.accumulator.before = dict(state["pending"])
+        if self.ema is not None:
+            self.ema.restart(self.model)
+            if state.get("ema") is not None:
+                self.ema.load(state["ema"])
 
     @property
     def total_steps(self) -> int:
@@ -137,12 +166,9 @@ class Trainer:
             while self.step < self.total_steps:
                 self._train_epoch(bar, interrupts)
                 if self.step % len(self.batches) == 0 or self.step == self.total_steps:
-                    self._gather()
-                    self.on_epoch(self)
+                    self.on_epoch()
                     self.checkpoint_trigger.saved()
-                if self.world.max(bool(interrupts.received)):
-                    self._gather()
-                    raise InterruptedRun(interrupts.received or signal.SIGTERM)  # another's
+                stop_if_interrupted(interrupts)
 
     def _progress(self) -> tqdm:  # type: ignore[type-arg]
         return tqdm(
@@ -160,7 +186,7 @@ class Trainer:
         epoch, start = divmod(self.step, len(self.batches))
         self.accumulator.restart()
         for images in self.accumulator.timed(self.batches.epoch(epoch, start)):
-            self.accumulator.add(*self._update(images))
+            self.accumulator.add(self.train_step(images))
             self.step += 1
             if self._compiling:
                 log.info("first step, compiling included: %.1f s", self.accumulator.seconds)
@@ -170,25 +196,57 @@ class Trainer:
             if self.step % self.config.log_every == 0 or last:
                 self._report(bar)
             asks = STOP if interrupts.received else SAVE * self.checkpoint_trigger.is_due(self.step)
-            asked = self.world.max(asks)  # all do the same after the same step
+            asked = distributed.all_max(asks)  # all ranks do the same after the same step
             if asked == STOP or last:
                 break
             if asked == SAVE:
-                self._gather()
                 self.on_save()
                 self.checkpoint_trigger.saved()
 
-    def _update(self, images: Tensor) -> tuple[LossTerms, Tensor]:
-        """Take one optimizer step; return loss terms and gradient norm before clipping."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step, self.total_steps)
-        size = self.batches.batch_size
-        noise = step_noise(self.seed, self.step, (size, self.model.latent_dim))
-        noise = send(noise[self.world.local_slice(size)], images.device)
-        buffers = [buffer.clone() for buffer in self.buffers]
+    def train_step(self, images: Tensor) -> dict[str, Tensor]:
+        """Take one optimizer step on a batch (rows, 3, size, size) in [0, 1].
+
+        Nothing here waits for a GPU: an update that is not finite is skipped where it is computed.
+
+        Returns:
+            Values to log, scalars on the device by name: the loss terms, and the norm of the
+            gradient before clipping, averaged over the ranks; whether the update was skipped.
+        """
+        self._set_learning_rate()
+        noise = self._noise(images.device)
+        self.buffers.save()
         with self.autocast:
             logits, posterior = self.forward(images, noise)
-        terms = loss_terms(
+        terms = self._loss_terms(logits, images, posterior, noise)
+        self.optimizer.zero_grad()
+        terms.loss.backward()  # type: ignore[no-untyped-call]
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if self.config.grad_clip:
+            clip_grads_with_norm_(self.parameters, self.config.grad_clip, norm)
+        values = distributed.all_sum(torch.stack(terms).detach()) / distributed.world_size()
+        skipped = ~(values.sum() + norm).isfinite()
+        self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.buffers.restore(skipped)
+        if self.ema is not None:
+            self.ema.update(self.model, (~skipped).float())
+        named = dict(zip(LossTerms._fields, values, strict=True))
+        return {**named, "grad_norm": norm, SKIPPED: skipped.float()}
+
+    def _set_learning_rate(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step, self.total_steps)
+
+    def _noise(self, device: torch.device) -> Tensor:
+        """Return this rank's rows of the step's noise, on the device."""
+        size = self.batches.batch_size
+        noise = step_noise(self.batches.seed, self.step, (size, self.model.latent_dim))
+        return send(noise[distributed.local_slice(size)], device)
+
+    def _loss_terms(
+        self, logits: Tensor, images: Tensor, posterior: Posterior, noise: Tensor
+    ) -> LossTerms:
+        return loss_terms(
             self.loss,
             logits,
             images,
@@ -196,46 +254,20 @@ class Trainer:
             posterior.rsample(noise),
             epoch=self.epoch,
             training_images=len(self.batches.images),
-            world=self.world,
+            gather=distributed.all_gather,
         )
-        self.optimizer.zero_grad()
-        terms.loss.backward()  # type: ignore[no-untyped-call]
-        own = get_total_norm(self.sharding.average_gradients())
-        total = torch.stack(terms).detach().sum()  # one that is not finite makes this so, too
-        own = own.to(total.device)  # a process that owns nothing has its 0 on the CPU
-        norms, totals = torch.stack(self.world.all_gather(torch.stack([own, total]))).unbind(1)
-        norm, total = norms.norm(), totals.sum()
-        if self.config.grad_clip:
-            clip_grads_with_norm_(self.parameters, self.config.grad_clip, norm)
-        # An update that is not finite is skipped where it is computed: nothing waits to know.
-        skipped = ~(norm + total).isfinite()
-        self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self.sharding.broadcast_updates()
-        for buffer, before in zip(self.buffers, buffers, strict=True):
-            buffer.copy_(torch.where(skipped, before, buffer))
-        if self.ema is not None:
-            self.ema.update(self.model, (~skipped).float())
-        return terms, norm
-
-    def _gather(self) -> None:
-        """Gather `pending` (values in no row yet) and all moments, for a checkpoint."""
-        if self.accumulator.steps:
-            self.pending = self.world.mean(self.accumulator.values())
-        if self.world.size > 1:
-            self.sharding.gather_state()
 
     def _report(self, bar: tqdm) -> None:  # type: ignore[type-arg]
         """Log one row of averages; the only point where the loop waits for the GPU."""
-        values = self.world.mean(self.accumulator.values()).numpy()
-        finite = self.guard.count(values, self.step - len(values), len(self.batches))
+        values = self.accumulator.values()
+        finite = self.guard.count(values, self.step - len(values[SKIPPED]), len(self.batches))
         averages: dict[str, float] = {}
         if finite.any():
-            keys = (*LossTerms._fields, "grad_norm")
-            means = values[finite].mean(axis=0)
-            averages = {f"train/{key}": mean for key, mean in zip(keys, means, strict=True)}
+            del values[SKIPPED]
+            means = torch.stack(list(values.values()), 1)[finite].numpy().mean(axis=0)
+            averages = {f"train/{key}": mean for key, mean in zip(values, means, strict=True)}
         seconds = self.accumulator.seconds
-        speed = len(self.accumulator.rows) * self.batches.batch_size / seconds
+        speed = len(self.accumulator.steps) * self.batches.batch_size / seconds
         bar.set_postfix_str(
             f"loss {averages.get('train/loss', math.nan):.4f}, {speed:.0f} images/s", refresh=False
         )
@@ -243,9 +275,8 @@ class Trainer:
             {
                 **self.position,
                 **averages,
-                "train/beta": beta_at(
-                    self.loss, (self.step - 1) / len(self.batches)
-                ),  # as lr, the last
+                # of the last update, as the learning rate
+                "train/beta": beta_at(self.loss, (self.step - 1) / len(self.batches)),
                 "train/lr": self.optimizer.param_groups[0]["lr"],
                 "train/skipped": self.guard.total,
                 "perf/images_per_second": speed,
@@ -253,7 +284,6 @@ class Trainer:
             }
         )
         self.accumulator.reset()
-        self.pending = self.accumulator.values()
 
 
 def step_noise(seed: int, step: int, shape: tuple[int, int]) -> Tensor:

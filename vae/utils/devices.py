@@ -7,10 +7,12 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from vae.utils.distributed import world_size
 from vae.utils.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -82,6 +84,31 @@ def device_name(device: torch.device) -> str:
     if names.exists() and "model name" in (text := names.read_text(encoding="utf-8")):
         return text.partition("model name")[2].partition(":")[2].partition("\n")[0].strip()
     return platform.processor() or platform.machine()
+
+
+def compile_model(model: nn.Module) -> nn.Module:
+    """Return the model compiled by torch, with the same parameters.
+
+    On a GPU a small model waits for its kernels to be launched: in one process, they are CUDA
+    graphs, launched at once. What several GPUs exchange amid a pass cannot be in a graph.
+    """
+    graphs = next(model.parameters()).is_cuda and world_size() == 1
+    compiled = torch.compile(model, dynamic=False, mode="reduce-overhead" if graphs else None)
+    return cast("nn.Module", compiled)
+
+
+def hardware_name(device: torch.device, threads: int | None) -> str:
+    """Return the name of the hardware and torch's version, for comparing times."""
+    threads = threads or torch.get_num_threads()
+    used = f", {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else ""
+    return f"{device_name(device)}{used}, torch {torch.__version__.partition('+')[0]}"
+
+
+def describe_device(device: torch.device, threads: int | None) -> str:
+    """Describe device, threads and processes, for the log."""
+    on = f"cpu (threads: {threads or torch.get_num_threads()})"
+    on = on if device.type == "cpu" else str(device)
+    return f"{world_size()} processes, each on {on}" if world_size() > 1 else on
 
 
 @contextmanager

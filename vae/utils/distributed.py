@@ -1,114 +1,164 @@
-"""The interface of a process group (rank, size, collectives), and the group of one process.
+"""One run by several processes: torch.distributed, behind functions that also work in one process.
 
-Each process takes its share of every batch and all hold the same weights, so that together
-they compute what one process computes with the whole batch. The first (rank 0) composes
-the configuration and keeps the record; the others do as it does (vae/runs/launch.py). How they
-exchange: vae/training/processes.py.
+torchrun starts the processes (ranks). Each rank holds the whole model, takes its slice of every
+batch, and takes the same optimizer step on gradients that `DistributedDataParallel` averages.
+Tensors on a GPU are exchanged by nccl, tensors on a CPU by gloo.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import wraps
+from typing import Any, ParamSpec
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from vae.utils.errors import require
+from vae.utils.errors import UserError, require
+
+# How long a rank waits for another rank that is alive; rank 0 may be packing a data set.
+# A rank that died is noticed at once, by its closed connection.
+TIMEOUT = timedelta(hours=24)
+
+Arguments = ParamSpec("Arguments")
 
 
-class ProcessGroup:
-    """The processes of a run; this class is the group of one process.
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the processes that torchrun started, if it started several, inside the block."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        yield
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+        gc.collect()  # ends gloo's threads, by what still refers to them; later they would abort
 
-    All processes call the methods that exchange something at the same points of the run.
+
+def rank() -> int:
+    """Return the number of this process among the processes of the run; 0 in a single process."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes of the run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def on_rank_zero(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Decorate a function so that only rank 0 calls it; it returns nothing."""
+
+    @wraps(function)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        if rank() == 0:
+            function(*args, **kwargs)
+
+    return call
+
+
+def local_slice(count: int) -> slice:
+    """Return this rank's contiguous slice of `count` rows, a multiple of the world size."""
+    rows = count // world_size()
+    return slice(rank() * rows, (rank() + 1) * rows)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise a UserError unless the batch can be divided among the processes."""
+    takes = f"a multiple of the number of processes, here {world_size()}"
+    require(batch_size % world_size() == 0, "data.batch_size", batch_size, takes)
+
+
+def local_device(device: torch.device) -> torch.device:
+    """Return this rank's own device of a kind: one GPU per rank, the CPU for all ranks.
+
+    Raises:
+        UserError: this machine has fewer GPUs than processes.
     """
-
-    rank = 0  # this process's number
-    size = 1  # how many there are
-
-    def local_slice(self, count: int) -> slice:
-        """Return this rank's contiguous slice of `count` items; slices differ by at most 1."""
-        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
-
-    def check_batch_size(self, batch_size: int) -> None:
-        """Raise a UserError unless the batch size is a multiple of the number of processes."""
-        takes = f"a multiple of the number of processes, here {self.size}"
-        require(batch_size % self.size == 0, "data.batch_size", batch_size, takes)
-
-    def device(self, device: torch.device) -> torch.device:
-        """Return this process's own device of that kind.
-
-        Raises:
-            UserError: there are too few of them.
-        """
+    if world_size() == 1 or device.type == "cpu":
         return device
+    processes, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if device.type != "cuda" or processes > gpus:
+        raise UserError(
+            f"trainer.device: {processes} processes need a GPU each, and this machine has {gpus} "
+            f"of CUDA's: torchrun --nproc-per-node={max(gpus, 1)}, or trainer.device=cpu."
+        )
+    own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(own)
+    return own
 
-    def synchronize_batch_norm(self, model: nn.Module) -> None:
-        """Make the model's BatchNorm layers normalise over the batch of all processes."""
 
-    def compile(self, model: nn.Module) -> Callable[..., Any]:
-        """Return the model compiled by torch, with the same parameters."""
-        # On a GPU a small model waits for its kernels to be launched: as CUDA graphs, all at once.
-        mode = "reduce-overhead" if next(model.parameters()).is_cuda else None
-        compiled: Callable[..., Any] = torch.compile(model, dynamic=False, mode=mode)
-        return compiled
+def data_parallel(model: nn.Module) -> nn.Module:
+    """Return the model for the forward pass of training: its gradients are averaged over ranks.
 
-    def reduce(self, tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
-        """Average each tensor over the processes, in place, on its owner alone.
+    The parameters stay those of `model`. On GPUs, BatchNorm layers of `model` become
+    SyncBatchNorm, in place: they normalise over the batch of all ranks. torch has none for
+    CPUs: there each rank normalises over its own slice of the batch, and rank 0's running
+    statistics are copied to all ranks.
+    """
+    if world_size() == 1:
+        return model
+    if next(model.parameters()).is_cuda:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
-        They are on the model's device, in the same order in all processes; in the others,
-        their contents afterwards are undefined.
-        """
 
-    def broadcast_parameters(self, parameters: Sequence[Tensor], owners: Sequence[int]) -> None:
-        """Copy the model's parameters, in place, from their owners."""
+def all_gather(rows: Tensor) -> Tensor:
+    """Concatenate the rows (n, ...) of all ranks to (n · world size, ...), for a loss of them all.
 
-    def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        """Return every rank's tensor of equal shape; valid until the next exchange."""
-        return [tensor]
+    Where each rank computes the same loss of the result, the gradient of `rows`, averaged over
+    the ranks as `data_parallel` does, is the gradient of that loss. Hence the factor: of the
+    loss, each rank only differentiates the part that depends on its own rows.
+    """
+    if world_size() == 1:
+        return rows
+    gathered = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(gathered, rows.detach().contiguous())
+    gathered[rank()] = rows.detach() + world_size() * (rows - rows.detach())
+    return torch.cat(gathered)
 
-    def all_gather_object(self, message: Any) -> list[Any]:
-        """Return each rank's message; anything that can be pickled.
 
-        Raises:
-            ConnectionError: one of them has ended.
-        """
-        return [message]
+def all_sum(values: Tensor) -> Tensor:
+    """Return `values` summed over the ranks, without a gradient."""
+    if world_size() > 1:
+        values = values.detach().clone()
+        dist.all_reduce(values)
+    return values
 
-    def sum(self, values: Tensor) -> Tensor:
-        """Return `values`, on the CPU, summed over the processes."""
-        return values
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Return `values`, on the CPU, averaged over the processes."""
-        return self.sum(values) / self.size
-
-    def gather(self, share: Tensor) -> Tensor:
-        """Concatenate the ranks' slices of a batch, (n, ...) each as by `local_slice`.
-
-        Gradients flow to this process's own share, as many times larger as there are
-        processes: they are averaged later, where those of this share should be added.
-        """
-        return share
-
-    def max(self, value: int) -> int:
-        """Return the largest value of all processes."""
+def all_max(value: int) -> int:
+    """Return the largest of the ranks' values."""
+    if world_size() == 1:
         return value
-
-    def broadcast(self, message: Any = None) -> Any:
-        """Return rank 0's message in all processes; anything that can be pickled.
-
-        Raises:
-            ConnectionError: it has ended.
-        """
-        return message
-
-    def close(self) -> None:
-        """Leave the group, at the end."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ProcessGroup:
-        """Return self: the layers of a copied model use the same group."""
-        return self
+    largest = torch.tensor(value)  # on the CPU, so that no rank waits for its GPU
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
-SINGLE_PROCESS = ProcessGroup()
+def copy_buffers(model: nn.Module) -> None:
+    """Copy rank 0's buffers (BatchNorm statistics) to all ranks, in place."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def broadcast_object(message: Any = None) -> Any:
+    """Return rank 0's message on all ranks; anything that can be pickled."""
+    messages = [message]
+    if world_size() > 1:
+        dist.broadcast_object_list(messages, src=0)
+    return messages[0]
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Return whether an exchange failed because another rank has ended."""
+    lost = "gloo" in str(error) or isinstance(error, dist.DistError)
+    return world_size() > 1 and isinstance(error, RuntimeError) and lost

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from types import TracebackType
 from typing import Any
 
 
@@ -13,6 +15,18 @@ class UserError(Exception):
     `train.py` and the `vae` command print it without a traceback and exit with
     a code other than 0.
     """
+
+
+def print_error(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Print a UserError as one message; keep the traceback of other errors (`sys.excepthook`)."""
+    if issubclass(kind, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    elif issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
 
 
 def require(holds: bool, key: str, got: Any, takes: str) -> None:

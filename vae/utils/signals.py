@@ -6,6 +6,8 @@ import signal
 import threading
 from types import FrameType
 
+from vae.utils.distributed import all_max
+
 # systemd, Kubernetes and Slurm end a job by SIGTERM; Slurm warns by SIGUSR1 where asked to
 # (sbatch --signal=USR1@60).
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -21,6 +23,12 @@ class InterruptedRun(KeyboardInterrupt):
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(number.name)
         self.exit_code = 128 + number  # as shells count: 130 for Ctrl-C, 143 for SIGTERM
+
+
+def stop_if_interrupted(interrupts: Interrupts) -> None:
+    """Raise an InterruptedRun on all ranks if a signal came to one of them."""
+    if all_max(bool(interrupts.received)):
+        raise InterruptedRun(interrupts.received or signal.SIGTERM)  # another rank's
 
 
 class Interrupts:

@@ -1,0 +1,429 @@
+"""Runs of two processes against runs of one.
+
+Run by torchrun, this file is what the two processes of `ranks` do.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.train_command import ROOT, TINY, call_train
+from vae.data.loader import TrainingBatches
+from vae.losses import BernoulliConfig, GaussianConfig, loss_terms
+from vae.losses.regularizers import (
+    CapacityConfig,
+    FreeBitsConfig,
+    MMDConfig,
+    TotalCorrelationConfig,
+)
+from vae.models import ConvConfig, build_model
+from vae.runs.checkpoint import load_checkpoint
+from vae.training.metrics import evaluate_split
+from vae.utils import distributed
+from vae.utils.errors import UserError
+
+CPU = torch.device("cpu")
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+RUN = [*TINY, "data.flip=true", "trainer.log_every=2", "trainer.grad_clip=0.05"]
+# A constant rate, or a longer run would be another; a small one, for tolerances that are small:
+# at the usual rates the last digits of a sum come to be the fourth ones within a hundred steps.
+RUN += ["optimizer.schedule=constant", "optimizer.lr=1e-4"]
+GROUP = [*RUN, "model.norm=group"]  # no image sees the other images of its batch
+ENDLESS = [*TINY, "trainer.epochs=null", "trainer.max_steps=1000000", "trainer.figures_every=99999"]
+
+
+def torchrun(arguments, cwd, count=2):
+    """Start `torchrun ARGUMENTS` with one thread per process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", *arguments],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def train_on_two(arguments, cwd):
+    """`torchrun --nproc-per-node=2 train.py ARGUMENTS`: exit code, stdout, stderr."""
+    process = torchrun([str(ROOT / "train.py"), *arguments], cwd)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def train_on_one(tmp_path, monkeypatch, capsys):
+    """Call `python train.py ARGUMENTS` in the test's folder; check that it ends well."""
+
+    def train(arguments):
+        code, _, err = call_train(arguments, tmp_path, monkeypatch, capsys)
+        assert code == 0, err
+
+    return train
+
+
+def rows(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(r).items() if "perf/" not in k} for r in lines]
+
+
+def assert_same_course(a, b):
+    """Same rows within rounding, and the same weights."""
+    assert len(rows(a)) == len(rows(b))
+    for one, other in zip(rows(a), rows(b), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    one, other = (load_checkpoint(f / "checkpoints" / "last.pt") for f in (a, b))
+    assert one["step"] == other["step"]
+    assert one["model"].keys() == other["model"].keys()
+    for name, tensor in one["model"].items():
+        torch.testing.assert_close(tensor, other["model"][name], rtol=1e-3, atol=1e-4)
+
+
+# What two processes compute
+
+
+def a_model():
+    torch.manual_seed(0)
+    return build_model(ConvConfig(name="conv", latent_dim=4, channels=[4, 8], norm="group"), 16)
+
+
+def validation_batches():
+    """Three batches for two processes, of different sizes."""
+    return torch.rand(10, 3, 16, 16, generator=torch.Generator().manual_seed(1)).split([5, 4, 1])
+
+
+LOSSES = {
+    "bce": BernoulliConfig("bce", 0.5, "latents"),
+    "gaussian": GaussianConfig("gaussian", 1.0, "pixels"),
+    **{
+        regularizer.name: BernoulliConfig("bce", 0.5, "latents", regularizer=regularizer)
+        for regularizer in (
+            FreeBitsConfig("free_bits", nats=0.02),
+            CapacityConfig("capacity", nats=3.0, epochs=0.0),
+            TotalCorrelationConfig("tc", weight=6.0, estimator="stratified"),
+            MMDConfig("mmd", alpha=0.5, weight=10.0),
+        )
+    },
+}
+
+
+def gradients(loss):
+    """Gradients of a batch's loss and its terms, averaged over the processes."""
+    model = a_model()
+    forward = distributed.data_parallel(model)
+    generator = torch.Generator().manual_seed(2)
+    images = torch.rand(6, 3, 16, 16, generator=generator)
+    noise = torch.randn(6, 4, generator=generator)
+    part = distributed.local_slice(6)
+    logits, posterior = forward(images[part], noise[part])
+    terms = loss_terms(
+        loss, logits, images[part], posterior, posterior.rsample(noise[part]),
+        training_images=50, gather=distributed.all_gather,
+    )  # fmt: skip
+    terms.loss.backward()
+    mean = distributed.all_sum(torch.stack(terms).detach()) / distributed.world_size()
+    return [parameter.grad for parameter in model.parameters()], mean
+
+
+def work_of_a_rank(out):
+    with distributed.process_group():
+        rank = distributed.rank()
+        model = torch.nn.BatchNorm1d(1)
+        model.running_mean += rank + 1
+        distributed.copy_buffers(model)
+        results = {
+            "losses": {name: gradients(loss) for name, loss in LOSSES.items()},
+            "evaluations": {
+                name: evaluate_split(a_model(), validation_batches(), loss)
+                for name, loss in LOSSES.items()
+            },
+            "max": [distributed.all_max(v) for v in (2 * rank, 1 - rank, 0)],
+            "sum": distributed.all_sum(torch.tensor([1.0, 3.0 + 4 * rank])),
+            "message": distributed.broadcast_object({"from": rank}),
+            "buffer": model.running_mean,
+            "rank": (rank, distributed.world_size()),
+        }
+        torch.save(results, Path(out, f"{rank}.pt"))
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """The results of two processes."""
+    folder = tmp_path_factory.mktemp("ranks")
+    process = torchrun([__file__, str(folder)], folder)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_equal_those_of_the_whole_batch(name, ranks):
+    expected_grads, expected_terms = gradients(LOSSES[name])
+    for rank in ranks:
+        grads, terms = rank["losses"][name]
+        torch.testing.assert_close(terms, expected_terms, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(grads, expected_grads, rtol=1e-3, atol=1e-6)
+    assert any(grad.abs().max() > 1e-4 for grad in expected_grads)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_validation_metrics_equal_one_process(name, ranks):
+    expected = evaluate_split(a_model(), validation_batches(), LOSSES[name])
+    found = [rank["evaluations"][name] for rank in ranks]
+    for evaluation in found:
+        assert evaluation.metrics == pytest.approx(expected.metrics, rel=1e-5)
+        for statistic in ("kl_per_latent", "mean_of_means", "std_of_means"):
+            torch.testing.assert_close(getattr(evaluation, statistic), getattr(expected, statistic))
+    assert found[0].metrics == found[1].metrics  # the ranks decide alike
+
+
+def test_collectives_exchange_the_expected_values(ranks):
+    for number, rank in enumerate(ranks):
+        assert rank["rank"] == (number, 2)
+        assert rank["max"] == [2, 1, 0]
+        assert rank["sum"].tolist() == [2, 10]
+        assert rank["message"] == {"from": 0}
+        assert rank["buffer"].tolist() == [1]
+
+
+def test_a_batch_is_divided_among_the_ranks(monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (26, 8, 8, 3), dtype=np.uint8)
+
+    def served(rows=None):
+        return list(TrainingBatches(images, 6, 3, True, CPU, rows).epoch(1, start=1))
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    parts = []
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        parts.append(served(distributed.local_slice(6)))
+    assert [len(part) for part in parts] == [3, 3, 3]
+    for batch, *slices in zip(served(), *parts, strict=True):
+        assert torch.equal(torch.cat(slices), batch)
+
+
+def test_indivisible_batches_are_refused(monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 4)
+    distributed.check_batch_size(16)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    with pytest.raises(UserError, match=r"data\.batch_size: got 16.* multiple of .*processes.* 3"):
+        distributed.check_batch_size(16)
+
+
+def test_each_rank_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert distributed.local_device(torch.device("cuda")) == torch.device("cuda:1")
+    assert distributed.local_device(CPU) == CPU
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    message = r"trainer\.device: 2 processes need a GPU each, and this machine has 1 .*per-node=1"
+    with pytest.raises(UserError, match=message):
+        distributed.local_device(torch.device("cuda"))
+    with pytest.raises(UserError, match=r"trainer\.device"):
+        distributed.local_device(torch.device("mps"))
+
+
+# Whole runs
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory):
+    """A run by two processes with W&B offline, alone in its folder: (the run folder, stdout)."""
+    cwd = tmp_path_factory.mktemp("by_two")
+    code, out, err = train_on_two([*GROUP, "wandb.mode=offline"], cwd)
+    assert code == 0, err
+    (folder,) = (cwd / "outputs").glob("*/*")
+    return folder, out
+
+
+@pytest.mark.slow
+def test_torchrun_makes_one_run_folder(by_two):
+    folder, out = by_two
+    cwd = folder.parents[2]
+    assert {p.name for p in cwd.iterdir()} == {"data", "outputs"}
+    assert {p.name for p in folder.iterdir()} == {
+        ".hydra", ".lock", "train.log", "metrics.jsonl", "summary.json", "checkpoints", "figures",
+        "wandb",
+    }  # fmt: skip
+    assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
+    assert len([p for p in (cwd / "data" / "cache").iterdir() if p.is_dir()]) == 1
+    for words in ("images: ", "packed 80 images", "2 processes", "epoch 1:", "epoch 2:"):
+        assert out.count(words) == 1, words
+        assert (folder / "train.log").read_text().count(words) == 1, words
+    assert [row["step"] for row in rows(folder)] == [2, 4, 4, 6, 8, 8]
+    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_two_processes_follow_one_process(by_two, tmp_path, train_on_one):
+    train_on_one([*GROUP, "hydra.run.dir=one"])
+    assert_same_course(by_two[0], tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "loss=gaussian",
+        "loss/regularizer=tc",
+        "loss/regularizer=mmd",
+        "trainer.ema=0.5",
+        "trainer.compile=true",
+    ],
+)
+def test_two_processes_follow_one_process_with(setting, tmp_path, train_on_one):
+    """Losses of the whole batch, an average of the weights, and a compiled model."""
+    code, _, err = train_on_two([*GROUP, setting, "hydra.run.dir=two"], tmp_path)
+    assert code == 0, err
+    train_on_one([*GROUP, setting, "hydra.run.dir=one"])
+    assert_same_course(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_batch_norm_of_half_a_batch_stays_close_to_that_of_a_batch(tmp_path, train_on_one):
+    """On a CPU each rank normalises over its own rows: with batches of 32, over 16 of them.
+
+    Statistics of 16 images are noisier than those of 32. Measured after a hundred steps with
+    three seeds: up to 0.25 % of bpd and 6.3 % of the rate. The bounds are four times these.
+    """
+    arguments = [
+        "experiment=debug", "trainer.epochs=null", "trainer.max_steps=100",
+        "trainer.figures_every=100", "trainer.precision=fp32", "trainer.num_threads=1",
+        "data.num_workers=1", "wandb.mode=disabled",
+    ]  # fmt: skip
+    assert train_on_two([*arguments, "hydra.run.dir=two"], tmp_path)[0] == 0
+    train_on_one([*arguments, "hydra.run.dir=one"])
+    one, two = (rows(tmp_path / name)[-1] for name in ("one", "two"))
+    assert one["step"] == two["step"] == 100
+    assert two["val/bpd"] == pytest.approx(one["val/bpd"], rel=0.01)
+    assert two["val/rate"] == pytest.approx(one["val/rate"], rel=0.25)
+
+
+@pytest.mark.slow
+def test_one_process_resumes_a_run_of_two(by_two, tmp_path, train_on_one):
+    shutil.copytree(by_two[0], tmp_path / "copy")
+    more = ["trainer.epochs=4", "wandb.mode=disabled"]
+    train_on_one(["resume=copy", *more])
+    train_on_one([*GROUP, "hydra.run.dir=whole", *more])
+    assert_same_course(tmp_path / "copy", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_processes_resume_a_run_of_one(tmp_path, train_on_one):
+    train_on_one([*GROUP, "hydra.run.dir=parts", "trainer.max_steps=3"])
+    code, _, err = train_on_two(["resume=parts", "trainer.max_steps=8"], tmp_path)
+    assert code == 0, err
+    train_on_one([*GROUP, "hydra.run.dir=whole", "trainer.max_steps=8"])
+    a, b = tmp_path / "parts", tmp_path / "whole"
+    assert rows(a)[-1] == pytest.approx(rows(b)[-1], rel=1e-4)
+    assert load_checkpoint(a / "checkpoints" / "last.pt")["step"] == 8
+    assert {p.name for p in tmp_path.iterdir()} - {"home"} == {"data", "parts", "whole"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["data.batch_size=15"], "error: data.batch_size: got 15, but it takes a multiple of"),
+        (["model.latent_dmi=3"], "Could not override 'model.latent_dmi'"),
+        (["-m", "seed=1,2"], "error: -m: torchrun is for one run"),
+        (["optimizer.lr=1e30"], "error: training stopped at step"),
+    ],
+)
+def test_errors_are_printed_once(arguments, words, tmp_path):
+    code, out, err = train_on_two([*TINY, *arguments], tmp_path)
+    assert code != 0
+    assert (out + err).count(words) == 1
+    assert "rank1" not in err
+    assert 'train.py", line' not in err  # no traceback but torchrun's own
+    assert not (tmp_path / "multirun").exists()
+    stopped_in_training = "optimizer.lr=1e30" in arguments
+    assert (tmp_path / "outputs").exists() == stopped_in_training
+
+
+@pytest.mark.slow
+def test_interrupted_validations_are_repeated_by_both(tmp_path, monkeypatch, capsys):
+    def interrupting(*args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+        return loss_terms(*args, **kwargs)
+
+    arguments = [*RUN, "hydra.run.dir=run", "trainer.epochs=2"]
+    with mock.patch("vae.training.metrics.loss_terms", interrupting):
+        assert call_train(arguments, tmp_path, monkeypatch, capsys)[0] == 128 + signal.SIGTERM
+    assert not load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["measured"]
+    code, _, err = train_on_two(["resume=run"], tmp_path)
+    assert code == 0, err
+    assert [row["step"] for row in rows(tmp_path / "run") if "val/bpd" in row] == [4, 8]
+
+
+def start_endless(cwd):
+    """A run without end, when it has measured twice: torchrun's process, its processes by rank."""
+    process = torchrun([str(ROOT / "train.py"), *ENDLESS, "hydra.run.dir=run"], cwd)
+    metrics = cwd / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while not metrics.exists() or metrics.read_text().count("val/bpd") < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = {}
+    for child in map(int, children):
+        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        for rank in (0, 1):
+            if f"RANK={rank}".encode() in variables:
+                ranks[rank] = child
+    return process, ranks
+
+
+@pytest.mark.slow
+@LINUX
+@pytest.mark.parametrize(
+    ("number", "target"),
+    [(signal.SIGTERM, "torchrun"), (signal.SIGTERM, 0), (signal.SIGINT, 1)],
+)
+def test_an_interrupt_to_any_rank_saves(number, target, tmp_path):
+    process, ranks = start_endless(tmp_path)
+    os.kill(ranks.get(target, process.pid), number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert out.count("resume with  python train.py resume=") == 1
+    assert "[rank" not in err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt")["step"] == summary["step"]
+
+
+@pytest.mark.slow
+@LINUX
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_ends_the_run(rank, tmp_path):
+    process, ranks = start_endless(tmp_path)
+    os.kill(ranks[rank], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not any(Path(f"/proc/{child}").exists() for child in ranks.values())
+    said = "error: another process of this run has ended; training stopped at step"
+    assert err.count(said) == rank  # rank 0 tells of the other one
+    assert 'train.py", line' not in err
+    if rank == 1:
+        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        assert summary["status"] == "failed"
+        assert said.removeprefix("error: ") in summary["error"]
+
+
+if __name__ == "__main__":
+    work_of_a_rank(*sys.argv[1:])
