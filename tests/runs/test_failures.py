@@ -110,7 +110,9 @@ def test_a_process_with_a_memory_limit_is_reported(tmp_path):
     large = ["model.channels=[128,128]", "data.image_size=32"]
     assert finish(tmp_path / "run", large, Trouble(0, limit_memory, said)) == 1
     text = said.read_text()
-    assert text.startswith("UserError: out of memory at step 0: data.batch_size=16 images of 32 px")
+    assert text.startswith(
+        "ResourceError: out of memory at step 0: data.batch_size=16 images of 32 px"
+    )
     assert read_summary(tmp_path / "run")["status"] == "failed"
 
 

@@ -2,7 +2,7 @@
 
 Hydra refuses an unknown key or a wrong type while it composes; `to_config` runs the range
 checks and hands the rest of the code plain dataclasses. Hydra and OmegaConf's containers
-are known here and in `train.py`, `vae/runs/overrides.py`, `vae/sweeps/`.
+are known here and in `train.py`, `vae/runs/overrides.py`, `vae/runs/launch.py`, `vae/sweeps/`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,14 @@ import torch
 from vae.models import build_model
 from vae.runs.config import RunConfig
 from vae.utils.devices import pick_device, pick_precision
-from vae.utils.distributed import is_lost_rank
+from vae.utils.distributed import is_failed_exchange
 from vae.utils.errors import UserError
 from vae.utils.files import DISK_FULL_ERRORS, free_bytes
 
 if TYPE_CHECKING:
     from vae.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 # In errors of torch's that have no class of their own: its allocator's on CPUs, MPS's, CUDA's
 # libraries' (cuBLAS and cuDNN want memory of their own), oneDNN's.
@@ -30,8 +33,12 @@ OUT_OF_MEMORY = (
 )
 
 
-class LostRankError(UserError):
-    """Another process of the run has ended."""
+class ResourceError(UserError):
+    """This process lacks something; other processes of the run may not."""
+
+
+class LostRankError(ResourceError):
+    """An exchange with the other processes of the run failed: one of them has ended."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -78,19 +85,16 @@ def translate_resource_errors(
     try:
         yield
     except Exception as error:
-        if is_lost_rank(error):
-            step = trainer.step if trainer else 0
-            raise LostRankError(
-                f"another process of this run has ended; training stopped at step {step}. "
-                f"{last_checkpoint_hint(folder)} Its own error is above, if it had the time for "
-                f"one. Resume by torchrun with  resume={folder}"
-            ) from error
+        if is_failed_exchange(error):
+            message = _lost_rank_message(error, folder, trainer)
+            log.error("%s", message)  # now: torchrun may end this process before it leaves W&B
+            raise LostRankError(message) from error
         lack = _disk_error(error, folder, trainer) or _memory_error(
             error, config, folder, trainer, batch
         )
         if lack is None:
             raise
-        raise UserError(lack) from error
+        raise ResourceError(lack) from error
 
 
 def last_checkpoint_hint(folder: Path) -> str:
@@ -98,6 +102,17 @@ def last_checkpoint_hint(folder: Path) -> str:
     last = folder / "checkpoints" / "last.pt"
     there = last.exists()
     return f"The last good checkpoint is {last}." if there else "There is no checkpoint yet."
+
+
+def _lost_rank_message(error: Exception, folder: Path, trainer: Trainer | None) -> str:
+    cause = shorten(f"{type(error).__name__}: {error}", 300)
+    text = f"another process of this run has ended, or cannot be reached ({cause})"
+    if trainer is None:
+        return f"{text}."
+    return (
+        f"{text}; training stopped at step {trainer.step}. {last_checkpoint_hint(folder)} "
+        f"Resume by torchrun with  resume={folder}"
+    )
 
 
 def _disk_error(error: Exception, folder: Path, trainer: Trainer | None) -> str | None:

@@ -7,7 +7,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from vae.data import open_data
 from vae.runs.checkpoint import load_resume_state
 from vae.runs.compose import to_config
 from vae.runs.config import RunConfig, objective_values
-from vae.runs.failures import LostRankError, translate_resource_errors
+from vae.runs.failures import LostRankError, ResourceError, translate_resource_errors
 from vae.runs.overrides import run_name, save_accepted_overrides
 from vae.runs.run import Run, ShouldContinue
 from vae.runs.run_dir import (
@@ -31,12 +30,11 @@ from vae.runs.run_dir import (
     run_lock,
 )
 from vae.runs.tracking import check_wandb_mode
-from vae.training.step_metrics import NotFiniteError
 from vae.utils.devices import pick_device
 from vae.utils.distributed import (
     broadcast_object,
     check_batch_size,
-    is_lost_rank,
+    is_failed_exchange,
     local_device,
     rank,
 )
@@ -125,6 +123,8 @@ def _train(run: Run) -> dict[str, float]:
         return run.train()
     except InterruptedRun:
         raise
+    except LostRankError:
+        sys.exit(1)  # it has been logged
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         os._exit(130)  # at an orderly exit, wandb would go on waiting for its server
@@ -165,7 +165,7 @@ def prepare_run(
         state = load_resume_state(config, folder)
         require_writable(folder / "checkpoints")
     data = open_data(config.data)
-    broadcast_object((config, folder))  # to `join_run`
+    broadcast_object((config, folder, state["step"] if state else 0))  # to `join_run`
     with translate_resource_errors(config, folder):
         return Run(config, folder, data, device, state, should_continue)
 
@@ -174,23 +174,41 @@ def join_run() -> None:
     """Train the run of rank 0 on a rank other than 0, and wait for rank 0's end.
 
     Raises:
-        SystemExit: the run failed. Rank 0 has said why, unless only this rank failed.
+        SystemExit: the run failed. Rank 0 says why, unless only this rank lacks something.
     """
     logging.disable()
     warnings.simplefilter("ignore")
     os.environ["TQDM_DISABLE"] = "1"
     try:
-        config, folder = broadcast_object()
-        device = local_device(pick_device(config.trainer.device))
-        state = load_resume_state(config, folder)
-        with suppress(NotFiniteError, InterruptedRun):  # so ends rank 0, which is still saving
-            Run(config, folder, open_data(config.data), device, state, lambda *_: True).train()
-        broadcast_object()  # torchrun would end rank 0 if this process ended before it
-    except UserError as error:
+        asked = broadcast_object()
+        if asked is None:  # rank 0 had nothing to train: --cfg
+            return
+        try:
+            _run_of_rank_zero(*asked).train()
+        except ResourceError:
+            raise
+        except (UserError, InterruptedRun):
+            pass  # rank 0 ends in the same way; torchrun would end it if this process ended first
+        broadcast_object()
+    except ResourceError as error:
         if not isinstance(error, LostRankError):
             print(f"error: rank {rank()}: {error}", file=sys.stderr)
         sys.exit(1)
     except (RuntimeError, KeyboardInterrupt) as error:
-        if isinstance(error, RuntimeError) and not is_lost_rank(error):
+        if isinstance(error, RuntimeError) and not is_failed_exchange(error):
             raise
         sys.exit(1)
+
+
+def _run_of_rank_zero(config: RunConfig, folder: Path, step: int) -> Run:
+    """Prepare the run that rank 0 has prepared, at the same step."""
+    with translate_resource_errors(config, folder):
+        device = local_device(pick_device(config.trainer.device))
+        state = load_resume_state(config, folder)
+        found = state["step"] if state else 0
+        if found != step:
+            raise ResourceError(
+                f"{folder}: rank 0 resumes at step {step}, and this process finds step {found}. "
+                "All processes need the same folder, on a disk that they share."
+            )
+        return Run(config, folder, open_data(config.data), device, state, lambda *_: True)

@@ -109,7 +109,7 @@ def validate(
     Args:
         trainer: its model, as it is now.
         images: the validation split, (count, size, size, 3) uint8.
-        interrupts: looked at before and after each batch.
+        interrupts: looked at before, after each batch of this rank, and at the end.
 
     Raises:
         NotFiniteError: a metric is infinite or NaN.
@@ -118,9 +118,12 @@ def validate(
 
     def batches() -> Iterator[Tensor]:
         stop_if_interrupted(interrupts)
-        for batch in evaluation_batches(images, EVALUATION_BATCH, trainer.batches.device):
+        found = evaluation_batches(images, EVALUATION_BATCH, trainer.batches.device)
+        for count, batch in enumerate(found, start=1):
             yield batch
-            stop_if_interrupted(interrupts)
+            if count % world_size() == 0:  # each rank has measured one
+                stop_if_interrupted(interrupts)
+        stop_if_interrupted(interrupts)
 
     def evaluated(model: VAE) -> Evaluation:
         count = len(trainer.batches.images)

@@ -207,6 +207,7 @@ class Trainer:
         """Take one optimizer step on a batch (rows, 3, size, size) in [0, 1].
 
         Nothing here waits for a GPU: an update that is not finite is skipped where it is computed.
+        (Of several GPUs, torch's SyncBatchNorm waits; `model.norm=group` has none.)
 
         Returns:
             Values to log, scalars on the device by name: the loss terms, and the norm of the
@@ -224,7 +225,7 @@ class Trainer:
         if self.config.grad_clip:
             clip_grads_with_norm_(self.parameters, self.config.grad_clip, norm)
         values = distributed.all_sum(torch.stack(terms).detach()) / distributed.world_size()
-        skipped = ~(values.sum() + norm).isfinite()
+        skipped = ~torch.stack([*values, norm]).isfinite().all()
         self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.buffers.restore(skipped)

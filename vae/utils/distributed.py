@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vae.utils.errors import UserError, require
 
 # How long a rank waits for another rank that is alive; rank 0 may be packing a data set.
-# A rank that died is noticed at once, by its closed connection.
+# gloo notices a rank that died at once, by its closed connection; torchrun ends all others.
 TIMEOUT = timedelta(hours=24)
 
 Arguments = ParamSpec("Arguments")
@@ -158,7 +158,7 @@ def broadcast_object(message: Any = None) -> Any:
     return messages[0]
 
 
-def is_lost_rank(error: BaseException) -> bool:
-    """Return whether an exchange failed because another rank has ended."""
-    lost = "gloo" in str(error) or isinstance(error, dist.DistError)
-    return world_size() > 1 and isinstance(error, RuntimeError) and lost
+def is_failed_exchange(error: BaseException) -> bool:
+    """Return whether an exchange between ranks failed; mostly because another rank has ended."""
+    failed = "gloo" in str(error) or isinstance(error, dist.DistError)
+    return world_size() > 1 and isinstance(error, RuntimeError) and failed
