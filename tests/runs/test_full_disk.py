@@ -39,7 +39,7 @@ def test_a_full_disk_ends_the_run_with_a_message(number, file, small_disk, whole
     assert finish(folder, (), Trouble(number, partial(fill, disk), said)) == 1
     text = said.read_text()
     full = r"the disk is full \(0\.00 MB are free, and a checkpoint takes over 0\.02 MB\)"
-    assert re.match(rf"UserError: {folder}/checkpoints/{file}: {full}", text), text
+    assert re.match(rf"ResourceError: {folder}/checkpoints/{file}: {full}", text), text
     assert f"resume={folder}" in text
     assert (folder / "checkpoints" / "last.pt").exists() == (number > 1)
     (disk / "others").unlink()
