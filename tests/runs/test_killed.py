@@ -36,6 +36,16 @@ def test_killed_at_every_write_runs_resume(whole, folder, tmp_path):
         ends_as(run, whole[0])
 
 
+def test_killed_before_the_first_checkpoint_runs_start_anew(whole, folder):
+    """With rows and an unfinished file, but nothing to resume from."""
+    settings = ["trainer.log_every=1", "trainer.checkpoint_every=null"]
+    assert finish(folder, settings, Interrupting(signal.SIGKILL, step=2)) == -signal.SIGKILL
+    assert [row["step"] for row in rows_of(folder)] == [1, 2]
+    assert not (folder / "checkpoints" / "last.pt").exists()
+    (folder / "checkpoints" / ".last.pt.1.tmp").touch()
+    ends_as(folder, whole[0])
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_interrupted_runs_lose_no_step(number, whole, folder):
     """Nor have they rows of their own: what was in no row yet is in the checkpoint."""

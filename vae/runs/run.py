@@ -95,7 +95,7 @@ class Run:
             before = state["config"]["wandb"]  # the same run there, in the same group
             reporting = replace(config.wandb, name=before["name"], group=before["group"])
             self.seconds = state["seconds"]
-            self._clean_up(state)
+        self._clean_up(state or {})
         self.record = {
             **config.as_dict(),
             "beta_elbo": beta_elbo(config.loss, config.data.image_size, self.model.latent_dim),
@@ -144,7 +144,7 @@ class Run:
 
     @on_rank_zero
     def _clean_up(self, state: Mapping[str, Any]) -> None:
-        """Remove what an interrupted run left behind its checkpoint."""
+        """Remove what an interrupted run left after its last checkpoint, if it had one."""
         if "file" in state:  # else a damaged file would be kept as the previous one
             backup_as(state["file"], "last.pt")
         # later rows will be written again
