@@ -1,19 +1,18 @@
-"""W&B availability, and isolation of this process from wandb's side effects."""
+"""Whether and how W&B can be used on this machine."""
 
 from __future__ import annotations
 
 import netrc
 import os
 import ssl
-import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from vae.utils.compat import restored_process
 from vae.utils.errors import UserError, without_password
 
 MODES = ("auto", "online", "offline", "disabled")
@@ -86,45 +85,8 @@ def unreachable(url: str) -> str | None:
         return None if isinstance(reason, ssl.SSLError) else str(reason)
 
 
-@contextmanager
-def restored_process() -> Iterator[None]:
-    """Undo wandb's changes to the process at its start.
-
-    It replaces sys.exit and sys.excepthook, and names its service to child
-    processes in WANDB_SERVICE, by which other runs would come to depend on it.
-    """
-    hook, leave = sys.excepthook, sys.exit
-    variables = set(os.environ)
-    try:
-        yield
-    finally:
-        sys.excepthook, sys.exit = hook, leave
-        for key in set(os.environ) - variables:
-            if key.startswith("WANDB_"):
-                del os.environ[key]
-
-
 def error_text(error: Exception) -> str:
     """Format an error of wandb on one line, without API key and passwords."""
     text = without_password(" ".join(f"{type(error).__name__}: {error}".split()))
     key = os.environ.get("WANDB_API_KEY")
     return text.replace(key, "…") if key else text
-
-
-@contextmanager
-def without_wandb_launch() -> Iterator[None]:
-    """Keep wandb.init from importing W&B Launch, which takes a second.
-
-    It looks there for inputs that this process has staged for a Launch job, which it can
-    only have done through that very package: where it is not imported, there are none.
-    wandb takes the failing import in its stride and goes on.
-    """
-    package = "wandb.sdk.launch"
-    if package in sys.modules:
-        yield
-        return
-    sys.modules[package] = None  # type: ignore[assignment]  # Python's mark for "not to be found"
-    try:
-        yield
-    finally:
-        del sys.modules[package]

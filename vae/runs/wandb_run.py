@@ -21,11 +21,10 @@ from vae.runs.wandb_mode import (
     MODES,
     error_text,
     resolve_mode,
-    restored_process,
     unreachable,
     without_credentials,
-    without_wandb_launch,
 )
+from vae.utils.compat import restored_process, wandb_upload_failed, without_wandb_launch
 from vae.utils.errors import require, without_password
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ logger = logging.getLogger(__name__)
 # Seconds. The start of a run (wandb adds 10 of its own); the final upload.
 INIT_TIMEOUT = 20.0
 FINISH_TIMEOUT = 120.0
-UPLOAD_GIVEN_UP = "filestream: fatal error"
 
 
 @dataclass
@@ -101,7 +99,8 @@ class WandbRun:
             ended_well = error is None or (isinstance(error, SystemExit) and not error.code)
             with self._warn_on_error("logging was incomplete"):
                 self._run.finish(exit_code=0 if ended_well else 1)
-                self._require_uploaded(Path(self._run.dir).parent)
+                if wandb_upload_failed(Path(self._run.dir).parent):
+                    raise PermissionError("the server refused the rows")
         self._run = None
 
     def report(self, row: Mapping[str, float], pictures: Mapping[str, Path] | None = None) -> None:
@@ -176,12 +175,6 @@ class WandbRun:
                 ),
             )
         self.run_id = self._run.id
-
-    def _require_uploaded(self, folder: Path) -> None:
-        """Raise an error if W&B gave up uploading rows, which only its own log tells."""
-        log = folder / "logs" / "debug-internal.log"
-        if log.exists() and UPLOAD_GIVEN_UP in log.read_text(encoding="utf-8", errors="replace"):
-            raise PermissionError("the server refused the rows")
 
     def _sync_command(self) -> str:
         if self._run is None:
