@@ -29,7 +29,7 @@ logging.raiseExceptions = False  # a full disk gives no traceback from logging
 @hydra.main(str(CONF), "train", execution_whitelist=["vae.sweeps.callbacks.*"])
 def job(composed: DictConfig) -> Any:
     """Train one run in Hydra's folder; return the objective to a sweeper."""
-    return run_job(composed, run_trial)
+    return run_job(composed, train_trial=run_trial)
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
             return join_run()
         from vae.sweeps.sweeper import StudySweeper
 
-        sys.excepthook = print_error  # in place of torch's own, too
+        sys.excepthook = print_error  # Hydra reports a job's error through it
         if world_size() > 1 and {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv):
             raise UserError("-m: torchrun is for one run by several processes; leave it out.")
         sys.argv[1:] = expand_resume(sys.argv[1:])

@@ -1,5 +1,7 @@
 """The recipes of docs/CONTRIBUTING.md work in a copy of the repository."""
 
+import json
+import math
 import re
 import shlex
 import shutil
@@ -9,6 +11,7 @@ import sys
 import pytest
 
 from tests.support.train_command import ROOT, TINY
+from vae.runs.checkpoint import load_checkpoint
 
 PAGE = (ROOT / "docs" / "CONTRIBUTING.md").read_text(encoding="utf-8")
 RECIPES = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
@@ -18,6 +21,18 @@ STEP = re.compile(
     r":\n\n```\w+\n(?P<text>.*?)```",
     re.DOTALL,
 )
+
+
+# A key of the run's rows, or a setting of its configuration, that the recipe brings about.
+ADDS = {
+    "A model": ("model", "name", "linear"),
+    "A loss": ("loss", "delta", 0.1),
+    "A regularizer": ("loss", "regularizer", {"name": "dip", "weight": 10.0}),
+    "An optimizer": ("optimizer", "momentum_decay", 4e-3),
+    "A data set": ("data", "side", 6),
+    "A metric": "val/mae",
+    "A logged value": "train/posterior_std",
+}
 
 
 @pytest.fixture
@@ -50,18 +65,60 @@ def test_the_recipe_works(recipe, copy):
     assert len(steps) + text.count("```bash") == text.count("```") / 2  # each is understood
     for step in steps:
         follow(step, copy)
+    assert_formatted([copy / step["new"] for step in steps if (step["new"] or "").endswith(".py")])
     for command in re.findall(r"```bash\n(.*?)\n```", text, re.DOTALL):
         program, *arguments = shlex.split(command)
         assert program == "python"
         small = [o for o in TINY if not o.startswith(("experiment", "model.channels"))]
         small += ["trainer.max_steps=2", "model.channels=[4]"]
-        done = subprocess.run(
-            [sys.executable, *arguments, *small], cwd=copy, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        runs = list(copy.rglob("summary.json"))
+        run([*arguments, *small], copy)
+        runs = [path.parent for path in copy.rglob("summary.json")]
         assert len(runs) == (4 if "-m" in arguments else 1)
+    if recipe in ADDS:
+        assert is_added(ADDS[recipe], runs[0])
+        run(["train.py", f"resume={runs[0]}", "trainer.max_steps=3"], copy)
+        assert json.loads((runs[0] / "summary.json").read_text())["step"] == 3
 
 
-def test_all_four_recipes_are_there():
-    assert list(RECIPES) == ["A model", "A loss", "A data set", "A sweep"]
+@pytest.mark.slow
+def test_tests_take_new_choices_as_they_are(copy):
+    """Those that loop over the choices and metrics pass when all recipes have been followed."""
+    for name in ("tests", "docs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    for text in RECIPES.values():
+        for step in STEP.finditer(text):
+            follow(step, copy)
+    looping = ("training/test_optim", "training/test_metrics", "training/test_non_finite")
+    looping += ("runs/test_combinations", "sweeps/test_comparison", "runs/test_tracking")
+    files = [f"tests/{name}.py" for name in looping]
+    run(["-m", "pytest", "-q", "-n0", "-x", "--no-header", *files], copy)
+
+
+def assert_formatted(files):
+    """As the repository's own code: by ruff, with its settings."""
+    settings = ["--no-cache", "--config", ROOT / "pyproject.toml"]
+    for command in (["check"], ["format", "--check"]):
+        if files:
+            run(["-m", "ruff", *command, *settings, *files], ROOT)
+
+
+def run(arguments, cwd):
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def is_added(added, run):
+    """Whether the run has what the recipe adds."""
+    if isinstance(added, str):
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return any(math.isfinite(row.get(added, math.nan)) for row in rows)
+    group, key, value = added
+    state = load_checkpoint(run / "checkpoints" / "last.pt")
+    return state["config"][group][key] == value
+
+
+def test_all_recipes_are_there():
+    assert list(RECIPES) == [*ADDS, "A sweep"]

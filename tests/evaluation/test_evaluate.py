@@ -13,8 +13,8 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from tests.generation.test_edit import few
 from tests.support.wandb_files import read_runs
 from vae.cli.main import main
-from vae.data import SyntheticSource
 from vae.data.loader import evaluation_batches
+from vae.data.synthetic import SyntheticSource
 from vae.evaluation.attributes import learn_directions
 from vae.evaluation.disentanglement import dci, mig, sap
 from vae.evaluation.evaluate import evaluate_model

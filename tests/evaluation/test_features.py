@@ -8,7 +8,7 @@ from torch import nn
 from vae.data import CelebAConfig, FolderConfig, SyntheticConfig
 from vae.data.synthetic.faces import FACTOR_NAMES, draw, sample_factors
 from vae.evaluation import MetricsConfig, features, networks
-from vae.evaluation.features import FaceCrop, Features, face_box, pick_features
+from vae.evaluation.features import FaceCrop, Features, pick_features
 from vae.evaluation.networks import load_inception
 from vae.utils.errors import UserError
 
@@ -29,7 +29,7 @@ def celeba(crop):
 
 @pytest.mark.parametrize("crop", [148, 178, None, 300])
 def test_celeba_landmarks_match_the_face_box(crop):
-    left, top, side = face_box(celeba(crop))
+    left, top, side = celeba(crop).face_box
     square = min(crop or 178, 178)
     cut_from = torch.tensor([(178 - square) / 2, (218 - square) / 2])  # of the centre square
     in_image = (LANDMARKS - cut_from) / square
@@ -42,11 +42,11 @@ def test_celeba_landmarks_match_the_face_box(crop):
     [(140, (18, 35, 105)), (128, (12, 23, 105)), (105, (0, 0, 105)), (64, (0, 0, 64))],
 )
 def test_boxes_are_moved_into_small_crops(crop, pixels):
-    assert face_box(celeba(crop)) == pytest.approx([value / crop for value in pixels])
+    assert celeba(crop).face_box == pytest.approx([value / crop for value in pixels])
 
 
 def test_folder_images_are_used_whole():
-    assert face_box(FOLDER) == (0, 0, 1)
+    assert FOLDER.face_box == (0, 0, 1)
 
 
 def centres_of_change(factor, top, bottom):
@@ -74,7 +74,7 @@ def centres_of_change(factor, top, bottom):
 @pytest.mark.slow
 @pytest.mark.slow
 def test_drawn_faces_are_framed_like_celeba():
-    left, top, side = face_box(DRAWN)
+    left, top, side = DRAWN.face_box
     centres = torch.stack(
         [centres_of_change("iris", 0.3, 0.7), centres_of_change("lip_red", 0.5, 1)]
     )

@@ -135,9 +135,9 @@ def test_one_sample_agrees_with_bpd():
     torch.manual_seed(0)
     model = build_model(ConvConfig("conv", latent_dim=3, channels=[4, 8]), 16).eval()
     images = torch.rand(64, 3, 16, 16)
-    from vae.losses import LossConfig
+    from vae.losses import BernoulliConfig
 
-    measured = evaluate_split(model, [images], LossConfig("bce", 1.0, "latents")).metrics
+    measured = evaluate_split(model, [images], BernoulliConfig("bce", 1.0, "latents")).metrics
     values = 3 * 16**2
     variance = math.exp(2 * measured["distortion"] / values - 1) / (2 * math.pi)
     assert gaussian_distortion(variance, values) == pytest.approx(measured["distortion"])

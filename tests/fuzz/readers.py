@@ -25,7 +25,7 @@ from tests.support.celeba_stand_in import make
 from tests.support.data_sets import save_noise
 from tests.support.fake_sweeps import make_sweep
 from tests.support.train_command import TINY, call_train
-from vae.data import open_data, open_source, verify
+from vae.data import open_data, verify
 from vae.data.base import SPLITS
 from vae.data.images import decode_square
 from vae.data.packing import partial_folder
@@ -120,7 +120,7 @@ def cache(folder: Path, name: str, done: list[Edit]) -> None:
     config = _run_config(folder, "copy/data").data
     changed = _damage(file, done)
     try:
-        verify(open_source(config), config)
+        verify(config.source(), config)
         if name.endswith(".npy"):
             assert not changed
     except UserError as error:

@@ -13,8 +13,8 @@ from sklearn.metrics import balanced_accuracy_score
 from tests.support.data_sets import save_noise
 from tests.support.train_command import TINY, call_train
 from vae.cli.main import main
-from vae.data import SyntheticSource
 from vae.data.base import Labels
+from vae.data.synthetic import SyntheticConfig, SyntheticSource
 from vae.evaluation.attributes import learn_directions
 from vae.generation.edit import edit
 from vae.generation.photos import load_faces
@@ -123,11 +123,11 @@ def test_the_cache_depends_on_images_and_labels(finished, monkeypatch):
     kept = [first.names.index(name) for name in second.names]
     assert torch.allclose(second.means, -first.means[kept])
 
-    def gone(config):
+    def gone(*config):
         raise UserError("there is nothing")
 
     monkeypatch.setattr("vae.runs.load.open_data", gone)
-    monkeypatch.setattr("vae.evaluation.attributes.open_source", gone)
+    monkeypatch.setattr(SyntheticConfig, "source", gone)
     assert torch.equal(learn(load_run("run")).directions.means, second.means)
 
 

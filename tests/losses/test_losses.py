@@ -154,7 +154,7 @@ def test_beta_multiplies_the_penalty(batch, reduction):
 
 
 def test_growing_capacity_and_growing_beta_are_refused():
-    with pytest.raises(UserError, match="capacity grows, not beta"):
+    with pytest.raises(UserError, match=r"regularizer=capacity, which grows in place of beta"):
         config(
             schedule=WarmupConfig("warmup", epochs=1.0),
             regularizer=CapacityConfig("capacity", nats=5.0, epochs=1.0),

@@ -16,7 +16,6 @@ from vae.losses.regularizers import (
     TotalCorrelationConfig,
     batch_weights,
     free_bits,
-    penalty,
     prior_discrepancy,
     total_correlation,
 )
@@ -46,14 +45,14 @@ def kl_of(posterior):
 def test_kl(batch):
     posterior, latents = batch
     expected = kl_of(posterior).sum(1).mean()
-    torch.testing.assert_close(penalty(RegularizerConfig(), posterior, latents, END, 100), expected)
+    torch.testing.assert_close(RegularizerConfig().penalty(posterior, latents, END, 100), expected)
 
 
 def test_free_bits(batch):
     posterior, latents = batch
     config = FreeBitsConfig("free_bits", nats=0.8)
     expected = sum(max(0.8, kl.item()) for kl in kl_of(posterior).mean(0))
-    assert penalty(config, posterior, latents, END, 100).item() == pytest.approx(expected)
+    assert config.penalty(posterior, latents, END, 100).item() == pytest.approx(expected)
 
 
 def test_free_bits_give_no_gradient_below_the_threshold():
@@ -67,7 +66,7 @@ def test_capacity(batch, epoch, capacity):
     posterior, latents = batch
     config = CapacityConfig("capacity", nats=5.0, epochs=2.0)
     rate = kl_of(posterior).sum(1).mean().item()
-    found = penalty(config, posterior, latents, epoch, 100).item()
+    found = config.penalty(posterior, latents, epoch, 100).item()
     assert found == pytest.approx(abs(rate - capacity))
 
 
@@ -75,7 +74,7 @@ def test_capacity_can_start_at_its_final_value(batch):
     posterior, latents = batch
     at_once = CapacityConfig("capacity", nats=5.0, epochs=0.0)
     later = CapacityConfig("capacity", nats=5.0, epochs=1.0)
-    assert penalty(at_once, posterior, latents, 0, 9) == penalty(later, posterior, latents, END, 9)
+    assert at_once.penalty(posterior, latents, 0, 9) == later.penalty(posterior, latents, END, 9)
 
 
 @pytest.mark.parametrize("stratified", [False, True])
@@ -122,9 +121,9 @@ def test_total_correlation_at_weight_one_is_the_kl(batch):
     one = TotalCorrelationConfig("tc", weight=1.0, estimator="stratified")
     six = TotalCorrelationConfig("tc", weight=6.0, estimator="stratified")
     kl = kl_of(posterior).sum(1).mean()
-    torch.testing.assert_close(penalty(one, posterior, latents, END, 100), kl)
+    torch.testing.assert_close(one.penalty(posterior, latents, END, 100), kl)
     correlation = total_correlation(posterior, latents, 100, stratified=True)
-    torch.testing.assert_close(penalty(six, posterior, latents, END, 100), kl + 5 * correlation)
+    torch.testing.assert_close(six.penalty(posterior, latents, END, 100), kl + 5 * correlation)
 
 
 def test_total_correlation_of_gaussians_in_closed_form():
@@ -181,7 +180,7 @@ def test_mmd(batch):
     config = MMDConfig("mmd", alpha=0.25, weight=10.0)
     kl = kl_of(posterior).sum(1).mean()
     expected = 0.75 * kl + 9.25 * prior_discrepancy(latents)
-    torch.testing.assert_close(penalty(config, posterior, latents, END, 100), expected)
+    torch.testing.assert_close(config.penalty(posterior, latents, END, 100), expected)
 
 
 @pytest.mark.parametrize(

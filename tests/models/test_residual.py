@@ -9,6 +9,7 @@ from vae.models.base import multiply_adds
 from vae.models.layers import group_norm
 from vae.models.residual import ResidualBlock
 from vae.utils.errors import UserError
+from vae.utils.registry import choices
 
 
 def config(**changes):
@@ -46,10 +47,10 @@ def test_groups_have_several_channels(width, groups):
 
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
-@pytest.mark.parametrize("kind", ["residual", "conv"])
-def test_sizes(size, kind):
-    settings = {"name": kind, "latent_dim": 7, "channels": [4, 8, 8, 16]}
-    model = build_model({"residual": ResidualConfig, "conv": ConvConfig}[kind](**settings), size)
+@pytest.mark.parametrize("name", choices("model"))
+def test_sizes(size, name):
+    settings = {"name": name, "latent_dim": 7, "channels": [4, 8, 8, 16]}
+    model = build_model(choices("model")[name](**settings), size)
     images = torch.rand(2, 3, size, size)
     posterior = model.encode(images)
     assert posterior.mean.shape == posterior.logvar.shape == (2, 7)
@@ -80,12 +81,12 @@ def test_unknown_norms_are_refused():
         ConvConfig("conv", 5, [8], norm="layer")
 
 
-@pytest.mark.parametrize("kind", ["residual", "conv"])
-def test_multiply_adds_equal_torchs_count(kind):
+@pytest.mark.parametrize("name", choices("model"))
+def test_multiply_adds_equal_torchs_count(name):
     from torch.utils.flop_counter import FlopCounterMode
 
-    settings = {"name": kind, "latent_dim": 7, "channels": [8, 16]}
-    config = {"residual": ResidualConfig, "conv": ConvConfig}[kind](**settings)
+    settings = {"name": name, "latent_dim": 7, "channels": [8, 16]}
+    config = choices("model")[name](**settings)
     model = build_model(config, 32)
     for layer in model.modules():
         if hasattr(layer, "form"):

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
-from vae.data import CelebAConfig, open_or_pack, open_source
+from vae.data import CelebAConfig, open_or_pack
 
 
 def usual(files: list[Path]) -> None:
@@ -40,12 +40,12 @@ def packing(folder: Path, count: int) -> None:
     """`vae pack celeba`."""
     with tempfile.TemporaryDirectory() as root:
         config = settings(folder, count, root)
-        open_or_pack(open_source(config), config)
+        open_or_pack(config.source(), config)
 
 
 def packed_files(folder: Path, count: int) -> list[Path]:
     """The image files that are packed."""
-    source = open_source(settings(folder, count))
+    source = settings(folder, count).source()
     images = source.layout.store.path
     names = source.layout.names
     return [images / name for split, n in source.sizes().items() for name in names[split][:n]]

@@ -27,13 +27,13 @@ def measure(folder: str, root: str, what: str) -> None:
     """Print how long, in seconds, and how much memory, in MB, beyond the imports."""
     import torch
 
-    from vae.data import CelebAConfig, open_data, open_source
+    from vae.data import CelebAConfig, open_data
     from vae.data.loader import TrainingBatches
 
     config = CelebAConfig("celeba", root, num_workers=None, path=folder, **SETTINGS)
     memory, started = peak_mb(), time.perf_counter()
     if what == "lists":
-        source = open_source(config)
+        source = config.source()
         for split in source.sizes():
             source.labels(split)
     else:

@@ -3,7 +3,7 @@
     python -m tests.profiling.step_profile
 
 Of convolutions and other operators read the column "Self CPU %"; of what calls them, as
-the optimiser does (Optimizer.step), "CPU total %".
+the optimizer does (Optimizer.step), "CPU total %".
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from hydra import initialize_config_dir
 from vae.runs.compose import CONF, compose, to_config
 from vae.runs.config import RunConfig
 from vae.utils.errors import UserError
+from vae.utils.registry import choices
 
 GROUPS = (
     *("model", "data", "optimizer", "loss", "loss/regularizer", "loss/schedule"),
@@ -41,7 +42,7 @@ def test_the_defaults_are_the_documented_ones():
     assert config.objective == "val/bpd"
 
 
-@pytest.mark.parametrize("data", ["synthetic", "folder", "celeba"])
+@pytest.mark.parametrize("data", choices("data"))
 def test_debug_goes_with_any_data(data):
     config = compose(["experiment=debug", f"data={data}", *extra("data", data)])
     assert config.data.name == data

@@ -12,6 +12,7 @@ from vae.runs.checkpoint import load_checkpoint, save_checkpoint
 from vae.runs.compose import compose
 from vae.runs.load import load_run, resolve_data_paths, run_config
 from vae.utils.errors import UserError
+from vae.utils.registry import choices
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_loading_keeps_the_random_state(saved):
     assert torch.equal(torch.rand(1), expected)
 
 
-@pytest.mark.parametrize("data", ["synthetic", "folder", "celeba"])
+@pytest.mark.parametrize("data", choices("data"))
 def test_every_data_source_is_reopened(data):
     config = compose([f"data={data}", *(["data.path=x"] if data == "folder" else [])])
     assert run_config(asdict(config)) == config

@@ -25,7 +25,8 @@ from PIL import Image
 from tests.support.wandb_files import read_run, read_runs
 from tests.support.wandb_server import WandbServer
 from vae.runs import wandb_mode, wandb_run
-from vae.runs.tracking import Tracker, WandbConfig, check_wandb_mode, truncate_metrics
+from vae.runs.tracking import Tracker, check_wandb_mode, truncate_metrics
+from vae.runs.wandb_run import WandbConfig
 from vae.utils.errors import UserError
 
 OFFLINE = WandbConfig(

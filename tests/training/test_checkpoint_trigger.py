@@ -4,7 +4,7 @@ from unittest import mock
 
 import pytest
 
-from vae.training import CheckpointTrigger
+from vae.training.base import CheckpointTrigger
 from vae.utils.errors import UserError
 
 MANY = "9" * 5000  # digits, which Python would not read

@@ -19,18 +19,14 @@ import torch
 
 from tests.support.train_command import ROOT, TINY, call_train
 from vae.data.loader import TrainingBatches
-from vae.losses import BernoulliConfig, GaussianConfig, loss_terms
-from vae.losses.regularizers import (
-    CapacityConfig,
-    FreeBitsConfig,
-    MMDConfig,
-    TotalCorrelationConfig,
-)
+from vae.losses import loss_terms
 from vae.models import ConvConfig, build_model
 from vae.runs.checkpoint import load_checkpoint
+from vae.runs.compose import compose
 from vae.training.metrics import evaluate_split
 from vae.utils import distributed
 from vae.utils.errors import UserError
+from vae.utils.registry import choices
 
 CPU = torch.device("cpu")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -104,17 +100,9 @@ def validation_batches():
 
 
 LOSSES = {
-    "bce": BernoulliConfig("bce", 0.5, "latents"),
-    "gaussian": GaussianConfig("gaussian", 1.0, "pixels"),
-    **{
-        regularizer.name: BernoulliConfig("bce", 0.5, "latents", regularizer=regularizer)
-        for regularizer in (
-            FreeBitsConfig("free_bits", nats=0.02),
-            CapacityConfig("capacity", nats=3.0, epochs=0.0),
-            TotalCorrelationConfig("tc", weight=6.0, estimator="stratified"),
-            MMDConfig("mmd", alpha=0.5, weight=10.0),
-        )
-    },
+    choice: compose([choice, "loss.beta=0.5"]).loss
+    for group in ("loss", "loss/regularizer")
+    for choice in [f"{group}={name}" for name in choices(group)]
 }
 
 

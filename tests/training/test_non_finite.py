@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from tests.training.test_trainer import make
+from vae.runs.compose import compose
 from vae.training import trainer as training
-from vae.training.optim import OptimizerConfig, build_optimizer
+from vae.training.optim import OptimizerConfig
 from vae.training.step_metrics import SKIPPED, NonFiniteGuard, NotFiniteError
+from vae.utils.registry import choices
 from vae.utils.signals import Interrupts
 
 
@@ -22,18 +24,70 @@ def poison(trainer, *steps):
     )
 
 
+class NAdamConfig(OptimizerConfig):
+    """An optimizer that knows nothing of skipped updates."""
+
+    kind = torch.optim.NAdam
+
+
+class FusedSGDConfig(OptimizerConfig):
+    """torch leaves its first momentum uninitialised where the first update is skipped."""
+
+    kind = torch.optim.SGD
+
+    def settings(self):
+        return {**super().settings(), "momentum": 0.9, "fused": True}
+
+
+class AdafactorConfig(OptimizerConfig):
+    """Its state has neither the weights' shapes nor is it scalar."""
+
+    kind = torch.optim.Adafactor
+
+
+class Averaging(torch.optim.Optimizer):
+    """Makes new tensors for its state, and counts in Python."""
+
+    def __init__(self, parameters, lr, weight_decay):
+        super().__init__(parameters, {"lr": lr})
+
+    def step(self):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                state["count"] = state.get("count", 0) + 1
+                state["mean"] = 0.9 * state.get("mean", 0) + parameter.grad
+                parameter.data -= group["lr"] * state["mean"]
+
+
+class AveragingConfig(OptimizerConfig):
+    kind = Averaging
+
+
+OTHERS = {"nadam": NAdamConfig, "sgd": FusedSGDConfig, "adafactor": AdafactorConfig}
+OTHERS["averaging"] = AveragingConfig
+OPTIMIZERS = [*choices("optimizer"), *OTHERS]
+
+
+def optimizer(name, lr=1e-2):
+    if name in OTHERS:
+        return OTHERS[name](name, lr, 0.1, "constant")
+    return compose(
+        [f"optimizer={name}", f"optimizer.lr={lr}", "optimizer.weight_decay=0.1"]
+    ).optimizer
+
+
 def everything(trainer):
-    """The weights, BatchNorm's statistics and the optimiser's state."""
-    optimizer = trainer.optimizer.state_dict()["state"].values()
-    return [*trainer.model.state_dict().values(), *(t for s in optimizer for t in s.values())]
+    """The weights, BatchNorm's statistics and the optimizer's state."""
+    states = trainer.optimizer.state_dict()["state"].values()
+    moments = [torch.as_tensor(value) for state in states for value in state.values()]
+    return [*trainer.model.state_dict().values(), *moments]
 
 
 @pytest.mark.parametrize("clip", [None, 0.1])
-@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_skipped_update_changes_no_state(name, clip):
-    trainer, _ = make(grad_clip=clip)
-    config = OptimizerConfig(name, 1e-2, [0.9, 0.999], 1e-8, 0.1, "constant")
-    trainer.optimizer = build_optimizer(config, trainer.model.parameters())
+    trainer, _ = make(grad_clip=clip, optimizer=optimizer(name))
     trainer.model.train()
     good, other = (images for images, _ in zip(trainer.batches.epoch(0), range(2), strict=False))
     trainer.train_step(good)
@@ -58,7 +112,12 @@ def test_a_non_finite_loss_skips_the_update(where, monkeypatch):
     trainer.train_step(images)
     before = copy.deepcopy(everything(trainer))
     if where == "another process":
-        monkeypatch.setattr(training.distributed, "all_sum", lambda terms: terms + math.inf)
+        all_mean = training.distributed.all_mean
+
+        def infinite_elsewhere(values):
+            return {**all_mean(values), "loss": torch.tensor(math.inf)}
+
+        monkeypatch.setattr(training.distributed, "all_mean", infinite_elsewhere)
     else:
         of = training.loss_terms
 
@@ -71,14 +130,36 @@ def test_a_non_finite_loss_skips_the_update(where, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(before, everything(trainer), strict=True))
 
 
-@pytest.mark.parametrize("name", ["adam", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_first_update_can_be_skipped(name):
-    trainer, _ = make(max_steps=2)
-    config = OptimizerConfig(name, 1e-3, [0.9, 0.999], 1e-8, 0.0, "constant")
-    trainer.optimizer = build_optimizer(config, trainer.model.parameters())
+    trainer, _ = make(max_steps=2, optimizer=optimizer(name))
     poison(trainer, 0)
     trainer.fit(Interrupts())
     assert all(tensor.isfinite().all() for tensor in everything(trainer))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_state_of_other_parameters_is_refused(name):
+    trainer, _ = make(max_steps=2, optimizer=optimizer(name))
+    trainer.fit(Interrupts())
+    whole = trainer.state()
+    again, _ = make(optimizer=optimizer(name))
+    again.load_state(copy.deepcopy(whole))
+    assert all(
+        torch.equal(a, b) for a, b in zip(everything(trainer), everything(again), strict=True)
+    )
+    moments = whole["optimizer"]["state"]
+    last = list(moments[0])[-1]
+    for change in (
+        lambda moments: moments[0].pop(last),
+        lambda moments: moments[0].update({last: torch.zeros(5)}),
+        lambda moments: moments[1].update(other=torch.zeros(())),
+    ):
+        damaged = copy.deepcopy(moments)
+        change(damaged)
+        state = {**whole, "optimizer": {**whole["optimizer"], "state": damaged}}
+        with pytest.raises(ValueError, match="moments of other parameters"):
+            again.load_state(state)
 
 
 def test_skipped_updates_are_counted_and_excluded():

@@ -1,4 +1,4 @@
-"""Optimisers against torch's own, step by step."""
+"""Optimizers against torch's own, step by step."""
 
 import subprocess
 import sys
@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vae.training.optim import KINDS, OptimizerConfig, build_optimizer, learning_rate
 from vae.utils.errors import UserError
+from vae.utils.registry import choices
 
 
 def config(name="adam", **changes):
@@ -20,7 +20,7 @@ def config(name="adam", **changes):
         "schedule": "constant",
         **changes,
     }
-    return OptimizerConfig(name=name, **settings)
+    return choices("optimizer")[name](name=name, **settings)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_steps_equal_torchs(name, kind):
     torch.manual_seed(0)
     ours, theirs = (torch.nn.Linear(4, 3) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
-    mine = build_optimizer(config(name), ours.parameters())
+    mine = config(name).build(ours.parameters())
     reference = kind(theirs.parameters(), lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
     for _ in range(5):
         x = torch.randn(8, 4)
@@ -45,13 +45,14 @@ def test_steps_equal_torchs(name, kind):
 
 
 def test_the_compiler_is_not_imported():
-    """Start-up: neither making an optimiser nor a step may import two seconds of compiler."""
-    script = f"""
+    """Start-up: neither making an optimizer nor a step may import two seconds of compiler."""
+    script = """
 import sys, torch
-from vae.training.optim import OptimizerConfig, build_optimizer
-for name in {list(KINDS)}:
+from vae.runs.compose import compose
+from vae.utils.registry import choices
+for name in choices("optimizer"):
     p = torch.nn.Parameter(torch.ones(3))
-    o = build_optimizer(OptimizerConfig(name, 1e-3, [0.9, 0.999], 1e-8, 0.0, "constant"), [p])
+    o = compose([f"optimizer={name}"]).optimizer.build([p])
     o.zero_grad(); p.sum().backward(); o.step(); o.load_state_dict(o.state_dict())
     assert p[0] < 1
 assert "torch._dynamo" not in sys.modules
@@ -77,11 +78,6 @@ def test_ranges(key, value):
         config(**{key: value})
 
 
-def test_unknown_names():
-    with pytest.raises(UserError, match=r"optimizer\.name: got 'sgd'"):
-        config("sgd")
-
-
 def test_schedules_equal_torchs():
     """Cosine is CosineAnnealingLR down to 0 over the run."""
     parameter = torch.nn.Parameter(torch.zeros(1))
@@ -89,20 +85,20 @@ def test_schedules_equal_torchs():
     reference = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=20)
     for step in range(20):
         expected = reference.get_last_lr()[0]
-        assert learning_rate(config(schedule="cosine"), step, 20) == pytest.approx(expected)
-        assert learning_rate(config(schedule="constant"), step, 20) == 0.01
+        assert config(schedule="cosine").learning_rate(step, 20) == pytest.approx(expected)
+        assert config(schedule="constant").learning_rate(step, 20) == 0.01
         sgd.step()
         reference.step()
 
 
 def test_warm_up():
     """lr/n, 2 lr/n, ..., then as without it, the cosine over what is left."""
-    constant = OptimizerConfig("adam", 1.0, [0.9, 0.999], 1e-8, 0.0, "constant", warmup_steps=4)
-    rates = [learning_rate(constant, step, 10) for step in range(6)]
+    constant = config(lr=1.0, warmup_steps=4)
+    rates = [constant.learning_rate(step, 10) for step in range(6)]
     assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     cosine = replace(constant, schedule="cosine")
-    after = [learning_rate(cosine, step, 10) for step in range(4, 10)]
+    after = [cosine.learning_rate(step, 10) for step in range(4, 10)]
     short = replace(cosine, warmup_steps=0)
-    assert after == [learning_rate(short, step, 6) for step in range(6)]
+    assert after == [short.learning_rate(step, 6) for step in range(6)]
     longer = replace(cosine, warmup_steps=50)  # than the run
-    assert learning_rate(longer, 9, 10) == 0.2
+    assert longer.learning_rate(9, 10) == 0.2

@@ -16,18 +16,19 @@ from torch.utils._pytree import tree_map
 
 from tests.support.train_command import ROOT, TINY, call_train
 from vae.data.loader import TrainingBatches
-from vae.losses import LossConfig, loss_terms
+from vae.losses import BernoulliConfig, loss_terms
 from vae.models import ConvConfig, build_model
 from vae.runs.compose import compose
 from vae.training import TrainerConfig
-from vae.training.optim import OptimizerConfig, build_optimizer
+from vae.training.optim import AdamConfig
 from vae.training.trainer import Trainer, step_noise
 from vae.utils.devices import autocast, computes_in_bf16, cpu_threads, pick_device
 from vae.utils.errors import UserError
+from vae.utils.registry import choices
 from vae.utils.signals import InterruptedRun, Interrupts
 
 CPU = torch.device("cpu")
-LOSS = LossConfig(name="bce", beta=1e-2, kl_reduction="latents")
+LOSS = BernoulliConfig(name="bce", beta=1e-2, kl_reduction="latents")
 
 
 def trainer_config(**changes):
@@ -52,23 +53,20 @@ def make(
     on_epoch=lambda: None,
     on_save=None,
     precision="fp32",
-    schedule=None,
+    optimizer=None,
     **changes,
 ):
     torch.manual_seed(0)
     model = build_model(ConvConfig(name="conv", latent_dim=4, channels=[4, 8]), 16)
-    optimizer = build_optimizer(
-        OptimizerConfig("adam", lr, [0.9, 0.999], 1e-8, 0.0, "constant"), model.parameters()
-    )
+    optimizer = optimizer or AdamConfig("adam", lr, 0.0, "constant", betas=[0.9, 0.999], eps=1e-8)
     images = np.random.default_rng(0).integers(0, 256, (26, 16, 16, 3), dtype=np.uint8)
     rows = []
     trainer = Trainer(
         model,
-        optimizer,
         TrainingBatches(images, 8, seed, True, CPU),
         LOSS,
+        optimizer,
         trainer_config(precision=precision, **changes),
-        learning_rate=schedule or (lambda step, total: lr),
         on_row=rows.append,
         on_epoch=on_epoch,
         on_save=on_save or (lambda: None),
@@ -85,11 +83,9 @@ def on_a_gpu(config, on_row=print):
 
     def start():
         on_device = model.to(device)
-        optimizer = build_optimizer(config.optimizer, on_device.parameters())
         batches = TrainingBatches(images, config.data.batch_size, 0, True, device)
         return Trainer(
-            on_device, optimizer, batches, config.loss, config.trainer,
-            learning_rate=lambda step, total: 1e-3,
+            on_device, batches, config.loss, config.optimizer, config.trainer,
             on_row=on_row, on_epoch=lambda: None, on_save=lambda: None,
         )  # fmt: skip
 
@@ -388,7 +384,7 @@ def test_no_step_synchronises_with_the_gpu(choices, monkeypatch):
     assert len(rows) == 2
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
+@pytest.mark.parametrize("optimizer", choices("optimizer"))
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer")
 def test_a_gpu_resumes_from_a_checkpoint(optimizer):
     """Where the weights are, all moments are to be; on stand-ins that refuse to mix devices."""
@@ -458,15 +454,18 @@ def test_the_thread_count_is_restored():
 def test_the_learning_rate_is_set_at_every_step():
     asked = []
 
-    def schedule(step, total):
-        asked.append((step, total))
-        return 1e-3 * (total - step)
+    class Falling(AdamConfig):
+        def learning_rate(self, step, total_steps):
+            asked.append((step, total_steps))
+            return self.lr * (total_steps - step)
 
-    trainer, rows = make(epochs=2, log_every=1, schedule=schedule)
+    falling = Falling("adam", 1e-3, 0.0, "constant", betas=[0.9, 0.999], eps=1e-8)
+    trainer, rows = make(epochs=2, log_every=1, optimizer=falling)
     trainer.fit(Interrupts())
     assert asked == [(step, 6) for step in range(6)]
     assert [row["train/lr"] for row in rows] == [1e-3 * (6 - step) for step in range(6)]
-    still, _ = make(epochs=2, schedule=lambda step, total: 0.0)
+    still, _ = make(epochs=2)
+    still.optimizer_config.lr = 0.0
     before = [p.clone() for p in still.model.parameters()]
     still.fit(Interrupts())
     assert all(torch.equal(a, b) for a, b in zip(before, still.model.parameters(), strict=True))

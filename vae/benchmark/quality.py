@@ -40,7 +40,7 @@ from vae.data import open_data
 from vae.data.loader import TrainingBatches, evaluation_batches
 from vae.runs.compose import compose
 from vae.training.metrics import EVALUATION_BATCH, evaluate_split
-from vae.training.optim import OptimizerConfig, build_optimizer, learning_rate
+from vae.training.optim import OptimizerConfig
 from vae.training.trainer import step_noise
 from vae.utils.devices import keep_memory, pick_precision, send
 
@@ -99,7 +99,7 @@ def prepare_recipe(setting: Setting, recipe: Recipe) -> Measure:
     batches = TrainingBatches(images["train"], recipe.batch, setting.seed, False, device)
     model = build_variant(setting, recipe.variant).train()
     measured = build_variant(setting, FAST)  # whatever it was trained with, it is measured quickly
-    optimizer = build_optimizer(recipe.optimizer, model.parameters())
+    optimizer = recipe.optimizer.build(model.parameters())
     train = training_step(setting, recipe.variant, model, optimizer)
     steps = enumerate(chain.from_iterable(map(batches.epoch, count())))
 
@@ -108,7 +108,7 @@ def prepare_recipe(setting: Setting, recipe: Recipe) -> Measure:
         started = time.perf_counter()
         for step, batch in islice(steps, recipe.steps // TURNS):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe.optimizer, step, recipe.run)
+                group["lr"] = recipe.optimizer.learning_rate(step, recipe.run)
             noise = step_noise(setting.seed, step, (recipe.batch, setting.latent_dim))
             train(batch, send(noise, device))
         synchronize(setting.device)

@@ -14,10 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vae.benchmark.timing import Figures, Measure, Timer, synchronize
 from vae.losses import BernoulliConfig, loss_terms
+from vae.models import build_model
 from vae.models.base import VAE
-from vae.models.conv import ConvConfig, Decoder, Encoder, build_conv
+from vae.models.conv import ConvConfig, Decoder, Encoder
 from vae.models.layers import UpsampleConv
-from vae.training.optim import OptimizerConfig, build_optimizer
+from vae.training.muon import MuonConfig
+from vae.training.optim import AdamConfig
 from vae.utils.devices import autocast, keep_memory
 from vae.utils.errors import require
 
@@ -25,8 +27,8 @@ LOSS = BernoulliConfig("bce", beta=1e-4, kl_reduction="latents")
 
 # The variants compare the computation of a step, so all but the default use plain Adam.
 OPTIMIZERS = {
-    "adam": OptimizerConfig("adam", 1e-3, [0.9, 0.999], 1e-8, 0.0, "constant"),
-    "muon": OptimizerConfig("muon", 2e-3, [0.9, 0.999], 1e-8, 0.0, "constant"),
+    "adam": AdamConfig("adam", 1e-3, 0.0, "constant", betas=[0.9, 0.999], eps=1e-8),
+    "muon": MuonConfig("muon", 2e-3, 0.0, "constant", betas=[0.9, 0.999], eps=1e-8),
 }
 
 
@@ -116,7 +118,7 @@ class ContiguousDecoder(Decoder):
 def build_variant(setting: Setting, variant: Variant) -> VAE:
     """Build the default model as the variant computes it; the weights are equal in all variants."""
     torch.manual_seed(setting.seed)
-    model = build_conv(setting.model, setting.image_size)
+    model = build_model(setting.model, setting.image_size)
     if not variant.channels_last:
         sizes = (setting.image_size, list(setting.channels), setting.latent_dim)
         twin = VAE(Encoder(*sizes), ContiguousDecoder(*sizes), setting.latent_dim)
@@ -157,7 +159,7 @@ def training_step(
 def repeated_step(setting: Setting, variant: Variant) -> Callable[[], None]:
     """Return a full training step on one fixed batch."""
     model = build_variant(setting, variant).train()
-    optimizer = build_optimizer(OPTIMIZERS[variant.optimizer], model.parameters())
+    optimizer = OPTIMIZERS[variant.optimizer].build(model.parameters())
     step = training_step(setting, variant, model, optimizer)
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     images = setting.images(setting.batch).contiguous(memory_format=layout)
@@ -198,7 +200,7 @@ def image_flops(setting: Setting) -> int:
 
 
 def _batch_flops(setting: Setting, batch: int) -> int:
-    model = build_conv(setting.model, setting.image_size)
+    model = build_model(setting.model, setting.image_size)
     set_upsampling_form(model, "transposed")
     images = torch.zeros(batch, 3, setting.image_size, setting.image_size)
     with FlopCounterMode(display=False) as counter:

@@ -157,7 +157,7 @@ def add_edit(commands: Commands) -> None:
         "--method",
         default="normal",
         help="normal (the default): from faces without it to those with it that are alike in the "
-        "other attributes, by a regularised linear regression on all of them; means: the "
+        "other attributes, by a regularized linear regression on all of them; means: the "
         "difference of the two classes' means, with all that goes along",
     )
     parser.add_argument(

@@ -29,14 +29,14 @@ def add_pack(commands: Commands) -> None:
 
 
 def _pack(options: argparse.Namespace) -> None:
-    from vae.data import open_or_pack, open_source, verify
+    from vae.data import open_or_pack, verify
     from vae.runs.compose import CONF, compose
 
     choices = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
     require(options.data in choices, "DATA", options.data, f"one of {', '.join(choices)}")
     config = compose([f"data={options.data}", *options.inputs])
     get = verify if options.verify else open_or_pack
-    packed = get(open_source(config.data), config.data)
+    packed = get(config.data.source(), config.data)
     counts = {split: len(images) for split, images in packed.images.items()}
     size = sum(file.stat().st_size for file in packed.folder.iterdir())
     skipped = len(packed.skipped())

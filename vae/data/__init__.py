@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from vae.data.base import DataConfig, ImageSource
 from vae.data.cache import Packed, open_or_pack, verify
-from vae.data.celeba import CelebAConfig, CelebASource
-from vae.data.folder import FolderConfig, FolderSource
-from vae.data.synthetic import SyntheticConfig, SyntheticSource
-from vae.utils.errors import UserError, require
+from vae.data.celeba import CelebAConfig
+from vae.data.folder import FolderConfig
+from vae.data.synthetic import SyntheticConfig
+from vae.utils.errors import require
+from vae.utils.registry import import_modules
 
 __all__ = [
     "CelebAConfig",
@@ -18,34 +19,20 @@ __all__ = [
     "SyntheticConfig",
     "open_data",
     "open_or_pack",
-    "open_source",
     "verify",
 ]
 
-
-def open_source(config: DataConfig) -> ImageSource:
-    """Open the source that a configuration names; its images are located but not read.
-
-    Raises:
-        UserError: there is no such source, or it is not where the configuration says.
-    """
-    if isinstance(config, SyntheticConfig):
-        return SyntheticSource(config)
-    if isinstance(config, FolderConfig):
-        return FolderSource(config)
-    if isinstance(config, CelebAConfig):
-        return CelebASource(config)
-    raise UserError(f"data.name: there is no source {config.name!r}.")
+import_modules(__name__)
 
 
 def open_data(config: DataConfig) -> Packed:
     """Open the packed images of a configuration; pack them the first time.
 
     Raises:
-        UserError: as `open_source`; also when a batch is larger than the training
+        UserError: as `config.source()`; also when a batch is larger than the training
             split (before anything is packed) or when an image cannot be read.
     """
-    source = open_source(config)
+    source = config.source()
     _require_a_batch(config, source.sizes()["train"])
     packed = open_or_pack(source, config)
     _require_a_batch(config, len(packed.images["train"]))  # some may have been skipped

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from omegaconf import MISSING
@@ -11,6 +11,7 @@ from omegaconf import MISSING
 from vae.utils.errors import UserError, require
 
 SPLITS = ("train", "val", "test")
+Box = tuple[float, float, float]  # left, top and side of a square, parts of the image's side
 IDENTITY = ("identity",)  # the one column of the labels `identities`
 
 
@@ -18,7 +19,7 @@ IDENTITY = ("identity",)  # the one column of the labels `identities`
 class DataConfig:
     """Settings that every source has (`conf/data/*.yaml` holds the values)."""
 
-    name: str = MISSING  # which source; set by the YAML, not by hand
+    name: str = MISSING  # the name it is registered by; data=NAME fills it in
     root: str = MISSING  # where packed caches and downloads live
     image_size: int = MISSING  # pixels, square; int >= 8
     batch_size: int = MISSING  # images a training step; int >= 2 (BatchNorm)
@@ -26,10 +27,32 @@ class DataConfig:
     flip: bool = MISSING  # random horizontal flip in training
     num_workers: int | None = MISSING  # processes for packing; null = one a core
 
+    images: ClassVar[str] = "images"  # what they are, for the text of a report
+
     @property
     def skips_corrupt(self) -> bool:
         """Whether images that cannot be read are left out instead of ending the packing."""
         return False
+
+    @property
+    def celeba_crop(self) -> int | None:
+        """The centre square of CelebA's aligned images that these show, pixels; None for others."""
+        return None
+
+    @property
+    def face_box(self) -> Box:
+        """The square about the face; the whole image where that is not known."""
+        return 0.0, 0.0, 1.0
+
+    def source(self) -> ImageSource:
+        """Return the source, opened; its images are located but not read.
+
+        A source of images is a subclass with this method, registered by its name.
+
+        Raises:
+            UserError: the source is not where the configuration says.
+        """
+        raise TypeError(f"{type(self).__name__} has no method `source`")
 
     def __post_init__(self) -> None:
         require("\0" not in self.root, "data.root", self.root, "the name of a folder")
@@ -46,7 +69,7 @@ class DataConfig:
 class FilesConfig(DataConfig):
     """Settings of the sources that read image files."""
 
-    # Values here, since runs of before this key have none; the YAML files hold it as the others.
+    # Values here, since older runs have none; the YAML files hold it as the others.
     on_corrupt: str = "error"  # error, or skip: leave out what cannot be read, and say so
 
     @property

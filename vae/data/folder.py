@@ -16,15 +16,22 @@ from omegaconf import MISSING
 from vae.data.base import SPLITS, FilesConfig, Labels
 from vae.data.images import is_image_name, limit_splits, load_square
 from vae.utils.errors import UserError
+from vae.utils.registry import register
 
 READER_VERSION = 1  # part of the fingerprint: raise it when the same files give other pixels
 
 
+@register("data", "folder")
 @dataclass
 class FolderConfig(FilesConfig):
     """`data=folder`: every image below a folder."""
 
     path: str = MISSING  # the folder; its subfolders are read too
+
+    images = "images of a folder"
+
+    def source(self) -> FolderSource:
+        return FolderSource(self)
 
 
 class FolderSource:

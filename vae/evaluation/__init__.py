@@ -11,6 +11,7 @@ from vae.data import DataConfig, Packed
 from vae.losses import LossConfig
 from vae.models import VAE, ModelConfig
 from vae.utils.errors import require
+from vae.utils.metric_registry import Metric, register_metric
 
 # What takes long, and how the names of its figures begin.
 PARTS = {
@@ -20,12 +21,24 @@ PARTS = {
     "attributes": ("attribute_",),
 }
 
+for _name, _label in (
+    ("mig", "mutual information gap"),
+    ("sap", "SAP score"),
+    ("dci_disentanglement", "DCI disentanglement"),
+    ("dci_completeness", "DCI completeness"),
+    ("dci_informativeness", "DCI informativeness"),
+    ("factorvae_score", "FactorVAE score"),
+    ("attribute_separability", "separability of the attributes"),
+):
+    register_metric(Metric(_name, _label, 3, True, in_every_run=False))
+register_metric(Metric("aggregate_kl", "KL(q(z) || p(z)), nats", digits=1, in_every_run=False))
+
 
 @dataclass
 class MetricsConfig:
     """Settings of `vae evaluate` and `vae sample`; training does not use them."""
 
-    # Values here, since runs of before this group have none; train.yaml holds them as the others.
+    # Values here, since older runs have none; train.yaml holds them as the others.
     inception_weights: str = "download"  # FID's network: a file, download or none
     distance_images: int = 10000  # at most this many on each side of a distance; int >= 2
     bound_images: int = 200  # at most this many in the importance-weighted bound; int >= 1

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.data import open_source
 from vae.data.base import Labels
 from vae.evaluation import TrainedModel
 from vae.evaluation.directions import (
@@ -123,7 +122,7 @@ def _digest(model: VAE) -> str:
 def _images_of(trained: TrainedModel) -> str | None:
     """Return a digest of the data source's fingerprint; None if the images are missing."""
     try:
-        source = open_source(trained.data_config)
+        source = trained.data_config.source()
         canonical = json.dumps(source.fingerprint(), sort_keys=True)
     except UserError:
         return None

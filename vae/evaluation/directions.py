@@ -5,7 +5,7 @@ Two kinds, of each attribute:
 - `means`: from the mean of the faces without it to the mean of the faces with it (Larsen et
   al. 2016). It includes every correlated attribute: a beard comes with a man.
 - `normal`: from faces without it to faces with it that are alike in the other attributes: the
-  coefficients of a regularised linear regression of the latents on all attributes. It is the
+  coefficients of a regularized linear regression of the latents on all attributes. It is the
   normal of the linear classifier of such faces among latents whitened by their spread.
 
 A step of 1 leads from the average face without the attribute to the average face with it; for

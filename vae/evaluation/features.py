@@ -8,43 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae.data import CelebAConfig, DataConfig, SyntheticConfig
+from vae.data import DataConfig
 from vae.evaluation import MetricsConfig, networks
 from vae.utils.errors import UserError
 
 BATCH = 16  # images at a time: Inception's largest maps take 100 MB
 METRIC_KEYS = {"inception": ("fid", "kid"), "faces": ("face_distance", "face_kernel_distance")}
-
-Box = tuple[float, float, float]  # left, top and side of a square, parts of the image's side
-
-WHOLE: Box = (0.0, 0.0, 1.0)
-
-# Where the network for faces wants one, in CelebA's aligned images: a square about the means
-# of the five landmarks, with the room that dlib leaves around them. Pixels.
-CELEBA_WIDTH, CELEBA_HEIGHT = 178, 218
-CELEBA_LEFT, CELEBA_TOP, CELEBA_SIDE = 37, 78, 105
-
-# Eyes and corners of the mouth of drawn faces are here, on average, at the places in the box
-# that CelebA's have in theirs (least squares; each within 0.02 of the box's side).
-DRAWN_FACE: Box = (0.17, 0.31, 0.67)
-
-
-def face_box(data: DataConfig) -> Box:
-    """Return the box of the face in a data set's images; the whole image if unknown."""
-    if isinstance(data, SyntheticConfig):
-        return DRAWN_FACE
-    if not isinstance(data, CelebAConfig):
-        return WHOLE
-    crop = min(data.crop or CELEBA_WIDTH, CELEBA_WIDTH)  # the square that images are cut to
-    side = min(CELEBA_SIDE, crop)
-    corner = (
-        CELEBA_LEFT - (CELEBA_WIDTH - crop) / 2,
-        CELEBA_TOP - (CELEBA_HEIGHT - crop) / 2,
-    )
-    # From a crop below 148 the box would stick out at the bottom: it is moved up, and the
-    # face is lower in it than the network is used to.
-    left, top = (min(max(0.0, place), crop - side) / crop for place in corner)
-    return left, top, side / crop
 
 
 class FaceCrop(nn.Module):
@@ -99,7 +68,7 @@ def face_features(settings: MetricsConfig, data: DataConfig, device: torch.devic
         settings: where the face is in the images.
         data: the images' source, which knows it if the settings do not say.
     """
-    box = settings.face_box or face_box(data)
+    box = settings.face_box or data.face_box
     network = nn.Sequential(FaceCrop(box), networks.load_face_net())
     return Features("faces", network, networks.FACE_DIMENSIONS, device)
 

@@ -26,9 +26,10 @@ from vae.generation.export_formats import (
     quiet,
     split_encoder_decoder,
 )
-from vae.models import MODELS, VAE, build_model
+from vae.models import VAE, build_model
 from vae.utils.errors import UserError, require
 from vae.utils.files import write_atomically
+from vae.utils.registry import choices
 
 REQUIRED_PACKAGES = {  # by format: packages needed beside torch
     "torch": (),
@@ -126,10 +127,10 @@ def load_safetensors(path: Path | str) -> VAE:
 def _rebuilt(about: Mapping[str, Any], weights: Mapping[str, Tensor]) -> VAE:
     """Build the model that a file describes and load its weights."""
     name, size = about["model"]["name"], about["image_size"]
-    known = name in MODELS
-    require(known, "model.name", name, f"one of {', '.join(MODELS)} in this version")
+    models = choices("model")
+    require(name in models, "model.name", name, f"one of {', '.join(models)} in this version")
     require(size >= 1, "image_size", size, "an int >= 1")
-    config = MODELS[name](**about["model"])
+    config = models[name](**about["model"])
     with torch.device("meta"):  # shapes alone: no number in a file can fill the memory
         expected = build_model(config, size).state_dict()
     if _kinds(weights) != _kinds(expected):

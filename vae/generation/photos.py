@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.data import CelebAConfig, DataConfig, SyntheticConfig
+from vae.data import DataConfig
+from vae.data.celeba import SIZE as CELEBA_SIZE
 from vae.data.images import open_image
 from vae.data.loader import to_float
 from vae.evaluation import TrainedModel
@@ -30,10 +31,8 @@ from vae.utils.errors import UserError, require
 
 log = logging.getLogger(__name__)
 
-CELEBA_SIZE = (178, 218)  # pixels of its aligned images
-CELEBA_EYES = ((69, 111), (108, 111))  # in those pixels, on average
+CELEBA_EYES = ((69, 111), (108, 111))  # pixels of the aligned images, on average
 CELEBA_MOUTH = ((73, 152), (105, 152))  # its corners
-DRAWN_CROP = 148  # the crop as which drawn faces are framed (vae/data/synthetic/faces.py)
 ASPECT_TOLERANCE = 0.01  # within which a picture has CelebA's
 CROP_HELP = "auto, none, PIXELS of the centre square, or LEFT,TOP,SIDE"
 MAX_STEM = 24  # characters of a label in a file's name, which has up to two of them
@@ -147,7 +146,7 @@ def _square(crop: str, shape: tuple[int, int], data: DataConfig, word: str) -> S
         return _centre(shape, min(shape))
     numbers = crop.split(",")
     well_formed = len(numbers) in (1, 3) and all(n.strip().isdecimal() for n in numbers)
-    trained = _crop_of_training(data)
+    trained = data.celeba_crop
     wants = f" (this model wants {describe_framing(trained)})" if trained else ""
     require(well_formed, "--crop", crop, CROP_HELP + wants)
     if len(numbers) == 1:
@@ -158,7 +157,7 @@ def _square(crop: str, shape: tuple[int, int], data: DataConfig, word: str) -> S
 
 def _side_of_training(shape: tuple[int, int], data: DataConfig, word: str) -> int:
     """Return the side of `auto`'s centre square; log the wanted framing for other proportions."""
-    crop = _crop_of_training(data)
+    crop = data.celeba_crop
     if crop is None:
         return min(shape)
     width, height = shape
@@ -171,15 +170,6 @@ def _side_of_training(shape: tuple[int, int], data: DataConfig, word: str) -> in
         )
         return min(shape)
     return min(width, round(crop * width / CELEBA_SIZE[0]))
-
-
-def _crop_of_training(data: DataConfig) -> int | None:
-    """Return the CelebA crop that the training images correspond to, or None."""
-    if isinstance(data, SyntheticConfig):
-        return DRAWN_CROP
-    if isinstance(data, CelebAConfig):
-        return min(data.crop or CELEBA_SIZE[0], CELEBA_SIZE[0])
-    return None
 
 
 def _centre(shape: tuple[int, int], side: int) -> Square:

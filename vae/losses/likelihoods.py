@@ -10,46 +10,76 @@ do not compare; `val/distortion` and `val/bpd` do, which are of one family for a
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from omegaconf import MISSING
 from torch import Tensor
+
+from vae.losses.base import Gather, LossConfig
+from vae.utils.errors import require
+from vae.utils.registry import register
 
 # The variance that rounding to k/255 has: no model knows a pixel better than its pixels do.
 LEAST_VARIANCE = 1 / (12 * 255**2)
 
 
-def bce(logits: Tensor, images: Tensor) -> Tensor:
-    """Return the binary cross-entropy of sigmoid(logits) and images.
+@register("loss", "bce")
+@dataclass
+class BernoulliConfig(LossConfig):
+    """`loss=bce`: binary cross-entropy of sigmoid(logits) and images.
 
     From the logits, so that a saturated pixel costs no precision. On pixels that are
     neither 0 nor 1 it is no normalised likelihood and its floor is the images' own
     entropy, not 0: compare runs by `val/bpd`, never by this.
     """
-    return F.binary_cross_entropy_with_logits(logits, images)
+
+    def distortion(self, logits: Tensor, images: Tensor, gather: Gather) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, images)
 
 
-def mse(logits: Tensor, images: Tensor, sigma: float) -> Tensor:
-    """Return squared error / 2σ²: a Gaussian of fixed σ around sigmoid(logits).
+@register("loss", "mse")
+@dataclass
+class MSEConfig(LossConfig):
+    """`loss=mse`: squared error / 2σ², a Gaussian of fixed σ around sigmoid(logits)."""
 
-    At σ = √½ it is the plain squared error.
+    sigma: float = 0.5**0.5  # its σ; a number > 0; at √½ it is the plain squared error
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.sigma < float("inf"), "loss.sigma", self.sigma, "a number > 0")
+
+    def distortion(self, logits: Tensor, images: Tensor, gather: Gather) -> Tensor:
+        return F.mse_loss(logits.sigmoid(), images) / (2 * self.sigma**2)
+
+
+@register("loss", "gaussian")
+@dataclass
+class GaussianConfig(LossConfig):
+    """`loss=gaussian`: σ-VAE, a Gaussian with the σ² that is optimal for the batch.
+
+    ½ (log 2πσ² + 1) with σ² the mean squared error of the whole batch (Rybkin et al. 2021,
+    eq. 8); its gradient is that of the squared error / 2σ² at that σ. With beta = 1 over pixels
+    it needs no weight to be set.
     """
-    return F.mse_loss(logits.sigmoid(), images) / (2 * sigma**2)
+
+    def distortion(self, logits: Tensor, images: Tensor, gather: Gather) -> Tensor:
+        errors = F.mse_loss(logits.sigmoid(), images, reduction="none").flatten(1).mean(1)
+        variance = gather(errors).mean().clamp(min=LEAST_VARIANCE)
+        return 0.5 * (torch.log(2 * math.pi * variance) + 1)
 
 
-def gaussian(squared_error: Tensor) -> Tensor:
-    """Return the loss of a Gaussian with the optimal σ² of the batch, its mean squared error.
+@register("loss", "laplace")
+@dataclass
+class LaplaceConfig(LossConfig):
+    """`loss=laplace`: absolute error / b, a Laplace distribution around sigmoid(logits)."""
 
-    ½ (log 2πσ² + 1), the σ-VAE (Rybkin et al. 2021, eq. 8), whose gradient is that of the
-    squared error / 2σ² at that σ. With beta = 1 over pixels it needs no weight to be set.
+    scale: float = MISSING  # its b; a number > 0; at 1 it is the plain absolute error
 
-    Args:
-        squared_error: mean over all values of the whole batch.
-    """
-    variance = squared_error.clamp(min=LEAST_VARIANCE)
-    return 0.5 * (torch.log(2 * math.pi * variance) + 1)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.scale < float("inf"), "loss.scale", self.scale, "a number > 0")
 
-
-def laplace(logits: Tensor, images: Tensor, scale: float) -> Tensor:
-    """Return absolute error / b: a Laplace distribution of scale b around sigmoid(logits)."""
-    return F.l1_loss(logits.sigmoid(), images) / scale
+    def distortion(self, logits: Tensor, images: Tensor, gather: Gather) -> Tensor:
+        return F.l1_loss(logits.sigmoid(), images) / self.scale

@@ -1,13 +1,14 @@
 """Regularizers: the term that β multiplies, in nats per image.
 
-Each choice is a function of the posteriors of a batch; the batch is the whole one, also
-where several processes share it.
+Each choice is a function of the posteriors of a batch. What is not a mean over images is computed
+of the whole batch, also where several processes divide it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from omegaconf import MISSING
@@ -15,29 +16,60 @@ from torch import Tensor
 
 from vae.models.posterior import Posterior
 from vae.utils.errors import require
+from vae.utils.registry import register
 
 ESTIMATORS = ("weighted", "stratified")
 # Bandwidths of the kernel, as shares of the squared distance of two latents from the prior.
 BANDWIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
+@register("loss/regularizer", "kl")
 @dataclass
 class RegularizerConfig:
-    """`loss/regularizer=kl`: KL(q(z|x) || p(z)) as it is (Higgins et al. 2017)."""
+    """`loss/regularizer=kl`: KL(q(z|x) || p(z)) as it is (Higgins et al. 2017).
 
-    name: str = "kl"  # which; set by the YAML, not by hand
+    The base of every regularizer.
+    """
+
+    name: str = "kl"  # the name it is registered by
+
+    needs_whole_batch: ClassVar[bool] = False  # whether it is not a mean over images, so
+    # that it is computed of the batch of all processes
+    grows: ClassVar[bool] = False  # whether it changes with the epoch, so that β must not
+
+    def penalty(
+        self, posterior: Posterior, latents: Tensor, epoch: float, training_images: int
+    ) -> Tensor:
+        """Return the term that β multiplies, a scalar in nats per image.
+
+        Args:
+            posterior: of the batch; where `needs_whole_batch`, of the batch of all processes.
+            latents: (batch, latent_dim), a sample of it.
+            epoch: passes over the training images so far; infinity for the end of the run.
+            training_images: how many there are; 0 where that is not known.
+        """
+        return posterior.kl().sum(dim=1).mean()
 
 
+@register("loss/regularizer", "free_bits")
 @dataclass
 class FreeBitsConfig(RegularizerConfig):
     """`loss/regularizer=free_bits`: some nats cost nothing (Kingma et al. 2016)."""
 
     nats: float = MISSING  # free of charge, of each latent; a number >= 0
 
+    needs_whole_batch: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
-        _require_positive("nats", self.nats)
+        _require_non_negative("nats", self.nats)
+
+    def penalty(
+        self, posterior: Posterior, latents: Tensor, epoch: float, training_images: int
+    ) -> Tensor:
+        return free_bits(posterior.kl().mean(0), self.nats)
 
 
+@register("loss/regularizer", "capacity")
 @dataclass
 class CapacityConfig(RegularizerConfig):
     """`loss/regularizer=capacity`: the KL is held at a value that grows (Burgess et al. 2018)."""
@@ -45,68 +77,76 @@ class CapacityConfig(RegularizerConfig):
     nats: float = MISSING  # of an image, at the end; a number >= 0
     epochs: float = MISSING  # in which it grows to there from 0; a number >= 0
 
+    needs_whole_batch: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
-        _require_positive("nats", self.nats)
-        _require_positive("epochs", self.epochs)
+        _require_non_negative("nats", self.nats)
+        _require_non_negative("epochs", self.epochs)
+
+    def penalty(
+        self, posterior: Posterior, latents: Tensor, epoch: float, training_images: int
+    ) -> Tensor:
+        grown = min(1.0, epoch / self.epochs) if self.epochs else 1.0
+        return (_rate(posterior) - self.nats * grown).abs()
 
 
+@register("loss/regularizer", "tc")
 @dataclass
 class TotalCorrelationConfig(RegularizerConfig):
-    """`loss/regularizer=tc`: dependence between latents costs more (Chen et al. 2018)."""
+    """`loss/regularizer=tc`: dependence between latents costs more (Chen et al. 2018).
+
+    Their MI + weight · TC + dimension-wise KL, whose sum at weight 1 is known without any
+    estimate: the KL.
+    """
 
     weight: float = MISSING  # of the total correlation; 1 is the plain KL; a number >= 0
     estimator: str = MISSING  # of q(z) from a batch: weighted or stratified
 
+    needs_whole_batch: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
-        _require_positive("weight", self.weight)
+        _require_non_negative("weight", self.weight)
         known = self.estimator in ESTIMATORS
         require(known, "loss.regularizer.estimator", self.estimator, " or ".join(ESTIMATORS))
 
+    def penalty(
+        self, posterior: Posterior, latents: Tensor, epoch: float, training_images: int
+    ) -> Tensor:
+        rate = _rate(posterior)
+        stratified = self.estimator == "stratified"
+        correlation = total_correlation(posterior, latents, training_images, stratified)
+        return rate + (self.weight - 1) * correlation
 
+
+@register("loss/regularizer", "mmd")
 @dataclass
 class MMDConfig(RegularizerConfig):
     """`loss/regularizer=mmd`: all latents together are to be as the prior (Zhao et al. 2017)."""
 
     alpha: float = MISSING  # 1 - alpha is the weight of the KL; at most 1
-    weight: float = MISSING  # alpha + weight - 1 is that of the discrepancy; a number > 0
+    weight: float = MISSING  # alpha + weight - 1 is that of the discrepancy; a number >= 0
+
+    needs_whole_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _require_positive("weight", self.weight)
+        _require_non_negative("weight", self.weight)
         fits = -float("inf") < self.alpha <= 1
         require(fits, "loss.regularizer.alpha", self.alpha, "a number <= 1")
         fits = self.alpha + self.weight >= 1
         require(fits, "loss.regularizer.weight", self.weight, "a number >= 1 - alpha")
 
-
-def penalty(
-    config: RegularizerConfig, posterior: Posterior, latents: Tensor, epoch: float, images: int
-) -> Tensor:
-    """Return the term that β multiplies, in nats per image.
-
-    Args:
-        config: which.
-        posterior: of the whole batch.
-        latents: (batch, latent_dim), a sample of it.
-        epoch: passes over the training images so far; infinity for the end of the run.
-        images: in the training set.
-    """
-    rates = posterior.kl().mean(0)
-    if isinstance(config, FreeBitsConfig):
-        return free_bits(rates, config.nats)
-    rate = rates.sum()
-    if isinstance(config, CapacityConfig):
-        grown = min(1.0, epoch / config.epochs) if config.epochs else 1.0
-        return (rate - config.nats * grown).abs()
-    if isinstance(config, TotalCorrelationConfig):
-        # Chen et al.'s MI + weight · TC + dimension-wise KL, of which the sum at weight 1 is
-        # known without any estimate: the KL.
-        stratified = config.estimator == "stratified"
-        correlation = total_correlation(posterior, latents, images, stratified)
-        return rate + (config.weight - 1) * correlation
-    if isinstance(config, MMDConfig):
+    def penalty(
+        self, posterior: Posterior, latents: Tensor, epoch: float, training_images: int
+    ) -> Tensor:
         discrepancy = prior_discrepancy(latents)
-        return (1 - config.alpha) * rate + (config.alpha + config.weight - 1) * discrepancy
-    return rate
+        rate = _rate(posterior)
+        return (1 - self.alpha) * rate + (self.alpha + self.weight - 1) * discrepancy
+
+
+def _rate(posterior: Posterior) -> Tensor:
+    """Return the KL of an image, the sum over the latents of their means over the batch."""
+    return posterior.kl().mean(0).sum()
 
 
 def free_bits(rates: Tensor, nats: float) -> Tensor:
@@ -122,7 +162,7 @@ def free_bits(rates: Tensor, nats: float) -> Tensor:
 
 
 def total_correlation(
-    posterior: Posterior, latents: Tensor, images: int, stratified: bool
+    posterior: Posterior, latents: Tensor, training_images: int, stratified: bool
 ) -> Tensor:
     """Return KL(q(z) || Π q(z_j)) in nats, with q(z) the mean posterior of the training set.
 
@@ -130,23 +170,23 @@ def total_correlation(
     log of Σ_j w_ij q(z_i|x_j), with weights of `batch_weights`. Neither is unbiased. With L
     latents in a batch of B the weighted one is too high, by (L - 1) · log N where posteriors
     overlap in all latents together, and by L · log N - log B where they overlap in each latent
-    alone, but in all together each image's own dominates. Of the stratified one the sum is
-    right, and its log a little off (docs/losses.md has figures of both).
+    alone, but in all together each image's own dominates. The stratified one
+    estimates q(z) without bias, its log with a little (docs/losses.md has figures of both).
     And q(z) is that of a finite number of images: where latents are many, it is a sum of
     spikes, of a large total correlation even if they are independent.
 
     Args:
         posterior: of the whole batch, (batch, latent_dim).
         latents: a sample of it.
-        images: N, in the training set; the batch's, where that is more.
+        training_images: N; the batch's, where that is more.
         stratified: which weights.
     """
     mean, logvar = posterior.mean, posterior.logvar
     # log q(z_ik | x_j) of sample i, image j, latent k: (batch, batch, latent_dim)
     errors = (latents.unsqueeze(1) - mean) * torch.exp(-0.5 * logvar)
     log_q = -0.5 * (errors.square() + logvar + math.log(2 * math.pi))
-    of = max(images, len(latents))
-    log_weights = batch_weights(len(latents), of, stratified, latents.device).log()
+    images = max(training_images, len(latents))
+    log_weights = batch_weights(len(latents), images, stratified, latents.device).log()
     together = torch.logsumexp(log_q.sum(2) + log_weights, dim=1)
     alone = torch.logsumexp(log_q + log_weights.unsqueeze(2), dim=1).sum(1)
     return (together - alone).mean()
@@ -181,7 +221,7 @@ def prior_discrepancy(latents: Tensor) -> Tensor:
     integrated exactly, so no noise of the prior's samples is in it.
 
     Args:
-        latents: (batch, latent_dim), samples of q(z); of one alone nothing is known: 0.
+        latents: (batch, latent_dim), samples of q(z). A single one gives 0.
     """
     count, size = latents.shape
     if count < 2:
@@ -199,6 +239,6 @@ def prior_discrepancy(latents: Tensor) -> Tensor:
     return total
 
 
-def _require_positive(key: str, value: float) -> None:
+def _require_non_negative(key: str, value: float) -> None:
     fits = 0 <= value < float("inf")
     require(fits, f"loss.regularizer.{key}", value, "a number >= 0")

@@ -10,15 +10,27 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from vae.utils.errors import require
+from vae.utils.registry import register
 
 
+@register("loss/schedule", "constant")
 @dataclass
 class ScheduleConfig:
-    """`loss/schedule=constant`: β from the first step to the last."""
+    """`loss/schedule=constant`: β from the first step to the last; the base of every schedule."""
 
-    name: str = "constant"  # which; set by the YAML, not by hand
+    name: str = "constant"  # the name it is registered by
+
+    def multiplier(self, epoch: float) -> float:
+        """Return the factor of β, from 0 to 1.
+
+        Args:
+            epoch: passes over the training images so far; infinity is the end of all schedules,
+                where β has its full weight.
+        """
+        return 1.0
 
 
+@register("loss/schedule", "warmup")
 @dataclass
 class WarmupConfig(ScheduleConfig):
     """`loss/schedule=warmup`: from 0 to β in a straight line (Sønderby et al. 2016)."""
@@ -28,7 +40,11 @@ class WarmupConfig(ScheduleConfig):
     def __post_init__(self) -> None:
         _require_length(self.epochs)
 
+    def multiplier(self, epoch: float) -> float:
+        return min(1.0, epoch / self.epochs)
 
+
+@register("loss/schedule", "cyclical")
 @dataclass
 class CyclicalConfig(ScheduleConfig):
     """`loss/schedule=cyclical`: from 0 to β again and again (Fu et al. 2019)."""
@@ -41,22 +57,10 @@ class CyclicalConfig(ScheduleConfig):
         fits = 0 < self.rising <= 1
         require(fits, "loss.schedule.rising", self.rising, "a number above 0 and at most 1")
 
-
-def beta_multiplier(config: ScheduleConfig, epoch: float) -> float:
-    """Return the factor of β, from 0 to 1.
-
-    Args:
-        config: the schedule.
-        epoch: passes over the training images so far; infinity is the end of all schedules,
-            where β has its full weight.
-    """
-    if epoch == float("inf"):
-        return 1.0
-    if isinstance(config, WarmupConfig):
-        return min(1.0, epoch / config.epochs)
-    if isinstance(config, CyclicalConfig):
-        return min(1.0, epoch / config.epochs % 1 / config.rising)
-    return 1.0
+    def multiplier(self, epoch: float) -> float:
+        if epoch == float("inf"):
+            return 1.0
+        return min(1.0, epoch / self.epochs % 1 / self.rising)
 
 
 def _require_length(epochs: float) -> None:

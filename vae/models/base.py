@@ -16,7 +16,7 @@ from vae.utils.errors import require
 class ModelConfig:
     """Settings that every model has (`conf/model/*.yaml` holds the values)."""
 
-    name: str = MISSING  # which model; set by the YAML, not by hand
+    name: str = MISSING  # the name it is registered by; model=NAME fills it in
     latent_dim: int = MISSING  # size of z; int >= 1
     channels: list[int] = field(default_factory=list)  # widths, one per halving; ints >= 1
 
@@ -27,6 +27,13 @@ class ModelConfig:
             isinstance(width, int) and width >= 1 for width in self.channels
         )
         require(fits, "model.channels", self.channels, "a list of ints >= 1, one per halving")
+
+    def build(self, image_size: int) -> VAE:
+        """Build the model for images of `image_size` pixels, with weights from torch's generator.
+
+        A model is a subclass with this method, registered by its name.
+        """
+        raise TypeError(f"{type(self).__name__} has no method `build`")
 
     def check_image_size(self, image_size: int) -> None:
         """Raise a UserError unless the image can be halved once for each width."""
@@ -79,13 +86,30 @@ class VAE(nn.Module):
         return self.decode_logits(posterior.rsample(noise)), posterior
 
 
+def build_model(config: ModelConfig, image_size: int, seed: int | None = None) -> VAE:
+    """Build a freshly initialised model for images of `image_size` pixels.
+
+    The weights depend on the seed alone, and torch's global generator stays as it is; without a
+    seed, they are drawn from that generator.
+
+    Raises:
+        UserError: the image cannot be halved as often as the model wants.
+    """
+    config.check_image_size(image_size)
+    if seed is None:
+        return config.build(image_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return config.build(image_size)
+
+
 @torch.inference_mode()
 def multiply_adds(model: VAE, image_size: int) -> int:
     """Count the multiply-adds of encoding and decoding one image.
 
     Of the convolutions and matrix products as the architecture has them, upsampled images
     included; what computes them may need fewer (vae/models/layers.py), and the rest (norms,
-    activations) is not arithmetic that takes time. Counted while one image goes through the
+    activations) takes negligible time. Counted while one image goes through the
     model, which stays as it was. (On torch's meta device nothing would be computed, but its
     shape functions import the compiler, which takes longer than the image by far.)
     """

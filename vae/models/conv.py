@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from vae.models.base import VAE, ModelConfig
 from vae.models.layers import UpsampleConv, group_norm
 from vae.utils.errors import require
+from vae.utils.registry import register
 
 LEAK = 0.2  # LeakyReLU's slope below 0
 NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": group_norm}
 
 
+@register("model", "conv")
 @dataclass
 class ConvConfig(ModelConfig):
     """`model=conv`: strided convolutions down, nearest upsampling and convolutions up."""
@@ -26,6 +28,13 @@ class ConvConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.norm in NORMS, "model.norm", self.norm, " or ".join(NORMS))
+
+    def build(self, image_size: int) -> VAE:
+        sizes = (image_size, list(self.channels), self.latent_dim)
+        encoder, decoder = Encoder(*sizes, self.norm), Decoder(*sizes, self.norm)
+        # Channels-last keeps a pixel's channels together, which is how the convolutions
+        # of CPUs and GPUs want them; shapes and results stay the same.
+        return VAE(encoder, decoder, self.latent_dim).to(memory_format=torch.channels_last)
 
 
 class Encoder(nn.Module):
@@ -88,12 +97,3 @@ class Decoder(nn.Module):
         maps = self.project(latents).unflatten(1, self.map_shape)
         logits: Tensor = self.blocks(maps.contiguous(memory_format=torch.channels_last))
         return logits
-
-
-def build_conv(config: ConvConfig, image_size: int) -> VAE:
-    """Build the model of a configuration for images of `image_size` pixels."""
-    sizes = (image_size, list(config.channels), config.latent_dim)
-    encoder, decoder = Encoder(*sizes, config.norm), Decoder(*sizes, config.norm)
-    # Channels-last keeps a pixel's channels together, which is how the convolutions
-    # of CPUs and GPUs want them; shapes and results stay the same.
-    return VAE(encoder, decoder, config.latent_dim).to(memory_format=torch.channels_last)

@@ -96,9 +96,9 @@ def _outer(rows: Sequence[int], columns: Sequence[int]) -> list[int]:
 
 
 def group_norm(width: int) -> nn.GroupNorm:
-    """Return a GroupNorm (Wu & He 2018) of `width` channels: 8 groups, fewer for few channels.
+    """Return a GroupNorm (Wu & He 2018) of `width` channels, in at most 8 groups of equal size.
 
-    A group of a single channel would be left nothing to tell on a map of one pixel.
+    A group has more than one channel where it can: alone, on a map of one pixel, it would be 0.
     """
     return nn.GroupNorm(math.gcd(8, width, max(1, width // 4)), width)
 

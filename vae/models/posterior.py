@@ -24,6 +24,7 @@ class Posterior:
     def __init__(self, mean: Tensor, logvar: Tensor) -> None:
         self.mean = mean.float()
         self.logvar = logvar.float().clamp(*LOGVAR_RANGE)
+        self._kl: Tensor | None = None  # computed once
 
     @property
     def std(self) -> Tensor:
@@ -54,4 +55,6 @@ class Posterior:
 
         -1/2 (1 + logvar - mean² - exp(logvar)): Kingma & Welling 2014, appendix B.
         """
-        return -0.5 * (1 + self.logvar - self.mean.square() - self.logvar.exp())
+        if self._kl is None:
+            self._kl = -0.5 * (1 + self.logvar - self.mean.square() - self.logvar.exp())
+        return self._kl

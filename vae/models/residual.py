@@ -10,11 +10,18 @@ from torch import Tensor, nn
 
 from vae.models.base import VAE, ModelConfig
 from vae.models.layers import UpsampleConv, group_norm
+from vae.utils.registry import register
 
 
+@register("model", "residual")
 @dataclass
 class ResidualConfig(ModelConfig):
     """`model=residual`: pre-activation residual blocks, GroupNorm, SiLU."""
+
+    def build(self, image_size: int) -> VAE:
+        sizes = (image_size, list(self.channels), self.latent_dim)
+        model = VAE(ResidualEncoder(*sizes), ResidualDecoder(*sizes), self.latent_dim)
+        return model.to(memory_format=torch.channels_last)
 
 
 class ResidualBlock(nn.Module):
@@ -89,10 +96,3 @@ class ResidualDecoder(nn.Module):
         maps = self.project(latents).unflatten(1, self.map_shape)
         logits: Tensor = self.blocks(maps.contiguous(memory_format=torch.channels_last))
         return logits
-
-
-def build_residual(config: ResidualConfig, image_size: int) -> VAE:
-    """Build the model of a configuration for images of `image_size` pixels."""
-    sizes = (image_size, list(config.channels), config.latent_dim)
-    model = VAE(ResidualEncoder(*sizes), ResidualDecoder(*sizes), config.latent_dim)
-    return model.to(memory_format=torch.channels_last)

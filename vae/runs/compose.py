@@ -2,7 +2,7 @@
 
 Hydra refuses an unknown key or a wrong type while it composes; `to_config` runs the range
 checks and hands the rest of the code plain dataclasses. Hydra and OmegaConf's containers
-are known here and in `train.py`, `vae/runs/overrides.py`, `vae/runs/launch.py`, `vae/sweeps/`.
+are known here and in `train.py`, `vae/runs/{overrides,launch,load}.py` and `vae/sweeps/`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vae.runs.config import SCHEMAS, RunConfig
+from vae.runs.config import RunConfig
 from vae.utils.errors import UserError, require
+from vae.utils.registry import choices, groups
 
 CONF = Path(__file__).parents[2] / "conf"
 
 
 def register_schemas() -> None:
-    """Register the schemas with Hydra; each YAML names its schema in its defaults.
+    """Register the schemas with Hydra; the YAML file of a choice names its schema in its defaults.
 
     The schemas lie in a group of their own, so that `model=` offers models alone.
     """
@@ -27,8 +28,11 @@ def register_schemas() -> None:
 
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=RunConfig, replace=True)
-    for group, name, schema in SCHEMAS:
-        store.store(group=f"schema/{group}", name=name, node=schema, replace=True)
+    for group in groups():
+        for name, kind in choices(group).items():
+            schema = OmegaConf.structured(kind)
+            schema.name = name
+            store.store(group=f"schema/{group}", name=name, node=schema, replace=True)
 
 
 def reject_unparsable(overrides: list[str]) -> None:
@@ -51,8 +55,8 @@ def reject_unparsable(overrides: list[str]) -> None:
         key = override.key_or_group
         require(bool(key), line, line, "KEY=VALUE")
         if override.value() is None and not override.is_delete() and (CONF / key).is_dir():
-            choices = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
-            raise UserError(f"{key}: got null. Leave it out, or choose one of {choices}.")
+            known = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
+            raise UserError(f"{key}: got null. Leave it out, or choose one of {known}.")
 
 
 def compose(overrides: list[str]) -> RunConfig:
@@ -83,6 +87,10 @@ def to_config(composed: DictConfig) -> RunConfig:
     except OmegaConfBaseException as error:  # in one of its interpolations, ${...}
         what = str(error).splitlines()[0]
         raise UserError(f"{error.full_key or _unresolvable(composed)}: {what}.") from error
+    for group in groups():
+        if group.replace("/", ".") + ".name" in missing:
+            line = f"defaults: [/schema/{group}/NAME@_here_]"
+            raise UserError(f"{group}: the file that was chosen in conf/{group} lacks {line}.")
     if missing:
         raise UserError(f"{missing[0]}: needs a value, for example {missing[0]}=...")
     _reject_unknown_keys(composed)

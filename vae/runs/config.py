@@ -14,48 +14,18 @@ from typing import Any, get_type_hints
 
 from omegaconf import MISSING
 
-from vae.data.base import DataConfig
-from vae.data.celeba import CelebAConfig
-from vae.data.folder import FolderConfig
-from vae.data.synthetic import SyntheticConfig
+from vae.data import DataConfig
 from vae.evaluation import MetricsConfig
-from vae.losses import BernoulliConfig, GaussianConfig, LaplaceConfig, LossConfig, MSEConfig
-from vae.losses.regularizers import (
-    CapacityConfig,
-    FreeBitsConfig,
-    MMDConfig,
-    RegularizerConfig,
-    TotalCorrelationConfig,
-)
-from vae.losses.schedules import CyclicalConfig, ScheduleConfig, WarmupConfig
-from vae.models import MODELS, ModelConfig
-from vae.runs.tracking import WandbConfig
+from vae.losses import LossConfig
+from vae.models import ModelConfig
+from vae.runs.wandb_run import WandbConfig
 from vae.training import TrainerConfig
-from vae.training.metrics import METRICS
 from vae.training.optim import OptimizerConfig
 from vae.utils.errors import require, without_password
+from vae.utils.metric_registry import run_metrics
+from vae.utils.registry import choices, groups
 
 PRUNERS = (None, "median", "hyperband")
-
-# The choices that have settings of their own; the other groups have one type for all.
-SCHEMAS = (
-    *(("model", name, schema) for name, schema in MODELS.items()),
-    ("loss", "bce", BernoulliConfig),
-    ("loss", "mse", MSEConfig),
-    ("loss", "gaussian", GaussianConfig),
-    ("loss", "laplace", LaplaceConfig),
-    ("loss/schedule", "constant", ScheduleConfig),
-    ("loss/schedule", "warmup", WarmupConfig),
-    ("loss/schedule", "cyclical", CyclicalConfig),
-    ("loss/regularizer", "kl", RegularizerConfig),
-    ("loss/regularizer", "free_bits", FreeBitsConfig),
-    ("loss/regularizer", "capacity", CapacityConfig),
-    ("loss/regularizer", "tc", TotalCorrelationConfig),
-    ("loss/regularizer", "mmd", MMDConfig),
-    ("data", "synthetic", SyntheticConfig),
-    ("data", "folder", FolderConfig),
-    ("data", "celeba", CelebAConfig),
-)
 
 
 @dataclass
@@ -89,7 +59,7 @@ class RunConfig:
 
     seed: int = MISSING  # of the weights, the shuffling and the noise; int >= 0
     objective: Any = MISSING  # what train.py returns to a sweeper: a metric, or a list of them
-    resume: str | None = MISSING  # a run folder to go on in
+    resume: str | None = MISSING  # a run folder to go on in; auto: the one in hydra.run.dir, if any
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     optimizer: OptimizerConfig = MISSING
@@ -97,20 +67,18 @@ class RunConfig:
     trainer: TrainerConfig = MISSING
     wandb: WandbConfig = MISSING
     sweep: SweepConfig = MISSING
-    metrics: MetricsConfig = field(default_factory=MetricsConfig)  # runs of before have none
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)  # older runs have none
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "an int from 0 to 2**32 - 1")
         objectives_of(self.objective)
-        for group, name, schema in SCHEMAS:
-            chosen = attrgetter(group.replace("/", "."))(self)
-            if type(chosen) is schema:  # the name is a record of the choice, not the choice
-                require(
-                    chosen.name == name,
-                    f"{group.replace('/', '.')}.name",
-                    chosen.name,
-                    f"{group}=CHOICE instead",
-                )
+        for group in groups():
+            key = group.replace("/", ".")
+            chosen = attrgetter(key)(self)
+            names = {schema: name for name, schema in choices(group).items()}
+            if type(chosen) in names:  # setting it by hand would select nothing
+                fits = chosen.name == names[type(chosen)]
+                require(fits, f"{key}.name", chosen.name, f"{group}=CHOICE instead")
         self.model.check_image_size(self.data.image_size)
 
     def as_dict(self) -> dict[str, Any]:
@@ -137,12 +105,13 @@ def objectives_of(objective: Any) -> list[str]:
     """
     several = isinstance(objective, Sequence) and not isinstance(objective, str)
     keys = (list(objective) or [None]) if several else [objective]
+    usable = run_metrics().keys() - {"val/loss"}
     for key in keys:
         require(
-            isinstance(key, str) and key in METRICS and key != "val/loss",
+            isinstance(key, str) and key in usable,
             "objective",
             key,
-            f"one of {', '.join(sorted(METRICS - {'val/loss'}))}, or a list of them "
+            f"one of {', '.join(sorted(usable))}, or a list of them "
             "(not the trained loss: it contains beta, so the smallest beta would win)",
         )
     return keys
@@ -162,12 +131,11 @@ def default_of(key: str, settings: Mapping[str, Any]) -> Any:
         key: `loss.schedule.name`.
         settings: a configuration whose `name`s tell the choices in the groups.
     """
-    *groups, name = key.split(".")
+    *parts, name = key.split(".")
     schema: Any = RunConfig
-    for depth, group in enumerate(groups, start=1):
+    for depth, group in enumerate(parts, start=1):
         settings = settings.get(group, {})
-        path = "/".join(groups[:depth])
-        choices = {choice: kind for of, choice, kind in SCHEMAS if of == path}
-        schema = choices.get(str(settings.get("name")), get_type_hints(schema)[group])
+        found = choices("/".join(parts[:depth]))
+        schema = found.get(str(settings.get("name")), get_type_hints(schema)[group])
     default = next((field.default for field in fields(schema) if field.name == name), None)
     return None if default in (MISSING, UNSET) else default

@@ -42,7 +42,7 @@ from vae.utils.errors import UserError
 from vae.utils.signals import InterruptedRun
 
 # Trains a run of a sweep, and returns its metrics; given are the configuration, the folder, and
-# how its process logs.
+# how its process logs. (`train.py` passes the one of `sweeps/`, which imports this package.)
 TrainTrial = Callable[[RunConfig, Path, Mapping[str, Any]], dict[str, float]]
 
 
@@ -54,7 +54,7 @@ def run_job(composed: DictConfig, train_trial: TrainTrial) -> Any:
 
 
 def _single_run(composed: DictConfig) -> dict[str, float]:
-    """Train a single run. Invalid configuration: no run folder is created."""
+    """Train a single run. Invalid configuration: its folder is removed again."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         _reject_sweep_preset()

@@ -17,9 +17,10 @@ from vae.evaluation import MetricsConfig
 from vae.losses import LossConfig
 from vae.models import VAE, ModelConfig, build_model
 from vae.runs.checkpoint import load_checkpoint, load_last
-from vae.runs.config import SCHEMAS, RunConfig
+from vae.runs.config import RunConfig
 from vae.utils.errors import UserError, require
 from vae.utils.files import read_json, read_yaml
+from vae.utils.registry import choices
 
 PATH_KEYS = ("data.path", "data.root")
 
@@ -154,12 +155,11 @@ def _settings(schema: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
     if not isinstance(values, Mapping):
         raise TypeError(f"{prefix[:-1]} is no group of keys")
     group = prefix.rstrip(".").replace(".", "/")
-    choices: dict[str, Any] = {name: choice for of, name, choice in SCHEMAS if of == group}
-    if choices:  # its name says which of them
+    if known_choices := choices(group):  # its name says which of them
         name = values["name"]
-        takes = f"one of {', '.join(choices)} in this version"
-        require(name in choices, f"{prefix}name", name, takes)
-        schema = choices[name]
+        takes = f"one of {', '.join(known_choices)} in this version"
+        require(name in known_choices, f"{prefix}name", name, takes)
+        schema = known_choices[name]
     settings: dict[str, Any] = dict(values)
     for key, kind in get_type_hints(schema).items():
         if is_dataclass(kind) and key in values:

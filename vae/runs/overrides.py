@@ -22,7 +22,7 @@ UNNAMED_KEYS = ("wandb.", "sweep.", "resume")  # overrides that do not affect tr
 def safe_folder_name(text: str) -> str:
     """Return `text` as a folder name: safe on any file system, unique per text.
 
-    >>> safe_name("loss.beta=1e-05,model.latent_dim=64")
+    >>> safe_folder_name("loss.beta=1e-05,model.latent_dim=64")
     'loss.beta=1e-05,model.latent_dim=64'
     """
     safe = re.sub(r"[^\w.,=+-]", "_", text)
@@ -37,7 +37,7 @@ def run_name(overrides: list[str], fixed: list[str]) -> str:
 
     Args:
         overrides: as on the command line, `["loss.beta=1e-05", "data.path=/a/b"]`;
-            those of NOT_NAMED are left out, too.
+            those of UNNAMED_KEYS are left out, too.
         fixed: keys to leave out, `["data.path"]`.
     """
     parsed = OverridesParser.create().parse_overrides(overrides)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from vae.runs.failures import last_checkpoint_hint, require_memory, translate_re
 from vae.runs.run_dir import write_summary
 from vae.runs.tracking import Tracker, truncate_metrics
 from vae.training.metrics import EVALUATION_BATCH, Evaluation, validate
-from vae.training.optim import build_optimizer, learning_rate
 from vae.training.step_metrics import NotFiniteError
 from vae.training.trainer import Trainer
 from vae.utils import devices
@@ -115,11 +113,10 @@ class Run:
         model = build_model(config.model, config.data.image_size, config.seed).to(device)
         trainer = Trainer(
             model,
-            build_optimizer(config.optimizer, model.parameters()),
             TrainingBatches(images, size, config.seed, flip, device, local_slice(size)),
             config.loss,
+            config.optimizer,
             config.trainer,
-            learning_rate=partial(learning_rate, config.optimizer),
             on_row=self._log,
             on_epoch=self._end_epoch,
             on_save=lambda: self._save("last"),

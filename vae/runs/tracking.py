@@ -17,14 +17,7 @@ from typing import IO, Any
 from vae.runs.wandb_mode import resolve_mode
 from vae.runs.wandb_run import WandbConfig, WandbRun
 from vae.utils.files import write_text_atomically
-
-__all__ = ["Tracker", "WandbConfig", "check_wandb_mode", "summary_key", "truncate_metrics"]
-
-# What W&B's summary (the columns of its table) keeps of a metric. One named here
-# has two columns there, `val/bpd.min` (the best) and `val/bpd.last` (as it ended);
-# W&B writes no plain `val/bpd` then. Any other metric has one plain column, its last.
-LOWER_IS_BETTER = ("val/bpd", "val/loss", "val/mse", "val/distortion")
-HIGHER_IS_BETTER = ("val/psnr", "val/ssim")
+from vae.utils.metric_registry import run_metrics
 
 
 def check_wandb_mode(settings: WandbConfig) -> None:
@@ -33,12 +26,17 @@ def check_wandb_mode(settings: WandbConfig) -> None:
 
 
 def summary_key(metric: str) -> str:
-    """Return the key of a metric's last value in W&B's summary.
+    """Return the key of a metric's last value in W&B's summary (the columns of its table).
+
+    A metric whose best value is kept has two columns, `val/bpd.min` or `val/psnr.max` (the best)
+    and `val/bpd.last` (as it ended); W&B writes no plain `val/bpd` then. Any other value has one
+    plain column, its last.
 
     >>> summary_key("val/bpd"), summary_key("val/rate")
     ('val/bpd.last', 'val/rate')
     """
-    return f"{metric}.last" if metric in LOWER_IS_BETTER + HIGHER_IS_BETTER else metric
+    found = run_metrics().get(metric)
+    return f"{metric}.last" if found and found.best_on_wandb else metric
 
 
 def truncate_metrics(path: Path, step: int, measured: bool = True) -> None:
@@ -108,8 +106,7 @@ class Tracker(WandbRun):
     def summarise(self, values: Mapping[str, Any]) -> None:
         """Put values into the run's summary on W&B, the columns of its table.
 
-        Under the key of a metric, a value would replace what W&B keeps of it (see
-        LOWER_IS_BETTER).
+        Under the key of a metric, a value would replace what W&B keeps of it.
         """
         if self._run is not None:
             with self._warn_on_error("logging of the summary failed"):
@@ -126,9 +123,10 @@ class Tracker(WandbRun):
         if self._run is not None:
             self._run.define_metric("step")
             self._run.define_metric("*", step_metric="step")
-            for key in LOWER_IS_BETTER + HIGHER_IS_BETTER:
-                best = "min" if key in LOWER_IS_BETTER else "max"
-                self._run.define_metric(key, step_metric="step", summary=f"{best},last")
+            for key, metric in run_metrics().items():
+                if metric.best_on_wandb:
+                    best = "max" if metric.higher_is_better else "min"
+                    self._run.define_metric(key, step_metric="step", summary=f"{best},last")
 
 
 def _plain(value: float) -> float | None:

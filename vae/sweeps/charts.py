@@ -21,9 +21,10 @@ from vae.sweeps.comparison import (
     sort_key,
 )
 from vae.sweeps.results import SweepRun, parse_number
-from vae.training.metrics import MAXIMISED, bits_per_dim
+from vae.training.metrics import bits_per_dim
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically
+from vae.utils.metric_registry import axis_label, cost, higher_is_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,15 +36,6 @@ DOT: dict[str, Any] = {"s": 52, "edgecolors": "white", "linewidths": 0.6, "zorde
 RING: dict[str, Any] = {"s": 150, "facecolors": "none", "edgecolors": "#d62728", "linewidths": 1.6}
 LEGEND: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "frameon": False}
 QUIET = "#999999"
-AXIS_LABELS = {
-    "val/bpd": "bits per dimension",
-    "val/rate": "rate, nats per image",
-    "val/distortion": "distortion, nats per image",
-    "val/mse": "mean squared error",
-    "val/psnr": "PSNR, dB",
-    "val/ssim": "SSIM",
-    "val/active_units": "active latents",
-}
 MIN_BARS = 5  # bars that there is room for: one or two alone would be too thick
 RATE_DISTORTION = ("val/rate", "val/distortion")
 
@@ -144,7 +136,7 @@ def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> No
 
     runs = [run for run in comparison.ranked if run.metrics.keys() >= set(pair)]
     points = {run.name: (run.metrics[pair[0]], run.metrics[pair[1]]) for run in runs}
-    costs = [[-run.metrics[k] if k in MAXIMISED else run.metrics[k] for k in pair] for run in runs]
+    costs = [[cost(key, run.metrics[key]) for key in pair] for run in runs]
     front = pareto_front(costs)
     if len(front) > 1:
         on_front = sorted(points[runs[i].name] for i in front)
@@ -178,7 +170,7 @@ def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> No
     if pair == RATE_DISTORTION:
         _draw_equal_bpd(axes, {run.value("data.image_size") for run in runs})
     title = "Rate and distortion" if pair == RATE_DISTORTION else f"{pair[0]} and {pair[1]}"
-    axes.set(xlabel=AXIS_LABELS[pair[0]], ylabel=AXIS_LABELS[pair[1]], title=title)
+    axes.set(xlabel=axis_label(pair[0]), ylabel=axis_label(pair[1]), title=title)
     _legend(axes)
 
 
@@ -219,9 +211,9 @@ def _draw_effect(axes: Axes, comparison: Comparison, metric: str, across: str) -
         axes.axhline(mean, color=QUIET, linestyle="--", label=f"mean {mean:.4g}")
     _ring(axes, [(places[run.value(across)], run.metrics[metric]) for run in comparison.front])
     _scale_x(axes, places, numeric)
-    better = "higher" if metric in MAXIMISED else "lower"
+    better = "higher" if higher_is_better(metric) else "lower"
     axes.set_xlabel(across if across not in SYMBOLS else f"{SYMBOLS[across]}  ({across})")
-    axes.set_ylabel(f"{AXIS_LABELS.get(metric, metric)} ({better} is better)")
+    axes.set_ylabel(f"{axis_label(metric)} ({better} is better)")
     axes.set_title(f"{metric} by {SYMBOLS.get(across, across)}")
     _legend(axes)
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from vae.runs.overrides import UNNAMED_KEYS
 from vae.sweeps.results import SweepRun, parse_number, read_record, read_run
-from vae.training.metrics import MAXIMISED
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically
+from vae.utils.metric_registry import cost, run_metrics
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -25,10 +25,6 @@ SYMBOLS = {"loss.beta": "β", "model.latent_dim": "z"}
 UNSWEPT_KEYS = (*UNNAMED_KEYS, "hydra")  # overrides that do not affect training
 MIN_RUNS = 8  # finished runs; of fewer, it would be chance
 LOG_RATIO = 8  # at a ratio of largest to smallest above this, a logarithmic scale is used
-COLUMNS = tuple(
-    f"val/{name}"
-    for name in ("bpd", "rate", "distortion", "mse", "psnr", "ssim", "active_units", "loss")
-)
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ class Comparison:
         return ", ".join(parts) or run.name
 
     def _costs(self, run: SweepRun) -> list[float]:
-        return [-run.metrics[k] if k in MAXIMISED else run.metrics[k] for k in self.objectives]
+        return [cost(key, run.metrics[key]) for key in self.objectives]
 
 
 def pareto_front(costs: Sequence[Sequence[float]]) -> list[int]:
@@ -149,7 +145,7 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
             "trial": run.trial,
             **{key: run.value(key) for key in keys},
             "beta_elbo": run.beta_elbo,
-            **{key: run.metrics.get(key) for key in COLUMNS},
+            **{key: run.metrics.get(key) for key in run_metrics()},
             "step": run.step,
             "seconds": run.seconds,
             "folder": str(run.folder),
@@ -215,7 +211,7 @@ def importances(comparison: Comparison, metric: str) -> dict[str, float]:
         trial = optuna.trial.create_trial(
             params={key: column[index] for key, column in columns.items()},
             distributions=distributions,
-            value=-value if metric in MAXIMISED else value,
+            value=cost(metric, value),
         )
         study.add_trial(trial)
     good = min(0.5, max(0.1, 5 / len(runs)))  # what counts as coming out well: five runs at least

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vae.sweeps.comparison import Comparison
 from vae.sweeps.results import SweepRun
 from vae.utils.errors import UserError
+from vae.utils.metric_registry import format_metric
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,7 +104,7 @@ def _images_of(data: DataConfig) -> DataConfig:
 
 def _label(comparison: Comparison, run: SweepRun) -> str:
     bpd = run.metrics.get("val/bpd")
-    measured = "" if bpd is None else f"   {bpd:.3f} bpd"
+    measured = "" if bpd is None else f"   {format_metric('val/bpd', bpd)} bpd"
     mark = "   best" if run is comparison.best else ""
     label = comparison.label(run).replace("β", "beta")  # the font of figures has no β
     return f"{label}{measured}{mark}"

@@ -13,9 +13,9 @@ from vae.sweeps.charts import draw_charts
 from vae.sweeps.comparison import Comparison, format_value, read_sweep, write_csv
 from vae.sweeps.face_sheets import draw_face_sheets
 from vae.sweeps.results import SweepRun
-from vae.training.metrics import MAXIMISED
 from vae.utils.errors import UserError
 from vae.utils.files import write_text_atomically
+from vae.utils.metric_registry import format_metric, higher_is_better
 
 BEST_RUNS = 5
 TABLE = ("val/bpd", "val/rate", "val/mse", "val/psnr", "val/active_units")
@@ -108,7 +108,7 @@ def run_command(run: SweepRun) -> str:
 def _best(comparison: Comparison, out: Path) -> list[str]:
     if not comparison.ranked:
         return []
-    ways = [f"`{k}`, {'higher' if k in MAXIMISED else 'lower'}" for k in comparison.objectives]
+    ways = [f"`{k}`, {'higher' if higher_is_better(k) else 'lower'}" for k in comparison.objectives]
     if len(comparison.objectives) > 1:
         chosen = comparison.front
         title = f"## The {len(chosen)} best trade-offs"
@@ -155,8 +155,7 @@ def _table(comparison: Comparison, runs: Iterable[SweepRun], out: Path) -> str:
 
 
 def _figure(metric: str, value: float | None) -> str:
-    digits = {"val/bpd": ".3f", "val/rate": ".1f", "val/mse": ".5f", "val/psnr": ".2f"}
-    return "" if value is None else format(value, digits.get(metric, ".4g"))
+    return "" if value is None else format_metric(metric, value)
 
 
 def _cell(text: Any) -> str:

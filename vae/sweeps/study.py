@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vae.runs.config import SweepConfig
-from vae.training.metrics import MAXIMISED
 from vae.utils.errors import UserError, without_password
+from vae.utils.metric_registry import higher_is_better
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -41,7 +41,7 @@ def storage_url(sweep: SweepConfig, folder: Path) -> str:
 
 def directions(objectives: list[str]) -> list[Direction]:
     """Return the direction of each objective."""
-    return ["maximize" if key in MAXIMISED else "minimize" for key in objectives]
+    return ["maximize" if higher_is_better(key) else "minimize" for key in objectives]
 
 
 def open_storage(url: str) -> RDBStorage:

@@ -23,19 +23,22 @@ from vae.losses import LossConfig, loss_terms
 from vae.models.base import VAE
 from vae.training.step_metrics import REMEDY, NotFiniteError
 from vae.utils.distributed import all_sum, copy_buffers, rank, world_size
+from vae.utils.metric_registry import Metric, image_metric, register_metric, run_metrics
 from vae.utils.signals import Interrupts, stop_if_interrupted
 
 if TYPE_CHECKING:
     from vae.training.trainer import Trainer
 
-METRICS = frozenset(
-    f"val/{name}"
-    for name in ("loss", "rate", "mse", "psnr", "ssim", "distortion", "bpd", "active_units")
-)
-MAXIMISED = ("val/psnr", "val/ssim", "val/active_units")  # by a sweep; the others are minimised
 EVALUATION_BATCH = 128  # one size for all runs, as the noise is drawn batch by batch
 NOISE_SEED = 0  # one for all runs: differences are the models', not the noise's
 ACTIVE_VARIANCE = 0.01  # variance of the mean above which a latent is active
+
+
+# In the order of the columns of `comparison.csv`; those of each image are registered below.
+register_metric(Metric("bpd", "bits per dimension", digits=3))
+register_metric(Metric("rate", "rate, nats per image", digits=1, best_on_wandb=False))
+register_metric(Metric("distortion", "distortion, nats per image", digits=1))
+register_metric(Metric("mse", "mean squared error", digits=5))
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,14 @@ def bits_per_dim(distortion: float, rate: float, values: int) -> float:
     return (distortion + rate) / (values * math.log(2)) + math.log2(255)
 
 
+@image_metric("PSNR, dB", digits=2, higher_is_better=True)
 def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio in dB of each image, (batch,); the peak is 1."""
     mse = (images - reconstructions).square().flatten(1).mean(1)
     return -10 * torch.log10(mse.clamp(min=1e-12))
 
 
+@image_metric("SSIM", digits=3, higher_is_better=True)
 def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
     """Return the structural similarity of each image, (batch,), at most 1 (Wang et al. 2004).
 
@@ -97,6 +102,10 @@ def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
     luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
     structure = (2 * covariance + c2) / (var_x + var_y + c2)
     return (luminance * structure).flatten(1).mean(1)
+
+
+register_metric(Metric("active_units", "active latents", 0, True, best_on_wandb=False))
+register_metric(Metric("loss", "trained loss", digits=4))
 
 
 def validate(
@@ -127,7 +136,7 @@ def validate(
 
     def evaluated(model: VAE) -> Evaluation:
         count = len(trainer.batches.images)
-        return evaluate_split(model, batches(), trainer.loss, trainer.autocast, count)
+        return evaluate_split(model, batches(), trainer.loss_config, trainer.autocast, count)
 
     evaluation = evaluated(trainer.model)
     metrics = {f"val/{name}": value for name, value in evaluation.metrics.items()}
@@ -164,8 +173,8 @@ def evaluate_split(
         seed: of the noise; the same wherever runs are compared.
 
     Returns:
-        mse, psnr and ssim of reconstructions from the posterior's mean (psnr and ssim
-        are means over images); rate; distortion and bpd from one sample of z an image;
+        mse, and each image metric (psnr, ssim) as a mean over images, of reconstructions from
+        the posterior's mean; rate; distortion and bpd from one sample of z an image;
         loss; active_units (Burda et al. 2016). Sums are kept in float64.
     """
     copy_buffers(model)
@@ -173,7 +182,8 @@ def evaluate_split(
     model.eval()
     context = autocast or torch.autocast("cpu", enabled=False)
     count = values = 0
-    sums: dict[str, float] = dict.fromkeys(("loss", "mse", "sampled_mse", "psnr", "ssim"), 0.0)
+    image_metrics = {m.name: m.function for m in run_metrics().values() if m.function}
+    sums: dict[str, float] = dict.fromkeys(("loss", "mse", "sampled_mse", *image_metrics), 0.0)
     kl = means = squares = torch.zeros(model.latent_dim, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     for index, images in enumerate(batches):
@@ -193,8 +203,7 @@ def evaluate_split(
             "loss": terms.loss * len(images),
             "mse": F.mse_loss(reconstructions, images) * len(images),
             "sampled_mse": F.mse_loss(logits.sigmoid(), images) * len(images),
-            "psnr": psnr(images, reconstructions).sum(),
-            "ssim": ssim(images, reconstructions).sum(),
+            **{name: f(images, reconstructions).sum() for name, f in image_metrics.items()},
         }
         for name, total in zip(totals, torch.stack(list(totals.values())).tolist(), strict=True):
             sums[name] += total

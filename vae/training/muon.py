@@ -10,12 +10,16 @@ several times the steps (docs/performance.md).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
+
+from vae.training.optim import MomentsConfig
+from vae.utils.registry import register
 
 # Newton and Schulz's iteration s -> a s + b s^3 + c s^5, with Jordan's coefficients: five
 # rounds bring any singular value from 0.002 to 1 to between 0.68 and 1.21. Nearer would cost
@@ -51,7 +55,8 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults)
-        self.found_inf: Tensor | None = None  # 1 has the next step leave all as it is, 0 has not
+        self.found_inf: Tensor | None = None  # 1: the next step changes nothing
+        self._step_supports_amp_scaling = True  # torch's name for that protocol
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Move step counts to the parameters' device; torch loads them on the CPU."""
@@ -64,7 +69,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient.
 
-        As with torch's own optimisers, `found_inf` may be set before: where it is 1, weights
+        As with torch's own optimizers, `found_inf` may be set before: where it is 1, weights
         and state stay as they are, decided where the gradients are, so that nobody waits.
         """
         for group in self.param_groups:
@@ -131,6 +136,14 @@ class Muon(torch.optim.Optimizer):
         return grad.lerp(mean, decay)
 
 
+@register("optimizer", "muon")
+@dataclass
+class MuonConfig(MomentsConfig):
+    """`optimizer=muon`: Muon for matrices and kernels, AdamW for vectors."""
+
+    kind = Muon
+
+
 def as_matrix(kernel: Tensor) -> Tensor:
     """View a kernel (out, in, h, w) as a matrix (out, in · h · w).
 
@@ -158,7 +171,7 @@ def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:
         matrices: (rows, columns) each, with the same smaller side: their Gram matrices are
             worked on together, as a GPU takes as long for one as for several of them.
     """
-    flat = [matrix if _is_flat(matrix) else matrix.T for matrix in matrices]
+    flat = [matrix if _is_wide(matrix) else matrix.T for matrix in matrices]
     gram = torch.stack([matrix @ matrix.T for matrix in flat])
     norm = gram.diagonal(dim1=1, dim2=2).sum(1).sqrt()
     shrink = (1 / (norm + 1e-12)).view(-1, 1, 1)  # makes all singular values at most 1
@@ -168,12 +181,12 @@ def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:
         factors = _polynomial(factors @ gram @ factors) @ factors
     factors *= shrink
     return [
-        factor @ matrix if _is_flat(matrix) else matrix @ factor.T
+        factor @ matrix if _is_wide(matrix) else matrix @ factor.T
         for matrix, factor in zip(matrices, factors, strict=True)
     ]
 
 
-def _is_flat(matrix: Tensor) -> bool:
+def _is_wide(matrix: Tensor) -> bool:
     return matrix.shape[0] <= matrix.shape[1]
 
 

@@ -2,116 +2,176 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from omegaconf import MISSING
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from vae.models.base import VAE
-from vae.training.muon import Muon
+from vae.utils.compat import without_compiler
 from vae.utils.errors import require
+from vae.utils.registry import register
 
-KINDS: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}
 SCHEDULES = ("constant", "cosine")
 
 
 @dataclass
 class OptimizerConfig:
-    """Settings of Adam, AdamW and Muon (`conf/optimizer/*.yaml` holds the values)."""
+    """Settings that every optimizer has (`conf/optimizer/*.yaml` holds the values).
 
-    name: str = MISSING  # adam, adamw or muon; set by the YAML, not by hand
+    An optimizer is a subclass with the class `kind`, registered by its name. What it adds to
+    these settings are arguments of `kind`.
+    """
+
+    name: str = MISSING  # the name it is registered by; optimizer=NAME fills it in
     lr: float = MISSING  # learning rate; a number > 0
-    betas: list[float] = field(default_factory=list)  # decay of the two moments; in [0, 1)
-    eps: float = MISSING  # added to the root of the second moment; a number > 0
     weight_decay: float = MISSING  # a number >= 0
     schedule: str = MISSING  # of the learning rate over the run: constant or cosine
     warmup_steps: int = 0  # in which the learning rate grows to its full size; int >= 0
 
+    kind: ClassVar[type[Optimizer]]  # steps without a closure
+
     def __post_init__(self) -> None:
-        require(self.name in KINDS, "optimizer.name", self.name, f"one of {', '.join(KINDS)}")
         require(0 < self.lr < float("inf"), "optimizer.lr", self.lr, "a number > 0")
-        # OmegaConf lets lists through for numbers where they are in a list
-        numbers = all(isinstance(decay, (float, int)) for decay in self.betas)
-        fits = numbers and len(self.betas) == 2 and all(0 <= decay < 1 for decay in self.betas)
-        require(fits, "optimizer.betas", self.betas, "two numbers in [0, 1)")
-        require(self.eps > 0, "optimizer.eps", self.eps, "a number > 0")
         decay = self.weight_decay
         require(0 <= decay < float("inf"), "optimizer.weight_decay", decay, "a number >= 0")
         known = self.schedule in SCHEDULES
         require(known, "optimizer.schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
         require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "an int >= 0")
 
+    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """Build the optimizer of these parameters."""
+        kind = without_compiler(self.kind)  # the same steps after a faster start
+        return kind(parameters, **self.settings())
 
-def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
-    """Return the learning rate of update `step` (from 0) of a run of `total_steps`.
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments of `kind` after the parameters."""
+        others = ("name", "schedule", "warmup_steps")
+        return {key: value for key, value in vars(self).items() if key not in others}
 
-    cosine: from `lr` down to 0 along half a cosine (Loshchilov & Hutter 2017, without
-    restarts). The first `warmup_steps` are taken with lr · 1/n, 2/n, ... of it (Goyal et al.
-    2017), and the cosine begins after them. A pure function of the step, so that a resumed
-    run needs no state for it.
+    def learning_rate(self, step: int, total_steps: int) -> float:
+        """Return the learning rate of update `step` (from 0) of a run of `total_steps`.
+
+        cosine: from `lr` down to 0 along half a cosine (Loshchilov & Hutter 2017, without
+        restarts). The first `warmup_steps` are taken with lr · 1/n, 2/n, ... of it (Goyal et al.
+        2017), and the cosine begins after them. A pure function of the step, so that a resumed
+        run needs no state for it.
+        """
+        warmup = self.warmup_steps
+        if step < warmup:
+            return self.lr * (step + 1) / warmup
+        if self.schedule == "constant":
+            return self.lr
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total_steps - warmup)))
+
+
+@dataclass
+class MomentsConfig(OptimizerConfig):
+    """Settings of optimizers that average the gradient and its square, as Adam does."""
+
+    betas: list[float] = field(default_factory=list)  # decay of the two averages; in [0, 1)
+    eps: float = MISSING  # added to the root of the second one; a number > 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # OmegaConf lets lists through for numbers where they are in a list
+        numbers = all(isinstance(decay, (float, int)) for decay in self.betas)
+        fits = numbers and len(self.betas) == 2 and all(0 <= decay < 1 for decay in self.betas)
+        require(fits, "optimizer.betas", self.betas, "two numbers in [0, 1)")
+        require(self.eps > 0, "optimizer.eps", self.eps, "a number > 0")
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "betas": tuple(self.betas)}
+
+
+@register("optimizer", "adam")
+@dataclass
+class AdamConfig(MomentsConfig):
+    """`optimizer=adam` (Kingma & Ba 2015)."""
+
+    kind: ClassVar[type[Optimizer]] = torch.optim.Adam
+
+    def settings(self) -> dict[str, Any]:
+        # fused: one kernel for all parameters, on CPUs and GPUs alike
+        return {**super().settings(), "fused": True}
+
+
+@register("optimizer", "adamw")
+@dataclass
+class AdamWConfig(AdamConfig):
+    """`optimizer=adamw` (Loshchilov & Hutter 2019)."""
+
+    kind = torch.optim.AdamW
+
+
+@torch.no_grad()
+def guarded_step(optimizer: Optimizer, skipped: Tensor) -> None:
+    """Take an optimizer step that changes nothing where `skipped` is true.
+
+    Nothing waits for the value of `skipped`, a boolean scalar on the device. Optimizers that
+    follow torch's protocol for gradient scaling (its fused ones, and Muon) read it as
+    `found_inf` and leave weights and state as they are. For any other optimizer, they are restored
+    afterwards; state that its first step creates is then that of a step with a gradient of 0, and
+    what it keeps on the CPU beside a GPU counts the skipped step.
     """
-    warmup = config.warmup_steps
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    if config.schedule == "constant":
-        return config.lr
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total_steps - warmup)))
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        first = not optimizer.state
+        optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
+        optimizer.step()
+        for state in optimizer.state.values() if first else ():
+            for moment in filter(torch.is_tensor, state.values()):
+                moment.masked_fill_(skipped.to(moment.device), 0.0)  # of SGD, it was not set
+        return
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    before = [(weight.clone(), deepcopy(optimizer.state.get(weight, {}))) for weight in weights]
+    for weight in weights:
+        if weight.grad is not None:
+            weight.grad.masked_fill_(skipped, 0.0)
+    optimizer.step()
+    for weight, (old_weight, old_state) in zip(weights, before, strict=True):
+        weight.copy_(_old_where(skipped, old_weight, weight))
+        for key, old in old_state.items():
+            state = optimizer.state[weight]
+            state[key] = _old_where(skipped, old, state[key])
 
 
-def eager(kind: Any) -> Any:
-    """Return an optimizer class without torch's hooks for compiling it.
+def _old_where(skipped: Tensor, old: Any, new: Any) -> Any:
+    """Return a value from before a step where it was skipped, as far as nobody waits for that."""
+    if torch.is_tensor(new) and new.device == skipped.device:
+        return torch.where(skipped, old, new)
+    return old if skipped.device.type == "cpu" and skipped else new
 
-    torch wraps an optimiser's methods so that the first call of any imports the
-    compiler: two seconds at the start of every run, for a use that this project has
-    none of (it compiles the model, never the optimiser).
+
+def require_fitting_moments(config: OptimizerConfig, optimizer: Optimizer) -> None:
+    """Raise a ValueError unless the state is one of this optimizer and these parameters.
+
+    torch does not check. Names and shapes are compared with those of an optimizer that has
+    taken one step with parameters of zeros.
     """
-    methods = ("add_param_group", "state_dict", "load_state_dict", "zero_grad")
-    unwrapped = {name: inspect.unwrap(getattr(kind, name)) for name in methods}
-    step = torch.no_grad()(inspect.unwrap(kind.step))
-    return type(kind.__name__, (kind,), {**unwrapped, "step": step})
-
-
-def build_optimizer(
-    config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter]
-) -> torch.optim.Optimizer:
-    """Build Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or Muon.
-
-    Args:
-        config: which, and its settings.
-        parameters: the parameters to optimise.
-    """
-    kind = eager(KINDS[config.name])
-    # fused: one kernel for all parameters, on CPUs and GPUs alike; Muon has none
-    options = {} if config.name == "muon" else {"fused": True}
-    optimizer: torch.optim.Optimizer = kind(parameters, **group_settings(config), **options)
-    return optimizer
-
-
-def group_settings(config: OptimizerConfig) -> dict[str, Any]:
-    """Return the settings as torch keeps them in `param_groups`."""
-    return {
-        "lr": config.lr,
-        "betas": tuple(config.betas),
-        "eps": config.eps,
-        "weight_decay": config.weight_decay,
-    }
-
-
-def require_fitting_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Raise a ValueError unless the moments have the parameters' shapes; torch does not check."""
+    expected: dict[torch.Size, dict[str, Any]] = {}
     for parameter, moments in optimizer.state.items():
-        adam = parameter.ndim < 2 or not isinstance(optimizer, Muon)
-        names = ("step", "exp_avg", "exp_avg_sq") if adam else ("exp_avg",)
-        shapes = dict.fromkeys(names, parameter.shape) | ({"step": torch.Size()} if adam else {})
-        if {name: value.shape for name, value in moments.items()} != shapes:
+        if parameter.shape not in expected:
+            twin = nn.Parameter(torch.zeros(parameter.shape))
+            twin.grad = torch.zeros_like(twin)
+            probe = config.build([twin])
+            probe.step()
+            expected[parameter.shape] = _shapes(probe.state[twin])
+        if _shapes(moments) != expected[parameter.shape]:
             raise ValueError("moments of other parameters")
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the shape of each tensor, and the type of what is none."""
+    return {
+        key: value.shape if torch.is_tensor(value) else type(value) for key, value in state.items()
+    }
 
 
 class ExponentialMovingAverage:
@@ -130,12 +190,12 @@ class ExponentialMovingAverage:
     def __init__(self, model: VAE, decay: float) -> None:
         self.module = deepcopy(model).requires_grad_(False)
         self.decay = decay
-        self.n_averaged = 0  # updates so far
+        self.updates = 0  # updates so far
 
     def restart(self, model: VAE) -> None:
         """Begin anew, as a copy of the model."""
         self.module.load_state_dict(model.state_dict())
-        self.n_averaged = 0
+        self.updates = 0
 
     @torch.no_grad()
     def update(self, model: VAE, keep: Tensor) -> None:
@@ -146,24 +206,24 @@ class ExponentialMovingAverage:
             keep: on its device, 1; or 0 where the update was skipped and nothing is to
                 change. It is not waited for.
         """
-        n = self.n_averaged
+        n = self.updates
         share = (1 - min(self.decay, (1 + n) / (10 + n)) if n else 1.0) * keep
-        for average, value in zip(_tensors(self.module), _tensors(model), strict=True):
+        for average, value in zip(_model_tensors(self.module), _model_tensors(model), strict=True):
             if average.is_floating_point():
                 average.lerp_(value, share)
             else:  # a count of batches
                 average.copy_(value)
-        self.n_averaged += 1
+        self.updates += 1
 
     def state(self) -> dict[str, Any]:
         """Return the averaged weights and the number of updates, for a checkpoint."""
-        return {"model": self.module.state_dict(), "updates": self.n_averaged}
+        return {"model": self.module.state_dict(), "updates": self.updates}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` returned."""
         self.module.load_state_dict(state["model"])
-        self.n_averaged = int(state["updates"])
+        self.updates = int(state["updates"])
 
 
-def _tensors(model: VAE) -> Iterator[Tensor]:
+def _model_tensors(model: VAE) -> Iterator[Tensor]:
     return chain(model.parameters(), model.buffers())

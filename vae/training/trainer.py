@@ -24,8 +24,13 @@ from vae.data.loader import TrainingBatches
 from vae.losses import LossConfig, LossTerms, beta_at, loss_terms
 from vae.models.base import VAE
 from vae.models.posterior import Posterior
-from vae.training import CheckpointTrigger, TrainerConfig
-from vae.training.optim import ExponentialMovingAverage, require_fitting_moments
+from vae.training.base import CheckpointTrigger, TrainerConfig
+from vae.training.optim import (
+    ExponentialMovingAverage,
+    OptimizerConfig,
+    guarded_step,
+    require_fitting_moments,
+)
 from vae.training.step_metrics import (
     SKIPPED,
     BufferRollback,
@@ -46,12 +51,11 @@ class Trainer:
 
     Args:
         model: on its device.
-        optimizer: over the model's parameters.
         batches: the training split; under torchrun, this rank's rows of each batch. Their seed
             and device are those of the noise and of the model.
-        loss: settings of the loss.
+        loss_config: of the loss.
+        optimizer_config: of the optimizer, learning rate included.
         config: how long and how precisely.
-        learning_rate: of (step, total steps).
         on_row: called with each row of train/ and perf/ metrics.
         on_epoch: called after each epoch, and at the end if that lies within one.
         on_save: called where a checkpoint is due within an epoch.
@@ -60,22 +64,21 @@ class Trainer:
     def __init__(
         self,
         model: VAE,
-        optimizer: torch.optim.Optimizer,
         batches: TrainingBatches,
-        loss: LossConfig,
+        loss_config: LossConfig,
+        optimizer_config: OptimizerConfig,
         config: TrainerConfig,
         *,
-        learning_rate: Callable[[int, int], float],
         on_row: Callable[[dict[str, float]], None],
         on_epoch: Callable[[], None],
         on_save: Callable[[], None],
     ) -> None:
         self.model = model
-        self.optimizer = optimizer
         self.batches = batches
-        self.loss = loss
+        self.loss_config = loss_config
         self.config = config
-        self.learning_rate = learning_rate
+        self.optimizer_config = optimizer_config
+        self.optimizer = optimizer_config.build(model.parameters())
         self.autocast = autocast(config.precision, batches.device)
         self.on_row = on_row
         self.on_epoch = on_epoch
@@ -85,10 +88,10 @@ class Trainer:
         self.checkpoint_trigger = CheckpointTrigger(config.checkpoint_every)
         self.accumulator = MetricAccumulator()
         self.parameters = list(model.parameters())
-        # For training steps. The plain model, of the same parameters, is evaluated and saved.
-        self.forward = distributed.data_parallel(model)
+        # Of the same parameters as the plain model, which is evaluated and saved.
+        self.training_model = distributed.data_parallel(model)
         if config.compile:
-            self.forward = compile_model(self.forward)
+            self.training_model = compile_model(self.training_model)
         self.buffers = BufferRollback(model)
         self.ema = ExponentialMovingAverage(model, config.ema) if config.ema else None
         self._compiling = config.compile  # the first step does
@@ -121,7 +124,7 @@ class Trainer:
             {k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups
         ]
         self.optimizer.load_state_dict(state["optimizer"])
-        require_fitting_moments(self.optimizer)
+        require_fitting_moments(self.optimizer_config, self.optimizer)
         for group, settings in zip(self.optimizer.param_groups, groups, strict=True):
             group.update(settings)
         self.step = state["step"]
@@ -210,33 +213,32 @@ class Trainer:
         (Of several GPUs, torch's SyncBatchNorm waits; `model.norm=group` has none.)
 
         Returns:
-            Values to log, scalars on the device by name: the loss terms, and the norm of the
-            gradient before clipping, averaged over the ranks; whether the update was skipped.
+            Values to log, scalars on the device by name, averaged over the ranks: the loss terms,
+            the norm of the gradient before clipping, whether the update was skipped.
         """
         self._set_learning_rate()
         noise = self._noise(images.device)
         self.buffers.save()
         with self.autocast:
-            logits, posterior = self.forward(images, noise)
+            logits, posterior = self.training_model(images, noise)
         terms = self._loss_terms(logits, images, posterior, noise)
         self.optimizer.zero_grad()
         terms.loss.backward()  # type: ignore[no-untyped-call]
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.config.grad_clip:
             clip_grads_with_norm_(self.parameters, self.config.grad_clip, norm)
-        values = distributed.all_sum(torch.stack(terms).detach()) / distributed.world_size()
-        skipped = ~torch.stack([*values, norm]).isfinite().all()
-        self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
-        self.optimizer.step()
+        values = distributed.all_mean({**terms._asdict(), "grad_norm": norm})
+        skipped = ~torch.stack(list(values.values())).isfinite().all()
+        guarded_step(self.optimizer, skipped)
         self.buffers.restore(skipped)
         if self.ema is not None:
             self.ema.update(self.model, (~skipped).float())
-        named = dict(zip(LossTerms._fields, values, strict=True))
-        return {**named, "grad_norm": norm, SKIPPED: skipped.float()}
+        return {**values, SKIPPED: skipped.float()}
 
     def _set_learning_rate(self) -> None:
+        rate = self.optimizer_config.learning_rate(self.step, self.total_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step, self.total_steps)
+            group["lr"] = rate
 
     def _noise(self, device: torch.device) -> Tensor:
         """Return this rank's rows of the step's noise, on the device."""
@@ -248,11 +250,11 @@ class Trainer:
         self, logits: Tensor, images: Tensor, posterior: Posterior, noise: Tensor
     ) -> LossTerms:
         return loss_terms(
-            self.loss,
+            self.loss_config,
             logits,
             images,
             posterior,
-            posterior.rsample(noise),
+            posterior.rsample(noise),  # the latents that were decoded
             epoch=self.epoch,
             training_images=len(self.batches.images),
             gather=distributed.all_gather,
@@ -277,7 +279,7 @@ class Trainer:
                 **self.position,
                 **averages,
                 # of the last update, as the learning rate
-                "train/beta": beta_at(self.loss, (self.step - 1) / len(self.batches)),
+                "train/beta": beta_at(self.loss_config, (self.step - 1) / len(self.batches)),
                 "train/lr": self.optimizer.param_groups[0]["lr"],
                 "train/skipped": self.guard.total,
                 "perf/images_per_second": speed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import wraps
@@ -132,6 +132,12 @@ def all_sum(values: Tensor) -> Tensor:
         values = values.detach().clone()
         dist.all_reduce(values)
     return values
+
+
+def all_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return scalars averaged over the ranks, without a gradient."""
+    means = all_sum(torch.stack(list(values.values())).detach()) / world_size()
+    return dict(zip(values, means, strict=True))
 
 
 def all_max(value: int) -> int:

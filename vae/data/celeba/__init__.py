@@ -11,19 +11,25 @@ from typing import Any, Protocol
 import numpy as np
 from omegaconf import MISSING
 
-from vae.data.base import FilesConfig, ImageError, Labels
+from vae.data.base import Box, FilesConfig, ImageError, Labels
 from vae.data.celeba.download import download
 from vae.data.celeba.layouts import discover_files, require_complete
 from vae.data.celeba.lists import ListedCelebA
 from vae.data.celeba.parquet import ParquetCelebA
 from vae.data.images import decode_square, limit_splits
 from vae.utils.errors import UserError, require
+from vae.utils.registry import register
 
 log = logging.getLogger(__name__)
+
+SIZE = (178, 218)  # width and height of the aligned images, pixels
+# A square about the means of the five landmarks, with the room that dlib leaves around them.
+FACE_LEFT, FACE_TOP, FACE_SIDE = 37, 78, 105
 
 READER_VERSION = 2  # part of the fingerprint: raise it when the same files give other pixels
 
 
+@register("data", "celeba")
 @dataclass
 class CelebAConfig(FilesConfig):
     """`data=celeba`."""
@@ -31,6 +37,8 @@ class CelebAConfig(FilesConfig):
     path: str | None = MISSING  # CelebA's folder; null = celeba/ under data.root
     crop: Any = MISSING  # centre square cut before resizing, pixels; null or none = the largest
     download: bool = False  # fetch what path lacks; a value here as for on_corrupt
+
+    images = "images of CelebA"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,6 +51,23 @@ class CelebAConfig(FilesConfig):
     def folder(self) -> Path:
         """CelebA's folder."""
         return Path(self.path or Path(self.root) / "celeba").expanduser()
+
+    @property
+    def celeba_crop(self) -> int:
+        return min(self.crop or SIZE[0], SIZE[0])
+
+    @property
+    def face_box(self) -> Box:
+        crop = self.celeba_crop
+        side = min(FACE_SIDE, crop)
+        corner = (FACE_LEFT - (SIZE[0] - crop) / 2, FACE_TOP - (SIZE[1] - crop) / 2)
+        # In a crop below 148 the square would end below the image: it is moved up, and the
+        # face is lower in it.
+        left, top = (min(max(0.0, place), crop - side) / crop for place in corner)
+        return left, top, side / crop
+
+    def source(self) -> CelebASource:
+        return CelebASource(self)
 
 
 class Layout(Protocol):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from omegaconf import MISSING
 
-from vae.data.base import SPLITS, DataConfig, Labels
+from vae.data.base import SPLITS, Box, DataConfig, Labels
 from vae.data.synthetic.faces import (
     DRAW_AT_ONCE,
     FACTOR_NAMES,
@@ -19,18 +19,22 @@ from vae.data.synthetic.faces import (
     sample_factors,
 )
 from vae.utils.errors import require
+from vae.utils.registry import register
 
 # Part of every cache's address. Raise it by one whenever a module of this package changes
 # what is drawn, sampled or labelled: old caches would be served otherwise.
 DRAWING_VERSION = 2
 
 
+@register("data", "synthetic")
 @dataclass
 class SyntheticConfig(DataConfig):
     """Settings of the drawn faces (`conf/data/synthetic.yaml` holds the values)."""
 
     preset: str = MISSING  # core (12 large, independent, uniform factors) or rich (all of them)
     seed: int = MISSING  # which faces are drawn, int >= 0; has nothing to do with the training seed
+
+    images = "drawn faces"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,6 +46,19 @@ class SyntheticConfig(DataConfig):
         )
         require(self.preset in PRESETS, "data.preset", self.preset, f"one of {', '.join(PRESETS)}")
         require(self.seed >= 0, "data.seed", self.seed, "an int >= 0")
+
+    @property
+    def celeba_crop(self) -> int:
+        return 148  # drawn faces are framed like it
+
+    @property
+    def face_box(self) -> Box:
+        # Eyes and corners of the mouth are here, on average, at the places in the box that
+        # CelebA's have in theirs (least squares; each within 0.02 of the box's side).
+        return 0.17, 0.31, 0.67
+
+    def source(self) -> SyntheticSource:
+        return SyntheticSource(self)
 
 
 class SyntheticSource:

@@ -10,13 +10,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from vae.sweeps.charts import AXIS_LABELS, DOTS_PER_INCH, draw_charts
+from vae.sweeps.charts import DOTS_PER_INCH, draw_charts
 from vae.sweeps.comparison import Comparison, is_log_scale, sort_key
 from vae.sweeps.face_sheets import draw_face_sheets
-from vae.sweeps.pages.tables import Row, best_row, format_metric
+from vae.sweeps.pages.tables import Row, best_row, format_figure
 from vae.sweeps.results import parse_number
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically
+from vae.utils.metric_registry import axis_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,7 +111,7 @@ def _draw_curve(axes: Axes, found: Sequence[Row], key: str, metric: str) -> None
     labels = values if not numeric else [f"{x:g}" for x in xs]
     axes.set_xticks(xs, labels)
     axes.set_xticks([], minor=True)
-    axes.set(xlabel=key, title=AXIS_LABELS.get(metric, metric))
+    axes.set(xlabel=key, title=axis_label(metric))
 
 
 def _caption(found: Sequence[Row], name: str) -> str:
@@ -121,7 +122,7 @@ def _caption(found: Sequence[Row], name: str) -> str:
         return f"Against {key}: means over the seeds, and their standard deviation"
     picture, which, metric = name.split(":")
     run = _chosen(found, name)
-    value = format_metric(metric, run[metric])
+    value = format_figure(metric, run[metric])
     return f"The {picture} of {run['run']}, the {which} by {metric} ({value})"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
+from vae.data.base import DataConfig
 from vae.evaluation import PARTS
 from vae.runs.evaluation_report import METRICS_FILE as EVALUATED
 from vae.runs.evaluation_report import evaluate_and_record
@@ -17,9 +18,10 @@ from vae.runs.load import load_run
 from vae.runs.run_dir import read_summary
 from vae.sweeps.comparison import Comparison, format_value, pareto_front, rows, sort_key
 from vae.sweeps.results import SweepRun, parse_number
-from vae.training.metrics import MAXIMISED
 from vae.utils.errors import UserError
 from vae.utils.files import read_json, write_atomically
+from vae.utils.metric_registry import cost, find_metric, format_metric
+from vae.utils.registry import choices
 
 log = logging.getLogger(__name__)
 
@@ -32,25 +34,8 @@ SET_UP = (  # settings that a page states for all its runs
     "optimizer.name",
 )
 
-DIGITS = {  # behind the point, of figures; others have four digits in all
-    "val/bpd": 3,
-    "best/val/bpd": 3,
-    "best/step": 0,
-    "val/rate": 1,
-    "val/distortion": 1,
-    "val/psnr": 2,
-    "val/ssim": 3,
-    "val/mse": 5,
-    "val/active_units": 1,
-    "val/aggregate_kl": 1,
-    "seconds": 0,
-}
-HIGHER_IS_BETTER = (  # of other metrics, lower is better
-    *MAXIMISED,
-    *("val/mig", "val/sap", "val/factorvae_score", "val/attribute_separability"),
-    *("val/dci_disentanglement", "val/dci_completeness", "val/dci_informativeness"),
-)
-FACES = {"synthetic": "drawn faces", "celeba": "images of CelebA", "folder": "images of a folder"}
+# Decimals of what is no metric, and of means of a count.
+DIGITS = {"best/step": 0, "seconds": 0, "val/active_units": 1}
 
 
 def collect_results(comparison: Comparison, figures: Collection[str]) -> list[Row]:
@@ -211,7 +196,8 @@ def describe_set_up(found: Sequence[Row]) -> str:
     def one_of(key: str) -> str:
         return " or ".join(values(key))
 
-    faces = " and ".join(FACES.get(name, name) for name in values("data.name"))
+    sources = [choices("data").get(name, DataConfig) for name in values("data.name")]
+    faces = " and ".join(source.images for source in sources)
     preset = f" (`{one_of('data.preset')}`)" if values("data.preset") else ""
     images = int(found[0]["data.num_images"] or 0)
     count = f"{images:,} " if images else ""
@@ -234,7 +220,7 @@ def describe_set_up(found: Sequence[Row]) -> str:
 def _runs(chosen: Iterable[Row], columns: Sequence[str]) -> str:
     """Return a Markdown table with one line per run."""
     lines = [
-        [format_metric(key, row[key]) if "/" in key else _setting(_of(row, key)) for key in columns]
+        [format_figure(key, row[key]) if "/" in key else _setting(_of(row, key)) for key in columns]
         for row in chosen
     ]
     return _markdown(columns, lines)
@@ -250,16 +236,18 @@ def _mean(rows: Sequence[Row], key: str) -> str:
     values = [float(_of(row, key)) for row in rows if _of(row, key)]
     if not values:
         return ""
-    mean = format_metric(key, fmean(values))
+    mean = format_figure(key, fmean(values))
     alike = len(values) == 1 or max(values) == min(values)
-    return mean if alike else f"{mean} ± {format_metric(key, stdev(values))}"
+    return mean if alike else f"{mean} ± {format_figure(key, stdev(values))}"
 
 
-def format_metric(key: str, value: float | str) -> str:
-    """Format a metric or a setting with its number of digits."""
+def format_figure(key: str, value: float | str) -> str:
+    """Format a metric, or another value of a run, with its number of digits."""
     found = float(value)
-    if (digits := DIGITS.get(key)) is not None:
-        return f"{found:.{digits}f}"
+    if key in DIGITS:
+        return f"{found:.{DIGITS[key]}f}"
+    if find_metric(key):
+        return format_metric(key, found)
     return f"{found:.3f}" if "/" in key and abs(found) < 10 else f"{found:.4g}"
 
 
@@ -269,8 +257,7 @@ def _setting(value: str) -> str:
 
 
 def _cost(row: Row, key: str) -> float:
-    value = float(_of(row, key))
-    return -value if key in HIGHER_IS_BETTER else value
+    return cost(key, float(_of(row, key)))
 
 
 def _of(row: Row, key: str) -> str:

@@ -1,0 +1,60 @@
+"""Registries are full wherever they are read, and take a class again but not another one."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from tests.support.train_command import ROOT
+from vae.models.base import ModelConfig
+from vae.utils.metric_registry import Metric, find_metric, register_metric, run_metrics
+from vae.utils.registry import choices, register
+
+# Modules that name a registry, each imported in a process of its own, as a notebook does.
+READERS = [
+    path.relative_to(ROOT).as_posix().removesuffix(".py").replace("/", ".")
+    for path in sorted(ROOT.glob("vae/**/*.py"))
+    if "vae.utils.metric_registry" in path.read_text(encoding="utf-8")
+]
+
+
+def test_the_metrics_are_known_in_every_process_that_reads_them():
+    assert "vae.runs.tracking" in READERS
+    program = f"""
+import importlib, sys
+for reader in {READERS}:
+    for module in [name for name in sys.modules if name.split(".")[0] == "vae"]:
+        del sys.modules[module]
+    importlib.import_module(reader)
+    from vae.utils.metric_registry import all_metrics, higher_is_better
+    assert len(all_metrics()) == 16, (reader, list(all_metrics()))
+    assert higher_is_better("val/psnr") and higher_is_better("best/val/ssim"), reader
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=300)
+
+
+def test_the_metrics_of_a_run_are_in_the_documented_order():
+    names = ["bpd", "rate", "distortion", "mse", "psnr", "ssim", "active_units", "loss"]
+    assert list(run_metrics()) == [f"val/{name}" for name in names]
+
+
+def test_a_choice_may_be_registered_again_but_not_replaced():
+    conv = choices("model")["conv"]
+    assert register("model", "conv")(conv) is conv
+
+    @dataclass
+    class OtherConfig(ModelConfig):
+        pass
+
+    with pytest.raises(ValueError, match="model=conv is ConvConfig already"):
+        register("model", "conv")(OtherConfig)
+    assert choices("model")["conv"] is conv
+
+
+def test_a_metric_may_be_registered_again_but_not_replaced():
+    bpd = find_metric("val/bpd")
+    register_metric(bpd)
+    with pytest.raises(ValueError, match="a metric bpd already: bits per dimension"):
+        register_metric(Metric("bpd", "beats per minute", digits=0))
+    assert find_metric("val/bpd") is bpd
