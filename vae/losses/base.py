@@ -107,7 +107,7 @@ def loss_terms(
             the terms that are not a mean over images; by default the batch is already whole.
     """
     values = math.prod(images.shape[1:])
-    distortion = config.distortion(logits, images, gather)
+    per_value = config.distortion(logits, images, gather)
     rate = posterior.kl().sum(dim=1).mean()
     divisor = kl_divisor(config, values, posterior.mean.shape[1])
     whole = posterior
@@ -117,4 +117,4 @@ def loss_terms(
         whole = Posterior(mean, logvar)
     penalty = config.regularizer.penalty(whole, latents, epoch, training_images)
     beta = beta_at(config, epoch)
-    return LossTerms(distortion + beta * penalty / divisor, distortion * values, rate, penalty)
+    return LossTerms(per_value + beta * penalty / divisor, per_value * values, rate, penalty)

@@ -75,10 +75,8 @@ class RunConfig:
         for group in groups():
             key = group.replace("/", ".")
             chosen = attrgetter(key)(self)
-            names = {schema: name for name, schema in choices(group).items()}
-            if type(chosen) in names:  # setting it by hand would select nothing
-                fits = chosen.name == names[type(chosen)]
-                require(fits, f"{key}.name", chosen.name, f"{group}=CHOICE instead")
+            fits = type(chosen) is choices(group).get(chosen.name)  # no name was set by hand
+            require(fits, f"{key}.name", chosen.name, f"{group}=CHOICE instead")
         self.model.check_image_size(self.data.image_size)
 
     def as_dict(self) -> dict[str, Any]:

@@ -254,7 +254,7 @@ class Trainer:
             logits,
             images,
             posterior,
-            posterior.rsample(noise),  # the latents that were decoded
+            posterior.rsample(noise),  # as `VAE.forward` did
             epoch=self.epoch,
             training_images=len(self.batches.images),
             gather=distributed.all_gather,
