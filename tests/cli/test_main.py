@@ -30,7 +30,7 @@ def test_pack_writes_the_cache_of_training(tmp_path, monkeypatch, capsys):
     [
         (["pack", "folder"], "data.path"),
         (["pack", "folder", "data.path=nowhere"], "nowhere"),
-        (["pack", "faces"], "DATA: got 'faces', but it takes one of celeba, folder, synthetic"),
+        (["pack", "faces"], "DATA: got 'faces', but it takes one of celeba, folder,"),
         (["pack", "data.path=pictures"], "DATA: got 'data.path=pictures'"),
         (["pack", "synthetic", "data.preset=x"], "data.preset"),
     ],

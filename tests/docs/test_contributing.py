@@ -91,6 +91,7 @@ def test_tests_take_new_choices_as_they_are(copy):
             follow(step, copy)
     looping = ("training/test_optim", "training/test_metrics", "training/test_non_finite")
     looping += ("runs/test_combinations", "sweeps/test_comparison", "runs/test_tracking")
+    looping += ("utils/test_registries", "training/test_trainer", "evaluation/test_evaluate")
     files = [f"tests/{name}.py" for name in looping]
     run(["-m", "pytest", "-q", "-n0", "-x", "--no-header", *files], copy)
 

@@ -52,7 +52,7 @@ def test_every_metric_has_count_split_and_seed(finished, capsys):
         assert (figure["split"], figure["seed"]) == ("test", 3)
         assert figure["n"] >= 1
     assert all(math.isfinite(figure["value"]) for figure in saved["metrics"].values())
-    assert {f"test/{name}" for name in EXPECTED} == set(saved["metrics"])
+    assert {f"test/{name}" for name in EXPECTED} <= set(saved["metrics"])
     assert (kl["n"], len(kl["value"]), attributes["n"]) == (40, 4, 40)
     assert sum(kl["value"]) == pytest.approx(saved["metrics"]["test/rate"]["value"])
     separability = saved["metrics"]["test/attribute_separability"]["value"]

@@ -2,13 +2,12 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
 
 from tests.support.train_command import ROOT
 from vae.models.base import ModelConfig
-from vae.utils.metric_registry import Metric, find_metric, register_metric, run_metrics
+from vae.utils.metric_registry import Metric, all_metrics, find_metric, register_metric, run_metrics
 from vae.utils.registry import choices, register
 
 # Modules that name a registry, each imported in a process of its own, as a notebook does.
@@ -28,7 +27,7 @@ for reader in {READERS}:
         del sys.modules[module]
     importlib.import_module(reader)
     from vae.utils.metric_registry import all_metrics, higher_is_better
-    assert len(all_metrics()) == 16, (reader, list(all_metrics()))
+    assert sorted(all_metrics()) == {sorted(all_metrics())}, reader
     assert higher_is_better("val/psnr") and higher_is_better("best/val/ssim"), reader
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=300)
@@ -36,19 +35,15 @@ for reader in {READERS}:
 
 def test_the_metrics_of_a_run_are_in_the_documented_order():
     names = ["bpd", "rate", "distortion", "mse", "psnr", "ssim", "active_units", "loss"]
-    assert list(run_metrics()) == [f"val/{name}" for name in names]
+    assert list(run_metrics())[: len(names)] == [f"val/{name}" for name in names]
 
 
 def test_a_choice_may_be_registered_again_but_not_replaced():
     conv = choices("model")["conv"]
     assert register("model", "conv")(conv) is conv
-
-    @dataclass
-    class OtherConfig(ModelConfig):
-        pass
-
-    with pytest.raises(ValueError, match="model=conv is ConvConfig already"):
-        register("model", "conv")(OtherConfig)
+    other = type("ConvConfig", (ModelConfig,), {})  # of the same name, in another module
+    with pytest.raises(ValueError, match=r"model=conv is vae\.models\.conv\.ConvConfig already"):
+        register("model", "conv")(other)
     assert choices("model")["conv"] is conv
 
 

@@ -190,7 +190,7 @@ class ExponentialMovingAverage:
     def __init__(self, model: VAE, decay: float) -> None:
         self.module = deepcopy(model).requires_grad_(False)
         self.decay = decay
-        self.updates = 0  # updates so far
+        self.updates = 0
 
     def restart(self, model: VAE) -> None:
         """Begin anew, as a copy of the model."""

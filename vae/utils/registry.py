@@ -36,8 +36,8 @@ def register(group: str, name: str) -> Callable[[Class], Class]:
 
     def add(choice: Class) -> Class:
         known = _CHOICES.setdefault(group, {}).setdefault(name, choice)
-        if known.__qualname__ != choice.__qualname__:
-            raise ValueError(f"{group}={name} is {known.__qualname__} already")
+        if (known.__module__, known.__qualname__) != (choice.__module__, choice.__qualname__):
+            raise ValueError(f"{group}={name} is {known.__module__}.{known.__qualname__} already")
         _CHOICES[group][name] = choice
         return choice
 
