@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vae.data import packing, packing_jobs
+from vae.data import packing
 
 
 @pytest.fixture(autouse=True)
@@ -29,14 +29,14 @@ def calls(tmp_path: Path) -> Path:
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Always use worker processes."""
-    monkeypatch.setattr(packing_jobs, "POOL_PAYS_FROM", -1)
+    monkeypatch.setattr(packing, "POOL_PAYS_FROM", -1)
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, workers: None) -> None:
     """Fork workers and skip fsync."""
     fork = multiprocessing.get_context("fork")
-    monkeypatch.setattr(packing_jobs.multiprocessing, "get_context", lambda _: fork)
+    monkeypatch.setattr(packing.multiprocessing, "get_context", lambda _: fork)
     monkeypatch.setattr(packing.os, "fsync", lambda _: None)
 
 

@@ -1,4 +1,4 @@
-"""Packing: interrupted, it resumes from its journal."""
+"""Packing: by workers, by one of several processes, and resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.support.tiny_source import (
@@ -26,11 +27,14 @@ from tests.support.tiny_source import (
     packing_code,
     partials,
     pids,
+    read_all,
+    start_packing,
+    wait_until,
     whole,
 )
 from vae.cli.main import main
-from vae.data.cache import open_or_pack
-from vae.data.packing import _allocate_files
+from vae.data.cache import cache_lock, open_or_pack
+from vae.data.partial_cache import PartialCache
 from vae.utils.errors import UserError
 
 
@@ -44,106 +48,127 @@ def test_workers_pack_the_same_bytes(tmp_path, calls):
     assert pids(tmp_path / "whole_calls") == {os.getpid()}
 
 
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_an_unreadable_image_keeps_finished_jobs(tmp_path, calls, num_workers, caplog):
-    settings = config(tmp_path, num_workers=num_workers)
-    says = r"^val-65\.jpg: truncated\. .*data\.on_corrupt=skip"
-    with pytest.raises(UserError, match=says):
-        open_or_pack(Tiny(tmp_path / "first", bad=[("val", 65)]), settings)
+UNREADABLE = (
+    {"bad": [("val", 65)]},
+    UserError,
+    r"^val-65\.jpg: truncated\. .*data\.on_corrupt=skip",
+)
+ENDS: list[tuple[int, dict[str, Any], type[BaseException], str | None]] = [
+    (1, *UNREADABLE),
+    (2, *UNREADABLE),
+    (1, {"fails": "interrupt"}, KeyboardInterrupt, None),
+    (2, {"fails": "killed"}, UserError, r"data\.num_workers: a packing process died"),
+]
 
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("num_workers", "fault", "error", "says"), ENDS)
+def test_a_failed_packing_is_resumed(tmp_path, calls, caplog, num_workers, fault, error, says):
+    settings = config(tmp_path, num_workers=num_workers)
+    with pytest.raises(error, match=says):
+        open_or_pack(Tiny(tmp_path / "first", **fault), settings)
     assert caches(tmp_path) == []
     done = noted(partials(tmp_path)[0])
     assert JOBS[0] in done
+    if num_workers == 1:
+        assert sorted(done) == sorted(JOBS[: 5 if "bad" in fault else 4])
+
     with caplog.at_level(logging.INFO):
-        packed = open_or_pack(Tiny(calls), settings)  # it is mended
-    assert "resuming at image" in caplog.text
+        packed = open_or_pack(Tiny(calls), settings)
+    assert "an earlier packing was interrupted; resuming at image" in caplog.text
     assert sorted(asked(calls)) == sorted(set(JOBS) - set(done))
     assert contents(packed.folder) == whole(tmp_path)
     assert partials(tmp_path) == []
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_dead_worker_keeps_finished_jobs(tmp_path, calls):
-    with pytest.raises(UserError, match=r"data\.num_workers: a packing process died"):
-        open_or_pack(Tiny(tmp_path / "first", fails="killed"), config(tmp_path, num_workers=2))
-
-    assert caches(tmp_path) == []
-    packed = open_or_pack(Tiny(calls), config(tmp_path))
-    assert JOBS[0] not in asked(calls)
-    assert contents(packed.folder) == whole(tmp_path)
+def no_markers(partial: Path) -> None:
+    for marker in (partial / "done").iterdir():
+        marker.unlink()
 
 
-def test_an_interrupted_packing_reads_only_the_rest(tmp_path, calls, caplog):
-    cut(tmp_path)
-    with caplog.at_level(logging.INFO):
-        packed = open_or_pack(Tiny(calls), config(tmp_path))
-
-    assert "resuming at image 200" in caplog.text
-    assert asked(calls) == JOBS[4:]
-    assert contents(packed.folder) == whole(tmp_path)
-    assert partials(tmp_path) == []
-
-
-def in_journal(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
-    def damage(partial: Path) -> None:
-        file = partial / "journal.jsonl"
-        file.write_bytes(change(file.read_bytes()))
-
-    return damage
+def other_checksum(partial: Path) -> None:
+    (marker,) = (partial / "done").glob("train-64-*")
+    marker.rename(marker.with_name("train-64-00000000"))
 
 
 def zeros(partial: Path) -> None:
+    """Lose bytes of the third chunk."""
     with open(partial / "train.npy", "rb+") as file:
         file.seek(128 + 130 * 192)
         file.write(bytes(100))
 
 
-def one_bit(partial: Path) -> None:
-    content = bytearray((partial / "train.npy").read_bytes())
-    content[-1] ^= 1
-    (partial / "train.npy").write_bytes(content)
-
-
-def other_shape(partial: Path) -> None:
-    np.save(partial / "train.npy", np.zeros((199, 8, 8, 3), np.uint8))
-
-
 TRAIN = JOBS[:4]
 LOSSES: dict[str, tuple[Callable[[Path], object], list[tuple[str, int]]]] = {
-    "half a last line": (in_journal(lambda text: text[:-9]), [("train", 192)]),
-    "no last newline": (in_journal(lambda text: text[:-1]), []),
-    "a line of zeros": (in_journal(lambda text: text + bytes(50)), []),
-    "a line of no meaning": (in_journal(lambda text: b'{"a": 1}\n7\n[1]\n' + text), []),
-    "a damaged line": (in_journal(lambda text: text.replace(b"64, ", b"\xff, ", 1)), [TRAIN[0]]),
-    "lost journal": (lambda partial: (partial / "journal.jsonl").unlink(), TRAIN),
-    "empty journal": (in_journal(lambda _: b""), TRAIN),
-    "lost images": (lambda partial: (partial / "train.npy").unlink(), TRAIN),
-    "images cut": (lambda partial: os.truncate(partial / "train.npy", 20000), TRAIN),
-    "another shape": (other_shape, TRAIN),
-    "images never written": (zeros, [("train", 128)]),
-    "a bit": (one_bit, [("train", 192)]),
+    "no markers": (no_markers, TRAIN),
+    "another checksum": (other_checksum, [TRAIN[1]]),
+    "images lost": (lambda partial: (partial / "train.npy").unlink(), TRAIN),
+    "images cut": (lambda partial: os.truncate(partial / "train.npy", 128 + 130 * 192), TRAIN[2:]),
+    "images never written": (zeros, [TRAIN[2]]),
+    "an older format": (lambda partial: (partial / "done").rename(partial / "journal"), TRAIN),
 }
 
 
 @pytest.mark.parametrize(("loss", "again"), LOSSES.values(), ids=LOSSES)
-def test_only_lost_jobs_are_repeated(tmp_path, calls, caplog, loss, again):
-    partial = cut(tmp_path)
-    loss(partial)
-    found = partial.joinpath("train.npy").exists()
+def test_only_lost_chunks_are_written_again(tmp_path, calls, caplog, loss, again):
+    loss(cut(tmp_path))
     with caplog.at_level(logging.INFO), pytest.raises(KeyboardInterrupt):
         open_or_pack(Tiny(tmp_path / "second", fails="interrupt"), config(tmp_path))
     assert asked(tmp_path / "second") == [*again, ("val", 0)]
-    assert ("an earlier packing was interrupted; starting over" in caplog.text) == (
-        again == TRAIN and found
-    )
+    starts_over = "an earlier packing was interrupted; starting over" in caplog.text
+    assert starts_over == (again == TRAIN)
 
-    caplog.clear()  # cut once more: what was done again was noted again
+    caplog.clear()  # interrupted twice: the chunks that were written again are there
     with caplog.at_level(logging.INFO):
         packed = open_or_pack(Tiny(calls), config(tmp_path))
     assert contents(packed.folder) == whole(tmp_path)
     assert asked(calls) == JOBS[4:]
     assert "resuming at image 200" in caplog.text
+
+
+@pytest.mark.parametrize(("size", "count"), [(8, 64), (256, 64), (512, 21), (4000, 1)])
+def test_chunks_of_large_images_are_short(tmp_path, size, count):
+    """A worker holds one chunk in memory."""
+    chunks = PartialCache(tmp_path, Tiny(tmp_path), config(tmp_path, size)).chunks()
+
+    assert chunks[0].stop == count
+    train = [chunk for chunk in chunks if chunk.split == "train"]
+    assert [chunk.start for chunk in train[1:]] == [chunk.stop for chunk in train[:-1]]
+    assert train[-1].stop == 200
+
+
+def test_concurrent_processes_pack_once(tmp_path, calls, caplog):
+    name = open_or_pack(Tiny(tmp_path / "other"), config(tmp_path / "other_root")).folder.name
+    (tmp_path / "cache").mkdir()
+    log = tmp_path / "log"
+    waits = f"{name}: another process is packing it; waiting"
+    with caplog.at_level(logging.INFO), ThreadPoolExecutor() as threads:
+        with cache_lock(tmp_path / "cache" / name):  # until both are there
+            packer = start_packing(tmp_path, calls, log)
+            ours = threads.submit(open_or_pack, Tiny(calls), config(tmp_path))
+            wait_until(lambda: waits in log.read_text() and waits in caplog.text)
+            assert not calls.exists()
+        packed = ours.result(60)
+
+    assert packer.wait(60) == 0
+    assert asked(calls) == JOBS
+    assert len(pids(calls)) == 1
+    assert contents(packed.folder) == contents(caches(tmp_path / "other_root")[0])
+
+
+def test_a_waiting_process_packs_if_the_packer_dies(tmp_path, calls, caplog):
+    packer = start_packing(tmp_path, calls, gate=tmp_path / "never")
+    wait_until(lambda: len(asked(calls)) == 2)
+    with caplog.at_level(logging.INFO), ThreadPoolExecutor() as threads:
+        waiting = threads.submit(open_or_pack, Tiny(tmp_path / "again"), config(tmp_path))
+        wait_until(lambda: "another process is packing it; waiting" in caplog.text)
+        packer.kill()
+        packed = waiting.result(60)
+
+    packer.wait()
+    assert "resuming at image 64" in caplog.text
+    assert asked(tmp_path / "again") == JOBS[1:]
+    assert (packed.images["train"] == read_all(Tiny(calls))["train"]).all()
 
 
 def test_ctrl_c_prints_one_word(tmp_path, monkeypatch, capsys):
@@ -158,7 +183,7 @@ def test_ctrl_c_prints_one_word(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_script_without_a_main_guard_ends_with_the_reason(tmp_path, calls):
     script = tmp_path / "script.py"
-    script.write_text(packing_code(tmp_path, calls, 2, False))
+    script.write_text(packing_code(tmp_path, calls, 2))
     result = subprocess.run(
         [sys.executable, script], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300
     )
@@ -166,23 +191,3 @@ def test_a_script_without_a_main_guard_ends_with_the_reason(tmp_path, calls):
     assert result.returncode != 0
     assert "must do so under `if __name__ == '__main__':`" in result.stderr.splitlines()[-1]
     assert caches(tmp_path) == []
-
-
-def test_files_of_the_system_are_ignored(tmp_path, calls):
-    partial = cut(tmp_path)
-    (partial / ".DS_Store").write_bytes(b"1")
-    folder = open_or_pack(Tiny(calls), config(tmp_path)).folder
-    (folder / ".DS_Store").unlink()
-    calls.unlink()
-
-    open_or_pack(Tiny(calls), config(tmp_path))
-    assert not calls.exists()
-
-
-@pytest.mark.parametrize(("size", "chunk"), [(8, 64), (256, 64), (512, 21), (4000, 1)])
-def test_jobs_of_large_images_are_short(tmp_path, size, chunk):
-    """A worker holds one job in memory."""
-    jobs = _allocate_files({"train": 70}, config(tmp_path, size), tmp_path)
-
-    assert jobs[0].stop == min(chunk, 70)
-    assert [job.start for job in jobs[1:]] == [job.stop for job in jobs[:-1]]

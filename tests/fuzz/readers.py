@@ -28,7 +28,7 @@ from tests.support.train_command import TINY, call_train
 from vae.data import open_data, verify
 from vae.data.base import SPLITS
 from vae.data.images import decode_square
-from vae.data.packing import partial_folder
+from vae.data.partial_cache import partial_folder
 from vae.generation.export import export_model, load_safetensors
 from vae.runs.checkpoint import load_checkpoint, load_resume_state, save_checkpoint
 from vae.runs.compose import compose
@@ -129,17 +129,16 @@ def cache(folder: Path, name: str, done: list[Edit]) -> None:
 
 
 def partial(folder: Path, name: str, done: list[Edit]) -> None:
-    """A packing that was cut, with the journal of what is done: it goes on to the same."""
+    """An interrupted packing: it is resumed, and the cache has the same images."""
     data = _copy(folder, "data")
     (there,) = (path for path in (data / "cache").iterdir() if path.is_dir())
-    lines = [["train", 0, 64, 0, []], ["val", 0, 8, 0, []]]
     config = _run_config(folder, "copy/data").data
-    for line in lines:
-        images = np.load(there / f"{line[0]}.npy")
-        line[3] = zlib.crc32(images.tobytes())
-    (there / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     cut = partial_folder(there)
     there.rename(cut)
+    (cut / "done").mkdir()
+    for split, stop in (("train", 64), ("val", 8)):
+        checksum = zlib.crc32(np.load(cut / f"{split}.npy")[:stop].tobytes())
+        (cut / "done" / f"{split}-0-{checksum:08x}").touch()
     _damage(cut / name, done)
     _require_same(open_data(config), folder)
 

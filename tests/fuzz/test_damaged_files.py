@@ -20,7 +20,7 @@ CELEBA = [
     *(("parquet", f"{split}-00000-of-00001.parquet") for split in ("train", "valid")),
 ]
 CACHE = ("train.npy", "val.npy", "train.attributes.npy", "index.json")
-PARTIAL = ("train.npy", "test.npy", "journal.jsonl")
+PARTIAL = ("train.npy", "test.npy")
 SWEEP = ("summary.json", "metrics.jsonl", "sweep.json", "config.yaml", *HYDRA[:2])
 READ = {  # what reads them, and which there are
     readers.picture: [(kind,) for kind in readers.IMAGES],

@@ -1,9 +1,8 @@
-"""A small source of images to pack, and what there is to ask of its packing."""
+"""A small source of noise, and helpers to pack it in this process, in a fork or in another."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -39,14 +38,13 @@ class Tiny:
         calls: Path,
         size: int = 8,
         fails: str = "",  # what goes wrong at val's first image
-        seconds: float = 0.0,  # that each call takes
         bad: Iterable[tuple[str, int]] = (),  # images that cannot be read
         kinds: Iterable[str] = ("attributes", "identities"),
-        says: str = "",  # of the bad images, in place of what is said below
+        says: str = "truncated.",  # of the bad images
         gate: Path | None = None,  # all jobs but the first wait until this file is there
     ) -> None:
-        self.calls, self.size, self.fails, self.seconds = calls, size, fails, seconds
-        self.bad, self.kinds, self.says, self.gate = list(bad), list(kinds), says, gate
+        self.calls, self.size, self.fails, self.says, self.gate = calls, size, fails, says, gate
+        self.bad, self.kinds = list(bad), list(kinds)
 
     def fingerprint(self) -> dict[str, Any]:
         return {"size": self.size}
@@ -57,7 +55,6 @@ class Tiny:
     def read(self, split: str, start: int, stop: int) -> np.ndarray:
         with open(self.calls, "a") as file:
             file.write(f"{split} {start} {os.getpid()}\n")
-        time.sleep(self.seconds)
         if self.gate and (split, start) != JOBS[0]:
             wait_until(self.gate.exists)
         if self.fails == "disk" and split == "val":
@@ -68,7 +65,7 @@ class Tiny:
             raise KeyboardInterrupt
         for number in range(start, stop):
             if (split, number) in self.bad:
-                raise ImageError(self.says or f"{split}-{number}.jpg: truncated.")
+                raise ImageError(f"{split}-{number}.jpg: {self.says}")
         noise = np.random.default_rng(SPLITS.index(split))
         return noise.integers(0, 256, (SIZES[split], self.size, self.size, 3), np.uint8)[start:stop]
 
@@ -99,7 +96,7 @@ def partials(root: Path) -> list[Path]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
 
 def asked(calls: Path) -> list[tuple[str, int]]:
@@ -113,19 +110,19 @@ def pids(calls: Path) -> set[int]:
     return {int(line.split()[2]) for line in lines}
 
 
-def packing_code(root: Path, calls: Path, num_workers: int, skip: bool, **options: Any) -> str:
+def packing_code(root: Path, calls: Path, num_workers: int, **options: Any) -> str:
     """A program that packs."""
     return (
         "import logging, signal\n"
         "from pathlib import Path, PosixPath\n"  # the second for the options
         "from tests.support import tiny_source as t\n"
-        "from vae.data import packing_jobs\n"
+        "from vae.data import packing\n"
         "logging.basicConfig(level='INFO')\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "packing_jobs.POOL_PAYS_FROM = -1\n"
+        "packing.POOL_PAYS_FROM = -1\n"
         f"source = t.Tiny(Path({str(calls)!r}), **{options!r})\n"
-        f"size, workers, skip = source.size, {num_workers}, {skip}\n"
-        f"t.open_or_pack(source, t.config(Path({str(root)!r}), size, workers, skip))\n"
+        f"settings = t.config(Path({str(root)!r}), source.size, {num_workers})\n"
+        "t.open_or_pack(source, settings)\n"
     )
 
 
@@ -134,15 +131,10 @@ ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def start_packing(
-    root: Path,
-    calls: Path,
-    num_workers: int,
-    log: Path = Path(os.devnull),
-    skip: bool = False,
-    **options: Any,
+    root: Path, calls: Path, log: Path = Path(os.devnull), **options: Any
 ) -> subprocess.Popen[bytes]:
     """Another process that packs; what it says goes into a file."""
-    code = packing_code(root, calls, num_workers, skip, **options)
+    code = packing_code(root, calls, 1, **options)
     with open(log, "wb") as said:
         return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=ENV, stderr=said)
 
@@ -165,9 +157,9 @@ def whole(tmp_path: Path, **options: Any) -> dict[str, bytes]:
 
 
 def noted(partial: Path) -> list[tuple[str, int]]:
-    """The jobs in a journal."""
-    lines = (partial / "journal.jsonl").read_text().splitlines()
-    return [(line[0], line[1]) for line in map(json.loads, filter(None, lines))]
+    """Split and first image of each finished chunk."""
+    names = [marker.name.split("-") for marker in (partial / "done").iterdir()]
+    return [(split, int(start)) for split, start, _ in names]
 
 
 def cut(root: Path, size: int = 8) -> Path:

@@ -5,7 +5,8 @@
         train.attributes.npy, ...        0/1 attributes, (n, names) int8, where there are any;
                                          factors, identities and landmarks likewise
         skipped.txt                      images that could not be read, where there are any
-        index.json                       fingerprint, names of the labels, checksums
+        index.json                       format, fingerprint, names of the labels, and the
+                                         bytes and CRC-32 of each piece of each file
 
 A cache is made under another name and renamed when all of it is on the disk (packing.py),
 so a folder of this name is a whole cache or a damaged one, never a half-made one.
@@ -17,20 +18,23 @@ import hashlib
 import json
 import logging
 import multiprocessing
+import zlib
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import Timeout
+from filelock import FileLock, Timeout
 
 from vae.data.base import SPLITS, DataConfig, ImageError, ImageSource, Labels
-from vae.data.packing import FORMAT, SKIPPED, cache_lock, pack, required_bytes
+from vae.data.packing import FORMAT, SKIPPED, pack
+from vae.data.partial_cache import Pieces, partial_folder
 from vae.utils.errors import UserError
-from vae.utils.files import BLOCK, DISK_FULL_ERRORS, damaged_blocks, free_bytes, verify_checksum
+from vae.utils.files import DISK_FULL_ERRORS, free_bytes, verify_checksum
 
 MAIN_GUARD_HINT = "A script that packs must do so under `if __name__ == '__main__':`."
 
@@ -93,14 +97,16 @@ def open_or_pack(source: ImageSource, config: DataConfig) -> Packed:
     folder = _folder(source, config, fingerprint)
     if _find_damage(folder) or _now_readable(source, config, folder):
         with _translate_disk_errors(source, config), _locked(folder):
-            # Asked again: somebody may have made it while we waited.
+            # Asked again: another process may have made it meanwhile.
             if fault := _find_damage(folder) or _now_readable(source, config, folder):
                 if folder.exists():
                     log.warning("%s: %s; packing it again", folder, fault)
+                _require_disk_space(source, config, folder)
                 pack(source, config, fingerprint, folder)
     log.info("images: %s", folder)
     packed = _open(folder)
-    _report_skipped_images(packed, config)
+    if skipped := packed.skipped():
+        log.warning("images left out: %s, listed in %s", f"{len(skipped):,}", folder / SKIPPED)
     return packed
 
 
@@ -108,33 +114,14 @@ def verify(source: ImageSource, config: DataConfig) -> Packed:
     """Verify every byte of a cache against its checksums and open it.
 
     Raises:
-        UserError: there is no cache yet, or it is damaged; names the files and the blocks.
+        UserError: there is no cache yet, or it is damaged; names the files and the chunks.
     """
     folder = _folder(source, config, source.fingerprint())
-    fault = _find_damage(folder)
     if not folder.exists():
         raise UserError(f"{folder}: nothing is packed yet. Without --verify, it is.")
-    if not fault:
-        files = _read_index(folder)["files"].items()
-        damage = [_damage(folder / name, entry["crc32"]) for name, entry in files]
-        fault = "; ".join(filter(None, damage))
-    if fault:
+    if fault := _find_damage(folder, every_byte=True):
         raise UserError(f"{folder}: {fault}. Remove this folder: the next run packs it again.")
     return _open(folder)
-
-
-def _damage(file: Path, expected: list[int]) -> str:
-    """Describe the damage of a cache file, "" if intact; reads every byte."""
-    try:
-        blocks = damaged_blocks(file, expected, all_of_it=True)
-    except OSError as error:  # a sector of the disk has gone bad
-        return f"{file.name} cannot be read ({error.strerror})"
-    if not blocks:
-        return ""
-    return (
-        f"{file.name} is damaged in {len(blocks)} of {len(expected)} MiB "
-        f"(the first at byte {blocks[0] * BLOCK:,})"
-    )
 
 
 def _folder(source: ImageSource, config: DataConfig, fingerprint: dict[str, Any]) -> Path:
@@ -148,87 +135,130 @@ def _open(folder: Path) -> Packed:
     return Packed(folder, images)
 
 
-def _report_skipped_images(packed: Packed, config: DataConfig) -> None:
-    """Warn about skipped images; raise a UserError where skipping is not configured."""
-    skipped = packed.skipped()
-    if not skipped:
-        return
-    listed = f"images left out: {len(skipped):,}, listed in {packed.folder / SKIPPED}"
-    if config.skips_corrupt:
-        log.warning("%s", listed)
-        return
-    raise UserError(
-        f"data.on_corrupt: is `error`, but the images were packed with `skip`; {listed}. The "
-        f"first: {skipped[0].split(chr(9))[-1]} Give data.on_corrupt=skip again, or fix them: "
-        "all is packed again then."
-    )
+def _now_readable(source: ImageSource, config: DataConfig, folder: Path) -> str:
+    """Report that all skipped images are readable now; "" if there are none, or all is as asked.
+
+    Raises:
+        UserError: skipping is not configured, and one of them still cannot be read.
+    """
+    skipped = Packed(folder, {}).skipped()
+    if config.skips_corrupt or not skipped:
+        return ""
+    for line in skipped:
+        split, number, reason = line.split("\t", 2)
+        try:
+            source.read(split, int(number), int(number) + 1)
+        except ImageError as error:
+            raise UserError(
+                "data.on_corrupt: is `error`, but the images were packed with `skip`; images left "
+                f"out: {len(skipped):,}, listed in {folder / SKIPPED}, as {reason} Give "
+                "data.on_corrupt=skip again, or fix them: all is packed again then."
+            ) from error
+    return "images that were left out can be read now"
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
     return verify_checksum((folder / "index.json").read_text(encoding="utf-8"))
 
 
-def _find_damage(folder: Path) -> str:
-    """Describe why this is no intact cache, "" if it is; a check of milliseconds."""
+def _find_damage(folder: Path, *, every_byte: bool = False) -> str:
+    """Describe why this is no intact cache, "" if it is.
+
+    Args:
+        folder: of the cache.
+        every_byte: read all of each file; else some chunks, which takes milliseconds.
+
+    Raises:
+        UserError: a file cannot be read: a disk that is away for a moment is no damage.
+    """
     if not folder.exists():
         return "not there"
     try:
         index = _read_index(folder)
         if index["format"] != FORMAT:
             return f"has format {index['format']}, not {FORMAT}"
-        for name, entry in index["files"].items():
-            found = (folder / name).stat().st_size
-            if found != entry["bytes"]:
-                return f"{name} is damaged ({found} bytes, not {entry['bytes']})"
-            if damaged_blocks(folder / name, entry["crc32"]):
-                return f"{name} is damaged (other bytes than were written)"
+        files = index["files"].items()
+        found = [_damage(folder / name, pieces, every_byte) for name, pieces in files]
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except OSError as error:  # a disk that is away for a moment is no damage
-        raise UserError(f"{error.filename or folder}: cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder}: cannot be read: {error.strerror}. If that lasts, remove "
+            f"{folder}: the next run packs it again."
+        ) from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         return f"index.json is damaged ({error})"
-    return ""
+    return "; ".join(filter(None, found))
 
 
-def _now_readable(source: ImageSource, config: DataConfig, folder: Path) -> str:
-    """Report that all skipped images are readable now; "" if not, or if skipping is configured.
-
-    All of them: packing again for fewer would remove this cache, and then end at the first.
-    """
-    skipped = Packed(folder, {}).skipped()
-    if config.skips_corrupt or not skipped:
+def _damage(file: Path, pieces: Pieces, every_byte: bool) -> str:
+    """Describe the damage of a file of a cache, "" if there is none."""
+    size, expected = file.stat().st_size, sum(length for length, _ in pieces)
+    if size != expected:
+        return f"{file.name} is damaged ({size:,} bytes, not {expected:,})"
+    last = len(pieces) - 1
+    looked_at = range(last + 1) if every_byte else sorted({0, min(1, last), last // 2, last})
+    starts = [0, *accumulate(length for length, _ in pieces)]
+    damaged = []
+    with open(file, "rb") as opened:
+        for piece in looked_at:
+            opened.seek(starts[piece])
+            if zlib.crc32(opened.read(pieces[piece][0])) != pieces[piece][1]:
+                damaged.append(starts[piece])
+    if not damaged:
         return ""
-    for line in skipped:
-        split, number, _ = line.split("\t", 2)
-        try:
-            source.read(split, int(number), int(number) + 1)
-        except ImageError:
-            return ""
-    return "images that were left out can be read now"
+    return (
+        f"{file.name} is damaged in {len(damaged)} of {len(looked_at)} chunks that were read "
+        f"(the first at byte {damaged[0]:,})"
+    )
+
+
+def _require_disk_space(source: ImageSource, config: DataConfig, folder: Path) -> None:
+    """Raise a UserError if the disk cannot hold the cache, before any image is decoded."""
+    there = [file for one in (folder, partial_folder(folder)) for file in one.glob("*.npy")]
+    needed = _required_bytes(source, config) - 512 * sum(file.stat().st_blocks for file in there)
+    if needed > free_bytes(Path(config.root)):
+        raise UserError(_too_small(config, "the disk is too small", needed))
+
+
+def _required_bytes(source: ImageSource, config: DataConfig) -> int:
+    """Return the bytes of all images, packed."""
+    return sum(source.sizes().values()) * 3 * config.image_size**2
+
+
+def _too_small(config: DataConfig, what: str, needed: int) -> str:
+    return (
+        f"data.root: {config.root}: {what}: {free_bytes(Path(config.root)) / 1e9:.2f} GB are free, "
+        f"and the packed images need {needed / 1e9:.2f} GB. Free some, set data.root to another "
+        "disk, or lower data.num_images or data.image_size."
+    )
 
 
 @contextmanager
 def _translate_disk_errors(source: ImageSource, config: DataConfig) -> Iterator[None]:
     """Translate disk errors during packing into a UserError about data.root."""
-    root = config.root
     try:
         yield
     except OSError as error:
         if error.errno in DISK_FULL_ERRORS:
-            what = (
-                f"{DISK_FULL_ERRORS[error.errno]}, so packing stopped and removed its files. "
-                f"Now {free_bytes(Path(root)) / 1e9:.2f} GB are free, and the packed images need "
-                f"{required_bytes(source.sizes(), config) / 1e9:.2f} GB. Free some"
-            )
+            what = f"{DISK_FULL_ERRORS[error.errno]}, so packing stopped and removed its files"
+            message = _too_small(config, what, _required_bytes(source, config))
         else:
-            what = f"the cache cannot be written there: {error}. Make it writable"
-        raise UserError(f"data.root: {root}: {what}, or set data.root to another disk.") from error
+            message = (
+                f"data.root: {config.root}: the cache cannot be written there: {error}. Make it "
+                "writable, or set data.root to another disk."
+            )
+        raise UserError(message) from error
     except BrokenProcessPool as error:
         raise UserError(
             "data.num_workers: a packing process died, perhaps for want of memory: try "
             f"data.num_workers=1. {MAIN_GUARD_HINT}"
         ) from error
+
+
+def cache_lock(folder: Path) -> FileLock:
+    """Return the lock that is held while a cache is packed."""
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from omegaconf import MISSING
 
 from vae.data.base import SPLITS, FilesConfig, Labels
-from vae.data.images import is_image_name, limit_splits, load_square
+from vae.data.images import count_suffixes, is_image_name, limit_splits, load_square
 from vae.utils.errors import UserError
 from vae.utils.registry import register
 
@@ -55,8 +54,8 @@ class FolderSource:
         images = [path for path in files if is_image_name(path)]
         if not images:
             raise UserError(
-                f"data.path: {self.root} holds no images ({_inventory(files)}). Give the folder "
-                "that holds your pictures: jpg, png, webp, bmp, gif, pgm, ppm, pbm or tiff."
+                f"data.path: {self.root} holds no images ({count_suffixes(files)}). Give the "
+                "folder that holds your pictures: jpg, png, webp, bmp, gif, pgm, ppm, pbm or tiff."
             )
         self.files = _select(_by_split(images, self.root), config.num_images)
 
@@ -152,15 +151,6 @@ def _walk(root: Path) -> Iterator[str]:
                 waiting.append(f"{folder}{name}/")
             elif is_file:
                 yield f"{folder}{name}"
-
-
-def _inventory(files: list[str]) -> str:
-    """Format the found files: '12 files: 8 .txt, 4 without a suffix'."""
-    if not files:
-        return "0 files"
-    suffixes = Counter(Path(path).suffix.lower() or "without a suffix" for path in files)
-    kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
-    return f"{len(files)} files: {kinds}"
 
 
 def _by_split(images: list[str], root: Path) -> dict[str, list[str]]:

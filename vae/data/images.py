@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,13 +45,24 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def load_square(file: Path, size: int, crop: int | None = None) -> np.ndarray:
-    """Call `decode_square` on a file; ImageError also if it cannot be opened."""
+def count_suffixes(names: Iterable[str]) -> str:
+    """Format which files there are: '12 files: 8 .txt, 4 without a suffix'."""
+    counts = Counter(Path(name).suffix.lower() or "without a suffix" for name in names)
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(5))
+    return f"{counts.total()} files: {kinds}" if kinds else "0 files"
+
+
+def read_image_file(file: Path) -> bytes:
+    """Return the content of a file. ImageError: it cannot be read."""
     try:
-        content = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise ImageError(f"{file}: cannot be read: {error.strerror}.") from error
-    return decode_square(content, str(file), size, crop)
+
+
+def load_square(file: Path, size: int, crop: int | None = None) -> np.ndarray:
+    """Call `decode_square` on a file; ImageError also if it cannot be opened."""
+    return decode_square(read_image_file(file), str(file), size, crop)
 
 
 def open_image(file: Path) -> Image:
@@ -59,11 +71,7 @@ def open_image(file: Path) -> Image:
     Raises:
         ImageError: it cannot be read; names the file and its apparent format.
     """
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{file}: cannot be read: {error.strerror}.") from error
-    return _decode(content, str(file), lambda image: image)
+    return _decode(read_image_file(file), str(file), lambda image: image)
 
 
 def decode_square(content: bytes, name: str, size: int, crop: int | None = None) -> np.ndarray:

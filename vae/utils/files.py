@@ -1,4 +1,4 @@
-"""Atomic file writes, checksums by block, and tolerant reads of YAML and JSON."""
+"""Atomic file writes, and tolerant reads of YAML and JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -23,9 +23,6 @@ DISK_FULL_ERRORS = {  # errors of writes without enough disk space, and their me
 }
 
 MAX_DEPTH = 50  # lists and mappings within each other, in a YAML file
-
-BLOCK = 1 << 20  # bytes
-SAMPLED_BLOCKS = 4  # blocks or so that a quick look reads: the first, the last, and some between
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any], before: str | None = None) -> None:
@@ -139,31 +136,6 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     write_text_atomically(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
-def checksums(file: Path) -> list[int]:
-    """Return the CRC-32 of each block of a file. OSError: it cannot be read."""
-    return list(_checksums(file, range(_blocks(file))))
-
-
-def damaged_blocks(file: Path, expected: list[int], *, all_of_it: bool = False) -> list[int]:
-    """Return the damaged blocks of a file.
-
-    Args:
-        file: it has the size that it had.
-        expected: its `checksums` then.
-        all_of_it: read every block; else `SAMPLED_BLOCKS` of them, which costs milliseconds.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    count = len(expected)
-    if not count:  # an empty file
-        return []
-    step = 1 if all_of_it else max(1, (count - 1) // (SAMPLED_BLOCKS - 1))
-    blocks = sorted({*range(0, count, step), count - 1})
-    found = zip(blocks, _checksums(file, blocks), strict=True)
-    return [block for block, checksum in found if checksum != expected[block]]
-
-
 def with_checksum(values: dict[str, Any]) -> str:
     """Return JSON text of values and their checksum; `verify_checksum` reads it."""
     return json.dumps(values | {"crc32": zlib.crc32(json.dumps(values).encode())})
@@ -180,14 +152,3 @@ def verify_checksum(text: str) -> dict[str, Any]:
     if checksum != zlib.crc32(json.dumps(values).encode()):
         raise ValueError("other checksum")
     return values
-
-
-def _blocks(file: Path) -> int:
-    return -(-file.stat().st_size // BLOCK)
-
-
-def _checksums(file: Path, blocks: Iterable[int]) -> Iterable[int]:
-    with open(file, "rb") as opened:
-        for block in blocks:
-            opened.seek(block * BLOCK)
-            yield zlib.crc32(opened.read(BLOCK))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from vae.utils.distributed import all_max
@@ -63,3 +67,25 @@ class Interrupts:
     def _restore(self, number: signal.Signals) -> None:
         if number in self._before:
             signal.signal(number, self._before.pop(number))  # type: ignore[arg-type]
+
+
+@contextmanager
+def blocked(*numbers: signal.Signals) -> Iterator[None]:
+    """Block signals in this thread, and for good in processes that are started inside the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def exit_with_parent() -> None:
+    """End this process as soon as the one that started it is gone: SIGKILL leaves no orphans."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
