@@ -10,7 +10,6 @@ An interrupted packing is resumed: a chunk is kept if its bytes still have that 
 
 from __future__ import annotations
 
-import shutil
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,8 +62,6 @@ class PartialCache:
 
     def allocate(self) -> None:
         """Create the folder and files of full size; what an interrupted packing wrote stays."""
-        if not self._done.exists():  # of an older format
-            shutil.rmtree(self.folder, ignore_errors=True)
         self._done.mkdir(parents=True, exist_ok=True)
         for split, count in self.source.sizes().items():
             with open(self.file(split), "ab") as file:
