@@ -95,8 +95,18 @@ def vae_pack(capsys: Any, path: Path, *more: str) -> tuple[int, dict[str, Any], 
     return code, json.loads(out or "{}"), err
 
 
-def all_pixels(faces: CelebASource) -> np.ndarray:
-    return np.concatenate([faces.read(split, 0, size) for split, size in faces.sizes().items()])
+def require_whole(faces: CelebASource, pixels: np.ndarray) -> None:
+    """Compare all images with `pixels`, and the labels that there are with `known`."""
+    faces.check()
+    assert faces.sizes() == SIZES
+    for split in SPLITS:
+        assert (faces.read(split, 0, SIZES[split]) == pixels[rows(split)]).all()
+        labels = faces.labels(split)
+        assert labels["attributes"].names == ATTRIBUTES
+        for kind, label in labels.items():
+            assert label.values.dtype == known()[kind].dtype
+            np.testing.assert_array_equal(label.values, known()[kind][rows(split)])
+            assert len(label.names) == label.values.shape[1]
 
 
 def by_pil(content: bytes, crop: int | None = 148, size: int = 16) -> np.ndarray:
@@ -106,12 +116,6 @@ def by_pil(content: bytes, crop: int | None = 148, size: int = 16) -> np.ndarray
     left, top = (178 - side) // 2, (218 - side) // 2
     box = image.crop((left, top, left + side, top + side))
     return np.asarray(box.resize((size, size), Image.Resampling.BILINEAR))
-
-
-def edit(file: Path, old: str, new: str) -> None:
-    text = file.read_bytes().decode()
-    assert old in text
-    file.write_bytes(text.replace(old, new).encode())
 
 
 def edit_lines(file: Path, change: Callable[[list[str]], Sequence[str]]) -> None:
@@ -143,7 +147,6 @@ def write_shard(
     numbers: Sequence[int],
     jpegs: Sequence[bytes | None],
     value_of: Callable[[np.ndarray], Any] = lambda values: values.astype(bool),
-    group: int = 7,
 ) -> Path:
     """A parquet file of some of CelebA's images, in row groups of 7 rows."""
     import pyarrow as pa
@@ -157,7 +160,7 @@ def write_shard(
     flags = zip(ATTRIBUTES, value_of(values).T, strict=True)
     columns |= {name: pa.array(flag) for name, flag in flags}
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), file, row_group_size=group)
+    pq.write_table(pa.table(columns), file, row_group_size=7)
     return file
 
 

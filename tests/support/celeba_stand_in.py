@@ -12,12 +12,9 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from itertools import islice
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
@@ -32,6 +29,7 @@ NUM = 202_599
 WIDTH, HEIGHT = 178, 218
 SPARE = 14  # rows and columns that a base face has to spare, for images to be shifted
 FINE, COARSE, QUALITY = 6.0, 12.0, 85  # the noise's spreads; with these, JPEGs of 7 to 12 KB
+FACES = 400  # base faces, which all images are made from
 FEW = 2_000  # images: below this, base faces are drawn small and no processes are started
 CHUNK = 200  # images that a process paints at a time
 GROUP, SHARD = 100, 8_600  # rows; SHARD gives the 19, 3 and 3 files of flwrlabs/celeba
@@ -66,69 +64,56 @@ def split_sizes(num: int) -> tuple[int, int, int]:
 # A row of these tables is the same whatever `num` is: they are filled from the first row on.
 
 
-def attribute_values(num: int, seed: int = 0, distinct: int = 400) -> np.ndarray:
+def attribute_values(num: int) -> np.ndarray:
     """(num, 40) int8 of 0 and 1: the base face's attributes, random where it has none."""
     import torch
 
     from vae.data.synthetic.faces import attributes
 
-    drawn, of_face = attributes(torch.from_numpy(_factors(seed, distinct)))
-    values = _random(seed, "attributes").integers(0, 2, (num, 40), dtype=np.int8)
+    drawn, of_face = attributes(torch.from_numpy(_factors()))
+    values = _random("attributes").integers(0, 2, (num, 40), dtype=np.int8)
     columns = [ATTRIBUTES.index(name) for name in drawn]
-    values[:, columns] = of_face.numpy()[_faces(num, seed, distinct)]
+    values[:, columns] = of_face.numpy()[_faces(num)]
     return values
 
 
-def identities(num: int, seed: int = 0) -> np.ndarray:
+def identities(num: int) -> np.ndarray:
     """(num,) int in 1..10177: who is in the image."""
-    return _random(seed, "identities").integers(1, 10_178, num)
+    return _random("identities").integers(1, 10_178, num)
 
 
-def landmarks(num: int, seed: int = 0) -> np.ndarray:
+def landmarks(num: int) -> np.ndarray:
     """(num, 10) int, columns as in `POINTS`."""
     mean = (69, 109, 106, 113, 77, 142, 73, 152, 108, 154)
-    return _random(seed, "landmarks").integers(-3, 4, (num, 10)) + mean
+    return _random("landmarks").integers(-3, 4, (num, 10)) + mean
 
 
-def boxes(num: int, seed: int = 0) -> np.ndarray:
+def boxes(num: int) -> np.ndarray:
     """(num, 4) int, columns as in `BOX`: the face in the photograph it was cut from."""
-    return _random(seed, "boxes").integers((40, 40, 150, 200), (240, 120, 260, 360), (num, 4))
+    return _random("boxes").integers((40, 40, 150, 200), (240, 120, 260, 360), (num, 4))
 
 
-def make(
-    folder: Path,
-    layout: str = "official",
-    num: int = NUM,
-    seed: int = 0,
-    distinct: int = 400,
-    workers: int | None = None,
-) -> None:
+def make(folder: Path, layout: str = "official", num: int = NUM) -> None:
     """Make the data set.
 
     Args:
         folder: where; it is made unless it is there and empty.
         layout: one of `LAYOUTS`.
         num: how many images, >= 3. Below `FEW` the images are others, but the lists are not.
-        seed: >= 0. An image depends on the seed, `distinct` and its own number.
-        distinct: how many base faces there are to choose from, >= 1.
-        workers: processes that paint, 0 for none; None: one a core, or none below `FEW` images.
 
     Raises:
         FileExistsError: the folder is not empty.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout: got {layout!r}, not one of {', '.join(LAYOUTS)}.")
     split_sizes(num)  # refuses a `num` that is too small, before anything is made
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: name a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    values = attribute_values(num, seed, distinct)
-    painted = _paint(num, seed, distinct, workers)
-    jpegs = iter(tqdm(painted, layout, num, unit=" images", disable=num < FEW))
+    values = attribute_values(num)
+    jpegs = iter(tqdm(_paint(num), layout, num, unit=" images", disable=num < FEW))
     if layout == "parquet":
-        _write_parquet(folder / "img_align+identity+attr", jpegs, values, seed)
+        _write_parquet(folder / "img_align+identity+attr", jpegs, values)
         return
-    _write_lists(folder, layout, values, seed)
+    _write_lists(folder, layout, values)
     if layout == "zip":
         with ZipFile(folder / "img_align_celeba.zip", "w") as archive:
             archive.writestr("img_align_celeba/", b"")
@@ -142,15 +127,15 @@ def make(
         (images / name).write_bytes(jpeg)
 
 
-def _write_lists(folder: Path, layout: str, values: np.ndarray, seed: int) -> None:
+def _write_lists(folder: Path, layout: str, values: np.ndarray) -> None:
     """The text files, each with its own spacing as published, or Kaggle's CSV files."""
     num = len(values)
     splits = np.repeat([0, 1, 2], split_sizes(num))
     files = {  # its rows, how a row is written, and the names in its header
         "Anno/list_attr_celeba": (2 * values - 1, "%s" + " %2d" * 40, " ".join(ATTRIBUTES) + " "),
-        "Anno/list_bbox_celeba": (boxes(num, seed), "%s   %3d %3d %3d %3d", BOX),
-        "Anno/list_landmarks_align_celeba": (landmarks(num, seed), "%s %d" + "%5d" * 9, POINTS),
-        "Anno/identity_CelebA": (identities(num, seed)[:, None], "%s %d", ""),
+        "Anno/list_bbox_celeba": (boxes(num), "%s   %3d %3d %3d %3d", BOX),
+        "Anno/list_landmarks_align_celeba": (landmarks(num), "%s %d" + "%5d" * 9, POINTS),
+        "Anno/identity_CelebA": (identities(num)[:, None], "%s %d", ""),
         "Eval/list_eval_partition": (splits[:, None], "%s %d", ""),
     }
     for path, (rows, row, header) in files.items():
@@ -169,12 +154,12 @@ def _write_lists(folder: Path, layout: str, values: np.ndarray, seed: int) -> No
             lines.writelines(row % (name, *cells) + "\n" for name, cells in pairs)
 
 
-def _write_parquet(folder: Path, jpegs: Iterator[bytes], values: np.ndarray, seed: int) -> None:
+def _write_parquet(folder: Path, jpegs: Iterator[bytes], values: np.ndarray) -> None:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
     folder.mkdir()
-    paths, people = names(len(values)), identities(len(values), seed)
+    paths, people = names(len(values)), identities(len(values))
     image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     flags = dict.fromkeys(ATTRIBUTES, pa.bool_())
     schema = pa.schema({"image": image, "celeb_id": pa.int64(), **flags})
@@ -195,45 +180,34 @@ def _write_parquet(folder: Path, jpegs: Iterator[bytes], values: np.ndarray, see
                     writer.write_table(pa.table(table, schema))
 
 
-def _paint(num: int, seed: int, distinct: int, workers: int | None) -> Iterator[bytes]:
+def _paint(num: int) -> Iterator[bytes]:
     """The images' JPEGs, in order."""
-    used, faces = np.unique(_faces(num, seed, distinct), return_inverse=True)
+    used, faces = np.unique(_faces(num), return_inverse=True)
     # At full size a face takes 45 ms to draw; at 64 pixels, enlarged, 4 ms, and tests do not mind.
-    base = _draw(_factors(seed, distinct)[used], 64 if num < FEW else HEIGHT + SPARE)
-    jobs = iter(enumerate(faces.tolist(), start=1))
-    if workers is None:
-        workers = 0 if num < FEW else os.cpu_count() or 1
-    if workers == 0:
-        painter = Painter(seed, base)
-        yield from (painter.jpeg(number, face) for number, face in jobs)
+    base = _draw(_factors()[used], 64 if num < FEW else HEIGHT + SPARE)
+    numbers = range(1, num + 1)
+    if num < FEW:
+        yield from map(Painter(base).jpeg, numbers, faces.tolist())
         return
     spawn = get_context("spawn")  # torch has started threads, and a forked copy of those can hang
-    with ProcessPoolExecutor(workers, spawn, _start_worker, (seed, base)) as pool:
-        # Few chunks under way: where writing is slower than painting, they would pile up.
-        running: deque[Future[list[bytes]]] = deque()
-        while chunk := list(islice(jobs, CHUNK)):
-            running.append(pool.submit(_work, chunk))
-            if len(running) > 2 * workers:
-                yield from running.popleft().result()
-        for future in running:
-            yield from future.result()
+    with ProcessPoolExecutor(None, spawn, _start_worker, (base,)) as pool:
+        yield from pool.map(_jpeg, numbers, faces.tolist(), chunksize=CHUNK)
 
 
 class Painter:
     """Makes images that look like photographs, no two alike, of base faces."""
 
-    def __init__(self, seed: int, base: np.ndarray) -> None:
-        self.seed = seed
+    def __init__(self, base: np.ndarray) -> None:
         self.base = base  # (n, HEIGHT + SPARE, WIDTH + SPARE, 3) uint8
         # Each image's noise is cut from large pieces: making it takes longer than all the rest.
-        random = _random(seed, "noise")
+        random = _random("noise")
         self.fine = random.normal(0, FINE, (600, 600, 3)).astype(np.float32)
         coarse = random.normal(128, COARSE, (40, 40, 1)).clip(0, 255).astype(np.uint8)
         self.coarse = _enlarge(coarse.repeat(3, axis=2), 600).astype(np.float32) - 128
 
     def jpeg(self, number: int, face: int) -> bytes:
         """Image `number`, of base face `face`."""
-        random = np.random.default_rng([self.seed, number])
+        random = np.random.default_rng([0, number])
         picture = _cut(self.base[face], random)
         if random.random() < 0.5:
             picture = picture[:, ::-1]
@@ -251,13 +225,13 @@ class Painter:
 _painter: Painter  # a worker process's own
 
 
-def _start_worker(seed: int, base: np.ndarray) -> None:
+def _start_worker(base: np.ndarray) -> None:
     global _painter
-    _painter = Painter(seed, base)
+    _painter = Painter(base)
 
 
-def _work(jobs: list[tuple[int, int]]) -> list[bytes]:
-    return [_painter.jpeg(number, face) for number, face in jobs]
+def _jpeg(number: int, face: int) -> bytes:
+    return _painter.jpeg(number, face)
 
 
 def _cut(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -270,20 +244,20 @@ def _enlarge(picture: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def _random(seed: int, use: str) -> np.random.Generator:
-    """A generator for each use; an image's own is seeded [seed, number], and numbers are not 0."""
-    return np.random.default_rng([seed, 0, *use.encode()])
+def _random(use: str) -> np.random.Generator:
+    """A generator for each use; an image's own is seeded [0, number], and numbers are not 0."""
+    return np.random.default_rng([0, 0, *use.encode()])
 
 
-def _faces(num: int, seed: int, distinct: int) -> np.ndarray:
+def _faces(num: int) -> np.ndarray:
     """(num,) int: the base face of each image."""
-    return _random(seed, "faces").integers(distinct, size=num)
+    return _random("faces").integers(FACES, size=num)
 
 
-def _factors(seed: int, distinct: int) -> np.ndarray:
+def _factors() -> np.ndarray:
     from vae.data.synthetic.faces import sample_factors
 
-    return sample_factors("rich", distinct, seed)
+    return sample_factors("rich", FACES, 0)
 
 
 def _draw(factors: np.ndarray, size: int) -> np.ndarray:
@@ -308,9 +282,6 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new or empty folder")
     parser.add_argument("--layout", choices=LAYOUTS, default="official")
     parser.add_argument("--num", type=int, default=NUM, help="images (default: all of CelebA's)")
-    parser.add_argument("--distinct", type=int, default=400, help="faces they are made from")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
     try:
         make(**vars(parser.parse_args()))
     except (FileExistsError, ValueError) as error:

@@ -1,151 +1,266 @@
-"""Every layout of CelebA gives the same images, splits and labels."""
+"""CelebA in each of its layouts is found, and gives the same images, splits and labels."""
 
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
+import shutil
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.celeba_shards import (
+    IMAGES,
+    PARTITION,
+    SHARDS,
     SIZES,
     SPLITS,
-    all_pixels,
+    ZIP,
     by_pil,
     known,
     names,
     pack,
-    read_jpegs,
+    require_whole,
     rows,
     source,
     vae_pack,
+    write_shard,
 )
-from tests.support.celeba_stand_in import ATTRIBUTES, LAYOUTS, POINTS
-from tests.support.train_command import ROOT
+from tests.support.celeba_stand_in import ATTRIBUTES, LAYOUTS
+from tests.support.celeba_stand_in import names as all_names
+from tests.support.data_sets import save_noise
+from vae.data.celeba import layouts
 
 KINDS = {
     **{layout: {"attributes", "identities", "landmarks"} for layout in LAYOUTS},
     "kaggle": {"attributes", "landmarks"},
     "parquet": {"attributes", "identities"},
 }
-TYPES = {"attributes": np.int8, "identities": np.int32, "landmarks": np.int16}
-COLUMNS = {"attributes": ATTRIBUTES, "landmarks": tuple(POINTS.split())}
 
 
-@pytest.mark.parametrize("crop", [148, 178, 140, 128, None])
-def test_pixels_equal_pillows(crop, celeba_made):
-    jpegs = read_jpegs(celeba_made("official"))
+@pytest.mark.parametrize("crop", [148, None])
+def test_pixels_equal_pillows(crop, celeba_made, jpegs):
     for size in (16, crop or 178):  # at the second nothing is resized
-        faces = source(celeba_made("official"), crop=crop, image_size=size)
         expected = np.stack([by_pil(jpeg, crop, size) for jpeg in jpegs[rows("train")]])
-        found = faces.read("train", 0, SIZES["train"])
-        assert found.dtype == np.uint8
-        assert np.abs(found.astype(int) - expected).max() <= 1
-
-
-def test_every_layout_has_the_same_pixels(celeba_made):
-    first, *others = (all_pixels(source(celeba_made(layout), image_size=64)) for layout in LAYOUTS)
-
-    assert len(np.unique(first, axis=0)) == 30  # no two alike
-    assert all((other == first).all() for other in others)
+        found = source(celeba_made("official"), crop=crop, image_size=size)
+        assert (found.read("train", 0, SIZES["train"]) == expected).all()
+    assert len(np.unique(expected, axis=0)) == 24  # no two alike
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_splits_and_labels_equal_the_lists(layout, celeba_made):
-    faces = source(celeba_made(layout))
-
-    assert faces.sizes() == SIZES
-    for split in SPLITS:
-        labels = faces.labels(split)
-        assert set(labels) == KINDS[layout]
-        for kind, label in labels.items():
-            assert label.values.dtype == TYPES[kind]
-            np.testing.assert_array_equal(label.values, known()[kind][rows(split)])
-            assert label.names == COLUMNS.get(kind, label.names)
-            assert len(label.names) == label.values.shape[1]
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_packing_keeps_images_and_labels_together(layout, celeba_in):
+def test_a_layout_gives_images_splits_and_labels(layout, celeba_in, pixels):
     folder = celeba_in(layout)
+    before = sorted(folder.rglob("*"))
+    require_whole(source(folder), pixels)
     packed = pack(folder)
 
-    jpegs = read_jpegs(celeba_in("official", folder.with_name("official")))
     for split in SPLITS:
-        expected = np.stack([by_pil(jpeg) for jpeg in jpegs[rows(split)]])
-        assert np.abs(packed.images[split].astype(int) - expected).max() <= 1
-        for kind in TYPES:
+        assert (packed.images[split] == pixels[rows(split)]).all()
+        for kind, values in known().items():
             label = getattr(packed, kind)(split)
             assert (label is None) == (kind not in KINDS[layout])
             if label is not None:
-                assert label.values.dtype == TYPES[kind]
-                np.testing.assert_array_equal(label.values, known()[kind][rows(split)])
+                np.testing.assert_array_equal(label.values, values[rows(split)])
     assert packed.skipped() == []
+    assert sorted(folder.rglob("*")) == before  # nothing is unpacked
 
 
-@pytest.mark.parametrize("layout", ["official", "parquet"])
-def test_the_command_packs_and_counts(layout, celeba_in, capsys):
-    folder = celeba_in(layout)
-    code, found, err = vae_pack(capsys, folder)
+def test_the_command_packs_and_counts(celeba, capsys):
+    code, found, err = vae_pack(capsys, celeba)
 
     assert (code, "error" in err) == (0, False)
     assert (found["images"], found["skipped"]) == (SIZES, 0)
-    assert set(found["labels"]) == KINDS[layout]
+    assert set(found["labels"]) == KINDS["official"]
     assert tuple(found["labels"]["attributes"]) == ATTRIBUTES
-    assert found["cache"] == str(pack(folder).folder)
-    assert vae_pack(capsys, folder, "--verify")[0] == 0
+    assert found["cache"] == str(pack(celeba).folder)
+    assert vae_pack(capsys, celeba, "--verify")[0] == 0
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_any_range_reads_in_any_order(layout, celeba_made):
-    faces = source(celeba_made(layout))
-    in_order = {split: faces.read(split, 0, size) for split, size in SIZES.items()}
-
-    ranges = [("train", 20, 24), ("val", 1, 3), ("train", 0, 5), ("train", 3, 21), ("test", 2, 3)]
-    for split, start, stop in [*ranges, *reversed(ranges)]:
-        assert (faces.read(split, start, stop) == in_order[split][start:stop]).all()
-    for number in (23, 22, 22, 7, 6, 0):
-        assert (faces.read("train", number, number + 1)[0] == in_order["train"][number]).all()
+def test_any_range_reads_in_any_order(celeba_made, shards, pixels):
+    """From a zip, and across the row groups of two shards."""
+    spans = [(start, stop) for start in range(24) for stop in range(start + 1, 25)]
+    np.random.default_rng(0).shuffle(spans)
+    for faces in (source(celeba_made("zip")), source(shards)):
+        assert (faces.read("val", 1, 3) == pixels[25:27]).all()
+        for start, stop in [*((n, n + 1) for n in reversed(range(24))), *spans[:40]]:
+            assert (faces.read("train", start, stop) == pixels[start:stop]).all()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_num_images_needs_only_the_first_of_each_split(layout, celeba_in):
+@pytest.mark.parametrize("layout", ["official", "zip", "parquet"])
+def test_num_images_needs_only_the_first_of_each_split(layout, celeba_in, pixels):
     folder = celeba_in(layout)
-    faces = source(folder, num_images=15)
-    sizes = {"train": 12, "val": 2, "test": 1}
-
-    assert sum(faces.sizes().values()) == 15
-    assert faces.sizes() == pytest.approx(sizes, abs=1)
-    if layout in ("official", "drive", "kaggle"):
+    sizes = source(folder, num_images=15).sizes()
+    assert sum(sizes.values()) == 15
+    assert sizes == pytest.approx({"train": 12, "val": 2, "test": 1}, abs=1)
+    if layout == "official":
         for split in SPLITS:
-            for name in names(split)[faces.sizes()[split] :]:
-                next(folder.rglob(name)).write_bytes(b"not to be read")
-    everything = source(celeba_in(layout, folder.with_name("whole")))
+            for name in names(split)[sizes[split] :]:
+                (folder / IMAGES / name).write_bytes(b"not to be read")
     packed = pack(folder, num_images=15)
-    for split, count in faces.sizes().items():
-        assert (packed.images[split] == everything.read(split, 0, count)).all()
-        for kind, label in faces.labels(split).items():
-            np.testing.assert_array_equal(label.values, known()[kind][rows(split, count)])
+
+    for split, count in sizes.items():
+        assert (packed.images[split] == pixels[rows(split, count)]).all()
+        values = packed.attributes(split).values
+        assert (values == known()["attributes"][rows(split, count)]).all()
 
 
-READ = """
-import pickle, sys
-jobs = pickle.load(sys.stdin.buffer)
-pickle.dump([faces.read(*job) for faces, *job in jobs], sys.stdout.buffer)
-"""
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_source_in_use_can_be_sent_to_workers(layout, celeba_made, pixels):
+    faces = source(celeba_made(layout))
+    require_whole(faces, pixels)
+    sent = pickle.dumps(faces)
+
+    assert len(sent) < 5_000  # no labels, no images
+    assert (pickle.loads(sent).read("train", 5, 20) == pixels[5:20]).all()
 
 
-def test_another_process_reads_sources_in_use(celeba_made):
-    sources = [source(celeba_made(layout)) for layout in LAYOUTS]
-    expected = [faces.read("train", 5, 20) for faces in sources]
-    for faces in sources:
-        faces.check()
-        faces.labels("train")
-        assert len(pickle.dumps(faces)) < 20_000
-    jobs = pickle.dumps([(faces, "train", 5, 20) for faces in sources])
+@pytest.mark.parametrize(
+    "value_of",
+    [lambda values: values.astype(np.int64), lambda values: values * 2 - 1, np.float32],
+    ids=["0/1", "±1", "float"],
+)
+def test_shards_with_attributes_as_numbers(value_of, tmp_path, jpegs, pixels):
+    for name, numbers in SHARDS.items():
+        write_shard(tmp_path / "shards" / f"{name}.parquet", numbers, jpegs, value_of)
 
-    done = subprocess.run([sys.executable, "-c", READ], input=jobs, capture_output=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr.decode()
-    assert (np.stack(pickle.loads(done.stdout)) == expected).all()
+    require_whole(source(tmp_path / "shards"), pixels)
+
+
+def test_shards_with_other_columns(shards, pixels):
+    for file in shards.iterdir():
+        table = pq.read_table(file)
+        table = table.set_column(0, "image", table["image"].combine_chunks().field("bytes"))
+        pq.write_table(table.select(table.column_names[::-1]), file)
+    require_whole(source(shards), pixels)
+
+    for file in shards.iterdir():
+        pq.write_table(pq.read_table(file, columns=["image"]), file)
+    assert source(shards).labels("train") == {}
+    assert pack(shards).label_names() == {}
+
+
+@pytest.mark.parametrize("method", [ZIP_STORED, ZIP_DEFLATED])
+@pytest.mark.parametrize("above", ["", "celeba/img_align_celeba/", "./"])
+def test_archives_of_other_programs(method, above, celeba_in, jpegs, pixels):
+    folder = celeba_in("zip")
+    with ZipFile(folder / ZIP, "w", method) as archive:
+        for name in (f"{above}README.txt", "__MACOSX/._000001.jpg", f"{above}.hidden.jpg"):
+            archive.writestr(name, b"")
+        for name, jpeg in reversed([*zip(all_names(30), jpegs, strict=True)]):
+            with archive.open(above + name, "w", force_zip64=name > "000015.jpg") as member:
+                member.write(jpeg)
+    require_whole(source(folder), pixels)
+
+    whole = (folder / ZIP).read_bytes()
+    (folder / ZIP).write_bytes(b"PK\3\4" + bytes(1000) + whole)  # as a self-extracting one
+    require_whole(source(folder), pixels)
+
+
+SNAPSHOTS = Path("hub", "datasets--flwrlabs--celeba", "snapshots")
+
+
+def flatten(folder, _made):
+    for file in (folder / IMAGES).iterdir():
+        file.rename(folder / file.name)
+
+
+def link(folder, _made):
+    (folder / IMAGES).rename(folder.parent / "elsewhere")
+    (folder / IMAGES).symlink_to(folder.parent / "elsewhere")
+    (folder / "loop").symlink_to(folder)
+    (folder / "circle").symlink_to("circle")
+
+
+def archive_in_img(folder, made):
+    shutil.rmtree(folder / "Img" / IMAGES)
+    shutil.copy(made("zip") / ZIP, folder / "Img")
+
+
+def clutter(folder, _made):
+    for name in (".DS_Store", "README.txt", "__MACOSX/._000001.jpg", ".cache/x.png", "x.parquet"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+    save_noise(folder / "img_celeba" / "000001.jpg")  # before alignment
+    save_noise(folder / "overview.png")
+
+
+def hub_cache(folder, _made):
+    snapshot = folder.parent / "cache" / SNAPSHOTS / "abc" / "img_align+identity+attr"
+    snapshot.mkdir(parents=True)
+    for number, shard in enumerate(folder.rglob("*.parquet")):
+        blob = shard.rename(folder / f"{number}abc")
+        (snapshot / shard.name).symlink_to(blob)
+
+
+def three_revisions(folder, made):
+    for revision in ("abc", "def", "ghi"):
+        shutil.copytree(made("parquet"), folder / SNAPSHOTS / revision)
+    next((folder / SNAPSHOTS / "abc").rglob("valid*")).unlink()
+
+
+def half_a_download(folder, _made):
+    (folder / ZIP).write_bytes(b"half")
+    (folder / "list_attr_celeba.txt").write_bytes(b"<html>")
+
+
+FOUND = {  # a layout, a change of its folder, and the path that is given
+    "deeper": ("drive", lambda f, _: shutil.copytree(f, f.parent / "x" / "a" / "b"), "../x"),
+    "images of another name": ("official", lambda f, _: (f / IMAGES).rename(f / "faces"), ""),
+    "images beside the lists": ("official", flatten, ""),
+    "the images' folder": ("official", lambda f, _: None, IMAGES),
+    "the authors' images": ("drive", lambda f, _: None, f"Img/{IMAGES}"),
+    "Kaggle's outer folder": ("kaggle", lambda f, _: None, IMAGES),
+    "Kaggle's inner folder": ("kaggle", lambda f, _: None, f"{IMAGES}/{IMAGES}"),
+    "the archive itself": ("zip", lambda f, _: None, ZIP),
+    "an archive in the authors' folders": ("drive", archive_in_img, ""),
+    "it alone": ("drive", archive_in_img, f"Img/{ZIP}"),
+    "half an archive": ("official", lambda f, _: (f / ZIP).write_bytes(b"half"), ""),
+    "an empty folder": ("zip", lambda f, _: (f / IMAGES).mkdir(), ""),
+    "links": ("official", link, ""),
+    "other files": ("official", clutter, ""),
+    "other files beside an archive": ("zip", clutter, ""),
+    "Hugging Face's cache": ("parquet", hub_cache, "../cache"),
+    "three revisions": ("parquet", three_revisions, "hub"),
+    "a partition beside shards": (
+        "parquet", lambda f, made: shutil.copy(made("official") / PARTITION, f), ""
+    ),
+    "half a download beside shards": ("parquet", half_a_download, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("layout", "change", "path"), FOUND.values(), ids=FOUND)
+def test_celeba_is_found(layout, change, path, celeba_in, celeba_made, pixels):
+    folder = celeba_in(layout)
+    change(folder, celeba_made)
+
+    require_whole(source(folder / path), pixels)
+
+
+def test_relative_home_and_default_paths(celeba, pixels, monkeypatch, tmp_path):
+    monkeypatch.chdir(celeba.parent)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    for path in (Path("celeba"), Path("~/data/celeba"), None):
+        require_whole(source(path, root=str(tmp_path / "data")), pixels)
+
+
+def test_large_folders_are_not_searched(celeba, pixels, monkeypatch):
+    monkeypatch.setattr(layouts, "MAX_ENTRIES", 2)
+
+    require_whole(source(celeba), pixels)
+
+
+@pytest.mark.parametrize("mode", [0, 0o400, 0o100])
+def test_inaccessible_subfolders_are_skipped(mode, celeba, pixels, as_nobody, monkeypatch):
+    monkeypatch.chdir(celeba.parent)
+    require_whole(source(Path("celeba")), pixels)  # imports all that is needed
+    (celeba / "lost+found" / "inside").mkdir(parents=True)
+    (celeba / "link").symlink_to(celeba / "lost+found" / "inside")
+    (celeba / "lost+found").chmod(mode)
+    try:
+        with as_nobody():
+            require_whole(source(Path("celeba")), pixels)
+    finally:
+        (celeba / "lost+found").chmod(0o700)

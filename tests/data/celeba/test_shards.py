@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,30 +12,26 @@ import pytest
 
 from tests.support.celeba_shards import SHARDS, pack, refusal, write_shard
 
-
-def rewrite(file: Path, change) -> None:
-    """Write a shard again: `change(table)`."""
-    pq.write_table(change(pq.read_table(file)), file)
-
-
-def drop(name):
-    return lambda folder: (folder / f"{name}.parquet").unlink()
+TRAIN_0, TRAIN_1, VALID, TEST = (f"{name}.parquet" for name in SHARDS)
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 422\n"
 
 
 def write(name, content):
-    return lambda folder: (folder / f"{name}.parquet").write_bytes(content)
+    return lambda folder: (folder / name).write_bytes(content)
 
 
 def cut(name):
-    def cut_it(folder):
-        file = folder / f"{name}.parquet"
-        file.write_bytes(file.read_bytes()[: file.stat().st_size * 6 // 10])
-
-    return cut_it
+    return lambda folder: write(name, (folder / name).read_bytes()[:-1000])(folder)
 
 
 def change(name, how):
-    return lambda folder: rewrite(folder / f"{name}.parquet", how)
+    return lambda folder: pq.write_table(how(pq.read_table(folder / name)), folder / name)
+
+
+def replace(name, column, values):
+    return change(
+        name, lambda table: table.set_column(table.column_names.index(column), column, values)
+    )
 
 
 def only_other_names(folder):
@@ -44,36 +39,39 @@ def only_other_names(folder):
         file.rename(folder / f"part-{number}.parquet")
 
 
-TRAIN_0, TRAIN_1, VALID, TEST = SHARDS
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 422\n"
+def another_set(folder):
+    shutil.copy(folder / TEST, folder / "train-00000-of-00001.parquet")
+
+
+def copy(folder):
+    """As a browser saves a second download."""
+    shutil.copy(folder / TRAIN_1, folder / "train-00001-of-00002 (1).parquet")
 
 
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (drop(TRAIN_1), rf"1 of the 2 .*{TRAIN_0}.*missing: 00001-of-00002.*Fetch"),
-        (drop(TRAIN_0), rf"1 of the 2 .*{TRAIN_1}.*missing: 00000-of-00002.*Fetch"),
-        (drop(VALID), r"no parquet files of val .*valid-\*"),
-        (only_other_names, r"no parquet files of train and val and test .*part-0.*train-\*"),
-        (cut(TRAIN_1), rf"{TRAIN_1}\.parquet: .*truncated.*Get {TRAIN_1}\.parquet again"),
-        (cut(TEST), rf"{TEST}\.parquet: .*truncated.*Get {TEST}\.parquet again"),
-        (write(VALID, b""), rf"{VALID}\.parquet: .*empty.*Get {VALID}\.parquet again"),
-        (write(VALID, POINTER), rf"{VALID}\.parquet: .*Git LFS.*`git lfs pull`"),
-        (write(VALID, b"<!DOCTYPE html><p>"), rf"{VALID}\.parquet: .*HTML page.*Remove it"),
-        (write(VALID, b"PK\3\4" * 99), rf"{VALID}\.parquet: .*Get {VALID}\.parquet again"),
-        (
-            change(TRAIN_0, lambda table: table.rename_columns(["img", *table.column_names[1:]])),
-            rf"{TRAIN_0}\.parquet: has no column `image`.*(Get|flwrlabs)",
-        ),
+        (lambda f: (f / TRAIN_1).unlink(), "has 1 of the 2 .* of train; missing: 00001-of-00002"),
+        (lambda f: (f / TRAIN_0).unlink(), "has 1 of the 2 .* of train; missing: 00000-of-00002"),
+        (lambda f: (f / VALID).unlink(), r"no parquet files of val\..* valid-\*"),
+        (another_set, "one parquet file of train twice, or of another set .train-00000-of-00001"),
+        (copy, r"one parquet file of train twice.*train-00001-of-00002 \(1\)"),
+        (only_other_names, r"4 files: 4 \.parquet.* named train-\*"),
+        (cut(TRAIN_1), f"{TRAIN_1}: .*truncated.*Get {TRAIN_1} again"),
+        (write(VALID, b""), f"{VALID}: .*empty.*Get {VALID} again"),
+        (write(VALID, POINTER), f"{VALID}: .*Git LFS.*`git lfs pull`"),
+        (write(VALID, b"<!DOCTYPE html><p>"), f"{VALID}: .*HTML page.*Remove it"),
+        (write(VALID, b"PK\3\4" * 99), f"{VALID}: .*Get {VALID} again"),
         (
             change(TRAIN_1, lambda table: table.drop_columns(["image"])),
-            rf"{TRAIN_1}\.parquet: has no column `image`",
+            f"{TRAIN_1}: has no column `image`.*flwrlabs",
         ),
-        (
-            change(TRAIN_1, lambda table: table.drop_columns(["Male"])),
-            rf"{TRAIN_1}\.parquet: .*Male",
-        ),
-        (change(TEST, lambda table: table.slice(0, 0)), rf"{TEST}|no images.* test"),
+        (replace(VALID, "image", pa.array(["a.jpg"] * 3)), f"{VALID}: has no column `image`"),
+        (replace(VALID, "image", pa.array([{"path": "a"}] * 3)), f"{VALID}: has no column `image`"),
+        (change(TRAIN_1, lambda table: table.drop_columns(["Male"])), f"{TRAIN_1}: .*Male"),
+        (replace(VALID, "Male", pa.nulls(3, pa.int8())), f"{VALID}: .*Male is empty"),
+        (replace(VALID, "Male", pa.array(["yes"] * 3)), f"{VALID}: is damaged.*yes"),
+        (change(TEST, lambda table: table.slice(0, 0)), f"{TEST}: holds no images of test"),
     ],
 )
 def test_damaged_shards(damage, says, shards):
@@ -81,21 +79,15 @@ def test_damaged_shards(damage, says, shards):
 
     text = refusal(shards)
     assert str(shards) in text
-    assert re.search(says, text, re.DOTALL), text
+    assert re.search(says, text), text
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (lambda jpeg: jpeg[: len(jpeg) // 2], "truncated"),
-        (lambda jpeg: b"no picture", "text"),
-        (lambda jpeg: b"", "empty"),
-        (lambda jpeg: None, "no image"),
-    ],
+    ("content", "says"), [(lambda jpeg: jpeg[:2000], "truncated"), (lambda _: None, "no image")]
 )
 def test_a_damaged_image_is_named_by_file_and_row(content, says, shards, jpegs):
     jpegs[20] = content(jpegs[20])
-    file = write_shard(shards / f"{TRAIN_1}.parquet", SHARDS[TRAIN_1], jpegs)
+    file = write_shard(shards / TRAIN_1, SHARDS["train-00001-of-00002"], jpegs)
 
     text = refusal(shards)
     assert f"{file}: row 11" in text
@@ -104,7 +96,7 @@ def test_a_damaged_image_is_named_by_file_and_row(content, says, shards, jpegs):
 
 
 def test_bytes_changed_within_a_shard(shards):
-    file = shards / f"{TRAIN_1}.parquet"
+    file = shards / TRAIN_1
     content = bytearray(file.read_bytes())
     content[100:20_000] = bytes(19_900)
     file.write_bytes(content)
@@ -112,13 +104,11 @@ def test_bytes_changed_within_a_shard(shards):
     text = refusal(shards)
     assert str(file) in text
     assert "data.on_corrupt=skip" in text
-    packed = pack(shards, on_corrupt="skip")
-    left = [number for number in range(24) if number < 9 or number >= 16]  # but for a row group
-    assert len(packed.images["train"]) >= len(left)
+    assert len(pack(shards, on_corrupt="skip").images["train"]) >= 24 - 7  # all but a row group
 
 
 def test_damaged_labels(shards):
-    file = shards / f"{VALID}.parquet"
+    file = shards / VALID
     group = pq.read_metadata(file).row_group(0)
     content = bytearray(file.read_bytes())
     for number in range(2, group.num_columns):  # after image.bytes, image.path
@@ -130,57 +120,7 @@ def test_damaged_labels(shards):
     assert f"{file}: " in refusal(shards)
 
 
-def test_a_damaged_name_of_a_column(shards):
-    file = shards / f"{TRAIN_0}.parquet"
-    file.write_bytes(file.read_bytes().replace(b"Male", b"M\xdd\xdde"))
-
-    assert f"{file}: " in refusal(shards)
-
-
-def test_unknown_attributes_are_refused(shards):
-    """Null is neither yes nor no."""
-    nulls = pa.nulls(3, pa.bool_())
-    change(VALID, lambda table: table.set_column(table.column_names.index("Male"), "Male", nulls))(
-        shards
-    )
-
-    assert "Male" in refusal(shards)
-
-
 def test_missing_pyarrow_is_reported(shards, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
 
     assert "pip install pyarrow" in refusal(shards)
-
-
-def test_shards_of_two_layouts_at_once_are_not_mixed(shards, celeba_made):
-    """The stand-in's own single shards beside two of two: their names contradict."""
-    for file in celeba_made("parquet").rglob("train*.parquet"):
-        shutil.copy(file, shards)
-
-    assert "train" in refusal(shards)
-
-
-def test_duplicate_shards_are_refused(shards):
-    """A browser saves a second download under another name."""
-    shutil.copy(shards / f"{TRAIN_1}.parquet", shards / f"{TRAIN_1} (1).parquet")
-
-    assert re.search(rf"twice.*{TRAIN_1} \(1\).*Remove the copy", refusal(shards))
-
-
-@pytest.mark.parametrize(
-    ("column", "values"),
-    [
-        ("image", pa.array(["a.jpg"] * 3)),
-        ("image", pa.array([{"path": "a.jpg"}] * 3)),
-        ("Male", pa.array(["yes"] * 3)),
-        ("celeb_id", pa.array(["me"] * 3)),
-    ],
-)
-def test_columns_of_another_type(column, values, shards):
-    rewrite(
-        shards / f"{VALID}.parquet",
-        lambda table: table.set_column(table.column_names.index(column), column, values),
-    )
-
-    assert re.search(rf"{VALID}\.parquet: column `{column}` holds", refusal(shards))

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from omegaconf import MISSING
 
 from vae.data.base import Box, FilesConfig, ImageError, Labels
 from vae.data.celeba.download import download
-from vae.data.celeba.layouts import discover_files, require_complete
-from vae.data.celeba.lists import ListedCelebA
-from vae.data.celeba.parquet import ParquetCelebA
+from vae.data.celeba.layouts import discover_files
 from vae.data.images import decode_square, limit_splits
 from vae.utils.errors import UserError, require
 from vae.utils.registry import register
@@ -70,25 +67,6 @@ class CelebAConfig(FilesConfig):
         return CelebASource(self)
 
 
-class Layout(Protocol):
-    """CelebA in one of its layouts, with its official split. Picklable: workers read it."""
-
-    def sizes(self) -> dict[str, int]:
-        """Return the number of images per split."""
-
-    def check(self, sizes: dict[str, int]) -> None:
-        """Raise an ImageError if some of the first `sizes` images are missing."""
-
-    def fingerprint(self, sizes: dict[str, int]) -> Any:
-        """Return JSON-able values that change with the first `sizes` images or labels."""
-
-    def read(self, split: str, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
-        """Yield name (for messages) and content of the image files [start, stop) of a split."""
-
-    def labels(self, split: str, count: int) -> dict[str, Labels]:
-        """Return the labels of the first images of a split, by kind."""
-
-
 class CelebASource:
     """An `ImageSource` of CelebA in its official split, in the order of its partition.
 
@@ -104,7 +82,9 @@ class CelebASource:
         self.image_size = config.image_size
         self.crop: int | None = config.crop
         self.skips_corrupt = config.skips_corrupt
-        self.layout = find_layout(config)
+        if config.download and not _is_there(config.folder):
+            download(config.folder)
+        self.layout = discover_files(config.folder).layout()
         self._sizes = limit_splits(self.layout.sizes(), config.num_images)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -150,25 +130,10 @@ class CelebASource:
         return self.layout.labels(split, self._sizes[split])
 
 
-def find_layout(config: CelebAConfig) -> Layout:
-    """Find CelebA's layout at `data.path`; download it first where configured.
-
-    Raises:
-        UserError: it is not there, or not all that is needed; says what to do.
-    """
-    folder = config.folder
-    if config.download and not _is_there(folder):
-        download(folder)
-    found = discover_files(folder)
-    if found.is_sharded:
-        return ParquetCelebA(found.shards)
-    return ListedCelebA(found.lists, require_complete(folder, found))
-
-
 def _is_there(folder: Path) -> bool:
     """Return whether a folder holds all needed files; list contents are not checked."""
     try:
-        found = discover_files(folder)
-        return bool(found.is_sharded or require_complete(folder, found))
+        discover_files(folder).store()
     except UserError:
         return False
+    return True

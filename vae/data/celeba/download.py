@@ -5,9 +5,9 @@ Also detects files that a failed download left under a valid name.
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -89,32 +89,14 @@ def download(folder: Path) -> None:
 
 def _explain(file: Path, error: Exception) -> str:
     """Explain a failed download and its remedy; remove a web page saved in its place."""
-    reason = f"{type(error).__name__}: {str(error).strip() or '?'}".splitlines()[0]
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"data.path: the disk became full while {file} was fetched. It needs 1.5 GB."
-    if "gdown" in reason and "required" in reason:
-        what = "torchvision's downloader needs gdown: pip install gdown. Or get it by hand."
-    elif _is_page(file):
-        file.unlink()  # or the next start would take it for the file
-        what = (
-            "Google Drive sent a web page instead, as it does when the file's daily quota is "
-            "used up. Try again tomorrow, or get it by hand."
-        )
-    elif "Connection" in type(error).__name__:  # requests', and the system's own
-        what = f"its host cannot be reached ({reason[:80]}). Try again later, or get it by hand."
-    elif "corrupted" in reason and file.exists():
-        what = (
-            f"what arrived is not CelebA's (its MD5 is another); it is left as {file} for you "
-            "to see. Remove it, and try again, or get it by hand."
-        )
-    else:
-        what = f"it could not be fetched ({reason}). Try again later, or get it by hand."
-    return f"data.download: {file.name}: {what}\n{WAYS_TO_GET}\nPut it into {file.parent}."
-
-
-def _is_page(file: Path) -> bool:
-    try:
+    reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+    with suppress(OSError):
         with open(file, "rb") as opened:
-            return opened.read(64).lstrip().startswith(b"<")
-    except OSError:
-        return False
+            is_page = opened.read(64).lstrip().startswith(b"<")
+        if is_page:
+            file.unlink()  # or the next start would take it for the file
+            reason = "Google Drive sent a web page, as when a file's daily quota is used up"
+    return (
+        f"data.download: {file.name}: could not be fetched ({reason}). Try again later, or get it "
+        f"by hand.\n{WAYS_TO_GET}\nPut it into {file.parent}."
+    )

@@ -3,7 +3,7 @@
 The list files are .txt (the authors') or .csv (Kaggle's). Each line has a name, then numbers:
 
     list_eval_partition    000001.jpg 0                 0, 1, 2: train, val, test
-    list_attr_celeba       000001.jpg -1  1 ...         40 attributes; 0/1 and True/False too
+    list_attr_celeba       000001.jpg -1  1 ...         40 attributes; 0/1 too
     identity_CelebA        000001.jpg 2880              the person's number
     list_landmarks_align_celeba    000001.jpg 69 109 ...    x and y of five points
 
@@ -12,49 +12,44 @@ The number of images and the column names may come before these lines.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import itertools
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vae.data.base import IDENTITY, SPLITS, Labels
+from vae.data.base import IDENTITY, SPLITS, ImageError, Labels
 from vae.data.celeba.download import download_again, first_names
-from vae.data.celeba.stores import Store, check_image_names
+from vae.data.celeba.stores import Store
 from vae.utils.errors import UserError
 
-SPLIT_NUMBERS = {0: "train", 1: "val", 2: "test"}
-WIDTH = {"partition": 1, "identities": 1}  # numbers a line, for the lists that may have no header
-RANGES = {  # of the numbers; in words, attributes may also be True and False
-    "partition": (-128, 127),  # for `read_partition` to say what is no split
-    "attributes": (-1, 1),
-    "identities": (0, 2**31 - 1),
-    "landmarks": (-(2**15), 2**15 - 1),
+
+class ListKind(NamedTuple):
+    """A kind of list file."""
+
+    stem: str  # of the file's name
+    dtype: type[np.integer[Any]]
+    low: int  # range of the numbers
+    high: int
+
+
+KINDS = {
+    "partition": ListKind("list_eval_partition", np.int8, 0, 2),
+    "attributes": ListKind("list_attr_celeba", np.int8, -1, 1),
+    "identities": ListKind("identity_CelebA", np.int32, 0, 2**31 - 1),
+    "landmarks": ListKind("list_landmarks_align_celeba", np.int16, -(2**15), 2**15 - 1),
 }
-TYPES = {"partition": np.int8, "attributes": np.int8, "identities": np.int32, "landmarks": np.int16}
-WORDS = ("true", "false")
-MAX_LINE = 100_000  # characters of a line that are looked at: csv raises on a longer word
-
-LANDMARKS = tuple(
-    f"{point}_{axis}"
-    for point in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
-    for axis in "xy"
-)
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """The content of a list file."""
 
     file: Path
-    columns: tuple[str, ...]
+    columns: tuple[str, ...]  # () where the file has no names for them
     names: np.ndarray  # (images,) of str
     values: np.ndarray  # (images, columns) of int
 
@@ -73,8 +68,7 @@ class Table:
         row_of = {name: row for row, name in enumerate(self.names.tolist())}
         unlisted = [name for name in names.tolist() if name not in row_of]
         if unlisted:  # entries that are missing too are left out by data.on_corrupt=skip
-            images = there()
-            unlisted = [name for name in unlisted if name in images]
+            unlisted = sorted(there().intersection(unlisted))
         if unlisted:
             raise UserError(
                 f"{self.file}: {len(unlisted)} of the images have no line here "
@@ -84,142 +78,83 @@ class Table:
         return values[[row_of.get(name, -1) for name in names.tolist()]]
 
 
-class ListFormat(NamedTuple):
-    """The format of a list file."""
-
-    kind: str
-    has_commas: bool
-    header: int  # lines before the first image's
-    columns: tuple[str, ...]  # their names, () where there are none
-    width: int  # numbers a line
-    in_words: bool  # True and False
-
-    def words(self, line: str) -> list[str]:
-        """Split a line into words; overlong lines are truncated."""
-        line = line[:MAX_LINE]
-        if not self.has_commas:
-            return line.split()
-        return [word.strip() for word in next(csv.reader([line.replace("\0", "")]), [])]
-
-    def fits(self, line: str) -> bool:
-        """Return whether a line is a name and numbers within their range."""
-        if "\0" in line:
-            return False
-        _, *words = self.words(line) or [""]
-        if self.in_words:
-            return len(words) == self.width and all(word.lower() in WORDS for word in words)
-        low, high = RANGES[self.kind]
-        numbers = [int(word) for word in words if re.fullmatch(r"[-+]?[0-9]{1,99}", word)]
-        right = [number for number in numbers if low <= number <= high]
-        return len(words) == len(right) == self.width
-
-
 def read_list(file: Path, kind: str) -> Table:
     """Read a list file: 202,599 lines of 40 numbers in half a second.
 
     Args:
         file: .csv, or words between blanks.
-        kind: `partition`, `attributes`, `identities` or `landmarks`.
+        kind: one of `KINDS`.
 
     Raises:
         UserError: the file cannot be read, or a line of it is not right; names the line.
     """
+    _, dtype, low, high = KINDS[kind]
+    comma = "," if file.suffix.lower() == ".csv" else None
     try:
-        form = _detect_format(file, kind)
-        value = "U6" if form.in_words else TYPES[kind]  # NumPy takes no words for numbers
-        dtype = np.dtype([("name", "U32"), ("values", value, (form.width,))])
-        comma, quote = (",", '"') if form.has_commas else (None, None)
-        table = np.loadtxt(
-            file, dtype, None, comma, skiprows=form.header, ndmin=1, encoding="utf-8-sig",
-            quotechar=quote,
-        )  # fmt: skip
-        values = table["values"]
-        if form.in_words:
-            values = np.char.lower(values)
-            right = np.isin(values, WORDS)
-            values = (values == "true").astype(np.int8)
-        else:
-            low, high = RANGES[kind]
-            right = (low <= values) & (values <= high)
-        listed = table["name"].tolist()
-        if not right.all() or any("\0" in name for name in listed):  # no file has such a name
+        header, columns = _read_header(file, comma)
+        width = len(columns) or 1
+        row = np.dtype([("name", "U32"), ("values", dtype, (width,))])
+        table = np.loadtxt(file, row, None, comma, skiprows=header, ndmin=1, encoding="utf-8-sig")
+        names, values = table["name"].tolist(), table["values"]
+        if not ((low <= values) & (values <= high)).all() or any("\0" in name for name in names):
             raise ValueError
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise UserError(f"{file}: {_odd_line(file, form)} {download_again(file)}") from error
-    if len(set(listed)) < len(listed):
-        twice = Counter(listed).most_common(1)[0][0]
+        line = _odd_line(file, comma, header, width, range(low, high + 1))
+        what = f"is not a file name and {width} number{'s' * (width > 1)} from {low} to {high}"
+        raise UserError(f"{file}: {line} {what}. {download_again(file)}") from error
+    if len(set(names)) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
         raise UserError(f"{file}: lists {twice} more than once. {download_again(file)}")
-    return Table(file, form.columns, table["name"], values)
+    return Table(file, columns, table["name"], values)
 
 
-def read_partition(file: Path) -> Table:
-    """Read the partition: a table of one column, `SPLIT_NUMBERS`.
-
-    Raises:
-        UserError: as `read_list`; also when a number is no split, or a split is empty.
-    """
-    table = read_list(file, "partition")
-    numbers = set(table.values[:, 0].tolist())
-    if odd := numbers - SPLIT_NUMBERS.keys():
-        raise UserError(
-            f"{file}: holds split {odd.pop()}, but a split is 0, 1 or 2. {download_again(file)}"
-        )
-    if empty := [split for number, split in SPLIT_NUMBERS.items() if number not in numbers]:
-        raise UserError(
-            f"{file}: lists no images for {' and '.join(empty)}. {download_again(file)}"
-        )
-    return table
-
-
-def _detect_format(file: Path, kind: str) -> ListFormat:
-    """Detect a list file's format from its first lines."""
-    form = ListFormat(kind, file.suffix.lower() == ".csv", 0, (), WIDTH.get(kind, 0), False)
+def _read_header(file: Path, comma: str | None) -> tuple[int, tuple[str, ...]]:
+    """Return how many lines are before the first image's, and the column names among them."""
+    columns: tuple[str, ...] = ()
     with open(file, encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(itertools.islice(lines, 3)):
-            words = form.words(line)
+            words = [word.strip() for word in line.split(comma)]
             if words and "." in words[0]:  # 000001.jpg
-                width = form.width or len(form.columns)
-                if not width:
-                    raise UserError(
-                        f"{file}: has no line with the names of the columns before "
-                        f"{line[:40].strip()!r}. {download_again(file)}"
-                    )
-                in_words = any(word.lower() in WORDS for word in words)
-                return form._replace(header=number, width=width, in_words=in_words)
-            if not line.strip().isdigit():  # the number of images
-                named = form.has_commas or words[:1] == ["image_id"]  # a name for the names
-                form = form._replace(columns=tuple(words[1:] if named else words))
+                return number, columns
+            if line.strip() and not line.strip().isdigit():  # the number of images
+                columns = tuple(words[1:] if words[0] == "image_id" else words)
     raise UserError(f"{file}: names no image in its first three lines. {download_again(file)}")
 
 
-def _odd_line(file: Path, form: ListFormat) -> str:
-    """Describe the first malformed line: its number and its beginning."""
+def _odd_line(file: Path, comma: str | None, header: int, width: int, wanted: range) -> str:
+    """Return number and beginning of the first line that is not a name and wanted numbers."""
     with open(file, encoding="utf-8-sig", errors="replace") as lines:
         for place, line in enumerate(lines, start=1):
-            if place > form.header and line.strip() and not form.fits(line):
-                kind = "True or False" if form.in_words else f"number{'s' * (form.width > 1)}"
-                if form.kind == "attributes" and not form.in_words:
-                    kind += " from -1 to 1"
-                what = f"a file name and {form.width} {kind}"
-                return f"line {place} ({line[:40].strip()!r}) is not {what}."
-    return "is not a list of names and numbers."
+            if place <= header or not line.strip():
+                continue
+            try:
+                numbers = [int(word) for word in line.split(comma)[1:]]
+            except ValueError:
+                numbers = []
+            if len(numbers) != width or "\0" in line or not all(n in wanted for n in numbers):
+                return f"line {place} ({line[:40].strip()!r})"
+    return "one of its lines"
 
 
 class ListedCelebA:
     """Images in a folder or an archive, and the files that list them.
 
     Raises:
-        UserError: the partition is not right.
+        UserError: the partition is not right, or a split of it is empty.
     """
 
     def __init__(self, lists: dict[str, Path], store: Store) -> None:
         self.lists = lists
         self.store = store
-        self._partition = read_partition(lists["partition"])
+        self._partition = read_list(lists["partition"], "partition")
         numbers = self._partition.values[:, 0]
-        self._rows = {split: np.flatnonzero(numbers == n) for n, split in SPLIT_NUMBERS.items()}
+        self._rows = {split: np.flatnonzero(numbers == n) for n, split in enumerate(SPLITS)}
+        if empty := [split for split, rows in self._rows.items() if not len(rows)]:
+            file = lists["partition"]
+            what = f"lists no images for {' and '.join(empty)}"
+            raise UserError(f"{file}: {what}. {download_again(file)}")
         self.names = {split: self._partition.names[self._rows[split]].tolist() for split in SPLITS}
 
     def sizes(self) -> dict[str, int]:
@@ -228,8 +163,17 @@ class ListedCelebA:
 
     def check(self, sizes: dict[str, int]) -> None:
         """Raise an ImageError if used images are missing or images have no split."""
-        listed = self._partition.names.tolist()
-        check_image_names(self.store, self._used(sizes), listed, self.lists["partition"])
+        there, used, file = self.store.names(), self._used(sizes), self._partition.file
+        if missing := [name for name in used if name not in there]:
+            raise ImageError(
+                f"data.path: {self.store.path} lacks {len(missing):,} of the {len(used):,} images "
+                f"that {file.name} lists ({first_names(missing)}). Unpack or fetch all of it."
+            )
+        if unlisted := sorted(there.difference(self._partition.names.tolist())):
+            raise ImageError(
+                f"{file}: {len(unlisted):,} of the {len(there):,} images in {self.store.path} have "
+                f"no line here, and so no split ({first_names(unlisted)}). {download_again(file)}"
+            )
 
     def fingerprint(self, sizes: dict[str, int]) -> dict[str, Any]:
         """Return digests of the lists and the store's fingerprint of the used images."""
@@ -255,9 +199,9 @@ class ListedCelebA:
             if kind == "attributes":
                 labels[kind] = Labels(columns, (values[rows] > 0).astype(np.int8))
             elif kind == "identities":
-                labels[kind] = Labels(IDENTITY, values[rows])
+                labels[kind] = Labels(IDENTITY, values[rows, :1])
             else:
-                labels[kind] = Labels(columns or LANDMARKS, values[rows])
+                labels[kind] = Labels(columns, values[rows])
         return labels
 
     def _used(self, sizes: dict[str, int]) -> list[str]:
@@ -266,7 +210,7 @@ class ListedCelebA:
     @cached_property
     def _tables(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
         """Columns and values of the lists, in the partition's order; parsed once."""
-        kinds = [kind for kind in ("attributes", "identities", "landmarks") if kind in self.lists]
+        kinds = [kind for kind in KINDS if kind in self.lists and kind != "partition"]
         tables = {kind: read_list(self.lists[kind], kind) for kind in kinds}
         names, there = self._partition.names, self.store.names
         return {kind: (table.columns, table.of(names, there)) for kind, table in tables.items()}

@@ -8,54 +8,34 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from vae.data.base import ImageError
-from vae.data.celeba.download import download_again, first_names, reject_placeholders
-from vae.data.images import is_image_name
+from vae.data.celeba.download import download_again, reject_placeholders
+from vae.data.images import is_image_name, read_image_file
 from vae.utils.errors import UserError
 
 END_BYTES = 1 << 25  # bytes: the list of 202,599 members at an archive's end is 15 to 20 MB
 
 
-Place = tuple[int, int, int, int]  # where a member begins, packed size, method, checksum
-
-
-class Store(Protocol):
-    """The image files, by name. Picklable: workers read it."""
-
-    path: Path
-
-    def names(self) -> set[str]:
-        """Return the names of all images. Takes a second or more: called before packing only."""
-
-    def read(self, name: str) -> bytes:
-        """Return a file's content. ImageError if it cannot be read."""
-
-    def fingerprint(self, names: Sequence[str]) -> Any:
-        """Return JSON-able values that change with the content; cheap, since called often."""
-
-
 class FolderStore:
-    """Image files in a folder."""
+    """Image files in a folder. Picklable: workers read it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def names(self) -> set[str]:
-        """Return the names of the images in the folder."""
+        """Return the names of all images. Takes a second or more: called before packing only."""
         try:
-            return {name for name in os.listdir(self.path) if _is_image_name(name)}
+            return set(filter(_is_image, os.listdir(self.path)))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read: {error.strerror}.") from error
 
     def read(self, name: str) -> bytes:
-        """Return a file's content."""
-        try:
-            return (self.path / name).read_bytes()
-        except OSError as error:
-            raise ImageError(f"{self.path / name}: cannot be read: {error.strerror}.") from error
+        """Return a file's content. ImageError if it cannot be read."""
+        return read_image_file(self.path / name)
 
     def fingerprint(self, names: Sequence[str]) -> str:
         """Return a digest of size and modification time of 1,000 of the files.
@@ -73,8 +53,17 @@ class FolderStore:
         return digest.hexdigest()
 
 
+class Member(NamedTuple):
+    """Where a member of an archive lies, and how it is packed."""
+
+    start: int  # bytes, of its local header
+    size: int  # bytes, packed
+    method: int  # zipfile.ZIP_STORED or ZIP_DEFLATED
+    checksum: int  # CRC-32 of its content
+
+
 class ZipStore:
-    """Image files in a zip archive, read in place.
+    """Image files in a zip archive, read in place. Picklable: workers read it.
 
     A worker needs to know where each member lies, not all that zipfile keeps about it
     (150 MB a process): that is found once, and members are read by it.
@@ -87,123 +76,92 @@ class ZipStore:
         self.path = path
         reject_placeholders(path)
         if not zipfile.is_zipfile(path):
-            with open(path, "rb") as file:
-                begins_well = file.read(4) == b"PK\x03\x04"
-            what = (
-                f"the archive is truncated: after {path.stat().st_size:,} bytes its end, where "
-                "the list of its members stands, is missing"
-                if begins_well
-                else "is no zip archive"
+            raise UserError(
+                f"{path}: is no zip archive, or is truncated: after {path.stat().st_size:,} bytes "
+                f"its end, where the list of its members stands, is missing. {download_again(path)}"
             )
-            raise UserError(f"{path}: {what}. {download_again(path)}")
-        self._members: dict[str, Place] = {}
 
     def names(self) -> set[str]:
         """Return the names of the images in the archive."""
-        return set(self._find_members())
+        return set(self._members)
 
     def read(self, name: str) -> bytes:
         """Return a member's content, checked against the archive's checksum."""
-        member = self._find_members().get(name)
         where = f"{self.path}: {name}"
+        member = self._members.get(name)
         if member is None:
             raise ImageError(f"{where}: is not in the archive.")
-        start, size, method, checksum = member
         try:
             with open(self.path, "rb") as file:
-                if start + size > file.seek(0, os.SEEK_END):
+                if member.start + member.size > file.seek(0, os.SEEK_END):
                     raise EOFError("it would end after the archive")
-                file.seek(start)
+                file.seek(member.start)
                 header = file.read(30)  # its last two fields: lengths of name and extra field
                 file.seek(sum(struct.unpack("<HH", header[26:30])), os.SEEK_CUR)
-                packed = file.read(size)
-            content = zlib.decompress(packed, -zlib.MAX_WBITS) if method else packed
+                content = file.read(member.size)
+            if member.method == zipfile.ZIP_DEFLATED:
+                content = zlib.decompress(content, -zlib.MAX_WBITS)
+            if zlib.crc32(content) != member.checksum:
+                raise EOFError("other checksum")
         except (OSError, EOFError, struct.error, zlib.error) as error:
             raise ImageError(f"{where}: the archive is damaged here ({error}).") from error
-        if zlib.crc32(content) != checksum:
-            raise ImageError(f"{where}: the archive is damaged here (other checksum).")
         return content
 
     def fingerprint(self, names: Sequence[str]) -> list[Any]:
         """Return the archive's size and a digest of its end, which holds the members' checksums."""
-        size = self.path.stat().st_size
-        with open(self.path, "rb") as file:
-            file.seek(max(0, size - END_BYTES))
-            return [size, hashlib.sha256(file.read()).hexdigest()]
+        return fingerprint_end(self.path, END_BYTES)
 
-    def _find_members(self) -> dict[str, Place]:
-        """Return each image's offset, packed size, compression and checksum, by file name."""
-        if not self._members:
-            try:
-                with zipfile.ZipFile(self.path) as archive:
-                    infos = archive.infolist()
-            except Exception as error:  # zipfile raises nearly anything on damaged bytes
-                message = (
-                    f"{self.path}: the archive is damaged ({error}). {download_again(self.path)}"
+    @cached_property
+    def _members(self) -> dict[str, Member]:
+        """Each image's place, by file name.
+
+        Raises:
+            UserError: the archive is damaged, or one of its members cannot be read in place.
+        """
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                infos = archive.infolist()
+        except Exception as error:  # zipfile raises nearly anything on damaged bytes
+            what = f"the archive is damaged ({error})"
+            raise UserError(f"{self.path}: {what}. {download_again(self.path)}") from error
+        members: dict[str, Member] = {}
+        for info in infos:
+            name = info.filename.rpartition("/")[2]
+            twice = "is in two of its folders (unpack it, and give one: data.path=FOLDER)"
+            if wrong := twice if name in members else _refusal(info):
+                raise UserError(
+                    f"{self.path}: its member {info.filename!r} {wrong}. CelebA's archive has no "
+                    f"such member; nothing of it was read. {download_again(self.path)}"
                 )
-                raise UserError(message) from error
-            _reject_odd_members(self.path, infos)
-            self._members = _image_offsets(self.path, infos)
-        return self._members
+            if _is_image(name):
+                members[name] = Member(
+                    info.header_offset, info.compress_size, info.compress_type, info.CRC
+                )
+        return members
 
 
-def check_image_names(
-    store: Store, wanted: Sequence[str], listed: Sequence[str], partition: Path
-) -> None:
-    """Check that all wanted images exist and that all existing images are listed.
-
-    Raises:
-        ImageError: some are missing, or have no split.
-    """
-    there = store.names()
-    missing = [name for name in wanted if name not in there]
-    if missing:
-        beside = store.path.with_name(f"{store.path.name}.zip")
-        other = f" Or remove the folder: {beside.name} beside it is read in place."
-        raise ImageError(
-            f"data.path: {store.path} lacks {len(missing):,} of the {len(wanted):,} images that "
-            f"{partition.name} lists ({first_names(missing)}). Unpack or fetch all of it."
-            f"{other if zipfile.is_zipfile(beside) else ''}"
-        )
-    unlisted = sorted(there.difference(listed))
-    if unlisted:
-        raise ImageError(
-            f"{partition}: {len(unlisted):,} of the {len(there):,} images in {store.path} have "
-            f"no line here, and so no split ({first_names(unlisted)}). {download_again(partition)}"
-        )
+Store = FolderStore | ZipStore
 
 
-def _is_image_name(name: str) -> bool:
+def fingerprint_end(file: Path, count: int) -> list[Any]:
+    """Return a file's size and a digest of its last `count` bytes."""
+    with open(file, "rb") as opened:
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(max(0, size - count))
+        return [size, hashlib.sha256(opened.read()).hexdigest()]
+
+
+def _is_image(name: str) -> bool:
     return is_image_name(name) and not name.startswith(".")
 
 
-def _reject_odd_members(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
-    for info in infos:
-        parts = info.filename.replace("\\", "/").split("/")
-        if not parts[0] or ".." in parts or ":" in parts[0]:
-            raise UserError(
-                f"{path}: holds a member that points outside of it ({info.filename!r}). CelebA's "
-                f"archive does not; nothing of it was read. {download_again(path)}"
-            )
-        if info.flag_bits & 1:
-            raise UserError(f"{path}: is encrypted ({info.filename}). {download_again(path)}")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UserError(
-                f"{path}: is packed by a method that is not read in place ({info.filename}). "
-                "Unpack it."
-            )
-
-
-def _image_offsets(path: Path, infos: Sequence[zipfile.ZipInfo]) -> dict[str, Place]:
-    places: dict[str, Place] = {}
-    for info in infos:
-        name = info.filename.rpartition("/")[2]
-        if not _is_image_name(name) or info.filename.startswith("__MACOSX"):
-            continue
-        if name in places:
-            raise UserError(
-                f"{path}: holds {name} twice, in two folders. Unpack it, and give the folder of "
-                "the aligned images: data.path=FOLDER."
-            )
-        places[name] = (info.header_offset, info.compress_size, info.compress_type, info.CRC)
-    return places
+def _refusal(info: zipfile.ZipInfo) -> str:
+    """Return why a member of an archive is not read, or ""."""
+    parts = info.filename.replace("\\", "/").split("/")
+    if not parts[0] or ".." in parts or ":" in parts[0]:
+        return "points outside of the archive"
+    if info.flag_bits & 1:
+        return "is encrypted"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "is packed by a method that is not read in place (unpack it)"
+    return ""
