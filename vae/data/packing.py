@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Generator
@@ -23,7 +24,7 @@ from vae.data.base import SPLITS, DataConfig, ImageError, ImageSource, Labels
 from vae.data.partial_cache import DONE, Chunk, PartialCache, Pieces, partial_folder
 from vae.utils.errors import UserError
 from vae.utils.files import is_full, with_checksum
-from vae.utils.signals import blocked, exit_with_parent
+from vae.utils.signals import blocked
 
 FORMAT = 3  # of the cache's files: raise it when they change
 SKIPPED = "skipped.txt"  # lists the images that could not be read
@@ -138,7 +139,19 @@ def _start_worker(partial: PartialCache) -> None:
     global _partial
     _partial = partial
     torch.set_num_threads(1)  # a worker a core: threads would only get in the way
-    exit_with_parent()
+    _exit_with_parent()
+
+
+def _exit_with_parent() -> None:
+    """End this process as soon as its parent is gone: SIGKILL leaves no workers behind."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_in_worker(chunk: Chunk) -> Chunk:
