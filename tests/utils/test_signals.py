@@ -1,5 +1,6 @@
 """Signals are recorded and handled between two steps."""
 
+import pickle
 import signal
 import threading
 
@@ -93,3 +94,9 @@ def test_an_interrupted_run_is_no_exception_subclass():
     assert not issubclass(InterruptedRun, Exception)
     assert [InterruptedRun(number).exit_code for number in ALL] == [130, 143, 138]
     assert str(InterruptedRun(signal.SIGUSR1)) == "SIGUSR1"
+
+
+def test_an_interrupted_run_can_be_pickled():
+    """As joblib does with what a worker raises."""
+    again = pickle.loads(pickle.dumps(InterruptedRun(signal.SIGTERM)))
+    assert (str(again), again.exit_code) == ("SIGTERM", 143)

@@ -23,8 +23,12 @@ class InterruptedRun(KeyboardInterrupt):
     """
 
     def __init__(self, number: signal.Signals) -> None:
-        super().__init__(number.name)
+        super().__init__(number)
+        self.number = number
         self.exit_code = 128 + number  # as shells count: 130 for Ctrl-C, 143 for SIGTERM
+
+    def __str__(self) -> str:
+        return self.number.name
 
 
 def stop_if_interrupted(interrupts: Interrupts) -> None:
