@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution
 from optuna.samplers import RandomSampler
 
+from vae.runs.config import SweepConfig
 from vae.sweeps.search import Search
-from vae.sweeps.study import SweepConfig
+from vae.sweeps.study import open_storage, open_study, storage_url
 from vae.sweeps.subprocess_runner import run_in_subprocess
 from vae.utils.errors import UserError
 
@@ -25,13 +26,11 @@ def sweep_config(**changes):
     return SweepConfig(**{**values, **changes})
 
 
-def make_search(folder, launch, objectives=("val/bpd",), **changes):
+def make_search(folder, launch, objectives=("val/bpd",), total=4, at_once=1):
     """A search for loss.beta, from 0 to 1, in `folder`, which is the sweep's."""
-    arguments = {
-        "objectives": list(objectives), "space": SPACE, "shared": ["seed=1"], "epochs": None,
-        "sampler": RandomSampler(seed=0), "total": 4, "at_once": 1, "launch": launch,
-    }  # fmt: skip
-    return Search(sweep_config(), folder, **{**arguments, **changes})
+    storage = open_storage(storage_url(sweep_config(), folder))
+    study = open_study(storage, "s", list(objectives), RandomSampler(seed=0))
+    return Search(study, folder, list(objectives), SPACE, ["seed=1"], total, at_once, launch)
 
 
 def ask(study, space=SPACE):
@@ -103,6 +102,7 @@ def ask_for_all(folder, barrier):
         (trial,) = search.ask()
         with open(Path(folder, "asked"), "a") as file:
             file.write(f"{trial.number}\n")
+        search.study.tell(search.running.pop(), 0.0)
 
 
 def at_once(function, *arguments):

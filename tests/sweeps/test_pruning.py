@@ -1,20 +1,12 @@
 """Ending bad trials early, through Optuna's pruners."""
 
-import json
-
 import optuna
 import pytest
 
+from tests.support.search_processes import sweep_config
 from tests.support.sweep_processes import FROM_STUDY, LONG, rows, summaries
-from vae.runs.config import SweepConfig
 from vae.sweeps.study import build_pruner
-from vae.sweeps.trial import earlier_values
 from vae.utils.errors import UserError
-
-SWEEP = {
-    "name": "o", "storage": None, "max_failures": None, "trial": None,
-    "pruner": "median", "pruner_startup": 2, "pruner_warmup": 3,
-}  # fmt: skip
 
 
 def expected_by_median(trials, startup, warmup):
@@ -73,18 +65,6 @@ def test_pruning_needs_one_objective(sweep, tmp_path):
     assert "Traceback" not in out
 
 
-def test_a_resumed_trial_reports_earlier_values(tmp_path):
-    lines = [
-        {"epoch": 1.0, "val/bpd": 7.5},
-        {"epoch": 1.5, "train/loss": 1},
-        {"epoch": 2.0, "val/bpd": 7.25},
-    ]
-    text = "\n".join(map(json.dumps, lines)) + '\n{"epoch": 3.0, "val/b'
-    (tmp_path / "metrics.jsonl").write_text(text)
-    assert earlier_values(tmp_path, "val/bpd") == [(1, 7.5), (2, 7.25)]
-    assert earlier_values(tmp_path / "none", "val/bpd") == []
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -97,11 +77,11 @@ def test_a_resumed_trial_reports_earlier_values(tmp_path):
 )
 def test_mistakes(change, words):
     with pytest.raises(UserError, match=words):
-        SweepConfig(**{**SWEEP, **change})
+        sweep_config(**change)
 
 
 def test_hyperband_counts_in_epochs():
-    pruner = build_pruner(SweepConfig(**{**SWEEP, "pruner": "hyperband"}), 27)
+    pruner = build_pruner(sweep_config(pruner="hyperband", pruner_warmup=3), 27)
     study = optuna.create_study(pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0))
 
     def objective(trial):
@@ -112,8 +92,8 @@ def test_hyperband_counts_in_epochs():
                 raise optuna.TrialPruned
         return x
 
-    study.optimize(objective, n_trials=40)
+    study.optimize(objective, n_trials=20)
     lasts = [max(t.intermediate_values) for t in study.trials if t.state.name == "PRUNED"]
     assert len(lasts) > 5
     assert min(lasts) >= 3  # pruner_warmup
-    assert build_pruner(SweepConfig(**{**SWEEP, "pruner": None}), 4) is None
+    assert build_pruner(sweep_config(), 4) is None

@@ -1,7 +1,6 @@
 """The search of a study, with a launcher that trains nothing."""
 
 import threading
-import time
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 
@@ -16,11 +15,10 @@ from tests.support.search_processes import (
     make_search,
     raise_after,
     search_slowly,
-    sweep_config,
 )
 from vae.runs.run_dir import write_summary
 from vae.sweeps import search as search_module
-from vae.sweeps.study import MAX_TRIES, counts_towards_total, open_storage, open_study, storage_url
+from vae.sweeps.study import MAX_TRIES, counted_trials, requeue
 from vae.utils.errors import UserError
 
 
@@ -42,23 +40,17 @@ def results_of(folder):
     return OmegaConf.to_container(OmegaConf.load(folder / "optimization_results.yaml"))
 
 
-def test_trials_are_launched_and_told(tmp_path):
+def test_trials_are_launched_together_and_told(tmp_path):
     launch = launcher(tmp_path, lambda beta: 2 * beta)
-    make_search(tmp_path, launch).run()
+    make_search(tmp_path, launch, total=7, at_once=3).run()
     trials = trials_of(tmp_path)
-    assert states_of(tmp_path) == ["COMPLETE"] * 4
+    assert states_of(tmp_path) == ["COMPLETE"] * 7
+    assert launch.firsts == [0, 3, 6]
     assert [trial.value for trial in trials] == [2 * t.params["loss.beta"] for t in trials]
     assert launch.launched == [
         [f"loss.beta={t.params['loss.beta']}", "seed=1", f"sweep.trial={t.number}"] for t in trials
     ]
     assert [trial.user_attrs["run"] for trial in trials] == [job[0] for job in launch.launched]
-
-
-def test_n_jobs_trials_are_launched_together(tmp_path):
-    launch = launcher(tmp_path, lambda beta: beta)
-    make_search(tmp_path, launch, total=7, at_once=3).run()
-    assert launch.firsts == [0, 3, 6]
-    assert states_of(tmp_path) == ["COMPLETE"] * 7
 
 
 def test_n_trials_counts_all_starts(tmp_path):
@@ -73,7 +65,7 @@ def test_n_trials_counts_all_processes(tmp_path):
     """They ask at the same time: no trial is lost, doubled, or one too many."""
     at_once(search_slowly, tmp_path, 8, 2)
     trained = list(map(float, (tmp_path / "trained").read_text().split()))
-    counted = [trial for trial in trials_of(tmp_path) if counts_towards_total(trial)]
+    counted = counted_trials(study_of(tmp_path))
     assert len(counted) == 8
     assert sorted(trial.value for trial in counted) == sorted(trained)
     assert len(set(trained)) == 8
@@ -84,75 +76,49 @@ def test_no_process_exceeds_the_total(tmp_path, monkeypatch):
     ask, other = search.study.ask, study_of(tmp_path)
     monkeypatch.setattr(search.study, "ask", lambda: (other.ask(), ask())[1])
     assert search.ask() == []
-    assert states_of(tmp_path) == ["RUNNING", "FAIL"]
-    assert [counts_towards_total(trial) for trial in trials_of(tmp_path)] == [True, False]
+    assert states_of(tmp_path) == ["RUNNING", "WAITING"]
 
 
 def test_a_queued_trial_runs_once(tmp_path):
-    study = open_study(open_storage(storage_url(sweep_config(), tmp_path)), "s", ["minimize"])
+    study = make_search(tmp_path, None).study
     for number in range(24):
         study.enqueue_trial({"loss.beta": number / 24})
     at_once(ask_for_all, tmp_path)
     assert sorted(map(int, (tmp_path / "asked").read_text().split())) == list(range(24))
 
 
-def test_a_run_that_fails_is_a_failed_trial_with_its_reason(tmp_path):
-    def train(beta):
-        if beta > 0.6:
-            raise UserError(f"too much: {beta:.2g}")
-        return beta
+def test_each_end_is_told(tmp_path):
+    """A failed run is a failed trial with its reason, a pruned one a pruned trial."""
 
-    make_search(tmp_path, launcher(tmp_path, train), total=6).run()
-    seen = set()
-    for trial in trials_of(tmp_path):
-        beta = trial.params["loss.beta"]
-        failed = trial.state.name == "FAIL"
-        seen.add(failed)
-        assert failed == (beta > 0.6)
-        assert trial.user_attrs.get("reason") == (f"too much: {beta:.2g}" if failed else None)
-    assert seen == {True, False}
-
-
-def test_a_run_that_was_pruned_is_a_pruned_trial(tmp_path):
     def train(beta):
         run = tmp_path / f"loss.beta={beta}"
         run.mkdir()
-        write_summary(run, {"status": "pruned" if beta > 0.6 else "finished"})
+        if beta > 0.7:
+            raise UserError(f"too much: {beta:.2g}")
+        write_summary(run, {"status": "pruned" if beta > 0.5 else "finished"})
         return beta
 
-    make_search(tmp_path, launcher(tmp_path, train), total=6).run()
-    found = {trial.params["loss.beta"]: trial.state.name for trial in trials_of(tmp_path)}
-    assert found == {beta: "PRUNED" if beta > 0.6 else "COMPLETE" for beta in found}
-    assert set(found.values()) == {"PRUNED", "COMPLETE"}
+    make_search(tmp_path, launcher(tmp_path, train), total=9).run()
+    for trial in trials_of(tmp_path):
+        beta = trial.params["loss.beta"]
+        state = "FAIL" if beta > 0.7 else "PRUNED" if beta > 0.5 else "COMPLETE"
+        assert trial.state.name == state
+        assert trial.user_attrs.get("reason") == (f"too much: {beta:.2g}" if beta > 0.7 else None)
+    assert set(states_of(tmp_path)) == {"FAIL", "PRUNED", "COMPLETE"}
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit("stop")])
-def test_an_ended_search_leaves_no_running_trial(error, tmp_path):
-    """What it had begun is closed and queued, and the next start goes on with it."""
-    with pytest.raises(type(error)):
-        make_search(tmp_path, launcher(tmp_path, raise_after(1, error))).run()
-    assert states_of(tmp_path) == ["COMPLETE", "FAIL", "WAITING"]
-    cut = trials_of(tmp_path)[1].params
+def test_an_interrupted_search_gives_its_trials_back(tmp_path):
+    """However often: they have taken no process down. The next start begins with them."""
+    for error in (SystemExit("stop"), *[KeyboardInterrupt()] * (MAX_TRIES + 1)):
+        train = raise_after(2 if isinstance(error, SystemExit) else 0, error)
+        with pytest.raises(type(error)):
+            make_search(tmp_path, launcher(tmp_path, train), at_once=2).run()
+        assert states_of(tmp_path) == ["COMPLETE"] * 2 + ["WAITING"] * 2
+    cut = [trial.params["loss.beta"] for trial in trials_of(tmp_path)[2:]]
     launch = launcher(tmp_path, lambda beta: beta)
-    make_search(tmp_path, launch).run()
-    assert launch.launched[0][0] == f"loss.beta={cut['loss.beta']}"
-    assert states_of(tmp_path) == ["COMPLETE", "FAIL", *["COMPLETE"] * 3]
-
-
-def test_all_untold_trials_are_requeued(tmp_path):
-    train = raise_after(3, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        make_search(tmp_path, launcher(tmp_path, train), at_once=2, total=6).run()
-    assert states_of(tmp_path) == ["COMPLETE"] * 2 + ["FAIL"] * 2 + ["WAITING"] * 2
-
-
-def test_a_search_may_be_interrupted_any_number_of_times(tmp_path):
-    """A trial that is interrupted took no process down: it goes on, however often."""
-    for _ in range(MAX_TRIES + 1):
-        with pytest.raises(KeyboardInterrupt):
-            make_search(tmp_path, launcher(tmp_path, raise_after(0, KeyboardInterrupt()))).run()
-    assert not any(map(counts_towards_total, trials_of(tmp_path)))
-    assert states_of(tmp_path)[-1] == "WAITING"
+    make_search(tmp_path, launch, total=5).run()
+    assert [job[0] for job in launch.launched[:2]] == [f"loss.beta={beta}" for beta in cut]
+    assert states_of(tmp_path) == ["COMPLETE"] * 5
 
 
 def test_trials_of_a_dead_search_are_requeued(tmp_path):
@@ -162,18 +128,23 @@ def test_trials_of_a_dead_search_are_requeued(tmp_path):
     assert trials_of(tmp_path)[1].params == left.params
 
 
-def test_runs_of_lost_workers_are_requeued(tmp_path):
-    seen = []
+@pytest.mark.parametrize("when", ["before its claim", "while it trained"])
+def test_a_trial_may_be_taken_over_by_another_host(when, tmp_path, monkeypatch):
+    """As this one slept for three minutes: that host has closed it, and queued its values."""
+    taken = []
 
-    def train(beta):
-        seen.append(beta)
-        if len(seen) == 1:
-            raise BrokenProcessPool("a worker died")
-        return beta
+    def take(value):
+        if not taken:
+            taken.append(study_of(tmp_path).trials[0])
+            requeue(study_of(tmp_path), taken[0]._trial_id)
+        return value
 
-    make_search(tmp_path, launcher(tmp_path, train), total=2).run()
+    search = make_search(tmp_path, launcher(tmp_path, take), total=2)
+    if when == "before its claim":
+        ask = search.study.ask
+        monkeypatch.setattr(search.study, "ask", lambda: take(ask()))
+    search.run()
     assert states_of(tmp_path) == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert seen[0] == seen[1] != seen[2]
 
 
 def test_runs_that_kill_every_worker_are_given_up(tmp_path):
@@ -188,27 +159,26 @@ def test_runs_that_kill_every_worker_are_given_up(tmp_path):
     make_search(tmp_path, launcher(tmp_path, train), total=2).run()
     assert first.count(first[0]) == MAX_TRIES
     assert states_of(tmp_path) == ["FAIL"] * MAX_TRIES + ["COMPLETE"]
-    assert [counts_towards_total(trial) for trial in trials_of(tmp_path)] == [
-        False,
-        False,
-        True,
-        True,
-    ]
+    assert [trial.number for trial in counted_trials(study_of(tmp_path))] == [2, 3]
 
 
 def test_running_trials_send_heartbeats(tmp_path, monkeypatch):
     monkeypatch.setattr(search_module, "HEARTBEAT", 0.02)
-    seen = []
+    third = threading.Semaphore(0)
+    search = make_search(tmp_path, None, total=1)
+    record = search.study._storage.record_heartbeat
 
-    def train(beta):
-        deadline = time.monotonic() + 10
-        while len(set(seen)) < 3 and time.monotonic() < deadline:
-            seen.append(trials_of(tmp_path)[-1].user_attrs["owner"]["seen"])
-        return beta
+    def spy(trial_id):
+        record(trial_id)
+        third.release()
 
+    monkeypatch.setattr(search.study._storage, "record_heartbeat", spy)
+    search.launch = launcher(
+        tmp_path, lambda beta: beta if all(third.acquire(timeout=10) for _ in range(3)) else None
+    )
     threads = threading.active_count()
-    make_search(tmp_path, launcher(tmp_path, train), total=1).run()
-    assert len(set(seen)) >= 3
+    search.run()
+    assert states_of(tmp_path) == ["COMPLETE"]
     assert threading.active_count() == threads
 
 
@@ -226,22 +196,21 @@ def test_the_result_is_the_best_trial(tmp_path):
 
 
 def test_the_result_of_two_objectives_is_the_pareto_front(tmp_path):
-    """Both grow beyond 0.5 and trade below it, so the front is what lies below."""
-    launch = launcher(tmp_path, lambda beta: [beta, abs(beta - 0.5)])
-    make_search(tmp_path, launch, objectives=["val/rate", "val/mse"], total=6).run()
-    betas = [trial.params["loss.beta"] for trial in trials_of(tmp_path)]
-    above = [beta for beta in betas if beta > 0.5]
-    below = [beta for beta in betas if beta <= 0.5]
-    nearer = [b for b in above if all(b - 0.5 < 0.5 - other for other in below)]
-    front = below + ([min(nearer)] if nearer else [])
+    """No other trial has a lower rate and a higher PSNR than one of the front."""
+
+    def train(beta):
+        return [beta, -abs(beta - 0.5)]
+
+    launch = launcher(tmp_path, train)
+    make_search(tmp_path, launch, objectives=["val/rate", "val/psnr"], total=8).run()
+    values = [train(trial.params["loss.beta"]) for trial in trials_of(tmp_path)]
+    front = [v for v in values if not any(o != v and o[0] <= v[0] and o[1] >= v[1] for o in values)]
+    assert 1 < len(front) < len(values)
     found = results_of(tmp_path)["solutions"]
-    assert sorted(s["params"]["loss.beta"] for s in found) == sorted(front)
+    assert sorted(solution["values"] for solution in found) == sorted(front)
     for solution in found:
         beta = solution["params"]["loss.beta"]
-        assert (solution["values"], solution["run"]) == (
-            [beta, abs(beta - 0.5)],
-            f"loss.beta={beta}",
-        )
+        assert (solution["values"], solution["run"]) == (train(beta), f"loss.beta={beta}")
 
 
 def test_no_completed_trial_means_no_result(tmp_path):

@@ -1,47 +1,54 @@
 """The Optuna study of a sweep, shared by all participating processes.
 
-Trials of a process that is gone are taken back: closed, and put in the queue again, so
-that the next ask gets the same values and the run goes on from its checkpoint.
+A trial whose process is gone is closed, and its values are queued: the next ask gets them, and
+the run resumes from its checkpoint. Processes of this host are known by their ids, those of other
+hosts by Optuna's heartbeat.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
-import uuid
+import warnings
 from collections.abc import Mapping
+from copy import deepcopy
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import URL, event
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from vae.runs.config import SweepConfig
 from vae.utils.errors import UserError, without_password
 from vae.utils.metric_registry import higher_is_better
 
-if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.distributions import BaseDistribution
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
-    from optuna.storages import RDBStorage
-    from optuna.trial import FrozenTrial
+log = logging.getLogger(__name__)
 
-Direction = Literal["minimize", "maximize"]
-HEARTBEAT_TIMEOUT = 180.0  # seconds without heartbeat after which a remote process is gone
+HEARTBEAT = 30  # seconds between the heartbeats of a running trial
+HEARTBEAT_TIMEOUT = 180  # seconds without heartbeat after which a process is gone
 MAX_TRIES = 3  # a trial that took its process down this often is not tried again
+
+# Optuna calls the heartbeat experimental, and means it for Study.optimize; a launcher of
+# Hydra's, which runs several trials at a time, needs ask and tell.
+warnings.filterwarnings("ignore", category=ExperimentalWarning)
+warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used")
 
 
 def storage_url(sweep: SweepConfig, folder: Path) -> str:
     """Return the storage URL of the study of the sweep in `folder`."""
-    from sqlalchemy import URL
-
     own = URL.create("sqlite", database=str(folder.resolve() / "study.db"))  # with % and ? quoted
     return sweep.storage or own.render_as_string()
-
-
-def directions(objectives: list[str]) -> list[Direction]:
-    """Return the direction of each objective."""
-    return ["maximize" if higher_is_better(key) else "minimize" for key in objectives]
 
 
 def open_storage(url: str) -> RDBStorage:
@@ -50,78 +57,63 @@ def open_storage(url: str) -> RDBStorage:
     Raises:
         UserError: there is no such storage, or no driver for it.
     """
-    import sqlalchemy.exc
-    from optuna.storages import RDBStorage
-
+    sqlite = url.startswith("sqlite")
     # Many processes write to one SQLite file: they wait for one another.
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    arguments = {"timeout": 60, "isolation_level": None} if sqlite else {}
     for attempt in range(5):
         try:
-            storage = RDBStorage(url, engine_kwargs=options)
-            if url.startswith("sqlite"):
-                _lock_when_reading(storage)
-            return storage
-        except ImportError as error:
-            raise UserError(
-                f"sweep.storage: {without_password(url)} needs a driver ({error}). For PostgreSQL: "
-                "pip install 'psycopg[binary]'."
-            ) from error
-        except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
+            storage = RDBStorage(
+                url,
+                engine_kwargs={"connect_args": arguments},
+                heartbeat_interval=HEARTBEAT,
+                grace_period=HEARTBEAT_TIMEOUT,
+                heartbeat_stale_trial_callback=queue_again,
+            )
+            break
+        except (ImportError, SQLAlchemyError, ValueError) as error:
             # two processes may be making the tables at the same time: one of them fails
-            made_twice = isinstance(
-                error, sqlalchemy.exc.IntegrityError | sqlalchemy.exc.ProgrammingError
-            ) or "already exists" in str(error)
-            if not made_twice or attempt == 4:
-                text = str(error).splitlines()[0]
-                raise UserError(
-                    f"sweep.storage: {without_password(url)} cannot be used: {text}"
-                ) from error
-            time.sleep(0.2 * (attempt + 1))
-    raise AssertionError
-
-
-def _lock_when_reading(storage: RDBStorage) -> None:
-    """Begin SQLite transactions with the write lock.
-
-    Optuna reads a trial's state and then writes it, with a row lock in between: SQLite has
-    none, and of two processes that take the same trial, both would get it.
-    """
-    from sqlalchemy import event
-
-    @event.listens_for(storage.engine, "connect")
-    def leave_transactions_to_us(connection: Any, record: Any) -> None:
-        connection.isolation_level = None
-
-    @event.listens_for(storage.engine, "begin")
-    def begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    storage.engine.dispose()  # the connections from before
+            twice = isinstance(error, IntegrityError | ProgrammingError)
+            if attempt < 4 and (twice or "already exists" in str(error)):
+                time.sleep(0.2 * (attempt + 1))
+                continue
+            text = str(error).splitlines()[0]
+            if isinstance(error, ImportError):
+                text += ". PostgreSQL needs: pip install 'psycopg[binary]'."
+            raise UserError(
+                f"sweep.storage: {without_password(url)} cannot be used: {text}"
+            ) from error
+    if sqlite:
+        # Optuna reads a trial's state and then writes it, with a row lock in between: SQLite has
+        # none, and of two processes that take the same trial, both would get it.
+        event.listen(storage.engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
+    return storage
 
 
 def open_study(
     storage: RDBStorage,
     name: str,
-    ways: list[Direction],
+    objectives: list[str],
     sampler: BaseSampler | None = None,
     pruner: BasePruner | None = None,
 ) -> Study:
     """Open the study; create it if missing.
 
-    The first process to come uses the sampler's seed; the others, and those of a later
-    start, draw from other streams: with the same seed, they would repeat the same points.
+    The first process uses the sampler's seed. The others, and those of a later start, draw
+    from other streams: with the same seed, they would repeat the same points.
+
+    Args:
+        objectives: metric keys.
 
     Raises:
         UserError: the study is there, but has other objectives.
     """
-    import optuna
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # what matters, the sweeper says
+    ways: list[Any] = ["maximize" if higher_is_better(key) else "minimize" for key in objectives]
     arguments: dict[str, Any] = {"study_name": name, "storage": storage}
     arguments |= {"sampler": sampler, "pruner": pruner}
     try:
         return optuna.create_study(**arguments, directions=ways)
-    except optuna.exceptions.DuplicatedStudyError:
+    except DuplicatedStudyError:
         study = optuna.load_study(**arguments)
     found = [way.name.lower() for way in study.directions]
     if found != ways:
@@ -140,8 +132,6 @@ def build_pruner(sweep: SweepConfig, epochs: int | None) -> BasePruner | None:
     Median: a trial ends whose best so far is worse than the median of the others at the
     same epoch. Hyperband (Li et al. 2018): brackets of successive halving.
     """
-    import optuna
-
     if sweep.pruner == "median":
         return optuna.pruners.MedianPruner(sweep.pruner_startup, sweep.pruner_warmup)
     if sweep.pruner == "hyperband":
@@ -150,93 +140,104 @@ def build_pruner(sweep: SweepConfig, epochs: int | None) -> BasePruner | None:
 
 
 def check_space(study: Study, space: Mapping[str, BaseDistribution]) -> None:
-    """Raise a UserError if earlier trials were drawn from another space."""
-    from optuna.distributions import CategoricalDistribution
+    """Check that earlier trials were drawn from the same keys, kinds and choices.
 
-    for trial in study.get_trials(deepcopy=False):
-        for key, before in trial.distributions.items():
-            now = space.get(key)
-            categorical = CategoricalDistribution
-            changed = type(before) is not type(now) or (
-                isinstance(before, categorical) and before != now
-            )
-            if changed or set(trial.distributions) != set(space):
-                raise UserError(
-                    f"sweep.name: the study {study.study_name} searched "
-                    f"{_described(trial.distributions)}, and now it would search "
-                    f"{_described(space)}. Take another sweep.name."
-                )
+    Intervals may be widened and narrowed.
 
-
-def _described(space: Mapping[str, BaseDistribution]) -> str:
-    return ", ".join(f"{key} in {value}" for key, value in sorted(space.items())) or "nothing"
-
-
-class Participant:
-    """A process that takes part in a study and sends heartbeats."""
-
-    def __init__(self) -> None:
-        self.host, self.pid = socket.gethostname(), os.getpid()
-        self.token = uuid.uuid4().hex  # two sweeps may follow one another in a process
-
-    def heartbeat(self) -> dict[str, Any]:
-        """Return the heartbeat of this process, for a trial's user attributes."""
-        return {"host": self.host, "pid": self.pid, "token": self.token, "seen": time.time()}
-
-    def is_abandoned(self, trial: FrozenTrial) -> bool:
-        """Return whether the process that runs `trial` is gone."""
-        owner = trial.user_attrs.get("owner")
-        if owner is None:  # killed before it was set, or a trial of another program
-            started = trial.datetime_start
-            return started is not None and time.time() - started.timestamp() > HEARTBEAT_TIMEOUT
-        if owner["token"] == self.token:
-            return False
-        here = owner["host"] == self.host
-        if here and (owner["pid"] == self.pid or not _is_alive(owner["pid"])):
-            return True
-        return bool(time.time() - owner["seen"] > HEARTBEAT_TIMEOUT)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
-
-
-def counts_towards_total(trial: FrozenTrial) -> bool:
-    """Return whether a trial counts towards `n_trials`: not waiting, not requeued."""
-    return trial.state.name != "WAITING" and not trial.user_attrs.get("void")
-
-
-def requeue(
-    study: Study, storage: RDBStorage, trial: FrozenTrial, keys: set[str], orderly: bool = False
-) -> None:
-    """Close an interrupted trial and requeue its values.
-
-    Args:
-        keys: of its values, when it has them all.
-        orderly: it was interrupted by somebody, and has taken no process down.
+    Raises:
+        UserError: they were drawn from another space.
     """
-    tries = trial.user_attrs.get("tries", 1) - orderly
-    complete = set(trial.params) == keys  # else killed before it had all its values
-    given_up = complete and tries >= MAX_TRIES
+    for trial in study.get_trials(deepcopy=False):
+        before = trial.distributions
+        try:
+            if trial.values and before.keys() != space.keys():  # others may lack some values
+                raise ValueError
+            for key, values in before.items():
+                check_distribution_compatibility(values, space[key])
+        except (KeyError, ValueError) as error:
+            was, now = (
+                ", ".join(f"{key} in {value}" for key, value in sorted(each.items())) or "nothing"
+                for each in (before, space)
+            )
+            raise UserError(
+                f"sweep.name: the study {study.study_name} searched {was}, and now it would "
+                f"search {now}. Take another sweep.name."
+            ) from error
+
+
+def counted_trials(study: Study) -> list[FrozenTrial]:
+    """Return the trials that count towards `n_trials`: not waiting, and not tried again."""
+    trials = study.get_trials(deepcopy=False)
+    retried = {n for trial in trials for n in trial.system_attrs.get("retry_history", ())}
+    return [
+        trial
+        for trial in trials
+        if trial.state != TrialState.WAITING
+        and trial.number not in retried
+        and not trial.user_attrs.get("void")  # in studies of earlier versions
+    ]
+
+
+def claim(study: Study, trial: Trial) -> None:
+    """Note this process as the one that runs the trial, and that it is alive.
+
+    Raises:
+        UpdateFinishedTrialError: another process has closed the trial.
+    """
+    study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
+    trial.set_user_attr("owner", {"host": socket.gethostname(), "pid": os.getpid()})
+
+
+def requeue_abandoned(study: Study) -> None:
+    """Close the trials of processes that are gone, and queue their values.
+
+    To be called while no trial of this process is running.
+    """
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if is_abandoned(trial):
+            requeue(study, trial._trial_id)
+    fail_stale_trials(study)  # of other hosts; it calls queue_again
+
+
+def is_abandoned(trial: FrozenTrial) -> bool:
+    """Return whether a process of this host ran the trial and is gone."""
+    owner = trial.user_attrs.get("owner")
+    if owner is None:  # its process was killed before it could claim it, or is about to
+        age = datetime.now() - (trial.datetime_start or datetime.now())
+        return age > timedelta(seconds=HEARTBEAT_TIMEOUT)
+    if owner["host"] != socket.gethostname():
+        return False
     try:
-        storage.set_trial_user_attr(trial._trial_id, "void", not given_up)
-        close_failed(study, storage, trial.number, f"cut {tries} times" if given_up else "cut")
-    except (ValueError, RuntimeError):  # another process was quicker
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # somebody else's
+        return False
+    return bool(owner["pid"] == os.getpid())  # an earlier sweep in this process
+
+
+def requeue(study: Study, trial_id: int) -> None:
+    """Close a trial that took its process down, and queue its values."""
+    try:
+        study._storage.set_trial_user_attr(trial_id, "reason", "its process died")
+        study._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+    except UpdateFinishedTrialError:  # another process was quicker
         return
-    if complete and not given_up:
-        study.enqueue_trial(trial.params, user_attrs={"tries": tries + 1})
+    queue_again(study, deepcopy(study._storage.get_trial(trial_id)))
 
 
-def close_failed(study: Study, storage: RDBStorage, number: int, reason: str) -> None:
-    """Tell the study that a trial failed, with the reason."""
-    from optuna.trial import TrialState
+def queue_again(study: Study, trial: FrozenTrial) -> None:
+    """Queue the values of a closed trial, but no more than `MAX_TRIES` times in all."""
+    log.info("trial %d: its process died; in all it is tried %d times", trial.number, MAX_TRIES)
+    trial.user_attrs = {}  # its owner and its reason are not the next one's
+    retry = RetryHeartbeatStaleTrialCallback(MAX_TRIES - 1, inherit_intermediate_values=True)
+    retry(study, trial)
 
-    trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
-    storage.set_trial_user_attr(trial_id, "reason", reason)
-    study.tell(number, state=TrialState.FAIL)
+
+def give_back(study: Study, trial_id: int) -> None:
+    """Put a trial that this process runs back into the queue, with its values."""
+    try:
+        study._storage.set_trial_user_attr(trial_id, "owner", None)
+        study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+    except UpdateFinishedTrialError:  # it was told already
+        pass

@@ -40,7 +40,8 @@ class StudySweeper(OptunaSweeper):
         """
         from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 
-        from vae.sweeps.search import Search  # imports Optuna, which a plain run does not need
+        from vae.sweeps import study  # imports Optuna, which a plain run does not need
+        from vae.sweeps.search import Search
 
         plugin = self.sweeper
         config, launcher = plugin.config, plugin.launcher
@@ -53,16 +54,28 @@ class StudySweeper(OptunaSweeper):
             raise UserError("hydra.sweeper.params: nothing to search: every key has one value.")
         sweep = OmegaConf.to_object(config.sweep)
         assert isinstance(sweep, SweepConfig)
+        objectives = objectives_of(config.objective)
+        if sweep.pruner and len(objectives) > 1:
+            raise UserError(
+                f"sweep.pruner: got {sweep.pruner!r}, but with several objectives no trial is "
+                "clearly bad: take sweep.pruner=null, or one objective."
+            )
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
+        opened = study.open_study(
+            study.open_storage(study.storage_url(sweep, folder)),
+            sweep.name,
+            objectives,
+            plugin.sampler,
+            study.build_pruner(sweep, config.trainer.epochs),
+        )
+        study.check_space(opened, space)
         return Search(
-            sweep,
+            opened,
             folder,
-            objectives=objectives_of(config.objective),
+            objectives=objectives,
             space=space,
             shared=[*(f"{key}={value}" for key, value in fixed.items()), *deleted],
-            sampler=plugin.sampler,
-            epochs=config.trainer.epochs,
             total=plugin.n_trials,
             at_once=plugin.n_jobs,
             launch=launcher.launch,

@@ -7,11 +7,8 @@ finished one, with its last metrics and the status `pruned`; the sweeper then te
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +17,10 @@ from vae.runs.config import RunConfig
 from vae.runs.launch import prepare_run
 from vae.runs.run import ShouldContinue
 from vae.runs.run_dir import read_summary, record_failure, run_lock
-from vae.sweeps.results import read_record
-from vae.sweeps.study import build_pruner, open_storage, storage_url
+from vae.sweeps.results import ENDED, RECORD_FILE
 from vae.sweeps.subprocess_runner import run_in_subprocess
 from vae.utils.errors import UserError
+from vae.utils.files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +32,13 @@ def pruning_callback(config: RunConfig, folder: Path) -> ShouldContinue:
         return lambda epochs, metrics: True
     from optuna import load_study
 
+    from vae.sweeps.study import build_pruner, open_storage, storage_url
+
     storage = open_storage(storage_url(sweep, folder.parent))
     pruner = build_pruner(sweep, config.trainer.epochs)
     study = load_study(study_name=sweep.name, storage=storage, pruner=pruner)
     trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, sweep.trial)
     (objective,) = config.objectives
-    for epochs, value in earlier_values(folder, objective):  # a requeued trial has a new number
-        storage.set_trial_intermediate_value(trial_id, epochs, value)
 
     def should_continue(epochs: int, metrics: Mapping[str, float]) -> bool:
         try:
@@ -52,18 +49,6 @@ def pruning_callback(config: RunConfig, folder: Path) -> ShouldContinue:
             return True
 
     return should_continue
-
-
-def earlier_values(folder: Path, objective: str) -> list[tuple[int, float]]:
-    """Return (epochs, value) of a resumed run's earlier validations."""
-    values = []
-    file = folder / "metrics.jsonl"
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        with suppress(ValueError):  # a truncated line
-            row = json.loads(line)
-            if objective in row:
-                values.append((math.ceil(row["epoch"]), row[objective]))
-    return values
 
 
 def run_trial(config: RunConfig, folder: Path, logs: Mapping[str, Any]) -> dict[str, float]:
@@ -113,7 +98,7 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
     """
     state = load_resume_state(config, folder)
     summary = read_summary(folder)
-    if state is None or summary.get("status") not in ("finished", "pruned"):
+    if state is None or summary.get("status") not in ENDED:
         return None
     limits = ("epochs", "max_steps")  # a longer run goes on from here
     before = state["config"]["trainer"]
@@ -124,7 +109,7 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
 
 def stop_after_failures_in_a_row(limit: int | None, sweep: Path) -> None:
     """End the sweep if the last `limit` runs since its start all failed."""
-    started = read_record(sweep).get("started", "")
+    started = read_json(sweep / RECORD_FILE).get("started", "")
     summaries = [read_summary(file.parent) for file in sweep.glob("*/summary.json")]
     ended = sorted(
         (s for s in summaries if s.get("ended", "") >= started), key=lambda s: s["ended"]
