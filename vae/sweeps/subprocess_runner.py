@@ -13,16 +13,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess, parent_process
+from multiprocessing.process import parent_process
 from pathlib import Path
 from typing import Any
 
 from vae.utils.errors import UserError
-from vae.utils.signals import InterruptedRun
+from vae.utils.signals import InterruptedRun, Interrupts, blocked
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +32,6 @@ SCHEDULERS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}  # signals that th
 # Imported once, by the process from which the others are forked: a start takes 20 ms then.
 # loky is joblib's: from its workers, a process can only be started where it is known.
 PRELOADED = ("__main__", "vae.runs.launch", "wandb", "joblib.externals.loky")
-
-
-class SubprocessFailedError(UserError):
-    """The subprocess died, or the function raised an error that is not a UserError."""
 
 
 def run_in_subprocess(
@@ -51,9 +47,10 @@ def run_in_subprocess(
         logs: how the new process logs, for logging.config.dictConfig.
 
     Raises:
-        UserError: the function raised it, or failed in another way; the traceback is
-            in the log then.
-        InterruptedRun: SIGTERM came to this process.
+        UserError: the function raised it, or failed in another way (the traceback is in the
+            log then), or its process died.
+        InterruptedRun: SIGINT or SIGTERM came to this process; the new one has saved and ended.
+        KeyboardInterrupt: a second Ctrl-C came; the new process was killed.
     """
     # A fork of this process would copy its threads' locks, but not its threads.
     # (And macOS does not let a program fork that has threads of the system's own.)
@@ -61,35 +58,44 @@ def run_in_subprocess(
     if LINUX:
         context.set_forkserver_preload(list(PRELOADED))
     receiver, sender = context.Pipe(duplex=False)
-    environment = dict(os.environ)  # a fork has that of the process it is forked from
-    level = logging.getLogger().level
-    process = context.Process(
-        target=_answer, args=(sender, function, arguments, environment, dict(logs), level)
-    )
+    # a fork has the environment of the process that it is forked from
+    surroundings = dict(os.environ), dict(logs), logging.getLogger().level
+    process = context.Process(target=_answer, args=(sender, *surroundings, function, arguments))
     resource_tracker.ensure_running()  # the first process's start would, and unblock SIGTERM
-    with _blocked():
+    # Schedulers signal every process of a job, also the one that forks. What a signal means is
+    # for this process to decide, which asks the new one to end by SIGTERM.
+    with blocked(*SCHEDULERS):
         process.start()
     sender.close()
+    answer: tuple[Any, str | None] | None = None
+    # It is passed on at once, and once: a later SIGTERM could come when the run has saved.
+    interrupts = Interrupts((signal.SIGINT, signal.SIGTERM), on_first=process.terminate)
     try:
-        with _sigterm_passed_on(process):
+        with interrupts:
             while not wait([receiver, process.sentinel], timeout=1.0):
                 if _launcher_is_gone():  # nobody is left to answer to
                     process.terminate()
                     process.join()
                     os._exit(1)
-            outcome = receiver.recv() if receiver.poll() else None
+            with suppress(EOFError):  # it died before it could answer
+                if receiver.poll():
+                    answer = receiver.recv()
             process.join()
-    except EOFError:  # it died before it could answer
-        process.join()
-        outcome = None
-    finally:  # here by Ctrl-C or a scheduler's signal: it saves and ends; or, the second time, ends
-        if process.is_alive():
+    except BaseException:
+        if not interrupts.received:  # a launcher's handler raised it: submitit's
             process.terminate()
-            try:
-                process.join()
-            finally:
-                process.kill()
-    return _result(outcome, process.exitcode)
+            process.join()
+        raise
+    finally:
+        process.kill()
+    if interrupts.received:
+        raise InterruptedRun(interrupts.received)
+    if answer is None:
+        raise UserError(_cause_of_death(process.exitcode))
+    value, failure = answer
+    if failure is not None:
+        raise UserError(failure)
+    return value
 
 
 def _launcher_is_gone() -> bool:
@@ -97,64 +103,22 @@ def _launcher_is_gone() -> bool:
     return parent_process() is not None and os.getppid() != LAUNCHER
 
 
-def _result(outcome: tuple[str, Any] | None, exit_code: int | None) -> Any:
-    if outcome is None:
-        assert exit_code is not None
-        if exit_code == -signal.SIGKILL:
-            raise SubprocessFailedError(
-                "killed by SIGKILL, perhaps by the system for want of memory"
-            )
-        killer = f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else None
-        raise SubprocessFailedError(killer or f"its process ended with exit code {exit_code}")
-    kind, value = outcome
-    if kind == "returned":
-        return value
-    raise UserError(value) if kind == "refused" else SubprocessFailedError(value)
-
-
-@contextmanager
-def _blocked() -> Iterator[None]:
-    """Block scheduler signals in processes started inside the block.
-
-    A scheduler sends them to every process of a job, also to the one that forks. What they
-    mean is for the caller to decide, who asks the new process to end by SIGTERM.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SCHEDULERS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _sigterm_passed_on(process: BaseProcess) -> Iterator[None]:
-    """Forward SIGTERM to the subprocess, which saves; then interrupt this process."""
-    received = []
-
-    def pass_on(number: int, frame: object) -> None:
-        received.append(number)
-        process.terminate()
-
-    here = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, pass_on) if here else None
-    try:
-        yield
-    finally:
-        if here:
-            signal.signal(signal.SIGTERM, before)
-    if received:
-        raise InterruptedRun(signal.SIGTERM)
+def _cause_of_death(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"its process ended with exit code {exit_code}"
+    memory = ", perhaps by the system for want of memory" if exit_code == -signal.SIGKILL else ""
+    return f"killed by {signal.Signals(-exit_code).name}{memory}"
 
 
 def _answer(
     sender: Connection,
-    function: Callable[..., Any],
-    arguments: tuple[Any, ...],
     environment: dict[str, str],
     logs: dict[str, Any],
     level: int,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
-    """Call the function in the subprocess and send (kind, value) back."""
+    """Call the function in the subprocess; send back its value and why it failed, or None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, SCHEDULERS - {signal.SIGTERM})
     with suppress(OSError):  # when memory is short, this process goes first, not the sweep
@@ -164,21 +128,22 @@ def _answer(
     os.environ.update(environment)
     logging.config.dictConfig(logs)
     logging.getLogger().setLevel(level)
+    value = failure = None
     try:
-        outcome = "returned", function(*arguments)
+        value = function(*arguments)
     except UserError as error:
-        outcome = "refused", str(error)
+        failure = str(error)
     except InterruptedRun as error:
-        outcome = "failed", f"ended by {error}"
+        failure = f"ended by {error}"
     except Exception as error:
         log.exception("the run failed")
-        outcome = "failed", f"{type(error).__name__}: {error}"
+        failure = f"{type(error).__name__}: {error}"
     with suppress(OSError):  # the caller may be gone
-        sender.send(outcome)
+        sender.send((value, failure))
 
 
 def _end_with_the_parent() -> None:
     parent = parent_process()
     assert parent is not None
-    wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)  # so that it saves

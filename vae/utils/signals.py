@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -38,22 +38,31 @@ def stop_if_interrupted(interrupts: Interrupts) -> None:
 
 
 class Interrupts:
-    """A context manager that records the first of `SIGNALS` as `received`.
+    """A context manager that records the first of some signals as `received`.
 
     The loop looks at it after each step, so the weights are never half updated when
     they are saved. A second Ctrl-C acts at once, as it would without this; other
     signals do not, since schedulers send several. A signal that the process ignores
     stays ignored. Outside the main thread, where Python delivers no signals, and
     unless it is entered, it does nothing.
+
+    Args:
+        numbers: the signals.
+        on_first: called at the first one, in its handler.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        numbers: Iterable[signal.Signals] = SIGNALS,
+        on_first: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.numbers, self.on_first = numbers, on_first
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in self.numbers:
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._note)
         return self
@@ -63,7 +72,9 @@ class Interrupts:
             self._restore(number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = self.received or signal.Signals(number)
+        if self.received is None:
+            self.received = signal.Signals(number)
+            self.on_first()
         self._restore(signal.SIGINT)
 
     def _restore(self, number: signal.Signals) -> None:
