@@ -86,8 +86,10 @@ class ReportOnSweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        if not any(folder.glob("*/.hydra")):
-            remove_sweep_folder(folder)
+        if not any(folder.glob("*/.hydra")):  # a rejected sweep, in which no run began
+            for name in (RECORD_FILE, "multirun.yaml"):
+                (folder / name).unlink(missing_ok=True)
+            remove_empty(folder)  # but for a study, or a user's own files
             return
         try:
             from vae.sweeps.report import overview, write_report
@@ -102,13 +104,6 @@ class ReportOnSweep(Callback):
             log.warning("%s has no report: %s", folder, error)
         else:
             log.info("%s\n%s\n%s", folder, overview(comparison), folder / "report.md")
-
-
-def remove_sweep_folder(folder: Path) -> None:
-    """Remove the folder of a rejected sweep in which no run began."""
-    for name in (RECORD_FILE, "multirun.yaml"):
-        (folder / name).unlink(missing_ok=True)
-    remove_empty(folder)  # but for a study, or a user's own files
 
 
 def describe(config: DictConfig, before: Mapping[str, Any], swept: set[str]) -> dict[str, Any]:

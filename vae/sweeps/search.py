@@ -100,7 +100,9 @@ class Search:
                 except UpdateFinishedTrialError:  # this host was taken for dead, while it slept
                     log.warning("trial %d was taken over by another process", trial.number)
         except Exception as error:
-            if not is_lost_worker(error):
+            # joblib's and submitit's own; neither is imported for it
+            lost = isinstance(error, BrokenProcessPool)
+            if not (lost or type(error).__name__ == "UncompletedJobError"):
                 raise
             log.warning("a worker died with its run; its trials are queued again: %s", error)
             for trial in self.running:
@@ -182,10 +184,3 @@ class Search:
             ]
         text = OmegaConf.to_yaml(OmegaConf.create(results))
         write_text_atomically(self.folder / "optimization_results.yaml", text)
-
-
-def is_lost_worker(error: Exception) -> bool:
-    """Return whether a launcher's process died, as opposed to a run that failed in it."""
-    # joblib's and submitit's own; neither is imported for it
-    lost = isinstance(error, BrokenProcessPool)
-    return lost or type(error).__name__ == "UncompletedJobError"

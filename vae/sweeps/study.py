@@ -13,6 +13,7 @@ import socket
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import deepcopy
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -184,6 +185,7 @@ def claim(study: Study, trial: Trial) -> None:
     Raises:
         UpdateFinishedTrialError: another process has closed the trial.
     """
+    # first the heartbeat: a trial without an owner is found by it
     study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
     trial.set_user_attr("owner", {"host": socket.gethostname(), "pid": os.getpid()})
 
@@ -236,8 +238,7 @@ def queue_again(study: Study, trial: FrozenTrial) -> None:
 
 def give_back(study: Study, trial_id: int) -> None:
     """Put a trial that this process runs back into the queue, with its values."""
-    try:
+    with suppress(UpdateFinishedTrialError):  # it was told already
+        # in this order, or another process on this host could find a dead owner in a popped trial
         study._storage.set_trial_user_attr(trial_id, "owner", None)
         study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
-    except UpdateFinishedTrialError:  # it was told already
-        pass

@@ -17,10 +17,9 @@ from vae.runs.config import RunConfig
 from vae.runs.launch import prepare_run
 from vae.runs.run import ShouldContinue
 from vae.runs.run_dir import read_summary, record_failure, run_lock
-from vae.sweeps.results import ENDED, RECORD_FILE
+from vae.sweeps.results import ENDED, read_record
 from vae.sweeps.subprocess_runner import run_in_subprocess
 from vae.utils.errors import UserError
-from vae.utils.files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -109,13 +108,13 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
 
 def stop_after_failures_in_a_row(limit: int | None, sweep: Path) -> None:
     """End the sweep if the last `limit` runs since its start all failed."""
-    started = read_json(sweep / RECORD_FILE).get("started", "")
+    if limit is None:
+        return
+    started = read_record(sweep).get("started", "")
     summaries = [read_summary(file.parent) for file in sweep.glob("*/summary.json")]
-    ended = sorted(
-        (s for s in summaries if s.get("ended", "") >= started), key=lambda s: s["ended"]
-    )
-    last = ended[-limit:] if limit else []
-    if limit and len(last) == limit and all(s.get("status") == "failed" for s in last):
+    ended = [summary for summary in summaries if summary.get("ended", "") >= started]
+    last = sorted(ended, key=lambda summary: summary["ended"])[-limit:]
+    if len(last) == limit and all(summary.get("status") == "failed" for summary in last):
         raise SystemExit(
             f"error: the sweep stops: its last {limit} runs failed (sweep.max_failures={limit}), "
             f"the last one because of: {last[-1].get('error')}"
