@@ -46,10 +46,19 @@ def test_a_second_ctrl_c_acts_immediately(first):
 
 @pytest.mark.parametrize("first", ALL)
 def test_scheduler_signals_may_repeat(first):
-    with Interrupts() as interrupts:
+    told = []
+    with Interrupts(on_first=lambda: told.append(first)) as interrupts:
         for number in (first, signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
             signal.raise_signal(number)
         assert interrupts.received is first
+    assert told == [first]
+
+
+def test_other_signals_are_left_alone():
+    with Interrupts([signal.SIGTERM]) as interrupts:
+        with pytest.raises(SystemExit):
+            signal.raise_signal(signal.SIGUSR1)
+        assert interrupts.received is None
 
 
 def test_handlers_are_restored():
