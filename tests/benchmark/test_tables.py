@@ -1,17 +1,16 @@
 """Number formats and tables."""
 
-from vae.benchmark.suite import _matrix, format_number, format_table
+from vae.benchmark.suite import _matrix, format_number
 from vae.benchmark.timing import Sample, summarize
 
 
-def test_numbers_and_columns():
+def test_numbers():
     assert [format_number(x) for x in (1234.5, 99.96, 12.34, 0.126)] == [
         "1,234",
         "100.0",
         "12.3",
         "0.13",
     ]
-    assert format_table([["a", "b"], ["word", "12"], ["x", ""]]) == "  a      b\n  word  12\n  x"
 
 
 def test_disturbed_rounds_are_marked_if_they_count():

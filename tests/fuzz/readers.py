@@ -238,8 +238,9 @@ def metrics(folder: Path, done: list[Edit]) -> None:
 
 def sweep(folder: Path, name: str, done: list[Edit], pictures: bool = False) -> None:
     """A sweep with a damaged file: it is compared, the other runs as they are."""
-    from vae.sweeps.comparison import read_sweep, rows, write_csv
+    from vae.sweeps.comparison import read_sweep, rows
     from vae.sweeps.report import overview, report_markdown, write_report
+    from vae.utils.tables import write_csv
 
     whole = {row["run"]: row for row in rows(read_sweep(folder / "whole" / "sweep"))}
     copy = _copy(folder, "sweep")
@@ -247,7 +248,7 @@ def sweep(folder: Path, name: str, done: list[Edit], pictures: bool = False) -> 
     file = next(path for path in copy.rglob(name) if path.parent == copy or "0.0001" in str(path))
     _damage(file, done)
     comparison = write_report(copy) if pictures else read_sweep(copy)
-    write_csv(comparison, copy / "comparison.csv")
+    write_csv(rows(comparison), copy / "comparison.csv")
     overview(comparison)
     report_markdown(comparison, copy)
     json.dumps(rows(comparison), allow_nan=False)

@@ -10,11 +10,12 @@ import pytest
 
 from tests.support.fake_sweeps import make_run, make_sweep, measured
 from vae.runs.run_dir import run_lock
-from vae.sweeps.comparison import format_value, pareto_front, read_sweep, rows, write_csv
+from vae.sweeps.comparison import format_value, pareto_front, read_sweep, rows
 from vae.sweeps.report import write_report
 from vae.sweeps.results import write_record
 from vae.utils.errors import UserError
 from vae.utils.metric_registry import run_metrics
+from vae.utils.tables import write_csv
 
 
 @pytest.mark.parametrize("objectives", [1, 2, 3])
@@ -65,7 +66,7 @@ def test_the_csv_has_each_run_once_and_each_column_once(tmp_path):
     values = [{"model.latent_dim": size, "seed": seed} for size in (4, 16) for seed in (0, 1)]
     sweep = make_sweep(tmp_path / "s", values)
     make_run(sweep, {"model.latent_dim": 32, "seed": 0}, "failed", {}, error='a, "b"\nc')
-    write_csv(read_sweep(sweep), tmp_path / "c.csv")
+    write_csv(rows(read_sweep(sweep)), tmp_path / "c.csv")
     with open(tmp_path / "c.csv", newline="", encoding="utf-8") as file:
         heads, *lines = csv.reader(file)
     assert len(set(heads)) == len(heads)

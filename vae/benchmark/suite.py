@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
+from textwrap import indent
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ from vae.benchmark.timing import (
 )
 from vae.models.layers import FORMS, fastest_form
 from vae.utils.devices import device_name, pick_precision
+from vae.utils.tables import format_table
 
 log = logging.getLogger(__name__)
 
@@ -184,30 +186,25 @@ def format_benchmark(found: dict[str, Any]) -> str:
         f"{MIN_QUIET_ROUNDS} would remain, all are kept and marked !",
         f"training step, {sizes['batch']} images of {sizes['image_size']} px, "
         f"{found['flops_per_image'] / 1e6:,.0f} MFLOP per image when folded\n"
-        + format_table(_training(found["training"])),
+        + _table(_training(found["training"])),
         "upsampling layers, forward and backward; * is the form that the rule chooses\n"
-        + format_table(_layers(found["layers"])),
-        "the machine's peak: matrix products\n" + format_table(_matrix(found["matrix"])),
-        "loading images\n" + format_table(_data(found["data"])),
-        "evaluation\n" + format_table(_evaluation(found["evaluation"])),
+        + _table(_layers(found["layers"])),
+        "the machine's peak: matrix products\n" + _table(_matrix(found["matrix"])),
+        "loading images\n" + _table(_data(found["data"])),
+        "evaluation\n" + _table(_evaluation(found["evaluation"])),
     ]
     for axis, rows in (found["growth"] or {}).items():
         title = f"growth with {axis}; beside linear: from the row before, 1 is as the FLOPs"
-        parts.append(f"{title}\n{format_table(_growth(rows))}")
+        parts.append(f"{title}\n{_table(_growth(rows))}")
     if rows := found["quality"]:
         title = "time to the validation PSNR that the plain means have after 1,000 steps"
-        parts.append(f"{title}: medians (least to most)\n{format_table(_quality(rows))}")
+        parts.append(f"{title}: medians (least to most)\n{_table(_quality(rows))}")
     return "\n\n".join(parts)
 
 
-def format_table(rows: list[list[str]]) -> str:
-    """Format a table: the first column left-aligned, the other columns right-aligned."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join(["", first.ljust(widths[0]), *cells]).rstrip())
-    return "\n".join(lines)
+def _table(rows: list[list[str]]) -> str:
+    """Format a table, indented."""
+    return indent(format_table(rows), "  ")
 
 
 def format_number(value: float) -> str:

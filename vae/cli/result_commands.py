@@ -59,13 +59,14 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _table(report: Report) -> str:
     """Format the metrics, notes on missing ones, and the time of each part."""
-    width = max(map(len, report.figures))
-    lines = [
-        f"{name:{width}}  {figure['value']:>12.5g}   n = {figure['n']:,}"
+    from vae.utils.tables import format_table
+
+    figures = [
+        [name, f"{figure['value']:.5g}", f"n = {figure['n']:,}"]
         for name, figure in report.figures.items()
     ]
     took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
-    return "\n".join([*lines, "", *report.notes, f"took: {took}"])
+    return "\n".join([format_table(figures), "", *report.notes, f"took: {took}"])
 
 
 def add_export(commands: Commands) -> None:
@@ -93,6 +94,7 @@ def add_export(commands: Commands) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from vae.generation.export import export_model
+    from vae.utils.tables import format_table
 
     run, _ = open_run(options)
     folder = output_folder(options, "export")
@@ -108,13 +110,11 @@ def _export(options: argparse.Namespace) -> None:
         "bytes": [made.size for made in exports],
         "largest_differences": [made.difference for made in exports],
     }
-    width = max(len(str(made.file)) for made in exports)
-    lines = [f"{'file':{width}}  {'size':>10}  largest difference"]
-    lines += [
-        f"{made.file!s:{width}}  {made.size / 1e6:>7,.2f} MB  {made.difference:.1e}"
-        for made in exports
+    table = [["file", "size", "largest difference"]]
+    table += [
+        [str(made.file), f"{made.size / 1e6:,.2f} MB", f"{made.difference:.1e}"] for made in exports
     ]
-    print_result(options, found, "\n".join(lines))
+    print_result(options, found, format_table(table))
 
 
 def add_compare(commands: Commands) -> None:

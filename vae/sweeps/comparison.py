@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import warnings
 from collections import Counter
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from vae.runs.overrides import UNNAMED_KEYS
 from vae.sweeps.results import SweepRun, parse_number, read_record, read_run
 from vae.utils.errors import UserError
-from vae.utils.files import write_atomically
 from vae.utils.metric_registry import cost, run_metrics
 
 if TYPE_CHECKING:
@@ -153,19 +151,6 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
         }
         for run in comparison.runs
     ]
-
-
-def write_csv(comparison: Comparison, path: Path) -> None:
-    """Write `rows` as CSV, atomically: UTF-8, a header, empty where there is no value."""
-    table = rows(comparison)
-
-    def write(file: Path) -> None:
-        with open(file, "w", newline="", encoding="utf-8") as opened:
-            writer = csv.DictWriter(opened, table[0].keys())
-            writer.writeheader()
-            writer.writerows(table)
-
-    write_atomically(path, write)
 
 
 def _swept(runs: list[SweepRun]) -> list[str]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from vae.sweeps.charts import draw_charts
-from vae.sweeps.comparison import Comparison, format_value, read_sweep, write_csv
+from vae.sweeps.comparison import Comparison, format_value, read_sweep, rows
 from vae.sweeps.face_sheets import draw_face_sheets
 from vae.sweeps.results import SweepRun
 from vae.utils.errors import UserError
 from vae.utils.files import write_text_atomically
 from vae.utils.metric_registry import format_metric, higher_is_better
+from vae.utils.tables import format_table, markdown_table, write_csv
 
 BEST_RUNS = 5
 TABLE = ("val/bpd", "val/rate", "val/mse", "val/psnr", "val/active_units")
@@ -42,7 +43,7 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Compariso
     out = Path(out or folder)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_csv(comparison, out / "comparison.csv")
+        write_csv(rows(comparison), out / "comparison.csv")
     except OSError as error:
         raise UserError(f"{out}: a report cannot be written there ({error}).") from error
     notes: list[str] = []
@@ -88,14 +89,7 @@ def overview(comparison: Comparison) -> str:
             _figure(key, run.metrics.get(key)) for key in ("val/rate", "val/psnr", "val/bpd")
         ]
         lines.append([star, comparison.label(run), run.status, weight, *figures])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place < 3 else cell.rjust(width)  # numbers to the right
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return format_table(lines, left=3)
 
 
 def run_command(run: SweepRun) -> str:
@@ -142,7 +136,7 @@ def _unfinished(comparison: Comparison) -> list[str]:
 
 def _table(comparison: Comparison, runs: Iterable[SweepRun], out: Path) -> str:
     heads = ["run", *comparison.swept, "beta_elbo", *TABLE, "step", "status"]
-    lines = [heads, ["---"] * len(heads)]
+    lines = []
     for run in runs:
         bold = "**" if run is comparison.best else ""
         link = f"{bold}[{_cell(run.name)}](<{os.path.relpath(run.folder, out)}>){bold}"
@@ -151,7 +145,7 @@ def _table(comparison: Comparison, runs: Iterable[SweepRun], out: Path) -> str:
         status = run.status + f" (trial {run.trial})" * (run.trial is not None)
         cells = [_cell("" if value is None else format_value(value)) for value in values]
         lines.append([link, *cells, *metrics, str(run.step), status])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(heads, lines)
 
 
 def _figure(metric: str, value: float | None) -> str:

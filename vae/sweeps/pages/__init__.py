@@ -31,10 +31,10 @@ from vae.sweeps.pages.tables import (
     front_table,
     means_table,
     read_results,
-    write_results,
 )
 from vae.utils.errors import UserError
 from vae.utils.files import write_text_atomically
+from vae.utils.tables import write_csv
 
 KINDS = "set up|table|front|best|pictures"
 BLOCK = re.compile(rf"(<!-- ({KINDS})\b([^>]*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -135,7 +135,7 @@ def make_page(page: Path, sweep: Path | str | None = None) -> list[Path]:
     if sweep is not None:
         comparison = read_sweep(sweep)
         found = collect_results(comparison, required_metrics(page))
-        write_results(found, results_file(page))
+        write_csv(found, results_file(page))
         draw_pictures(read_results(results_file(page)), required_pictures(page), page, comparison)
         written.append(results_file(page))
     write_text_atomically(page, fill_page(page))

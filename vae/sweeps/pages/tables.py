@@ -19,9 +19,10 @@ from vae.runs.run_dir import read_summary
 from vae.sweeps.comparison import Comparison, format_value, pareto_front, rows, sort_key
 from vae.sweeps.results import SweepRun, parse_number
 from vae.utils.errors import UserError
-from vae.utils.files import read_json, write_atomically
+from vae.utils.files import read_json
 from vae.utils.metric_registry import cost, find_metric, format_metric
 from vae.utils.registry import choices
+from vae.utils.tables import markdown_table
 
 log = logging.getLogger(__name__)
 
@@ -114,21 +115,8 @@ def format_csv(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def write_results(found: Sequence[Row], path: Path) -> None:
-    """Write rows as CSV, atomically: UTF-8, a header, empty where there is no value."""
-    keys = list(dict.fromkeys(key for row in found for key in row))
-
-    def write(file: Path) -> None:
-        with open(file, "w", newline="", encoding="utf-8") as opened:
-            writer = csv.DictWriter(opened, keys, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(found)
-
-    write_atomically(path, write)
-
-
 def read_results(path: Path) -> list[Row]:
-    """Read the rows that `write_results` wrote.
+    """Read the rows of a page's CSV file.
 
     Raises:
         UserError: there is no such file, or there is nothing in it.
@@ -166,7 +154,7 @@ def means_table(found: Sequence[Row], keys: Sequence[str], figures: Sequence[str
         [*(_setting(value) for value in values), *(_mean(rows, key) for key in figures)]
         for values, rows in groups.items()
     ]
-    return _markdown([*keys, *figures], lines)
+    return markdown_table([f"`{key}`" for key in (*keys, *figures)], lines)
 
 
 def front_table(found: Sequence[Row], objectives: Sequence[str], columns: Sequence[str]) -> str:
@@ -223,13 +211,7 @@ def _runs(chosen: Iterable[Row], columns: Sequence[str]) -> str:
         [format_figure(key, row[key]) if "/" in key else _setting(_of(row, key)) for key in columns]
         for row in chosen
     ]
-    return _markdown(columns, lines)
-
-
-def _markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    head = [f"`{key}`" for key in heads]
-    cells = [head, ["---"] * len(head), *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    return markdown_table([f"`{key}`" for key in columns], lines)
 
 
 def _mean(rows: Sequence[Row], key: str) -> str:
