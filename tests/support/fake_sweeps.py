@@ -5,6 +5,7 @@ import random
 from copy import deepcopy
 from dataclasses import asdict
 from functools import cache
+from itertools import product
 from math import exp, log, log10
 
 from omegaconf import OmegaConf
@@ -73,6 +74,11 @@ def make_run(sweep, values, status="finished", metrics=None, **summary):
         ended = {"status": status, "error": None, "step": 1200, "total_steps": 1200}
         write_summary(folder, {**ended, "seconds": 240.5, "final": metrics, **summary})
     return folder
+
+
+def grid_of(values):
+    """The values of each run of a grid: `grid_of({"seed": [0, 1]})`."""
+    return [dict(zip(values, one, strict=True)) for one in product(*values.values())]
 
 
 def make_sweep(folder, runs, objective=("val/bpd",)):

@@ -2,29 +2,57 @@
 
 import math
 import random
+from itertools import product
+from statistics import fmean
 
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 from PIL import Image
 
-from tests.support.fake_sweeps import VALUES, make_run, make_sweep
+from tests.support.fake_sweeps import VALUES, grid_of, make_run, make_sweep
 from vae.sweeps.charts import axis_keys, draw_charts, draw_comparison
 from vae.sweeps.comparison import importances, read_sweep
 from vae.training.metrics import bits_per_dim
 from vae.utils.errors import UserError
 
-GRID = [
-    {"loss.beta": beta, "model.latent_dim": size}
-    for beta in (1e-5, 1e-4, 1e-3, 1e-2)
-    for size in (16, 64)
-]
+BETAS, SIZES = (1e-5, 1e-4, 1e-3, 1e-2), (16, 64)
+GRID = {"loss.beta": BETAS, "model.latent_dim": SIZES}
 
 
-def panels(tmp_path, runs=GRID, **keywords):
-    comparison = read_sweep(make_sweep(tmp_path / "s", runs, **keywords))
+def searched(count=40):
+    draw = random.Random(0)
+    return [
+        {
+            "loss.beta": 10 ** draw.uniform(-5, -2),
+            "model.latent_dim": draw.choice([16, 32, 64, 128]),
+            "optimizer.lr": 10 ** draw.uniform(-4, -2),
+        }
+        for _ in range(count)
+    ]
+
+
+def panels(sweep):
+    """The sweep, and its panels by title."""
+    comparison = read_sweep(sweep)
     figure = draw_comparison(comparison)
     return comparison, {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """A grid of three seeds, and an unfinished run in each state."""
+    sweep = make_sweep(tmp_path_factory.mktemp("grid") / "s", grid_of({**GRID, "seed": (0, 1, 2)}))
+    for number, status in enumerate(("pruned", "failed", "interrupted", None)):
+        make_run(sweep, {"loss.beta": 10.0 + number, "model.latent_dim": 16}, status)
+    return panels(sweep)
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory):
+    """A search of two objectives."""
+    folder = tmp_path_factory.mktemp("search") / "s"
+    return panels(make_sweep(folder, searched(), objective=["val/rate", "val/psnr"]))
 
 
 def places(axes, filled):
@@ -43,159 +71,118 @@ def rings(axes):
     return places(axes, filled=False)
 
 
-def test_points_are_at_rate_and_distortion(tmp_path):
-    comparison, found = panels(tmp_path)
-    axes = found["Rate and distortion"]
-    expected = {(run.metrics["val/rate"], run.metrics["val/distortion"]) for run in comparison.runs}
-    assert dots(axes) == expected
-    best = min(comparison.runs, key=lambda run: run.metrics["val/bpd"]).metrics
-    assert rings(axes) == {(best["val/rate"], best["val/distortion"])}
+def contours(axes):
+    return [c for c in axes.collections if hasattr(c, "levels")]
 
 
-def test_equal_bpd_lines_are_exact(tmp_path):
-    _, found = panels(tmp_path)
+def values_of(runs, *keys):
+    return {tuple(run.value(k) if "." in k else run.metrics[k] for k in keys) for run in runs}
+
+
+def test_finished_runs_are_at_their_rate_and_distortion(grid):
+    comparison, found = grid
     axes = found["Rate and distortion"]
-    (contours,) = [c for c in axes.collections if hasattr(c, "levels")]
+    finished = [run for run in comparison.runs if run.status == "finished"]
+    assert len(finished) == len(comparison.runs) - 4
+    assert dots(axes) == values_of(finished, "val/rate", "val/distortion")
+    best = min(finished, key=lambda run: run.metrics["val/bpd"])
+    assert rings(axes) == values_of([best], "val/rate", "val/distortion")
+
+
+def test_equal_bpd_lines_are_exact(grid):
+    axes = grid[1]["Rate and distortion"]
+    (lines,) = contours(axes)
     seen = 0
-    for level, path in zip(contours.levels, contours.get_paths(), strict=True):
+    for level, path in zip(lines.levels, lines.get_paths(), strict=True):
         for rate, distortion in path.vertices:
             assert bits_per_dim(distortion, rate, VALUES) == pytest.approx(level, abs=1e-6)
             seen += 1
     assert seen > 10
     labels = [float(text.get_text().split()[0]) for text in axes.texts]
-    assert {*labels} <= {round(float(level), 9) for level in contours.levels}
+    assert {*labels} <= {round(float(level), 9) for level in lines.levels}
     assert labels
 
 
-def test_different_image_sizes_have_no_bpd_lines(tmp_path):
-    runs = [{"data.image_size": size} for size in (32, 64)]
-    _, found = panels(tmp_path, runs)
-    assert not [c for c in found["Rate and distortion"].collections if hasattr(c, "levels")]
-
-
-def test_the_line_of_each_size_goes_through_its_means(tmp_path):
-    runs = [{**values, "seed": seed} for values in GRID for seed in (0, 1, 2)]
-    comparison, found = panels(tmp_path, runs)
+def test_the_line_of_each_size_goes_through_its_means(grid):
+    comparison, found = grid
     axes = found["val/bpd by β"]
     assert axes.get_xscale() == "log"
     assert len(dots(axes)) == 24
-    lines = [line.get_xydata() for line in axes.lines]
-    assert len(lines) == 2
-    for size, line in zip((16, 64), lines, strict=True):
-        for beta, mean in line:
-            values = [
+    for size, line in zip(SIZES, axes.lines, strict=True):
+        means = {
+            beta: fmean(
                 run.metrics["val/bpd"]
                 for run in comparison.runs
                 if (run.value("model.latent_dim"), run.value("loss.beta")) == (size, beta)
-            ]
-            assert len(values) == 3
-            assert mean == pytest.approx(sum(values) / 3)
-        assert len(line) == 4
-
-
-def searched(count=40):
-    draw = random.Random(0)
-    return [
-        {
-            "loss.beta": 10 ** draw.uniform(-5, -2),
-            "model.latent_dim": draw.choice([16, 32, 64, 128]),
-            "optimizer.lr": 10 ** draw.uniform(-4, -2),
+            )
+            for beta in BETAS
         }
-        for _ in range(count)
-    ]
+        assert dict(line.get_xydata()) == pytest.approx(means)
 
 
-def test_points_of_a_search_are_not_joined(tmp_path):
-    _, found = panels(tmp_path, searched())
-    assert len(found["val/bpd by β"].lines) == 0
-    assert len(dots(found["val/bpd by β"])) == 40
+def test_each_objective_of_a_search_has_panels_with_the_front(search):
+    comparison, found = search
+    front = comparison.front
+    assert 2 < len(front) < 40
+    trade = found.pop("val/rate and val/psnr")
+    assert dots(trade) == values_of(comparison.runs, "val/rate", "val/psnr")
+    assert rings(trade) == values_of(front, "val/rate", "val/psnr")
+    (line,) = trade.lines  # the front: of two points on it, more rate buys more psnr
+    assert (np.diff(line.get_xdata()) > 0).all()
+    assert (np.diff(line.get_ydata()) > 0).all()
+    keys = {"β": "loss.beta", "optimizer.lr": "optimizer.lr"}
+    effects = list(product(comparison.objectives, keys))  # the few sizes have lines, not an axis
+    assert [title for title in found if " by " in title] == [f"{m} by {k}" for m, k in effects]
+    for metric, across in effects:
+        axes = found[f"{metric} by {across}"]
+        assert len(axes.lines) == 0  # no grid, so points are not joined
+        assert dots(axes) == values_of(comparison.runs, keys[across], metric)
+        assert rings(axes) == values_of(front, keys[across], metric)
+        better = "higher" if metric == "val/psnr" else "lower"
+        assert f"{better} is better" in axes.get_ylabel()
 
 
 @pytest.mark.parametrize(
-    ("runs", "keys"),
+    ("values", "across", "between"),
     [
-        (GRID, ("loss.beta", "model.latent_dim")),
-        ([{"model.latent_dim": size} for size in (4, 8)], ("model.latent_dim", None)),
-        (
-            [{"optimizer.lr": x, "model": m} for x in (1, 2) for m in "ab"],
-            ("optimizer.lr", "model"),
-        ),
-        ([{"seed": seed} for seed in range(3)], ("seed", None)),
-        ([{"model": m, "seed": s} for m in ("conv", "residual") for s in (0, 1)], ("model", None)),
-        ([{"loss.beta": 1e-4}], (None, None)),
+        (GRID, ["loss.beta"], "model.latent_dim"),
+        ({"model.latent_dim": [4, 8]}, ["model.latent_dim"], None),
+        ({"optimizer.lr": [1, 2], "model": ["a", "b"]}, ["optimizer.lr"], "model"),
+        # more sizes than can have lines
+        ({**GRID, "model.latent_dim": range(8, 17)}, ["loss.beta", "model.latent_dim"], None),
+        ({"seed": [0, 1, 2]}, ["seed"], None),
+        ({"model": ["conv", "residual"], "seed": [0, 1]}, ["model"], None),
+        ({"loss.beta": [1e-4]}, [], None),
     ],
 )
-def test_axes_are_chosen_by_the_swept_keys(runs, keys, tmp_path):
-    comparison = read_sweep(make_sweep(tmp_path / "s", runs))
-    assert axis_keys(comparison) == keys
+def test_axes_are_chosen_by_the_swept_keys(values, across, between, tmp_path):
+    comparison = read_sweep(make_sweep(tmp_path / "s", grid_of(values)))
+    assert axis_keys(comparison) == (across, between)
     picture = Image.open(draw_charts(comparison, tmp_path / "c.png"))
     assert picture.width > 600
     assert [path.name for path in tmp_path.glob("*.png")] == ["c.png"]
     assert np.asarray(picture).std() > 5  # there is something on it
 
 
-def test_beta_zero_is_on_the_axis(tmp_path):
-    runs = [{"loss.beta": beta} for beta in (0.0, 1e-4, 1e-2)]
-    _, found = panels(tmp_path, runs)
-    assert {x for x, _ in dots(found["val/bpd by β"])} == {0.0, 1e-4, 1e-2}
+def test_beta_zero_has_a_place_and_a_colour(tmp_path):
+    betas = {0.0, 1e-4, 1e-2}
+    _, found = panels(make_sweep(tmp_path / "s", grid_of({"loss.beta": betas})))
+    assert {x for x, _ in dots(found["val/bpd by β"])} == betas
     assert found["val/bpd by β"].get_xscale() == "symlog"
-    assert len(dots(found["Rate and distortion"])) == 3
+    colours = found["Rate and distortion"].collections[0].get_facecolors()
+    assert len(np.unique(colours.round(1), axis=0)) == 3
 
 
-def test_each_of_several_objectives_has_a_panel_and_its_front_is_marked(tmp_path):
-    comparison, found = panels(tmp_path, searched(), objective=["val/rate", "val/psnr"])
-    assert len(comparison.front) > 2
-    for metric in comparison.objectives:
-        axes = found[f"{metric} by β"]
-        expected = {(run.value("loss.beta"), run.metrics[metric]) for run in comparison.front}
-        assert rings(axes) == expected
-    assert "higher is better" in found["val/psnr by β"].get_ylabel()
-    assert "lower is better" in found["val/rate by β"].get_ylabel()
-
-
-def test_two_objectives_are_drawn_against_each_other(tmp_path):
-    comparison, found = panels(tmp_path, searched(), objective=["val/rate", "val/psnr"])
-    axes = found["val/rate and val/psnr"]
-    points = {(run.metrics["val/rate"], run.metrics["val/psnr"]) for run in comparison.runs}
-    assert dots(axes) == points
-    assert rings(axes) == {(r.metrics["val/rate"], r.metrics["val/psnr"]) for r in comparison.front}
-    (line,) = axes.lines  # the front: of two points on it, more rate buys more psnr
-    assert (np.diff(line.get_xdata()) > 0).all()
-    assert (np.diff(line.get_ydata()) > 0).all()
-
-
-def test_a_searched_size_has_its_own_axis(tmp_path):
-    """Of more sizes than can have lines; the few of a grid have lines."""
-    draw = random.Random(3)
-    runs = [{"loss.beta": 10 ** draw.uniform(-5, -2), "model.latent_dim": n} for n in range(8, 24)]
-    _, found = panels(tmp_path, runs)
-    assert {x for x, _ in dots(found["val/bpd by z"])} == set(range(8, 24))
-    _, found = panels(tmp_path / "grid")
-    assert "val/bpd by z" not in found
-
-
-def test_unfinished_runs_are_not_drawn(tmp_path):
-    sweep = make_sweep(tmp_path / "s", GRID)
-    for number, status in enumerate(("pruned", "failed", "interrupted", None)):
-        make_run(sweep, {"loss.beta": 10.0 + number, "model.latent_dim": 16}, status)
-    comparison = read_sweep(sweep)
-    (axes,) = [
-        a for a in draw_comparison(comparison).axes if a.get_title() == "Rate and distortion"
-    ]
-    assert len(dots(axes)) == len(GRID)
-
-
-def test_no_finished_run_is_a_user_error(tmp_path):
-    make_run(tmp_path / "s", {"seed": 1}, "failed", {})
+def test_what_runs_lack_is_not_drawn(tmp_path):
+    make_run(tmp_path / "s", {"loss.beta": 1e-4}, "failed", {})
     with pytest.raises(UserError, match="no run has finished"):
         draw_comparison(read_sweep(tmp_path / "s"))
-
-
-def test_runs_without_rate_have_the_other_panels(tmp_path):
     for beta in (1e-3, 1e-2):
         make_run(tmp_path / "s", {"loss.beta": beta}, metrics={"val/bpd": 6 + beta})
-    titles = [axes.get_title() for axes in draw_comparison(read_sweep(tmp_path / "s")).axes]
-    assert titles == ["val/bpd by β"]
+    assert list(panels(tmp_path / "s")[1]) == ["val/bpd by β"]
+    sizes = grid_of({"data.image_size": [32, 64]})
+    _, found = panels(make_sweep(tmp_path / "sizes", sizes))
+    assert not contours(found["Rate and distortion"])  # bpd is of one image size
 
 
 @pytest.mark.parametrize("metric", ["val/bpd", "val/psnr"])
@@ -214,9 +201,7 @@ def test_the_decisive_key_is_most_important(metric, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "runs", [GRID[:7], [{"loss.beta": 10.0**-power} for power in range(10)]], ids=["few", "one key"]
+    "runs", [grid_of(GRID)[:7], grid_of({"seed": range(10)})], ids=["few", "one key"]
 )
 def test_few_runs_have_no_importances(runs, tmp_path):
-    comparison, found = panels(tmp_path, runs)
-    assert importances(comparison, "val/bpd") == {}
-    assert not [title for title in found if "mattered" in title]
+    assert importances(read_sweep(make_sweep(tmp_path / "s", runs)), "val/bpd") == {}

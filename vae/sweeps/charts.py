@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from math import prod
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from vae.sweeps.comparison import (
     LEADING_KEYS,
@@ -17,10 +19,11 @@ from vae.sweeps.comparison import (
     format_value,
     importances,
     is_log_scale,
+    is_numeric,
     pareto_front,
     sort_key,
 )
-from vae.sweeps.results import SweepRun, parse_number
+from vae.sweeps.results import SweepRun
 from vae.training.metrics import bits_per_dim
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically
@@ -36,7 +39,6 @@ DOT: dict[str, Any] = {"s": 52, "edgecolors": "white", "linewidths": 0.6, "zorde
 RING: dict[str, Any] = {"s": 150, "facecolors": "none", "edgecolors": "#d62728", "linewidths": 1.6}
 LEGEND: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "frameon": False}
 QUIET = "#999999"
-MIN_BARS = 5  # bars that there is room for: one or two alone would be too thick
 RATE_DISTORTION = ("val/rate", "val/distortion")
 
 
@@ -61,69 +63,54 @@ def draw_comparison(comparison: Comparison) -> Figure:
     runs = comparison.ranked
     if not runs:
         raise UserError("no run has finished, so there is nothing to draw yet.")
-    panels: list[Callable[[Axes], None]] = []
     pairs = [RATE_DISTORTION]
     if len(comparison.objectives) == 2 and set(comparison.objectives) != set(RATE_DISTORTION):
         pairs.append((comparison.objectives[0], comparison.objectives[1]))
-    for pair in pairs:
-        if any(run.metrics.keys() >= set(pair) for run in runs):
-            panels.append(partial(_draw_trade, comparison=comparison, pair=pair))
-    for metric, across in product(comparison.objectives, effect_keys(comparison)):
-        panels.append(partial(_draw_effect, comparison=comparison, metric=metric, across=across))
+    panels: list[Callable[[Axes], None]] = [
+        partial(_draw_trade, comparison=comparison, pair=pair)
+        for pair in pairs
+        if any(run.metrics.keys() >= set(pair) for run in runs)
+    ]
+    panels += [
+        partial(_draw_effect, comparison=comparison, metric=metric, across=across)
+        for metric, across in product(comparison.objectives, axis_keys(comparison)[0])
+    ]
     if not panels:
         raise UserError(
             f"the finished runs have no {' and no '.join(RATE_DISTORTION)}: nothing to draw."
         )
     shares = {metric: importances(comparison, metric) for metric in comparison.objectives}
+    if any(shares.values()):
+        panels.append(partial(draw_importances, shares=shares, runs=len(runs)))
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
-    spare = len(panels) < lines * columns  # a place for the bars
-    bars = (
-        0.7 + 0.3 * max(MIN_BARS, len(comparison.swept) * len(shares))
-        if any(shares.values())
-        else 0.0
-    )
-    heights = [5.2] * lines + [bars] * (bars > 0 and not spare)
-    figure = Figure(figsize=(6.8 * columns, sum(heights)), layout="constrained")
-    cells = figure.add_gridspec(len(heights), columns, height_ratios=heights)
-    for place, draw in enumerate(panels):
-        line, column = divmod(place, columns)
-        alone = spare and not bars and place == len(panels) - 1
-        draw(figure.add_subplot(cells[line, :] if alone else cells[line, column]))
-    if bars:
-        where = cells[lines - 1, 1] if spare else cells[lines, :]
-        draw_importances(figure.add_subplot(where), shares, len(runs))
+    figure = Figure(figsize=(6.8 * columns, 5.2 * lines), layout="constrained")
+    for place, draw in enumerate(panels, start=1):
+        last = lines * columns if place == len(panels) else place  # it may span two columns
+        draw(figure.add_subplot(lines, columns, (place, last)))
     return figure
 
 
-def axis_keys(comparison: Comparison) -> tuple[str | None, str | None]:
-    """Return the swept key for the x axis, and the key whose values get a line each.
+def axis_keys(comparison: Comparison) -> tuple[list[str], str | None]:
+    """Return the swept keys with an x axis, and the key whose values get a line each.
 
-    The x axis is beta's, else the latent size's, else that of the number with most values.
-    Seeds are repetitions, and have an axis only where nothing else was swept.
+    The first axis is beta's, else the latent size's, else that of the number with most values;
+    the second is that of the next number, if its values have no lines. Seeds are repetitions,
+    and have an axis only where nothing else was swept.
     """
     runs = comparison.ranked
     keys = [key for key in comparison.swept if key != "seed"] or comparison.swept
     counts = {key: len({run.value(key) for run in runs}) for key in keys}
-    numeric = [key for key in keys if _is_numeric(runs, key) and counts[key] > 1]
+    numeric = [key for key in keys if is_numeric(runs, key) and counts[key] > 1]
 
     def worth(key: str) -> tuple[bool, bool, int]:
         return key == LEADING_KEYS[0], key == LEADING_KEYS[1], counts[key]
 
-    across = max(numeric or keys, key=worth, default=None)
-    others = [key for key in keys if key != across and 1 < counts[key] <= len(MARKERS)]
-    return across, others[0] if others else None
-
-
-def effect_keys(comparison: Comparison) -> list[str]:
-    """Return the swept keys with an x axis: the main key, and the next one if it has no lines."""
-    across, between = axis_keys(comparison)
-    runs = comparison.ranked
-    others = [key for key in comparison.swept if key not in (across, between, "seed")]
-    free = [
-        key for key in others if _is_numeric(runs, key) and len({r.value(key) for r in runs}) > 1
-    ]
-    return [key for key in (across, *free[:1]) if key]
+    first = max(numeric or keys, key=worth, default=None)
+    few = [key for key in keys if key != first and 1 < counts[key] <= len(MARKERS)]
+    between = few[0] if few else None
+    others = [key for key in numeric if key not in (first, between)]
+    return [key for key in (first, *others[:1]) if key], between
 
 
 def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> None:
@@ -131,36 +118,31 @@ def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> No
 
     With lines of equal bits per dimension, which are those two's sum.
     """
-    import matplotlib
-    from matplotlib.colors import LogNorm, Normalize
+    from matplotlib import colors
+    from matplotlib.cm import ScalarMappable
 
     runs = [run for run in comparison.ranked if run.metrics.keys() >= set(pair)]
     points = {run.name: (run.metrics[pair[0]], run.metrics[pair[1]]) for run in runs}
-    costs = [[cost(key, run.metrics[key]) for key in pair] for run in runs]
-    front = pareto_front(costs)
+    front = pareto_front([[cost(key, run.metrics[key]) for key in pair] for run in runs])
     if len(front) > 1:
         on_front = sorted(points[runs[i].name] for i in front)
         axes.plot(*zip(*on_front, strict=True), color=QUIET, linewidth=1.2, label="Pareto front")
-    across, between = axis_keys(comparison)
-    by_colour = across if across and _is_numeric(runs, across) else None
-    values = [parse_number(run.value(by_colour)) or 0.0 for run in runs] if by_colour else []
-    positive = [value for value in values if value > 0] or [1.0]
-    norm = (LogNorm if is_log_scale(positive) else Normalize)(min(positive), max(positive))
-    scale = matplotlib.colormaps["viridis"].with_extremes(bad="#cccccc")  # beta=0 has no log
-    for marker, colour, label, members in _series(runs, between if by_colour else across):
+    keys, between = axis_keys(comparison)
+    across = keys[0] if keys else None
+    shades: dict[str, Any] = {}  # by run, if the main key is a number
+    if across and is_numeric(runs, across):
+        values = [float(run.value(across)) for run in runs]
+        scale, options = _scale(values)
+        norms = {"linear": colors.Normalize, "log": colors.LogNorm, "symlog": colors.SymLogNorm}
+        norm = norms[scale](vmin=min(values), vmax=max(values), **options)
+        bar = ScalarMappable(norm, "viridis")
+        shades = dict(zip(points, bar.to_rgba(np.array(values)), strict=True))
+        axes.figure.colorbar(bar, ax=axes, label=SYMBOLS.get(across, across), pad=0.02)
+    for marker, colour, label, members in _series(runs, between if shades else across):
         xs, ys = zip(*(points[run.name] for run in members), strict=True)
-        if by_colour is None:
-            axes.scatter(xs, ys, color=colour, marker=marker, label=label, **DOT)
-            continue
-        shades = [parse_number(run.value(by_colour)) or 0.0 for run in members]
-        paint: dict[str, Any] = {"cmap": scale, "norm": norm, "plotnonfinite": True}
-        drawn = axes.scatter(xs, ys, c=shades, marker=marker, **paint, **DOT)
-        if label:  # in the legend a colour would be that of one run
-            axes.scatter([], [], color=QUIET, marker=marker, label=label)
-    if by_colour and min(values) <= 0 < min(positive):
-        axes.scatter([], [], color="#cccccc", label=f"{SYMBOLS.get(by_colour, by_colour)} 0")
-    if by_colour and (figure := axes.get_figure()):
-        figure.colorbar(drawn, ax=axes, label=SYMBOLS.get(by_colour, by_colour), pad=0.02)
+        fill = [shades[run.name] for run in members] if shades else colour
+        axes.scatter(xs, ys, c=fill, marker=marker, **DOT)
+        axes.scatter([], [], color=QUIET if shades else colour, marker=marker, label=label)
     best = comparison.best
     _ring(
         axes,
@@ -179,38 +161,42 @@ def _draw_equal_bpd(axes: Axes, image_sizes: set[Any]) -> None:
     sizes = [size for size in image_sizes if isinstance(size, int)]
     if len(sizes) != 1:
         return
-    xs, ys = axes.get_xlim(), axes.get_ylim()
     # linear in both, so that corners would do, but labels go where a line has points
-    rates, distortions = (
-        [low + (high - low) * i / 32 for i in range(33)] for low, high in (xs, ys)
-    )
-    bits = [[bits_per_dim(d, rate, 3 * sizes[0] ** 2) for rate in rates] for d in distortions]
+    rates, distortions = (np.linspace(*ends, 33) for ends in (axes.get_xlim(), axes.get_ylim()))
+    bits = np.vectorize(bits_per_dim)(distortions[:, None], rates, 3 * sizes[0] ** 2)
     style: dict[str, Any] = {"colors": QUIET, "linewidths": 0.7, "linestyles": ":", "zorder": 0}
-    lines = axes.contour(rates, distortions, bits, 7, **style)
-    axes.clabel(lines, fmt="%g bpd", fontsize=8)
+    axes.clabel(axes.contour(rates, distortions, bits, 7, **style), fmt="%g bpd", fontsize=8)
 
 
 def _draw_effect(axes: Axes, comparison: Comparison, metric: str, across: str) -> None:
     """Draw a metric against a swept key: all runs as points, their means as lines."""
     runs = comparison.ranked
     _, between = axis_keys(comparison)
-    numeric = _is_numeric(runs, across)
+    numeric = is_numeric(runs, across)
     values = sorted({run.value(across) for run in runs}, key=sort_key)
-    places = {v: (parse_number(v) or 0.0) if numeric else float(i) for i, v in enumerate(values)}
+    places = {value: float(value if numeric else i) for i, value in enumerate(values)}
     for marker, colour, label, members in _series(runs, between if numeric else across):
         xs = [places[run.value(across)] for run in members]
         ys = [run.metrics[metric] for run in members]
         axes.scatter(xs, ys, color=colour, marker=marker, label=label, **DOT)
         if numeric and _is_grid(comparison):
-            means = [
-                (x, fmean(y for at, y in zip(xs, ys, strict=True) if at == x)) for x in set(xs)
-            ]
-            axes.plot(*zip(*sorted(means), strict=True), color=colour, linewidth=1.2, zorder=1)
-    mean = fmean(run.metrics[metric] for run in runs)
+            pairs = list(zip(xs, ys, strict=True))
+            means = [(x, fmean(y for at, y in pairs if at == x)) for x in sorted(set(xs))]
+            axes.plot(*zip(*means, strict=True), color=colour, linewidth=1.2, zorder=1)
     if across == "seed":
+        mean = fmean(run.metrics[metric] for run in runs)
         axes.axhline(mean, color=QUIET, linestyle="--", label=f"mean {mean:.4g}")
     _ring(axes, [(places[run.value(across)], run.metrics[metric]) for run in comparison.front])
-    _scale_x(axes, places, numeric)
+    if numeric:
+        scale, options = _scale(list(places.values()))
+        axes.set_xscale(scale, **options)
+    else:
+        axes.set_xlim(-0.5, len(places) - 0.5)
+    if len(places) <= len(MARKERS) or not numeric:
+        labels = [format_value(value) for value in values]
+        crowded = sum(map(len, labels)) > 60
+        axes.set_xticks(list(places.values()), labels, rotation=30 if crowded else 0)
+        axes.set_xticks([], minor=True)
     better = "higher" if higher_is_better(metric) else "lower"
     axes.set_xlabel(across if across not in SYMBOLS else f"{SYMBOLS[across]}  ({across})")
     axes.set_ylabel(f"{axis_label(metric)} ({better} is better)")
@@ -218,18 +204,27 @@ def _draw_effect(axes: Axes, comparison: Comparison, metric: str, across: str) -
     _legend(axes)
 
 
+def _scale(values: Sequence[float]) -> tuple[str, dict[str, Any]]:
+    """Return the scale for numbers, and its options: logarithmic if they are far apart."""
+    positive = [value for value in values if value > 0]
+    if not positive or not is_log_scale(positive):
+        return "linear", {}
+    if len(positive) == len(values):
+        return "log", {}
+    return "symlog", {"linthresh": min(positive)}  # a beta of 0 among them
+
+
 def _series(
     runs: list[SweepRun], key: str | None
-) -> list[tuple[str, str, str | None, list[SweepRun]]]:
-    """Return marker, colour, label and runs per value of a key; one series for too many values."""
+) -> Iterator[tuple[str, str, str | None, list[SweepRun]]]:
+    """Yield marker, colour, label and runs per value of a key; one series for too many values."""
     values = sorted({run.value(key) for run in runs}, key=sort_key) if key else []
     if key is None or not 1 < len(values) <= len(MARKERS):
-        return [("o", "C0", None, runs)]
-    return [
-        (marker, f"C{i}", f"{SYMBOLS.get(key, key)} {format_value(value)}", members)
-        for i, (marker, value) in enumerate(zip(MARKERS, values, strict=False))
-        if (members := [run for run in runs if run.value(key) == value])
-    ]
+        yield "o", "C0", None, runs
+        return
+    for i, value in enumerate(values):
+        members = [run for run in runs if run.value(key) == value]
+        yield MARKERS[i], f"C{i}", f"{SYMBOLS.get(key, key)} {format_value(value)}", members
 
 
 def _ring(axes: Axes, points: Sequence[tuple[float, float]], label: str | None = None) -> None:
@@ -243,28 +238,8 @@ def _legend(axes: Axes) -> None:
     """Place the legend below the axes, where it hides no run."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(handles, labels, ncols=4 if max(map(len, labels)) < 24 else 3, **LEGEND)
-
-
-def _scale_x(axes: Axes, places: dict[Any, float], numeric: bool) -> None:
-    """Set the x scale: logarithmic for numbers far apart, values as ticks if few."""
-    positive = [x for x in places.values() if x > 0]
-    if numeric and positive and is_log_scale(positive):
-        if len(positive) == len(places):
-            axes.set_xscale("log")
-        else:
-            axes.set_xscale("symlog", linthresh=min(positive))  # a beta of 0 among them
-    if not numeric:
-        axes.set_xlim(-0.5, len(places) - 0.5)
-    if len(places) <= len(MARKERS) or not numeric:
-        labels = [format_value(value) for value in places]
-        crowded = sum(map(len, labels)) > 60
-        axes.set_xticks(list(places.values()), labels, rotation=30 if crowded else 0)
-        axes.set_xticks([], minor=True)
-
-
-def _is_numeric(runs: list[SweepRun], key: str) -> bool:
-    return key != "seed" and all(parse_number(run.value(key)) is not None for run in runs)
+        columns = 90 // (max(map(len, labels)) + 4)
+        axes.legend(handles, labels, ncols=min(max(columns, 1), 4), **LEGEND)
 
 
 def _is_grid(comparison: Comparison) -> bool:
@@ -284,7 +259,7 @@ def draw_importances(axes: Axes, shares: dict[str, dict[str, float]], runs: int)
             axes.barh(len(labels), value, color=f"C{list(shares).index(metric)}", height=0.5)
             axes.text(value + 0.005, len(labels), f"{value:.0%}", va="center", fontsize=9)
     axes.set_yticks(range(1, len(labels) + 1), labels)
-    axes.set_ylim(max(len(labels), MIN_BARS) + 0.6, 0.4)  # downwards
+    axes.set_ylim(max(len(labels), 5) + 0.6, 0.4)  # downwards; one or two would be too thick
     axes.set_xlim(0, 1.06)
     axes.set_xticks([])
     axes.set_title(f"What mattered for being good (PED-ANOVA, {runs} runs)")

@@ -8,15 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from vae.runs.overrides import UNNAMED_KEYS
 from vae.sweeps.results import SweepRun, parse_number, read_record, read_run
 from vae.utils.errors import UserError
 from vae.utils.metric_registry import cost, run_metrics
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
 
 LEADING_KEYS = ("loss.beta", "model.latent_dim")  # what runs are ordered by, before all else
 SYMBOLS = {"loss.beta": "β", "model.latent_dim": "z"}
@@ -78,12 +77,9 @@ def pareto_front(costs: Sequence[Sequence[float]]) -> list[int]:
     Args:
         costs: points of values to minimise; negate values to maximise.
     """
-
-    def beats(one: Sequence[float], other: Sequence[float]) -> bool:
-        pairs = list(zip(one, other, strict=True))
-        return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
-
-    return [i for i, cost in enumerate(costs) if not any(beats(other, cost) for other in costs)]
+    points = np.array(costs)
+    dominated = (((points <= p).all(axis=1) & (points < p).any(axis=1)).any() for p in points)
+    return [i for i, is_dominated in enumerate(dominated) if not is_dominated]
 
 
 def format_value(value: Any) -> str:
@@ -156,11 +152,9 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
 def _swept(runs: list[SweepRun]) -> list[str]:
     """Return the overridden keys that differ between runs: beta, latent size, others, seed."""
     keys = {key for run in runs for key in run.overrides if not key.startswith(UNSWEPT_KEYS)}
-    differ = [key for key in keys if len({run.value(key) for run in runs}) > 1]
-    position = {key: place for place, key in enumerate(LEADING_KEYS)}
-    return sorted(
-        differ, key=lambda key: (position.get(key, len(LEADING_KEYS)), key == "seed", key)
-    )
+    differ = {key for key in keys if len({run.value(key) for run in runs}) > 1}
+    order = dict.fromkeys([*LEADING_KEYS, *sorted(differ - {"seed"}), "seed"])
+    return [key for key in order if key in differ]
 
 
 def sort_key(value: Any) -> tuple[bool, float, str]:
@@ -173,31 +167,34 @@ def importances(comparison: Comparison, metric: str) -> dict[str, float]:
     """Return the importance of each swept key, the largest first.
 
     By PED-ANOVA (Watanabe et al. 2023), which needs no more than Optuna has; for Optuna's
-    sweeps and all others alike.
+    sweeps and all others alike. A number is given by its rank, whatever its scale.
 
     Returns:
-        Shares that sum to 1; {} for fewer than ENOUGH finished runs or than two keys.
+        Shares that sum to 1; {} for fewer than MIN_RUNS finished runs or than two keys.
     """
     import optuna
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     runs = comparison.ranked
-    keys = [key for key in comparison.swept if len({run.value(key) for run in runs}) > 1]
-    if len(runs) < MIN_RUNS or len(keys) < 2:
+    values = {key: sorted({r.value(key) for r in runs}, key=sort_key) for key in comparison.swept}
+    values = {key: found for key, found in values.items() if len(found) > 1}
+    if len(runs) < MIN_RUNS or len(values) < 2:
         return {}
-    columns = {key: _column(runs, key) for key in keys}
-    distributions = {key: _distribution(column) for key, column in columns.items()}
+    distributions: dict[str, BaseDistribution] = {
+        key: IntDistribution(0, len(found) - 1)
+        if is_numeric(runs, key)
+        else CategoricalDistribution(range(len(found)))
+        for key, found in values.items()
+    }
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study
     study = optuna.create_study()
     optuna.logging.set_verbosity(verbosity)
-    for index, run in enumerate(runs):
-        value = run.metrics[metric]
-        trial = optuna.trial.create_trial(
-            params={key: column[index] for key, column in columns.items()},
-            distributions=distributions,
-            value=cost(metric, value),
-        )
+    for run in runs:
+        places = {key: found.index(run.value(key)) for key, found in values.items()}
+        value = cost(metric, run.metrics[metric])
+        trial = optuna.create_trial(params=places, distributions=distributions, value=value)
         study.add_trial(trial)
     good = min(0.5, max(0.1, 5 / len(runs)))  # what counts as coming out well: five runs at least
     with warnings.catch_warnings():
@@ -211,18 +208,6 @@ def is_log_scale(values: list[float]) -> bool:
     return min(values) > 0 and max(values) >= LOG_RATIO * min(values)
 
 
-def _column(runs: list[SweepRun], key: str) -> list[float] | list[str]:
-    """Return a key's values: numbers if all are, else texts. Seeds are categories."""
-    values = [run.value(key) for run in runs]
-    numbers = [found for found in map(parse_number, values) if found is not None]
-    return numbers if len(numbers) == len(values) and key != "seed" else list(map(str, values))
-
-
-def _distribution(column: list[float] | list[str]) -> BaseDistribution:
-    """Return the Optuna distribution of a key's values."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
-
-    numbers = [value for value in column if isinstance(value, float)]
-    if not numbers:
-        return CategoricalDistribution(sorted(set(map(str, column))))
-    return FloatDistribution(min(numbers), max(numbers), log=is_log_scale(numbers))
+def is_numeric(runs: list[SweepRun], key: str) -> bool:
+    """Return whether a key's values are numbers in all runs; seeds are names."""
+    return key != "seed" and all(parse_number(run.value(key)) is not None for run in runs)
