@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests.support.fake_sweeps import make_run
-from tests.support.train_command import TINY, call_train
+from tests.support.train_command import TINY, run_train
 from vae.cli.main import main
 from vae.runs.checkpoint import load_checkpoint, save_checkpoint
 from vae.runs.compose import compose
@@ -27,11 +26,9 @@ SCALE = 6  # small faces are enlarged
 def home(tmp_path_factory):
     """Where a sweep of three betas was run: multirun/s and the data."""
     folder = tmp_path_factory.mktemp("home")
-    quiet = SimpleNamespace(readouterr=lambda: SimpleNamespace(out="", err=""))
-    with pytest.MonkeyPatch.context() as patch:
-        arguments = ["-m", *TINY, "loss.beta=100,0.001,1", "optimizer.lr=0.01", "sweep.name=s"]
-        code, *_ = call_train(arguments, folder, patch, quiet)
-    assert code == 0
+    swept = ["loss.beta=100,0.001,1", "optimizer.lr=0.01", "sweep.name=s"]
+    done = run_train(["-m", *TINY, *swept], folder)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -58,60 +55,45 @@ def as_bytes(images):
     return (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
-def validation_faces(home):
+def test_rows_are_the_faces_of_each_model(home, sweep, tmp_path):
+    """The same validation faces, and the same latents, through each model."""
+    write_report(sweep)
+    for name in ("reconstructions.png", "samples.png"):  # the sweep itself has made the same
+        assert (home / "multirun" / "s" / name).read_bytes() == (sweep / name).read_bytes()
     (file,) = (home / "data" / "cache").glob("synthetic-*/val.npy")
-    return np.load(file)[:FACES]
-
-
-def test_a_sweep_writes_its_face_sheets(home):
-    left = {path.name for path in (home / "multirun" / "s").iterdir()}
-    assert {"reconstructions.png", "samples.png", "comparison.png", "report.md"} <= left
-
-
-def test_rows_are_each_models_reconstructions(home, sweep, tmp_path):
-    write_report(sweep)
-    originals = validation_faces(home)
-    shown = rows_of(sweep / "reconstructions.png", 4)
-    assert np.array_equal(shown[0], originals)
+    originals = np.load(file)[:FACES]
     faces = torch.from_numpy(originals).permute(0, 3, 1, 2) / 255
-    for row, beta in enumerate(["0.001", "1", "100"], start=1):
-        model = load_run(sweep / f"loss.beta={beta}").model
-        with torch.inference_mode():
-            expected = as_bytes(model.decode(model.encode(faces).mode))
-        assert np.abs(shown[row].astype(int) - expected).max() <= 1
-    assert len({row.tobytes() for row in shown}) == 4  # so the order has been tested, too
-    assert list((tmp_path / "here").iterdir()) == []  # nothing was packed anew
-
-
-def test_all_models_decode_the_same_latents(sweep):
-    write_report(sweep)
-    shown = rows_of(sweep / "samples.png", 3)
     latents = torch.randn(FACES, 4, generator=torch.Generator().manual_seed(0))
+    first, *reconstructed = rows_of(sweep / "reconstructions.png", 4)
+    sampled = rows_of(sweep / "samples.png", 3)
+    assert np.array_equal(first, originals)
     for row, beta in enumerate(["0.001", "1", "100"]):
         model = load_run(sweep / f"loss.beta={beta}").model
         with torch.inference_mode():
-            expected = as_bytes(model.decode(latents))
-        assert np.abs(shown[row].astype(int) - expected).max() <= 1
-    assert len({row.tobytes() for row in shown}) == 3
+            expected = as_bytes(model.decode(model.encode(faces).mode))
+            drawn = as_bytes(model.decode(latents))
+        assert np.abs(reconstructed[row].astype(int) - expected).max() <= 1
+        assert np.abs(sampled[row].astype(int) - drawn).max() <= 1
+    for rows in (reconstructed, sampled):
+        assert len({row.tobytes() for row in rows}) == 3  # so the order has been tested, too
+    assert list((tmp_path / "here").iterdir()) == []  # nothing was packed anew
 
 
-def test_reports_are_reproducible(sweep):
-    first = write_report(sweep)
-    before = {path.name: path.read_bytes() for path in sweep.iterdir() if path.is_file()}
-    assert write_report(sweep) == first
-    after = {path.name: path.read_bytes() for path in sweep.iterdir() if path.is_file()}
-    assert after == before
-
-
-def test_unreadable_models_are_named(sweep):
+def test_runs_that_cannot_be_shown_are_named(sweep):
+    runs = [sweep / f"loss.beta={beta}" for beta in ("0.001", "1", "100")]
+    change_data(runs[1], ["data.num_images=90"])
+    change_data(runs[2], ["data.num_workers=2", "data.batch_size=3"])  # no matter
+    notes = draw_face_sheets(read_sweep(sweep), sweep)
+    assert notes == ["loss.beta=1 is left out: it has other data than loss.beta=0.001."]
+    rows_of(sweep / "samples.png", 2)
     for name in ("last.pt", "previous.pt"):
-        (sweep / "loss.beta=1" / "checkpoints" / name).write_bytes(b"damaged")
-    (sweep / "loss.beta=100" / "checkpoints" / "last.pt").unlink()
+        (runs[0] / "checkpoints" / name).write_bytes(b"damaged")
+    (runs[2] / "checkpoints" / "last.pt").unlink()
     write_report(sweep)
     rows_of(sweep / "reconstructions.png", 2)
     rows_of(sweep / "samples.png", 1)
     text = (sweep / "report.md").read_text().replace("\\", "")
-    assert "loss.beta=1 is left out: " in text
+    assert "loss.beta=0.001 is left out: " in text
     assert "(reconstructions.png)" in text
 
 
@@ -123,33 +105,12 @@ def change_data(run, overrides):
     save_checkpoint(file, state)
 
 
-def test_models_of_other_data_are_named(sweep):
-    change_data(sweep / "loss.beta=1", ["data.num_images=90"])
-    change_data(sweep / "loss.beta=100", ["data.num_workers=2", "data.batch_size=3"])  # no matter
-    notes = draw_face_sheets(read_sweep(sweep), sweep)
-    assert notes == ["loss.beta=1 is left out: it has other data than loss.beta=0.001."]
-    rows_of(sweep / "samples.png", 2)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (
-            lambda run: shutil.rmtree(run / "checkpoints"),
-            "No new faces: no run has a checkpoint yet",
-        ),
-        (
-            lambda run: change_data(run, ["data=folder", "data.path=gone"]),
-            "No new faces: data.path: ",
-        ),
-    ],
-)
-def test_missing_files_do_not_prevent_the_report(spoil, words, sweep, capsys):
+def test_without_checkpoints_there_are_no_sheets(sweep, capsys):
     for run in sweep.glob("loss*"):
-        spoil(run)
+        shutil.rmtree(run / "checkpoints")
     assert main(["compare", str(sweep)]) == 0
-    text = (sweep / "report.md").read_text().replace("\\", "")
-    assert words in text
+    text = (sweep / "report.md").read_text()
+    assert "No new faces: no run has a checkpoint yet" in text
     assert "(comparison.png)" in text
     assert "reconstructions.png" not in text
     assert not (sweep / "reconstructions.png").exists()
@@ -172,11 +133,10 @@ def test_many_runs_are_thinned_and_include_the_best(tmp_path):
         runs = [replace(r, metrics=v) for r, v in zip(comparison.runs, values, strict=True)]
         chosen, (note,) = choose_runs(replace(comparison, runs=runs))
         seeds = [run.value("seed") for run in chosen]
-        assert len(seeds) == len(set(seeds)) == MAX_ROWS
-        assert seeds == sorted(seeds)
-        assert {0, best, 24} <= set(seeds)
-        assert max(np.diff(seeds)) <= 5  # from all over
-        assert note.startswith("12 of the 25 runs are shown")
+        assert MAX_ROWS - 1 <= len(seeds) <= MAX_ROWS
+        assert seeds == sorted({*seeds, 0, best, 24})
+        assert max(np.diff(seeds)) <= 3  # from all over
+        assert note.startswith(f"{len(seeds)} of the 25 runs are shown")
     for count in (1, 11, 12):
         few = comparison.runs[:count]
         assert choose_runs(replace(comparison, runs=few)) == (few, [])

@@ -12,8 +12,6 @@ from vae.utils.errors import UserError
 from vae.utils.metric_registry import format_metric
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vae.data import DataConfig
     from vae.runs.load import SavedRun
 
@@ -35,24 +33,23 @@ def draw_face_sheets(comparison: Comparison, folder: Path) -> list[str]:
     """
     import torch
 
-    from vae.generation import figures
-    from vae.generation.figures import prior_latents
+    from vae.data.loader import to_float
+    from vae.generation.figures import grid, label_rows, prior_latents, save_png
 
     shown, notes = choose_runs(comparison)
-    originals, models = _load(shown, notes)
-    reconstructed, sampled, labels = [], [], []
+    models = _load(shown, notes)
+    faces = next(iter(models.values())).data.images["val"][:FACES]
+    originals = to_float(faces.copy(), torch.device("cpu"))
+    reconstructed, sampled = [originals], []
     with torch.inference_mode():
-        for run, saved in models:
+        for saved in models.values():
             means = saved.model.encode(originals).mode
             reconstructed.append(saved.model.decode(means))
             sampled.append(saved.model.decode(prior_latents(FACES, means)))
-            labels.append(_label(comparison, run))
-    top = figures.grid(torch.cat([originals, *reconstructed]), len(originals))
-    figures.save_png(
-        figures.label_rows(top, ["originals", *labels]), folder / "reconstructions.png"
-    )
-    below = figures.grid(torch.cat(sampled), FACES)
-    figures.save_png(figures.label_rows(below, labels), folder / "samples.png")
+    labels = [_label(comparison, run) for run in shown if run.name in models]
+    sheet = label_rows(grid(torch.cat(reconstructed), len(originals)), ["originals", *labels])
+    save_png(sheet, folder / "reconstructions.png")
+    save_png(label_rows(grid(torch.cat(sampled), FACES), labels), folder / "samples.png")
     return notes
 
 
@@ -63,38 +60,32 @@ def choose_runs(comparison: Comparison) -> tuple[list[SweepRun], list[str]]:
     runs = finished or with_model  # while the first are at work, what there is
     if len(runs) <= MAX_ROWS:
         return runs, []
-    places = {round(i * (len(runs) - 1) / (MAX_ROWS - 1)) for i in range(MAX_ROWS)}
-    best = comparison.best
-    if best in runs and runs.index(best) not in places:
-        nearest = min(places - {0, len(runs) - 1}, key=lambda place: abs(place - runs.index(best)))
-        places = places - {nearest} | {runs.index(best)}
-    return [runs[i] for i in sorted(places)], [
-        f"{MAX_ROWS} of the {len(runs)} runs are shown, evenly chosen along their order."
-    ]
+    places = {round(i * (len(runs) - 1) / (MAX_ROWS - 2)) for i in range(MAX_ROWS - 1)}
+    if comparison.best in runs:
+        places.add(runs.index(comparison.best))
+    note = f"{len(places)} of the {len(runs)} runs are shown, evenly chosen along their order."
+    return [runs[i] for i in sorted(places)], [note]
 
 
-def _load(runs: list[SweepRun], notes: list[str]) -> tuple[Tensor, list[tuple[SweepRun, SavedRun]]]:
-    """Load the original faces, and the models of runs with the same data."""
-    from vae.data.loader import to_float
+def _load(runs: list[SweepRun], notes: list[str]) -> dict[str, SavedRun]:
+    """Load the models of the runs with the same data, by name; add a note on each other run."""
     from vae.runs.load import load_run
 
-    models: list[tuple[SweepRun, SavedRun]] = []
+    models: dict[str, SavedRun] = {}
     for run in runs:
         try:
             saved = load_run(run.folder)
         except UserError as error:
             notes.append(f"{run.name} is left out: {error}")
             continue
-        if models and _images_of(saved.config.data) != _images_of(models[0][1].config.data):
-            notes.append(f"{run.name} is left out: it has other data than {models[0][0].name}.")
-            continue
-        models.append((run, saved))
+        first = next(iter(models.values()), saved)
+        if _images_of(saved.config.data) == _images_of(first.config.data):
+            models[run.name] = saved
+        else:
+            notes.append(f"{run.name} is left out: it has other data than {first.folder.name}.")
     if not models:
         raise UserError(" ".join(notes) or "no run has a checkpoint yet.")
-    import torch
-
-    faces = models[0][1].data.images["val"][:FACES].copy()
-    return to_float(faces, torch.device("cpu")), models
+    return models
 
 
 def _images_of(data: DataConfig) -> DataConfig:

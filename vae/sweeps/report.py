@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -81,13 +82,12 @@ def report_markdown(comparison: Comparison, out: Path, notes: Sequence[str] = ()
 
 def overview(comparison: Comparison) -> str:
     """Format a line per run for the terminal, the best (or the Pareto front) starred."""
+    front = comparison.front  # the best, where there is one objective
     lines = [["", "run", "status", "beta_elbo", "rate", "psnr", "bpd"]]
     for run in comparison.runs:
-        star = "*" if run in (comparison.best, *comparison.front) else ""
+        star = "*" if run in front else ""
         weight = "" if run.beta_elbo is None else f"{run.beta_elbo:.4g}"
-        figures = [
-            _figure(key, run.metrics.get(key)) for key in ("val/rate", "val/psnr", "val/bpd")
-        ]
+        figures = _figures(run, ("val/rate", "val/psnr", "val/bpd"))
         lines.append([star, comparison.label(run), run.status, weight, *figures])
     return format_table(lines, left=3)
 
@@ -141,21 +141,20 @@ def _table(comparison: Comparison, runs: Iterable[SweepRun], out: Path) -> str:
         bold = "**" if run is comparison.best else ""
         link = f"{bold}[{_cell(run.name)}](<{os.path.relpath(run.folder, out)}>){bold}"
         values = [run.value(key) for key in comparison.swept] + [run.beta_elbo]
-        metrics = [_figure(key, run.metrics.get(key)) for key in TABLE]
         status = run.status + f" (trial {run.trial})" * (run.trial is not None)
         cells = [_cell("" if value is None else format_value(value)) for value in values]
-        lines.append([link, *cells, *metrics, str(run.step), status])
+        lines.append([link, *cells, *_figures(run, TABLE), str(run.step), status])
     return markdown_table(heads, lines)
 
 
-def _figure(metric: str, value: float | None) -> str:
-    return "" if value is None else format_metric(metric, value)
+def _figures(run: SweepRun, keys: Iterable[str]) -> list[str]:
+    found = run.metrics
+    return [format_metric(key, found[key]) if key in found else "" for key in keys]
 
 
 def _cell(text: Any) -> str:
     """Escape text for a Markdown table cell, on one line."""
-    line = " ".join(str(text).split())
-    return "".join(f"\\{sign}" if sign in "\\|`*_<>[]#" else sign for sign in line)
+    return re.sub(r"([\\|`*_<>\[\]#])", r"\\\1", " ".join(str(text).split()))
 
 
 def _why(error: Exception) -> str:

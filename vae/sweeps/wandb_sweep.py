@@ -23,11 +23,9 @@ from vae.utils.files import write_text_atomically
 
 logger = logging.getLogger(__name__)
 
-RUNS = ("run-*", "offline-run-*")  # what wandb calls the folder of a run
-
+RUNS = "*run-*"  # folders of W&B runs: run-DATE-ID, offline-run-DATE-ID
 SUMMARY_ID_FILE = ".wandb_summary_id"  # the id of the W&B run, so that a sweep has one of them
 FIGURES = tuple(f"sweep/{name}" for name in ("comparison", "reconstructions", "samples"))
-OMITTED_COLUMNS = ("folder",)  # a path on this machine
 
 METRICS = ("val/rate", "val/distortion", "val/active_units", "val/bpd")
 CURVES = ("val/bpd", "val/rate")
@@ -44,19 +42,15 @@ def link_runs(sweep: Path) -> None:
     """
     shelf = sweep / "wandb"
     try:
-        for link in _matching(shelf, ""):
+        for link in list(shelf.glob(RUNS)):
             if link.is_symlink() and not link.exists():
                 link.unlink(missing_ok=True)
-        for run in _matching(sweep, "*/wandb/"):
+        for run in sweep.glob(f"*/wandb/{RUNS}"):
             shelf.mkdir(exist_ok=True)
             with suppress(FileExistsError):
                 (shelf / run.name).symlink_to(Path("..", run.relative_to(sweep)), True)
     except (OSError, NotImplementedError) as error:
         logger.info("%s holds no links to the W&B runs of its sweep: %s", shelf, error)
-
-
-def _matching(folder: Path, below: str) -> list[Path]:
-    return [path for runs in RUNS for path in sorted(folder.glob(below + runs))]
 
 
 def log_summary(comparison: Comparison, settings: WandbConfig, folder: Path) -> None:
@@ -82,7 +76,9 @@ def log_summary(comparison: Comparison, settings: WandbConfig, folder: Path) -> 
         "swept": comparison.swept,
         "objectives": comparison.objectives,
     }
-    table = [{k: v for k, v in row.items() if k not in OMITTED_COLUMNS} for row in rows(comparison)]
+    table = rows(comparison)
+    for row in table:
+        del row["folder"]  # a path on this machine
     figures = {key: folder / f"{Path(key).name}.png" for key in FIGURES}
     figures = {key: path for key, path in figures.items() if path.exists()}
     try:
@@ -109,15 +105,36 @@ def build_workspace(comparison: Comparison, entity: str, project: str, group: st
     Raises:
         UserError: the package is not installed.
     """
-    ws = _import_workspaces()
+    try:
+        import wandb_workspaces.reports.v2.interface as wr
+        import wandb_workspaces.workspaces as ws
+    except ImportError as error:
+        raise UserError(
+            f"vae dashboard needs the package wandb-workspaces ({error}). "
+            "Run `pip install wandb-workspaces`."
+        ) from error
     parameters = [*_swept(comparison), "beta_elbo"]
     metrics = [summary_key(key) for key in dict.fromkeys([*METRICS, *comparison.objectives])]
     columns = [_config_column(key) for key in parameters] + [f"summary:{key}" for key in metrics]
-    panels = {
-        "Summary": [_media(key) for key in FIGURES],
-        "Runs": _across_runs(parameters, metrics, comparison.objectives),
-        "Curves": _curves(),
-        "Faces": [_media(key, gallery_axis="run") for key in FACES],
+    axes = [
+        wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key), log=key in LOGARITHMIC)
+        for key in parameters
+    ]
+    axes += [wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(key)) for key in metrics]
+    trade = wr.ScatterPlot(
+        title="rate against distortion",
+        x=wr.SummaryMetric(summary_key("val/distortion")),
+        y=wr.SummaryMetric(summary_key("val/rate")),
+    )
+    wanted = map(summary_key, comparison.objectives)
+    importances = [wr.ParameterImportancePlot(with_respect_to=key) for key in wanted]
+    panels: dict[str, list[Any]] = {
+        "Summary": [wr.MediaBrowser(title=key, media_keys=[key]) for key in FIGURES],
+        "Runs": [wr.ParallelCoordinatesPlot(columns=axes), trade, *importances],
+        "Curves": [wr.LinePlot(title=key, x="step", y=[key]) for key in CURVES],
+        "Faces": [
+            wr.MediaBrowser(title=key, media_keys=[key], gallery_axis="run") for key in FACES
+        ],
     }
     return ws.Workspace(
         entity=entity,
@@ -128,50 +145,6 @@ def build_workspace(comparison: Comparison, entity: str, project: str, group: st
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=MAX_PANEL_RUNS),
         runset_settings=ws.RunsetSettings(filters=_of_group(group), pinned_columns=columns),
     )
-
-
-def _across_runs(parameters: list[str], metrics: list[str], objectives: list[str]) -> list[Any]:
-    """Return panels in which each run is one line or one point."""
-    import wandb_workspaces.reports.v2.interface as wr
-
-    axes = [
-        wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key), log=key in LOGARITHMIC)
-        for key in parameters
-    ]
-    axes += [wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(key)) for key in metrics]
-    distortion, rate = map(summary_key, ("val/distortion", "val/rate"))
-    return [
-        wr.ParallelCoordinatesPlot(columns=axes),
-        wr.ScatterPlot(
-            title="rate against distortion",
-            x=wr.SummaryMetric(distortion),
-            y=wr.SummaryMetric(rate),
-        ),
-        *(wr.ParameterImportancePlot(with_respect_to=summary_key(key)) for key in objectives),
-    ]
-
-
-def _curves() -> list[Any]:
-    import wandb_workspaces.reports.v2.interface as wr
-
-    return [wr.LinePlot(title=key, x="step", y=[key]) for key in CURVES]
-
-
-def _media(key: str, **how: Any) -> Any:
-    import wandb_workspaces.reports.v2.interface as wr
-
-    return wr.MediaBrowser(title=key, media_keys=[key], **how)
-
-
-def _import_workspaces() -> Any:
-    try:
-        import wandb_workspaces.workspaces as ws
-    except ImportError as error:
-        raise UserError(
-            f"vae dashboard needs the package wandb-workspaces ({error}). "
-            "Run `pip install wandb-workspaces`."
-        ) from error
-    return ws
 
 
 def _swept(comparison: Comparison) -> list[str]:
