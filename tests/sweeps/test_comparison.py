@@ -4,11 +4,12 @@ import csv
 import json
 import math
 import random
+from contextlib import nullcontext
 
 import optuna
 import pytest
 
-from tests.support.fake_sweeps import make_run, make_sweep, measured
+from tests.support.fake_sweeps import grid_of, make_run, make_sweep, measured
 from vae.runs.run_dir import run_lock
 from vae.sweeps.comparison import format_value, pareto_front, read_sweep, rows
 from vae.sweeps.report import write_report
@@ -31,12 +32,13 @@ def test_the_front_equals_optunas(objectives):
 
 
 def test_runs_are_ordered_by_beta_then_size_then_the_rest_as_numbers(tmp_path):
-    values = [
-        {"loss.beta": beta, "model.latent_dim": size, "trainer.epochs": epochs}
-        for beta in (1e-5, 9e-5, 1e-4, 2.0, 10.0)
-        for size in (8, 64, 128)
-        for epochs in (2, 10)
-    ]
+    values = grid_of(
+        {
+            "loss.beta": (1e-5, 9e-5, 1e-4, 2.0, 10.0),
+            "model.latent_dim": (8, 64, 128),
+            "trainer.epochs": (2, 10),
+        }
+    )
     shuffled = random.Random(0).sample(values, len(values))
     found = read_sweep(make_sweep(tmp_path / "s", shuffled))
     assert found.swept == ["loss.beta", "model.latent_dim", "trainer.epochs"]
@@ -44,45 +46,28 @@ def test_runs_are_ordered_by_beta_then_size_then_the_rest_as_numbers(tmp_path):
 
 
 def test_only_differing_keys_are_swept(tmp_path):
+    """A run without an override has the configured value."""
     shared = {"optimizer.lr": 1e-3, "wandb.mode": "disabled"}
-    make_run(tmp_path / "s", {**shared, "loss.beta": 1e-4, "wandb.name": "a", "sweep.trial": 0})
-    make_run(tmp_path / "s", {**shared, "loss.beta": 1e-3, "wandb.name": "b", "sweep.trial": 1})
+    for number, own in enumerate([{"seed": 0}, {"loss.beta": 1e-2}]):  # the default, given
+        make_run(tmp_path / "s", {**shared, **own, "wandb.name": number, "sweep.trial": number})
     found = read_sweep(tmp_path / "s")
     assert found.swept == ["loss.beta"]
+    assert [run.value("loss.beta") for run in found.runs] == [1e-4, 1e-2]
     assert [run.trial for run in found.runs] == [0, 1]
 
 
-def test_a_run_without_the_override_has_the_configured_value(tmp_path):
-    make_run(tmp_path / "s", {"loss.beta": 1e-2})
-    make_run(tmp_path / "s", {"seed": 0})  # the default, given
-    found = read_sweep(tmp_path / "s")
-    assert found.swept == ["loss.beta"]  # and not the seed: it is 0 in both
-    default = json.loads((tmp_path / "s" / "seed=0" / "summary.json").read_text())["final"]
-    beta = next(run.value("loss.beta") for run in found.runs if run.name == "seed=0")
-    assert default == measured(beta, 128, 0)
-
-
 def test_the_csv_has_each_run_once_and_each_column_once(tmp_path):
-    values = [{"model.latent_dim": size, "seed": seed} for size in (4, 16) for seed in (0, 1)]
+    values = grid_of({"model.latent_dim": (4, 16), "seed": (0, 1)})
     sweep = make_sweep(tmp_path / "s", values)
     make_run(sweep, {"model.latent_dim": 32, "seed": 0}, "failed", {}, error='a, "b"\nc')
     write_csv(rows(read_sweep(sweep)), tmp_path / "c.csv")
     with open(tmp_path / "c.csv", newline="", encoding="utf-8") as file:
         heads, *lines = csv.reader(file)
     assert len(set(heads)) == len(heads)
-    assert {
-        "run",
-        "status",
-        "trial",
-        "loss.beta",
-        "model.latent_dim",
-        "seed",
-        *run_metrics(),
-    } < {*heads}
+    assert {"run", "status", "trial", "loss.beta", *values[0], *run_metrics()} < {*heads}
     table = [dict(zip(heads, line, strict=True)) for line in lines]
-    assert [(int(row["model.latent_dim"]), int(row["seed"])) for row in table] == [
-        *((v["model.latent_dim"], v["seed"]) for v in values), (32, 0)
-    ]  # fmt: skip
+    settings = [{key: int(row[key]) for key in values[0]} for row in table]
+    assert settings == [*values, {"model.latent_dim": 32, "seed": 0}]
     for row, run in zip(table, read_sweep(sweep).runs, strict=True):
         final = json.loads((run.folder / "summary.json").read_text())["final"]
         assert {key: float(row[key]) for key in run_metrics() if row[key]} == final
@@ -108,14 +93,15 @@ def test_the_csv_has_each_run_once_and_each_column_once(tmp_path):
 )
 def test_each_state_is_recognised(left, locked, status, tmp_path):
     folder = make_run(tmp_path / "s", {"seed": 1}, left)
-    if locked:
-        with run_lock(folder):
-            (run,) = read_sweep(tmp_path / "s").runs
-    else:
+    with run_lock(folder) if locked else nullcontext():
         (run,) = read_sweep(tmp_path / "s").runs
     assert run.status == status
     assert run.metrics == measured(run.value("loss.beta"), 128, 1)  # of its last validation
     assert run.step == 1200
+    if status == "interrupted":  # and killed once it had been resumed
+        (folder / "metrics.jsonl").write_text('{"step": 1300, "val/bpd": 6.5}\n')
+        (run,) = read_sweep(tmp_path / "s").runs
+        assert (run.status, run.step, run.metrics) == ("cut", 1300, {"val/bpd": 6.5})
 
 
 @pytest.mark.parametrize("torn", ["", "{", '{"status": "fin', "[]", "null", "\x00\xff"])
@@ -140,21 +126,23 @@ def test_other_folders_are_ignored(tmp_path):
     assert [run.name for run in read_sweep(sweep).runs] == ["seed=1"]
 
 
-def test_the_best_finished_run_follows_the_direction(tmp_path):
+def test_the_best_run_has_finished(tmp_path):
     for seed, (psnr, status) in enumerate([(20, "finished"), (22, "finished"), (25, "pruned")]):
         make_run(tmp_path / "s", {"seed": seed}, status, {"val/psnr": psnr})
     write_record(tmp_path / "s", {"objective": ["val/psnr"]})
-    found = read_sweep(tmp_path / "s")
-    assert found.best.name == "seed=1"
-    assert [run.name for run in found.ranked] == ["seed=1", "seed=0"]
+    assert [run.name for run in read_sweep(tmp_path / "s").ranked] == ["seed=1", "seed=0"]
 
 
 def test_labels_show_the_swept_values(tmp_path):
     values = {"loss.beta": 1e-4, "model.latent_dim": 64, "data.seed": 1, "seed": 2}
     other = {"loss.beta": 0.5, "model.latent_dim": 8, "data.seed": 3, "seed": 4}
     found = read_sweep(make_sweep(tmp_path / "s", [values, other]))
-    assert found.label(found.runs[0]) == "β 1e-04, z 64, data.seed 1, seed 2"
-    assert found.label(found.runs[1]) == "β 0.5, z 8, data.seed 3, seed 4"
+    assert list(map(found.label, found.runs)) == [
+        "β 1e-04, z 64, data.seed 1, seed 2",
+        "β 0.5, z 8, data.seed 3, seed 4",
+    ]
+    brief = {0.00123456: "1.23e-03", 0.0: "0", 128: "128", 2.0: "2", "a": "a"}
+    assert {value: format_value(value) for value in brief} == brief
 
 
 def test_every_value_can_be_written_as_json(tmp_path):
@@ -163,12 +151,11 @@ def test_every_value_can_be_written_as_json(tmp_path):
         json.dumps(row, allow_nan=False)
 
 
-@pytest.mark.parametrize("out", ["file", "file/below"])
-def test_an_unwritable_output_is_one_message(out, tmp_path):
+def test_an_unwritable_output_is_one_message(tmp_path):
     sweep = make_sweep(tmp_path / "s", [{"seed": 1}])
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="a report cannot be written there"):
-        write_report(sweep, tmp_path / out)
+        write_report(sweep, tmp_path / "file" / "below")
 
 
 def test_a_failed_picture_does_not_prevent_the_report(tmp_path, monkeypatch):
@@ -185,20 +172,6 @@ def test_a_failed_picture_does_not_prevent_the_report(tmp_path, monkeypatch):
     assert (sweep / "comparison.csv").is_file()
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(1e-4, "1e-04"), (0.00123456, "1.23e-03"), (0.0, "0"), (128, "128"), (2.0, "2"), ("a", "a")],
-)
-def test_values_are_formatted_briefly(value, text):
-    assert format_value(value) == text
-
-
-def test_a_run_folder_is_not_a_sweep(tmp_path):
-    run = make_run(tmp_path / "s", {"seed": 1})
-    with pytest.raises(UserError, match="this is one run"):
-        read_sweep(run)
-
-
 def test_a_lost_configuration_makes_no_key_swept(tmp_path):
     runs = [{"loss.beta": beta, "data.num_images": 80} for beta in (1e-4, 1e-3, 1e-2)]
     sweep = make_sweep(tmp_path / "s", runs)
@@ -206,11 +179,3 @@ def test_a_lost_configuration_makes_no_key_swept(tmp_path):
     found = read_sweep(sweep)
     assert found.swept == ["loss.beta"]
     assert [run.value("loss.beta") for run in found.runs] == [1e-4, 1e-3, 1e-2]
-
-
-def test_a_killed_resumed_run_shows_its_last_step(tmp_path):
-    sweep = make_sweep(tmp_path / "s", [{"loss.beta": 0.1}])
-    run = make_run(sweep, {"loss.beta": 0.2}, "interrupted", step=8)
-    (run / "metrics.jsonl").write_text('{"step": 12, "val/bpd": 6.5}\n')
-    found = next(r for r in read_sweep(sweep).runs if r.folder == run)
-    assert (found.status, found.step, found.metrics) == ("cut", 12, {"val/bpd": 6.5})

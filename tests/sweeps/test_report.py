@@ -4,27 +4,29 @@ import json
 import re
 import shlex
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.fake_sweeps import make_run, make_sweep
 from vae.cli.main import main
 from vae.runs.compose import compose
 from vae.runs.run_dir import record_failure, run_lock
 from vae.sweeps.comparison import read_sweep
-from vae.sweeps.report import BEST_RUNS, overview, report_markdown, run_command, write_report
+from vae.sweeps.report import BEST_RUNS, overview, report_markdown
 from vae.sweeps.results import read_record, write_record
 
 BETAS = [{"loss.beta": beta} for beta in (1e-2, 1e-4, 1e-3)]
 
 
-def make(tmp_path, runs=BETAS, **keywords):
-    return make_sweep(tmp_path / "sweep", runs, **keywords)
+def make(tmp_path, runs=BETAS, objective=("val/bpd",)):
+    return make_sweep(tmp_path / "sweep", runs, objective)
 
 
-def page(sweep, out=None):
+def page(sweep):
     """The text of report.md, without the pictures' being made."""
-    return report_markdown(read_sweep(sweep), out or sweep)
+    return report_markdown(read_sweep(sweep), sweep)
 
 
 def shown(markdown):
@@ -61,26 +63,16 @@ def test_the_table_has_all_runs_in_order(tmp_path):
         assert (row["step"], row["status"]) == ("1200", "finished")
 
 
-def test_the_best_run_is_bold(tmp_path):
-    for number, bpd in enumerate([6.3, 6.1, 6.2]):
-        make_run(tmp_path / "sweep", {"seed": number}, metrics={"val/bpd": bpd})
-    text = page(tmp_path / "sweep")
-    assert re.findall(r"\*\*\[(.*?)\]", text) == ["seed=1", "seed=1"]  # in both tables
-    best = table(text, "The best by `val/bpd`, lower is better")
-    assert [row["val/bpd"] for row in best] == ["6.100", "6.200", "6.300"]
-    starred = [
-        line for line in overview(read_sweep(tmp_path / "sweep")).splitlines() if "*" in line
-    ]
-    assert [line.split()[-1] for line in starred] == ["6.100"]
-
-
-def test_many_runs_list_the_best_first(tmp_path):
-    runs = [{"loss.beta": 10**-power} for power in range(1, 9)]
-    text = page(make(tmp_path, runs))
-    best = [float(row["val/bpd"]) for row in table(text, "The best by")]
-    everyone = [float(row["val/bpd"]) for row in table(text, "All runs")]
-    assert best == sorted(everyone)[:BEST_RUNS]
-    assert len(everyone) == 8
+def test_the_best_run_is_bold_and_the_best_are_listed_first(tmp_path):
+    sweep = make(tmp_path, [{"loss.beta": 10**-power} for power in range(1, 9)], ["val/psnr"])
+    comparison, text = read_sweep(sweep), page(sweep)
+    values = sorted((f"{run.metrics['val/psnr']:.2f}", run.name) for run in comparison.runs)
+    best = table(text, "The best by `val/psnr`, higher is better")
+    assert [row["val/psnr"] for row in best] == [psnr for psnr, _ in values[: -BEST_RUNS - 1 : -1]]
+    assert len(table(text, "All runs")) == 8
+    assert re.findall(r"\*\*\[(.*?)\]", text) == [values[-1][1]] * 2  # in both tables
+    (starred,) = [line for line in overview(comparison).splitlines() if "*" in line]
+    assert values[-1][0] in starred
 
 
 def test_several_objectives_show_the_pareto_front(tmp_path):
@@ -98,45 +90,28 @@ def test_several_objectives_show_the_pareto_front(tmp_path):
 NASTY = "it said:\n| a | `b` | **c** |\n\n# no\n<b>[x](y)_z_ \\ end"
 
 
-def test_each_run_that_failed_is_named_with_its_reason(tmp_path):
+def test_each_unfinished_run_is_named_with_its_reason(tmp_path):
     sweep = make(tmp_path)
     record_failure(make_run(sweep, {"loss.beta": 1}, status=None), NASTY)
-    make_run(sweep, {"loss.beta": 2}, status="failed", step=7)
-    text = page(sweep)
+    for beta, status in enumerate(("failed", "pruned", "interrupted", None), start=2):
+        make_run(sweep, {"loss.beta": beta}, status=status, step=300)
+    with run_lock(make_run(sweep, {"loss.beta": 6}, status=None)):
+        text = page(sweep)
+    assert "9 runs (3 finished, 2 failed, 1 pruned, 1 interrupted, 1 cut, 1 running)" in text
+    assert [row["status"] for row in table(text, "All runs")][-2:] == ["cut", "running"]
     (section,) = text.split("## Runs that did not finish\n\n")[1:]
-    first, second = section.splitlines()
-    assert shown(first).endswith(": " + " ".join(NASTY.split()))
-    assert "loss.beta=1" in first
-    assert not re.search(r"(?<!\\)[|`<\[]", first)
-    assert re.findall(r"(?<!\\)\*\*", first) == ["**", "**"]  # around the name
-    assert "failed at step 7 of 1200: the reason is in its train.log" in shown(second)
-    assert len(table(text, "All runs")) == 5
-
-
-@pytest.mark.parametrize(
-    ("status", "words"),
-    [
-        ("pruned", "pruned by Optuna at step 300 of 1200"),
-        ("interrupted", "interrupted at step 300 of 1200; resumes when"),
-        (None, "interrupted at step 1200; resumes when"),
-    ],
-)
-def test_unfinished_runs_give_the_reason(status, words, tmp_path):
-    make_run(make(tmp_path), {"loss.beta": 1}, status=status, step=300)
-    text = page(tmp_path / "sweep")
-    assert words in shown(text.split("## Runs that did not finish")[1])
-    assert f"4 runs (3 finished, 1 {status or 'cut'})" in text
-
-
-def test_running_runs_do_not_prevent_the_report(tmp_path, capsys):
-    run = make_run(make(tmp_path), {"loss.beta": 1}, status=None)
-    with run_lock(run):
-        assert main(["compare", str(tmp_path / "sweep")]) == 0
-    text = (tmp_path / "sweep" / "report.md").read_text()
-    assert "is running, at step 1200" in text
-    assert "1 running" in text
-    assert table(text, "All runs")[-1]["status"] == "running"
-    assert "running" in capsys.readouterr().out
+    nasty, *others = section.splitlines()
+    assert shown(nasty).endswith(": " + " ".join(NASTY.split()))
+    assert not re.search(r"(?<!\\)[|`<\[]", nasty)
+    assert re.findall(r"(?<!\\)\*\*", nasty) == ["**", "**"]  # around the name
+    again = "resumes when the sweep is started again"
+    assert [shown(line) for line in others] == [
+        "- **loss.beta=2** failed at step 300 of 1200: the reason is in its train.log",
+        "- **loss.beta=3** pruned by Optuna at step 300 of 1200",
+        f"- **loss.beta=4** interrupted at step 300 of 1200; {again}",
+        f"- **loss.beta=5** interrupted at step 1200; {again}",
+        "- **loss.beta=6** is running, at step 1200",
+    ]
 
 
 def test_markdown_characters_are_escaped(tmp_path):
@@ -154,14 +129,8 @@ def test_the_page_describes_the_sweep(tmp_path):
     assert text.startswith("# sweep\n")
     assert f"```bash\n{read_record(sweep)['command']}\n```" in text
     assert "started 2026-11-22 18:39:07" in text
-
-
-def test_a_sweep_without_record_has_a_report(tmp_path):
-    sweep = make(tmp_path)
     (sweep / "sweep.json").unlink()
-    text = page(sweep)
-    assert text.startswith("# sweep\n")
-    assert "3 runs (3 finished)." in text
+    assert page(sweep).startswith("# sweep\n\n3 runs (3 finished).\n")
 
 
 def test_printed_commands_give_the_same_settings(tmp_path):
@@ -169,9 +138,14 @@ def test_printed_commands_give_the_same_settings(tmp_path):
     runs = [
         {"loss.beta": 1e-5, "model.channels": [4, 8, 16]},
         {"loss.beta": 0.25, "seed": 3, "optimizer": "adamw", "experiment": "debug"},
-        {"data": "folder", "data.path": "'my photos; (old) $HOME'", "wandb.tags": "[a]"},
+        {"data": "folder", "data.path": "'my photos; (old) $HOME'"},
     ]
-    text = page(make(tmp_path, runs))
+    of_the_sweep = ["sweep=beta", "sweep.trial=3", "wandb.group=g", "wandb.tags=[a]"]
+    of_the_sweep += ["hydra.sweeper.n_trials=4", "hydra/launcher=joblib", "+wandb.notes=n"]
+    sweep = make(tmp_path, runs)
+    for accepted in sweep.glob("*/.hydra/accepted.yaml"):
+        accepted.write_text(json.dumps([*yaml.safe_load(accepted.read_text()), *of_the_sweep]))
+    text = page(sweep)
     block = text.partition("These again, each by itself:")[2].split("```")[1]
     lines = block.removeprefix("bash\n").splitlines()
     assert len(lines) == 3
@@ -180,6 +154,7 @@ def test_printed_commands_give_the_same_settings(tmp_path):
         program, script, *arguments = shlex.split(line)
         assert (program, script) == ("python", "train.py")
         config = asdict(compose([*arguments, "sweep.name=alone"]))
+        assert not [a for a in arguments if a.lstrip("+").startswith(("sweep", "hydra", "wandb"))]
         found.append({key: config[key] for key in ("seed", "model", "data", "optimizer", "loss")})
     for values in runs:
         given = [f"{key}={value}" for key, value in values.items()]
@@ -187,54 +162,39 @@ def test_printed_commands_give_the_same_settings(tmp_path):
         assert {key: config[key] for key in found[0]} in found
 
 
-def test_printed_commands_omit_sweep_settings(tmp_path):
-    values = {
-        "loss.beta": 1, "sweep.name": "s", "sweep": "beta", "wandb.group": "g", "sweep.trial": 3,
-        "hydra.sweeper.n_trials": 4, "hydra/launcher": "joblib", "+wandb.notes": "n",
-    }  # fmt: skip
-    make_run(tmp_path / "sweep", {"seed": 1})
-    (tmp_path / "sweep" / "seed=1" / ".hydra" / "accepted.yaml").write_text(
-        json.dumps([f"{key}={value}" for key, value in values.items()])
-    )
-    (run,) = read_sweep(tmp_path / "sweep").runs
-    assert run_command(run) == "python train.py loss.beta=1"
-
-
 @pytest.mark.parametrize("out", ["sweep", "elsewhere/deep", "."])
-def test_links_are_relative_to_the_page(out, tmp_path, monkeypatch):
+def test_files_are_written_where_asked(out, tmp_path, monkeypatch, capsys):
+    """And named on stdout, in one JSON object; links are relative to the page."""
     monkeypatch.chdir(tmp_path)
     sweep = make(tmp_path)
-    write_report("sweep", out)
-    found = links((tmp_path / out / "report.md").read_text())
-    assert len(found) == 3
-    for name, target in found.items():
-        assert (tmp_path / out / target).resolve() == sweep / shown(name)
-    written = {"comparison.csv", "comparison.png", "report.md"}
-    assert written <= {path.name for path in (tmp_path / out).iterdir()}
-    if out != "sweep":
-        assert not written & {path.name for path in sweep.iterdir()}
-
-
-def test_json_is_one_object(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    make_run(make(tmp_path), {"loss.beta": 1}, status="failed", error=NASTY)
-    assert main(["compare", "sweep", "--json", "--out", "there"]) == 0
+    make_run(sweep, {"loss.beta": 1}, status="failed", error=NASTY)
+    before = {path.name for path in sweep.iterdir()}
+    assert main(["compare", "sweep", "--json", *(["--out", out] if out != "sweep" else [])]) == 0
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert found["sweep"] == "sweep"
     assert [run["loss.beta"] for run in found["runs"]] == [1e-4, 1e-3, 1e-2, 1]
     assert found["runs"][-1]["error"] == NASTY
-    assert {*found["files"]} == {
-        "there/comparison.csv", "there/comparison.png", "there/report.md"
-    }  # fmt: skip
-    assert all((tmp_path / file).is_file() for file in found["files"])
+    names = ("comparison.csv", "comparison.png", "report.md")
+    assert found["files"] == [str(Path(out, name)) for name in names]
+    assert all(Path(file).is_file() for file in found["files"])
+    assert out == "sweep" or {path.name for path in sweep.iterdir()} == before
+    linked = links((tmp_path / out / "report.md").read_text())
+    assert len(linked) == 4
+    for name, target in linked.items():
+        assert (tmp_path / out / target).resolve() == sweep / shown(name)
 
 
-@pytest.mark.parametrize(("folder", "words"), [("nowhere", "no such folder"), (".", "no runs in")])
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [("nowhere", "no such folder"), (".", "no runs in"), ("s/seed=1", "this is one run")],
+)
 def test_a_folder_that_is_no_sweep_is_one_message(folder, words, tmp_path, monkeypatch, capsys):
+    make_run(tmp_path / "s", {"seed": 1})
     monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
     assert main(["compare", folder]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
     assert words in captured.err
     assert captured.out == ""
-    assert list(tmp_path.iterdir()) == []
+    assert set(tmp_path.rglob("*")) == before
