@@ -37,11 +37,12 @@ def test_runs_are_ordered_by_beta_then_size_then_the_rest_as_numbers(tmp_path):
             "loss.beta": (1e-5, 9e-5, 1e-4, 2.0, 10.0),
             "model.latent_dim": (8, 64, 128),
             "trainer.epochs": (2, 10),
+            "seed": (0, 1),
         }
     )
     shuffled = random.Random(0).sample(values, len(values))
     found = read_sweep(make_sweep(tmp_path / "s", shuffled))
-    assert found.swept == ["loss.beta", "model.latent_dim", "trainer.epochs"]
+    assert found.swept == ["loss.beta", "model.latent_dim", "trainer.epochs", "seed"]
     assert [{key: run.value(key) for key in found.swept} for run in found.runs] == values
 
 
