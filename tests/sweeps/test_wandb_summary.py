@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 import time
 from dataclasses import replace
@@ -11,12 +10,14 @@ import pytest
 import wandb
 from PIL import Image
 
+from tests.support.fake_sweeps import make_run, make_sweep
 from tests.support.wandb_files import read_runs
 from tests.support.wandb_server import WandbServer
 from vae.runs.wandb_run import WandbConfig
-from vae.sweeps.comparison import Comparison
-from vae.sweeps.results import SweepRun
+from vae.sweeps.comparison import read_sweep
 from vae.sweeps.wandb_sweep import SUMMARY_ID_FILE, log_summary
+
+pytestmark = pytest.mark.usefixtures("fresh_wandb")
 
 SETTINGS = WandbConfig("offline", "faces", None, None, None, ["celeba"], log_model=False)
 
@@ -60,51 +61,15 @@ class TableServer(WandbServer):
         }
 
 
-@pytest.fixture(autouse=True)
-def fresh_wandb(monkeypatch):
-    """wandb reads its environment once a process; none of what is set here is for the tests."""
-    for key in [key for key in os.environ if key.startswith("WANDB_")]:
-        monkeypatch.delenv(key)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    wandb.teardown()
-    yield
-    wandb.teardown()
-
-
 @pytest.fixture
 def sweep(tmp_path):
     """A finished run, a failed one, and two of the three figures."""
-    folder = tmp_path / "beta"
-    folder.mkdir()
+    folder = make_sweep(tmp_path / "beta", [])
+    make_run(folder, {"loss.beta": 1e-3}, metrics={"val/bpd": 3.5, "val/rate": 20.0})
+    make_run(folder, {"loss.beta": "nonsense"}, "failed", {}, error="loss.beta: got 'nonsense'")
     for number, name in enumerate(["comparison", "samples"]):
         Image.new("RGB", (8, 8), (200, 100, number)).save(folder / f"{name}.png")
-    config = {"model": {"latent_dim": 16}, "loss": {"beta": 1e-3}, "seed": 0}
-    good = SweepRun(
-        folder=folder / "loss.beta=0.001",
-        status="finished",
-        error=None,
-        trial=0,
-        arguments=["loss.beta=0.001"],
-        config=config,
-        metrics={"val/bpd": 3.5, "val/rate": 20.0},
-        beta_elbo=0.25,
-        step=20,
-        total_steps=20,
-        seconds=1.5,
-    )
-    bad = replace(
-        good,
-        folder=folder / "loss.beta=nonsense",
-        status="failed",
-        error="loss.beta: got 'nonsense'",
-        config={**config, "loss": {"beta": "nonsense"}},
-        metrics={},
-        beta_elbo=None,
-        trial=None,
-    )
-    return Comparison(folder, "beta", "train.py -m", ["val/bpd"], 1.0, ["loss.beta"], [good, bad])
+    return read_sweep(folder)
 
 
 def table_of(text):
@@ -123,10 +88,10 @@ def test_a_sweep_is_one_run_with_a_table_and_figures(sweep):
     (run,) = read_runs(sweep.folder)
     assert (run.name, run.group, run.job_type) == ("beta summary", "beta", "sweep")
     assert (run.project, run.tags, run.exit_code) == ("faces", ["celeba"], 0)
-    assert run.config["command"] == "train.py -m"
+    assert run.config["command"] == sweep.command
     good, bad = table_of(run.tables["comparison"].read_text())
     assert (good["run"], good["status"], good["error"]) == ("loss.beta=0.001", "finished", None)
-    assert (good["loss.beta"], good["model.latent_dim"], good["beta_elbo"]) == (1e-3, 16, 0.25)
+    assert (good["loss.beta"], good["model.latent_dim"], good["beta_elbo"]) == (1e-3, 128, 0.096)
     assert (good["val/bpd"], good["val/rate"], good["val/psnr"]) == (3.5, 20.0, None)
     assert (bad["loss.beta"], bad["status"], bad["val/bpd"]) == ("nonsense", "failed", None)
     assert bad["error"] == "loss.beta: got 'nonsense'"
@@ -146,16 +111,14 @@ def test_a_resumed_sweep_keeps_its_wandb_run(sweep):
     assert [len(table_of(r.tables["comparison"].read_text())) for r in (first, second)] == [2, 1]
 
 
-def test_the_configured_group_is_used(sweep):
-    log_summary(sweep, replace(SETTINGS, group="mine"), sweep.folder)
-    (run,) = read_runs(sweep.folder)
-    assert (run.group, run.name) == ("mine", "beta summary")
-
-
-def test_disabled_writes_nothing(sweep):
+@pytest.mark.parametrize(
+    ("changed", "groups"), [({"group": "mine"}, ["mine"]), ({"mode": "disabled"}, [])]
+)
+def test_the_settings_of_the_runs_are_used(sweep, changed, groups):
     before = sorted(sweep.folder.iterdir())
-    log_summary(sweep, replace(SETTINGS, mode="disabled"), sweep.folder)
-    assert sorted(sweep.folder.iterdir()) == before
+    log_summary(sweep, replace(SETTINGS, **changed), sweep.folder)
+    assert [run.group for run in read_runs(sweep.folder)] == groups
+    assert (sorted(sweep.folder.iterdir()) == before) is not bool(groups)
 
 
 def test_online_summaries_arrive_and_resume(sweep, monkeypatch, caplog):
@@ -176,8 +139,11 @@ def test_online_summaries_arrive_and_resume(sweep, monkeypatch, caplog):
     assert warnings(caplog) == []
 
 
-@pytest.mark.parametrize("trouble", ["no key", "not started", "not taken"])
-def test_any_wandb_error_is_one_warning(sweep, monkeypatch, caplog, trouble):
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [("no key", "wandb login"), ("not started", "broken"), ("not taken", "picture")],
+)
+def test_any_wandb_error_is_one_warning(trouble, words, sweep, monkeypatch, caplog):
     def fail(*_, **__):
         raise RuntimeError("broken")
 
@@ -188,9 +154,7 @@ def test_any_wandb_error_is_one_warning(sweep, monkeypatch, caplog, trouble):
     mode = "online" if trouble == "no key" else "offline"
     log_summary(sweep, replace(SETTINGS, mode=mode), sweep.folder)
     (warning,) = warnings(caplog)
-    assert {"no key": "wandb login", "not started": "broken", "not taken": "picture"}[trouble] in (
-        warning
-    )
+    assert words in warning
     if trouble == "not taken":
         (run,) = read_runs(sweep.folder)
         assert len(table_of(run.tables["comparison"].read_text())) == 2
