@@ -130,6 +130,7 @@ def test_each_objective_of_a_search_has_panels_with_the_front(search):
     (line,) = trade.lines  # the front: of two points on it, more rate buys more psnr
     assert (np.diff(line.get_xdata()) > 0).all()
     assert (np.diff(line.get_ydata()) > 0).all()
+    assert len(found["What mattered for being good (PED-ANOVA, 40 runs)"].patches) == 2 * 3
     keys = {"β": "loss.beta", "optimizer.lr": "optimizer.lr"}
     effects = list(product(comparison.objectives, keys))  # the few sizes have lines, not an axis
     assert [title for title in found if " by " in title] == [f"{m} by {k}" for m, k in effects]

@@ -13,7 +13,6 @@ from tests.support.fake_sweeps import grid_of, make_run, make_sweep, measured
 from vae.runs.run_dir import run_lock
 from vae.sweeps.comparison import format_value, pareto_front, read_sweep, rows
 from vae.sweeps.report import write_report
-from vae.sweeps.results import write_record
 from vae.utils.errors import UserError
 from vae.utils.metric_registry import run_metrics
 from vae.utils.tables import write_csv
@@ -99,6 +98,7 @@ def test_each_state_is_recognised(left, locked, status, tmp_path):
     assert run.status == status
     assert run.metrics == measured(run.value("loss.beta"), 128, 1)  # of its last validation
     assert run.step == 1200
+    assert read_sweep(tmp_path / "s").ranked == [run] * (left == "finished")
     if status == "interrupted":  # and killed once it had been resumed
         (folder / "metrics.jsonl").write_text('{"step": 1300, "val/bpd": 6.5}\n')
         (run,) = read_sweep(tmp_path / "s").runs
@@ -127,13 +127,6 @@ def test_other_folders_are_ignored(tmp_path):
     assert [run.name for run in read_sweep(sweep).runs] == ["seed=1"]
 
 
-def test_the_best_run_has_finished(tmp_path):
-    for seed, (psnr, status) in enumerate([(20, "finished"), (22, "finished"), (25, "pruned")]):
-        make_run(tmp_path / "s", {"seed": seed}, status, {"val/psnr": psnr})
-    write_record(tmp_path / "s", {"objective": ["val/psnr"]})
-    assert [run.name for run in read_sweep(tmp_path / "s").ranked] == ["seed=1", "seed=0"]
-
-
 def test_labels_show_the_swept_values(tmp_path):
     values = {"loss.beta": 1e-4, "model.latent_dim": 64, "data.seed": 1, "seed": 2}
     other = {"loss.beta": 0.5, "model.latent_dim": 8, "data.seed": 3, "seed": 4}
@@ -152,13 +145,6 @@ def test_every_value_can_be_written_as_json(tmp_path):
         json.dumps(row, allow_nan=False)
 
 
-def test_an_unwritable_output_is_one_message(tmp_path):
-    sweep = make_sweep(tmp_path / "s", [{"seed": 1}])
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="a report cannot be written there"):
-        write_report(sweep, tmp_path / "file" / "below")
-
-
 def test_a_failed_picture_does_not_prevent_the_report(tmp_path, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("by zero")
@@ -171,6 +157,8 @@ def test_a_failed_picture_does_not_prevent_the_report(tmp_path, monkeypatch):
     assert "No new charts: ZeroDivisionError: by zero" in text
     assert "No new faces: ZeroDivisionError: by zero" in text
     assert (sweep / "comparison.csv").is_file()
+    with pytest.raises(UserError, match="a report cannot be written there"):
+        write_report(sweep, sweep / "report.md" / "below")
 
 
 def test_a_lost_configuration_makes_no_key_swept(tmp_path):
