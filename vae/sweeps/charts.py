@@ -107,8 +107,8 @@ def axis_keys(comparison: Comparison) -> tuple[list[str], str | None]:
         return key == LEADING_KEYS[0], key == LEADING_KEYS[1], counts[key]
 
     first = max(numeric or keys, key=worth, default=None)
-    few = [key for key in keys if key != first and 1 < counts[key] <= len(MARKERS)]
-    between = few[0] if few else None
+    few = (key for key in keys if key != first and 1 < counts[key] <= len(MARKERS))
+    between = next(few, None)
     others = [key for key in numeric if key not in (first, between)]
     return [key for key in (first, *others[:1]) if key], between
 
