@@ -1,11 +1,10 @@
-"""Fixtures for the benchmark: workers within this process, allocator unchanged."""
+"""Fixtures for the benchmark: measurements within this process, allocator unchanged."""
 
-from contextlib import contextmanager
-from types import SimpleNamespace
+import pickle
 
 import pytest
 
-from vae.benchmark.timing import Sample
+from vae.benchmark.steps import build_variant
 from vae.utils.devices import cpu_threads
 
 
@@ -28,19 +27,34 @@ def kept_memory(monkeypatch):
 
 @pytest.fixture
 def in_process(monkeypatch, kept_memory):
-    """Run workers in this process; list the started (names, threads)."""
-    started = []
+    """Measure in this process; list the (names, threads, rounds) that were asked for."""
+    asked = []
 
-    @contextmanager
-    def running_workers(prepares, threads):
-        started.append((list(prepares), threads))
-        yield [SimpleNamespace(round=turn(prepare())) for prepare in prepares.values()]
+    def measure_in_turns(prepares, threads, rounds):
+        asked.append((list(prepares), threads, rounds))
+        measures = [prepare() for prepare in pickle.loads(pickle.dumps(prepares)).values()]
+        found = [measure() for _ in range(rounds) for measure in measures]
+        names = dict.fromkeys(name for figures in found for name in figures)
+        return {name: [figures[name] for figures in found if name in figures] for name in names}
 
     for name in ("suite", "growth", "quality"):
-        monkeypatch.setattr(f"vae.benchmark.{name}.running_workers", running_workers)
-    return started
+        monkeypatch.setattr(f"vae.benchmark.{name}.measure_in_turns", measure_in_turns)
+    return asked
 
 
-def turn(measure):
-    """A worker's round of a measurement."""
-    return lambda: {name: Sample(value, 0.0) for name, value in measure().items()}
+@pytest.fixture
+def built(monkeypatch):
+    """List the models that are built, each with the bytes per value of its maps in `sizes`."""
+    models = []
+
+    def remember(*arguments):
+        model = build_variant(*arguments)
+        model.sizes = set()
+        look = lambda _layer, _inputs, output: model.sizes.add(output.element_size())  # noqa: E731
+        model.encoder.blocks[0].register_forward_hook(look)
+        models.append(model)
+        return model
+
+    for name in ("steps", "cases"):
+        monkeypatch.setattr(f"vae.benchmark.{name}.build_variant", remember)
+    return models

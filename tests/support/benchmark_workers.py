@@ -7,13 +7,17 @@ import torch
 
 
 def prepare_noting(file, name):
-    """Measures the number of threads and the process's id; notes each round in a file."""
+    """Measures the number of threads and the process's id; notes start and rounds in a file."""
+
+    def note(text):
+        with file.open("a") as stream:
+            stream.write(text)
 
     def measure():
-        with file.open("a") as stream:
-            stream.write(name)
+        note(name)
         return {name: float(torch.get_num_threads()), f"pid of {name}": float(os.getpid())}
 
+    note(name.lower())
     return measure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision import transforms
+from torchvision.datasets import ImageFolder
 
 from vae.benchmark.steps import DEFAULT, LOSS, Setting, build_variant
-from vae.benchmark.timing import Figures, Measure, Timer
+from vae.benchmark.timing import Measure, Timer
 from vae.data.images import load_square
 from vae.data.loader import TrainingBatches
 from vae.data.synthetic.faces import draw, sample_factors
@@ -76,11 +78,7 @@ def prepare_layers(setting: Setting) -> Measure:
             work = forward_backward(layer, form, setting.batch)
             # a fraction of the time: there are many of them
             timers[f"layers/{name}/{form}"] = Timer(work, setting.device, setting.seconds / 5)
-
-    def measure() -> Figures:
-        return {name: 1e3 * timer() for name, timer in timers.items()}
-
-    return measure
+    return lambda: {name: 1e3 * timer() for name, timer in timers.items()}
 
 
 def prepare_matrix(setting: Setting) -> Measure:
@@ -91,41 +89,16 @@ def prepare_matrix(setting: Setting) -> Measure:
         a, b = torch.rand(2, side, side, device=setting.device).to(dtype)
         work = partial(torch.mm, a, b, out=torch.empty_like(a))
         timers[name] = Timer(work, setting.device, setting.seconds)
-
-    def measure() -> Figures:
-        return {f"matrix/{name}": 2e-9 * side**3 / timer() for name, timer in timers.items()}
-
-    return measure
-
-
-class Files(Dataset[Tensor]):
-    """JPEG files decoded one by one, as a torchvision data set does.
-
-    Args:
-        files: JPEG, at least `CROP` pixels in both directions.
-        image_size: of the result, pixels.
-    """
-
-    def __init__(self, files: list[Path], image_size: int) -> None:
-        self.files = files
-        self.transform: Callable[[Image.Image], Tensor] = transforms.Compose(
-            [transforms.CenterCrop(CROP), transforms.Resize(image_size), transforms.ToTensor()]
-        )
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, number: int) -> Tensor:
-        with Image.open(self.files[number]) as image:
-            return self.transform(image.convert("RGB"))
+    return lambda: {f"matrix/{name}": 2e-9 * side**3 / timer() for name, timer in timers.items()}
 
 
 def write_pictures(folder: Path, count: int, seed: int) -> list[Path]:
-    """Write drawn faces as JPEG files of CelebA's size, each face several times."""
+    """Write drawn faces as JPEG files of CelebA's size into a new folder, each several times."""
     factors = torch.from_numpy(sample_factors("rich", min(count, DISTINCT_FACES), seed))
     edge = (HEIGHT - WIDTH) // 2
     faces = draw(factors, HEIGHT)[..., edge : edge + WIDTH]
     pixels = faces.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+    folder.mkdir()
     files = [folder / f"{number:06}.jpg" for number in range(count)]
     for number, file in enumerate(files):
         Image.fromarray(pixels[number % len(pixels)]).save(file, quality=JPEG_QUALITY)
@@ -140,9 +113,15 @@ def pack_array(files: list[Path], image_size: int, folder: Path) -> np.ndarray:
     return packed
 
 
-def load_all(batches: Iterable[Tensor], device: torch.device) -> None:
-    """Copy every batch to the device once."""
-    for images in batches:
+def torchvision_dataset(folder: Path, image_size: int) -> ImageFolder:
+    """Return the pictures in the subfolders of `folder`, decoded one by one by torchvision."""
+    crop = [transforms.CenterCrop(CROP), transforms.Resize(image_size), transforms.ToTensor()]
+    return ImageFolder(folder, transforms.Compose(crop))
+
+
+def load_epoch(epoch: Callable[[], Iterable[Tensor]], device: torch.device) -> None:
+    """Copy every batch of an epoch to the device."""
+    for images in epoch():
         images.to(device, non_blocking=True)
 
 
@@ -152,26 +131,25 @@ def prepare_loading(setting: Setting, folder: Path) -> Measure:
     device = torch.device(setting.device)
     # whole batches, as the last, incomplete one would be left out
     count = -(-setting.pictures // setting.batch) * setting.batch
-    files = write_pictures(folder, count, setting.seed)
+    files = write_pictures(folder / "faces", count, setting.seed)
     packed = pack_array(files, setting.image_size, folder)
     batches = TrainingBatches(packed, setting.batch, setting.seed, flip=False, device=device)
-    epochs: dict[str, Callable[[], None]] = {"packed": lambda: load_all(batches.epoch(0), device)}
+    epochs: dict[str, Callable[[], Iterable[Tensor]]] = {"packed": partial(batches.epoch, 0)}
     for workers in WORKERS:
         loader = DataLoader(
-            Files(files, setting.image_size),
+            torchvision_dataset(folder, setting.image_size),
             setting.batch,
             shuffle=True,
             num_workers=workers,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,  # their start is not measured
         )
-        epochs[f"{workers} workers"] = partial(load_all, loader, device)
-    timers = {name: Timer(epoch, setting.device, setting.seconds) for name, epoch in epochs.items()}
-
-    def measure() -> Figures:
-        return {f"data/{name}": count / timer() for name, timer in timers.items()}
-
-    return measure
+        epochs[f"{workers} workers"] = partial(map, itemgetter(0), loader)  # without the labels
+    timers = {
+        name: Timer(partial(load_epoch, epoch, device), setting.device, setting.seconds)
+        for name, epoch in epochs.items()
+    }
+    return lambda: {f"data/{name}": count / timer() for name, timer in timers.items()}
 
 
 def prepare_evaluation(setting: Setting) -> Measure:
@@ -180,11 +158,6 @@ def prepare_evaluation(setting: Setting) -> Measure:
     model = build_variant(setting, DEFAULT)
     images = setting.images(EVALUATION_BATCH).contiguous(memory_format=torch.channels_last)
     context = autocast(DEFAULT.precision, torch.device(setting.device))
-    timer = Timer(
-        lambda: evaluate_split(model, [images], LOSS, context), setting.device, setting.seconds
-    )
-
-    def measure() -> Figures:
-        return {"evaluation": EVALUATION_BATCH / timer()}
-
-    return measure
+    work = partial(evaluate_split, model, [images], LOSS, context)
+    timer = Timer(work, setting.device, setting.seconds)
+    return lambda: {"evaluation": EVALUATION_BATCH / timer()}

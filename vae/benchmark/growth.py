@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -14,15 +13,7 @@ from typing import Any
 import torch
 
 from vae.benchmark.steps import DEFAULT, Setting, image_flops, repeated_step
-from vae.benchmark.timing import (
-    LINUX,
-    Figures,
-    Measure,
-    Timer,
-    run_interleaved,
-    running_workers,
-    summarize,
-)
+from vae.benchmark.timing import Measure, Timer, measure_in_turns, summarize
 from vae.utils.devices import keep_memory
 
 IMAGE_SIZES = (32, 64, 128, 256)
@@ -53,13 +44,12 @@ def peak_bytes(device: str) -> int:
     """Return the peak memory in bytes: of tensors on a GPU, else of the process."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    if LINUX:  # getrusage would include the parent's peak
+    if sys.platform == "linux":  # getrusage would include the parent's peak
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
     import resource  # not on Windows
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes, on macOS
 
 
 def prepare_growth(setting: Setting) -> Measure:
@@ -67,54 +57,41 @@ def prepare_growth(setting: Setting) -> Measure:
     keep_memory()
     before = peak_bytes(setting.device)
     timer = Timer(repeated_step(setting, DEFAULT), setting.device, setting.seconds)
-
-    def measure() -> Figures:
-        rate = setting.batch / timer()
-        return {"rate": rate, "bytes": peak_bytes(setting.device) - before}
-
-    return measure
+    return lambda: {"rate": setting.batch / timer(), "bytes": peak_bytes(setting.device) - before}
 
 
 def measure_growth(setting: Setting, rounds: int) -> dict[str, list[dict[str, Any]]]:
     """Measure all cases one after the other, each in its own process; return rows by axis."""
-    return {
-        axis: list(
-            _with_growth([_measure(label, case, rounds) for label, case in by_label.items()])
-        )
-        for axis, by_label in growth_settings(setting).items()
-    }
+    found = {}
+    for axis, cases in growth_settings(setting).items():
+        rows = []
+        for label, case in cases.items():
+            log.info("growth: %s", label)
+            series = measure_in_turns({label: partial(prepare_growth, case)}, case.threads, rounds)
+            rows.append(
+                {
+                    "case": label,
+                    "batch": case.batch,
+                    "images_per_second": summarize(series["rate"]),
+                    "peak_bytes": max(series["bytes"]),
+                    "flops_per_image": image_flops(case),
+                }
+            )
+        found[axis] = with_growth(rows)
+    return found
 
 
-def _measure(label: str, setting: Setting, rounds: int) -> dict[str, Any]:
-    log.info("growth: %s", label)
-    with running_workers({label: partial(prepare_growth, setting)}, setting.threads) as workers:
-        series = run_interleaved(rounds, [worker.round for worker in workers])
-    return {
-        "case": label,
-        "batch": setting.batch,
-        "images_per_second": summarize(series["rate"]),
-        "peak_bytes": max(sample.value for sample in series["bytes"]),
-        "flops_per_image": image_flops(setting),
-    }
-
-
-def _with_growth(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def with_growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add the growth of time and memory relative to FLOPs, from the previous row.
 
     1 is linear growth, more is superlinear. Beside the row before, not the first: what a
     step costs whatever its size would hide a bend further up.
     """
-    yield rows[0] | {"time_growth": None, "memory_growth": None}
+    found = [rows[0] | {"time_growth": None, "memory_growth": None}]
     for before, row in pairwise(rows):
-        work = _step_flops(row) / _step_flops(before)
-        time = _step_seconds(row) / _step_seconds(before)
+        images = row["batch"] / before["batch"]
+        work = row["flops_per_image"] / before["flops_per_image"]  # of an image
+        time = before["images_per_second"]["median"] / row["images_per_second"]["median"]
         memory = row["peak_bytes"] / max(1, before["peak_bytes"])  # a tiny one may add none
-        yield row | {"time_growth": time / work, "memory_growth": memory / work}
-
-
-def _step_flops(row: dict[str, Any]) -> float:
-    return float(row["batch"] * row["flops_per_image"])
-
-
-def _step_seconds(row: dict[str, Any]) -> float:
-    return float(row["batch"] / row["images_per_second"]["median"])
+        found.append(row | {"time_growth": time / work, "memory_growth": memory / images / work})
+    return found

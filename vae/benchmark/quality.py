@@ -27,15 +27,7 @@ from vae.benchmark.steps import (
     build_variant,
     training_step,
 )
-from vae.benchmark.timing import (
-    Figures,
-    Measure,
-    Prepare,
-    Series,
-    run_interleaved,
-    running_workers,
-    synchronize,
-)
+from vae.benchmark.timing import Figures, Measure, Series, measure_in_turns, synchronize
 from vae.data import open_data
 from vae.data.loader import TrainingBatches, evaluation_batches
 from vae.runs.compose import compose
@@ -88,7 +80,7 @@ def training_recipes(device: str) -> list[Recipe]:
 
 
 def prepare_recipe(setting: Setting, recipe: Recipe) -> Measure:
-    """Measure `seconds` of training without validation, and the `psnr` reached by then.
+    """Measure `<recipe>/seconds` of training without validation, and `<recipe>/psnr` after them.
 
     Each call does one of `TURNS` equal parts of the steps.
     """
@@ -115,10 +107,8 @@ def prepare_recipe(setting: Setting, recipe: Recipe) -> Measure:
         seconds = time.perf_counter() - started
         measured.load_state_dict(model.state_dict())
         validation = evaluation_batches(images["val"], EVALUATION_BATCH, device)
-        return {
-            "seconds": seconds,
-            "psnr": evaluate_split(measured, validation, LOSS).metrics["psnr"],
-        }
+        psnr = evaluate_split(measured, validation, LOSS).metrics["psnr"]
+        return {f"{recipe.name}/seconds": seconds, f"{recipe.name}/psnr": psnr}
 
     return measure
 
@@ -133,33 +123,25 @@ def measure_quality(setting: Setting, seeds: int) -> list[dict[str, Any]]:
     for seed in range(setting.seed, setting.seed + seeds):
         log.info("time to quality, seed %d: %d rounds", seed, TURNS)
         seeded = replace(setting, seed=seed)
-        prepares: dict[str, Prepare] = {
-            each.name: partial(_named, seeded, each) for each in recipes
-        }
-        with running_workers(prepares, setting.threads) as workers:
-            series = run_interleaved(TURNS, [worker.round for worker in workers])
-        rows += [{"seed": seed} | row for row in quality_rows(recipes, series)]
+        prepares = {each.name: partial(prepare_recipe, seeded, each) for each in recipes}
+        series = measure_in_turns(prepares, setting.threads, TURNS)
+        rows += [
+            {"means": row["means"], "seed": seed} | row for row in quality_rows(recipes, series)
+        ]
     return rows
 
 
-def _named(setting: Setting, recipe: Recipe) -> Measure:
-    """Call `prepare_recipe` and prefix its figures with the recipe's name."""
-    measure = prepare_recipe(setting, recipe)
-    return lambda: {f"{recipe.name}/{name}": value for name, value in measure().items()}
-
-
-def quality_rows(recipes: Sequence[Recipe], series: dict[str, Series]) -> list[dict[str, Any]]:
+def quality_rows(recipes: Sequence[Recipe], series: Series) -> list[dict[str, Any]]:
     """Return when each recipe reached the plain recipe's final PSNR: steps, seconds, speed-up.
 
     All three are None for those that did not reach it.
     """
     first = recipes[0].name
-    target = series[f"{first}/psnr"][-1].value
-    whole = sum(sample.value for sample in series[f"{first}/seconds"])
+    target = series[f"{first}/psnr"][-1]
+    whole = sum(series[f"{first}/seconds"])
     rows = []
     for each in recipes:
-        psnrs = [sample.value for sample in series[f"{each.name}/psnr"]]
-        seconds = [sample.value for sample in series[f"{each.name}/seconds"]]
+        psnrs, seconds = series[f"{each.name}/psnr"], series[f"{each.name}/seconds"]
         turn = next((i for i, psnr in enumerate(psnrs, start=1) if psnr >= target), None)
         taken = sum(seconds[:turn]) if turn else None
         rows.append(

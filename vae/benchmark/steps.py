@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,10 +77,6 @@ class Setting:
         """Return standard normal noise for the latents, (count, latent_dim), on the device."""
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randn((count, self.latent_dim), generator=generator).to(self.device)
-
-    def as_record(self) -> dict[str, Any]:
-        """Return the sizes as a dict, for the report."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -195,15 +190,15 @@ def image_flops(setting: Setting) -> int:
     what goes value by value (BatchNorm, activations, the loss, Adam), which waits for
     memory rather than for arithmetic.
     """
-    # the difference: what a step does once, as adding up kernels, is no image's
-    return _batch_flops(setting, 3) - _batch_flops(setting, 2)
-
-
-def _batch_flops(setting: Setting, batch: int) -> int:
     model = build_model(setting.model, setting.image_size)
     set_upsampling_form(model, "transposed")
-    images = torch.zeros(batch, 3, setting.image_size, setting.image_size)
-    with FlopCounterMode(display=False) as counter:
-        logits, posterior = model(images, torch.zeros(batch, setting.latent_dim))
-        loss_terms(LOSS, logits, images, posterior, posterior.mean).loss.backward()  # type: ignore[no-untyped-call]
-    return int(counter.get_total_flops())
+
+    def batch_flops(batch: int) -> int:
+        images = torch.zeros(batch, 3, setting.image_size, setting.image_size)
+        with FlopCounterMode(display=False) as counter:
+            logits, posterior = model(images, torch.zeros(batch, setting.latent_dim))
+            loss_terms(LOSS, logits, images, posterior, posterior.mean).loss.backward()  # type: ignore[no-untyped-call]
+        return int(counter.get_total_flops())
+
+    # the difference: what a step does once, as adding up kernels, is no image's
+    return batch_flops(3) - batch_flops(2)
