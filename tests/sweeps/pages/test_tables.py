@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from vae.sweeps.pages.tables import best_row, best_table, describe_set_up, front_table, means_table
+from vae.sweeps.pages.tables import describe_set_up, front, means_table, ranked, runs_table
 from vae.utils.errors import UserError
 
 
@@ -59,7 +59,7 @@ def test_the_front_is_not_dominated():
     rng = np.random.default_rng(1)
     points = rng.uniform(0, 1, (40, 2))
     rows = [row(run=i, val_rate=x, val_mse=y) for i, (x, y) in enumerate(points)]
-    lines = cells(front_table(rows, ["val/rate", "val/mse"], ["run", "val/rate"]))[1:]
+    lines = cells(runs_table(front(rows, ["val/rate", "val/mse"]), ["run", "val/rate"]))[1:]
     on_front = [i for i, p in enumerate(points) if not any((q < p).all() for q in points)]
     assert {int(line[0]) for line in lines} == set(on_front)
     assert [float(line[1]) for line in lines] == sorted(float(line[1]) for line in lines)
@@ -67,9 +67,8 @@ def test_the_front_is_not_dominated():
 
 def test_the_best_respects_the_direction():
     rows = [row(run=name, val_bpd=b, val_mig=m) for name, b, m in [("a", 6, 0.1), ("b", 7, 0.4)]]
-    assert cells(best_table(rows, "val/bpd", 1, ["run"]))[1:] == [["a"]]
-    assert cells(best_table(rows, "val/mig", 2, ["run"]))[1:] == [["b"], ["a"]]
-    assert best_row(rows, "val/mig", worst=True)["run"] == "a"
+    assert [row["run"] for row in ranked(rows, ["val/bpd"])] == ["a", "b"]
+    assert [row["run"] for row in ranked(rows, ["val/mig"])] == ["b", "a"]
 
 
 def test_a_missing_column_is_named():

@@ -12,8 +12,7 @@ from typing import Any, TypeAlias
 
 from vae.data.base import DataConfig
 from vae.evaluation import PARTS
-from vae.runs.evaluation_report import METRICS_FILE as EVALUATED
-from vae.runs.evaluation_report import evaluate_and_record
+from vae.runs.evaluation_report import METRICS_FILE, evaluate_and_record
 from vae.runs.load import load_run
 from vae.runs.run_dir import read_summary
 from vae.sweeps.comparison import Comparison, format_value, pareto_front, rows, sort_key
@@ -39,8 +38,8 @@ SET_UP = (  # settings that a page states for all its runs
 DIGITS = {"best/step": 0, "seconds": 0, "val/active_units": 1}
 
 
-def collect_results(comparison: Comparison, figures: Collection[str]) -> list[Row]:
-    """Return one row per finished run of a sweep, in order.
+def collect_results(comparison: Comparison, figures: Collection[str]) -> list[dict[str, Any]]:
+    """Return one row per finished run of a sweep, in order, floats with six digits.
 
     Args:
         comparison: of the sweep.
@@ -50,34 +49,40 @@ def collect_results(comparison: Comparison, figures: Collection[str]) -> list[Ro
     Raises:
         UserError: no run has finished, or a key is no metric of a run.
     """
-    by_folder = {str(run.folder): run for run in comparison.ranked}
-    if not by_folder:
+    finished = comparison.ranked
+    if not finished:
         raise UserError(f"{comparison.folder}: no run in it has finished.")
     found = []
-    for row in rows(comparison):
-        run = by_folder.get(row["folder"])
-        if run is None:
+    for run, row in zip(comparison.runs, rows(comparison), strict=True):
+        if run not in finished:
             continue
         summary = read_summary(run.folder)
         row |= {key: run.value(key) for key in SET_UP}
         row |= {key: summary.get(key) for key in ("precision", "machine")}
         best = summary.get("best") or {}
         row |= {f"best/{key}": best.get(key) for key in ("step", "val/bpd")}  # of best.pt
-        missing = [key for key in figures if row.get(key) is None]
-        row |= evaluation_metrics(run, missing)
-        found.append({key: format_csv(row[key]) for key in row if key not in OMITTED_COLUMNS})
+        row |= evaluation_metrics(run, [key for key in figures if row.get(key) is None])
+        found.append(
+            {
+                key: f"{value:.6g}" if isinstance(value, float) else value
+                for key, value in row.items()
+                if key not in OMITTED_COLUMNS
+            }
+        )
     return found
 
 
 def evaluation_metrics(run: SweepRun, figures: Collection[str]) -> dict[str, float]:
-    """Return a run's metrics that training does not measure, from its metrics.json.
+    """Return metrics that training does not measure, from a run's metrics.json.
+
+    Where it lacks one, or is not of the last checkpoint, the run is evaluated.
 
     Raises:
         UserError: there is a figure that `vae evaluate` does not measure either.
     """
-    if not figures:
-        return {}
-    known = _measured(run.folder)
+    record = read_json(run.folder / METRICS_FILE)
+    is_last = (record.get("checkpoint"), record.get("step")) == ("last", run.step)
+    known = record.get("metrics", {}) if is_last else {}
     if not set(figures) <= known.keys():
         wanted = ", ".join(sorted(figures))
         log.info("%s: vae evaluate, for %s", run.folder, wanted)
@@ -85,13 +90,13 @@ def evaluation_metrics(run: SweepRun, figures: Collection[str]) -> dict[str, flo
             parts = ",".join(required_parts(figures))
             saved = load_run(run.folder, overrides=[f"metrics.parts=[{parts}]"])
             quiet = replace(saved.config.wandb, mode="disabled")
-            evaluate_and_record(replace(saved, config=replace(saved.config, wandb=quiet)))
+            saved = replace(saved, config=replace(saved.config, wandb=quiet))
+            known = known | evaluate_and_record(saved)[0].figures
         except UserError as error:
             raise UserError(f"{wanted} cannot be measured: {error}") from error
-        known = _measured(run.folder)
     for key in sorted(set(figures) - known.keys()):
         raise UserError(f"{key}: {run.folder} has no such figure, nor such a setting.")
-    return {key: known[key] for key in figures}
+    return {key: known[key]["value"] for key in figures}
 
 
 def required_parts(figures: Collection[str]) -> list[str]:
@@ -100,37 +105,20 @@ def required_parts(figures: Collection[str]) -> list[str]:
     return [part for part, starts in PARTS.items() if any(n.startswith(starts) for n in names)]
 
 
-def _measured(folder: Path) -> dict[str, float]:
-    """Return the metrics in a run's metrics.json, if it is of the final checkpoint."""
-    record = read_json(folder / EVALUATED)
-    if record.get("checkpoint") != "last" or record.get("step") != read_summary(folder).get("step"):
-        return {}
-    return {key: figure["value"] for key, figure in record.get("metrics", {}).items()}
-
-
-def format_csv(value: Any) -> str:
-    """Format a value for CSV, floats with six digits."""
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
 def read_results(path: Path) -> list[Row]:
     """Read the rows of a page's CSV file.
 
     Raises:
         UserError: there is no such file, or there is nothing in it.
     """
-    try:
+    found = []
+    if path.exists():
         with open(path, newline="", encoding="utf-8") as opened:
             found = list(csv.DictReader(opened))
-    except OSError as error:
-        raise UserError(
-            f"{path}: there are no results ({error.strerror}). Give the sweep's folder, "
-            "multirun/NAME, after the page."
-        ) from error
     if not found:
-        raise UserError(f"{path}: there are no rows in it.")
+        raise UserError(
+            f"{path}: there are no results. Give the sweep's folder, multirun/NAME, after the page."
+        )
     return found
 
 
@@ -148,31 +136,36 @@ def means_table(found: Sequence[Row], keys: Sequence[str], figures: Sequence[str
         UserError: the rows lack one of these.
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in sorted(found, key=lambda row: [sort_key(_of(row, key)) for key in keys]):
-        groups.setdefault(tuple(_of(row, key) for key in keys), []).append(row)
+    for row in found:
+        groups.setdefault(tuple(cell(row, key) for key in keys), []).append(row)
+    ordered = sorted(groups.items(), key=lambda group: [sort_key(value) for value in group[0]])
     lines = [
-        [*(_setting(value) for value in values), *(_mean(rows, key) for key in figures)]
-        for values, rows in groups.items()
+        [*map(_setting, values), *(_mean(rows, key) for key in figures)] for values, rows in ordered
     ]
-    return markdown_table([f"`{key}`" for key in (*keys, *figures)], lines)
+    return _markdown([*keys, *figures], lines)
 
 
-def front_table(found: Sequence[Row], objectives: Sequence[str], columns: Sequence[str]) -> str:
-    """Return a Markdown table of the Pareto front, sorted by the first objective."""
-    costs = [[_cost(row, key) for key in objectives] for row in found]
-    chosen = sorted(pareto_front(costs), key=lambda place: costs[place])
-    return _runs([found[place] for place in chosen], columns)
+def runs_table(found: Sequence[Row], columns: Sequence[str]) -> str:
+    """Return a Markdown table with one line per run."""
+    lines = [
+        [
+            format_figure(key, cell(row, key)) if "/" in key else _setting(cell(row, key))
+            for key in columns
+        ]
+        for row in found
+    ]
+    return _markdown(columns, lines)
 
 
-def best_table(found: Sequence[Row], objective: str, count: int, columns: Sequence[str]) -> str:
-    """Return a Markdown table of the best runs by one objective."""
-    ordered = sorted(found, key=lambda row: _cost(row, objective))
-    return _runs(ordered[:count], columns)
+def ranked(found: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
+    """Return the runs in order of the first objective, the best first."""
+    return sorted(found, key=lambda row: _costs(row, objectives))
 
 
-def best_row(found: Sequence[Row], objective: str, worst: bool = False) -> Row:
-    """Return the best run by one objective, or the worst."""
-    return sorted(found, key=lambda row: _cost(row, objective))[-1 if worst else 0]
+def front(found: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
+    """Return the Pareto front, in order of the first objective."""
+    ordered = ranked(found, objectives)
+    return [ordered[i] for i in pareto_front([_costs(row, objectives) for row in ordered])]
 
 
 def describe_set_up(found: Sequence[Row]) -> str:
@@ -185,42 +178,32 @@ def describe_set_up(found: Sequence[Row]) -> str:
         return " or ".join(values(key))
 
     sources = [choices("data").get(name, DataConfig) for name in values("data.name")]
-    faces = " and ".join(source.images for source in sources)
-    preset = f" (`{one_of('data.preset')}`)" if values("data.preset") else ""
     images = int(found[0]["data.num_images"] or 0)
-    count = f"{images:,} " if images else ""
+    what = f"{images:,} " if images else ""
+    what += " and ".join(source.images for source in sources)
+    if values("data.preset"):
+        what += f" (`{one_of('data.preset')}`)"
     minutes = sum(float(row["seconds"]) for row in found) / 60
     seeds = values("seed")
-    runs = (
-        f"{len(found)} runs, {minutes:.0f} minutes of training"
-        if len(found) > 1
-        else (f"One run, {minutes:.0f} minutes of training")
-    )
-    what = f"{count}{faces}{preset} at {one_of('data.image_size')} px"
+    runs = f"{len(found)} runs" if len(found) > 1 else "One run"
     return (
-        f"{what[0].upper()}{what[1:]}, {one_of('step')} steps of "
+        f"{what[0].upper()}{what[1:]} at {one_of('data.image_size')} px, {one_of('step')} steps of "
         f"{one_of('data.batch_size')} images by {one_of('optimizer.name')}, "
-        f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}. {runs} in all, in "
-        f"{one_of('precision')} on {one_of('machine')}."
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}. {runs}, {minutes:.0f} minutes of "
+        f"training in all, in {one_of('precision')} on {one_of('machine')}."
     )
 
 
-def _runs(chosen: Iterable[Row], columns: Sequence[str]) -> str:
-    """Return a Markdown table with one line per run."""
-    lines = [
-        [format_figure(key, row[key]) if "/" in key else _setting(_of(row, key)) for key in columns]
-        for row in chosen
-    ]
-    return markdown_table([f"`{key}`" for key in columns], lines)
+def _markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    return markdown_table([f"`{key}`" for key in heads], lines)
 
 
 def _mean(rows: Sequence[Row], key: str) -> str:
-    values = [float(_of(row, key)) for row in rows if _of(row, key)]
+    values = [float(text) for row in rows if (text := cell(row, key))]
     if not values:
         return ""
     mean = format_figure(key, fmean(values))
-    alike = len(values) == 1 or max(values) == min(values)
-    return mean if alike else f"{mean} ± {format_figure(key, stdev(values))}"
+    return mean if len(set(values)) == 1 else f"{mean} ± {format_figure(key, stdev(values))}"
 
 
 def format_figure(key: str, value: float | str) -> str:
@@ -238,11 +221,16 @@ def _setting(value: str) -> str:
     return value if found is None or value.isdigit() else format_value(found)
 
 
-def _cost(row: Row, key: str) -> float:
-    return cost(key, float(_of(row, key)))
+def _costs(row: Row, objectives: Sequence[str]) -> list[float]:
+    return [cost(key, float(cell(row, key))) for key in objectives]
 
 
-def _of(row: Row, key: str) -> str:
+def cell(row: Row, key: str) -> str:
+    """Return a run's value.
+
+    Raises:
+        UserError: the rows have no such column.
+    """
     if key not in row:
         raise UserError(f"{key}: the results have no such column; they have {', '.join(row)}.")
     return row[key]
