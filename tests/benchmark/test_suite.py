@@ -174,18 +174,18 @@ def test_growth_is_relative_to_the_previous_row():
 
 
 def test_each_axis_changes_one_setting():
-    found = growth.growth_settings(Setting())
-    assert list(found) == ["image size", "batch", "latents", "widths"]
-    assert [case.image_size for case in found["image size"].values()] == [32, 64, 128, 256]
-    assert [case.batch for case in found["batch"].values()] == [8, 16, 32, 64, 128]
-    assert [case.latent_dim for case in found["latents"].values()] == [8, 32, 128, 512]
-    halved, same, doubled = found["widths"].values()
-    assert halved.channels == (16, 32, 64, 128)
-    assert same == Setting()
-    assert doubled.channels == (64, 128, 256, 512)
-    assert all(
-        case.batch == 32 for axis in ("image size", "latents") for case in found[axis].values()
-    )
+    default = Setting()
+    keys = {"image size": "image_size", "batch": "batch"}
+    keys |= {"latents": "latent_dim", "widths": "channels"}
+    found = growth.growth_settings(default)
+    assert list(found) == list(keys)
+    for axis, key in keys.items():
+        cases = list(found[axis].values())
+        assert default in cases
+        sizes = [getattr(case, key) for case in cases]
+        assert sizes == sorted(set(sizes))
+        assert [replace(default, **{key: size}) for size in sizes] == cases
+    assert [case.channels[0] for case in found["widths"].values()] == [16, 32, 64]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,52 +32,44 @@ JPEG_QUALITY = 90  # about CelebA's bytes a picture
 WORKERS = (0, 2)
 
 
-class Layer(NamedTuple):
-    """An upsampling layer and the width of its input."""
+def upsampling_layers(setting: Setting) -> dict[str, tuple[UpsampleConv, int]]:
+    """Return the default model's upsampling layers and the sides of their inputs in pixels.
 
-    module: UpsampleConv
-    side: int  # pixels
-
-
-def upsampling_layers(setting: Setting) -> dict[str, Layer]:
-    """Return the default model's upsampling layers, named by channels and input size."""
-    smallest = setting.image_size // 2 ** len(setting.channels)
+    By channels and side: `32 to 3 at 32 px`.
+    """
     modules = build_variant(setting, DEFAULT).modules()
     layers = [module for module in modules if isinstance(module, UpsampleConv)]
-    sides = [smallest * 2**i for i in range(len(layers))]
-    return {
-        f"{layer.in_channels} to {layer.out_channels} at {side} px": Layer(layer, side)
-        for layer, side in zip(layers, sides, strict=True)
-    }
-
-
-def forward_backward(layer: Layer, form: str, batch: int) -> Callable[[], None]:
-    """Return a function that runs a layer's forward and backward pass in one form."""
-    module, side = layer
-    device = module.weight.device
-    x = torch.rand(batch, module.in_channels, side, side, device=device)
-    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-    gradient = torch.rand(batch, module.out_channels, 2 * side, 2 * side, device=device)
-    gradient = gradient.contiguous(memory_format=torch.channels_last)
-    inputs = [x, *module.parameters()]
-
-    def work() -> None:
-        module.form = form
-        torch.autograd.grad(module(x), inputs, gradient)
-
-    return work
+    smallest = setting.image_size // 2 ** len(setting.channels)
+    found = {}
+    for doublings, layer in enumerate(layers):
+        side = smallest * 2**doublings
+        found[f"{layer.in_channels} to {layer.out_channels} at {side} px"] = (layer, side)
+    return found
 
 
 def prepare_layers(setting: Setting) -> Measure:
     """Measure `layers/<layer>/<form>` in milliseconds, forward and backward."""
     keep_memory()
+
+    def maps(channels: int, side: int) -> Tensor:
+        values = torch.rand(setting.batch, channels, side, side, device=setting.device)
+        return values.contiguous(memory_format=torch.channels_last)
+
     timers = {}
-    for name, layer in upsampling_layers(setting).items():
+    for name, (layer, side) in upsampling_layers(setting).items():
+        x = maps(layer.in_channels, side).requires_grad_()
+        gradient = maps(layer.out_channels, 2 * side)
         for form in FORMS:
-            work = forward_backward(layer, form, setting.batch)
+            work = partial(forward_backward, layer, form, x, gradient)
             # a fraction of the time: there are many of them
             timers[f"layers/{name}/{form}"] = Timer(work, setting.device, setting.seconds / 5)
     return lambda: {name: 1e3 * timer() for name, timer in timers.items()}
+
+
+def forward_backward(layer: UpsampleConv, form: str, x: Tensor, gradient: Tensor) -> None:
+    """Run a layer's forward and backward pass in one form."""
+    layer.form = form
+    torch.autograd.grad(layer(x), [x, *layer.parameters()], gradient)
 
 
 def prepare_matrix(setting: Setting) -> Measure:

@@ -26,17 +26,14 @@ log = logging.getLogger(__name__)
 
 def growth_settings(setting: Setting) -> dict[str, dict[str, Setting]]:
     """Return the settings to measure, by the size that grows."""
-
-    def wider(factor: float) -> tuple[int, ...]:
-        return tuple(max(1, round(factor * width)) for width in setting.channels)
-
+    widths = {factor: tuple(round(factor * w) for w in setting.channels) for factor in WIDTHS}
     return {
         "image size": {f"{size} px": replace(setting, image_size=size) for size in IMAGE_SIZES},
         "batch": {f"{batch} images": replace(setting, batch=batch) for batch in BATCHES},
         "latents": {
             f"{latents} latents": replace(setting, latent_dim=latents) for latents in LATENTS
         },
-        "widths": {f"widths x {f:g}": replace(setting, channels=wider(f)) for f in WIDTHS},
+        "widths": {f"widths x {f:g}": replace(setting, channels=w) for f, w in widths.items()},
     }
 
 

@@ -123,9 +123,8 @@ def training_row(series: Series, variant: Variant, flops: int, device: str) -> d
 
 def layer_rows(series: Series, setting: Setting) -> Iterator[dict[str, Any]]:
     """Yield each layer in each form, relative to its plain form, and the chosen form."""
-    for name, layer in cases.upsampling_layers(setting).items():
-        channels = layer.module.out_channels
-        chosen = fastest_form(setting.device, setting.batch, layer.side, channels)
+    for name, (layer, side) in cases.upsampling_layers(setting).items():
+        chosen = fastest_form(setting.device, setting.batch, side, layer.out_channels)
         for form in FORMS:
             times = series[f"layers/{name}/{form}"]
             yield {
