@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,12 +18,11 @@ from vae.data.loader import evaluation_batches
 from vae.data.synthetic import SyntheticSource
 from vae.evaluation.attributes import learn_directions
 from vae.evaluation.disentanglement import dci, mig, sap
+from vae.evaluation.distances import Features
 from vae.evaluation.evaluate import evaluate_model
-from vae.evaluation.features import Features
 from vae.generation.sample import measure_gain
 from vae.runs.checkpoint import load_checkpoint, save_checkpoint
-from vae.runs.evaluation_report import write_metrics
-from vae.runs.load import load_run
+from vae.runs.load import load_run, write_metrics
 from vae.training.metrics import evaluate_split
 from vae.utils.errors import UserError
 
@@ -31,7 +31,7 @@ QUICK = ["metrics.bound_images=4", "metrics.bound_samples=3", "metrics.inception
 
 @pytest.fixture(autouse=True)
 def few_votes(monkeypatch):
-    monkeypatch.setattr("vae.evaluation.disentanglement.VOTES", 6)
+    monkeypatch.setattr("vae.evaluation.factorvae.VOTES", 6)
 
 
 def call(arguments, capsys):
@@ -108,7 +108,7 @@ def test_codes_are_compared_with_labels_of_their_split(finished):
 def test_averaged_weights_are_measured(finished, capsys):
     checkpoint = finished / "checkpoints" / "last.pt"
     state = load_checkpoint(checkpoint)
-    save_checkpoint(checkpoint, {**state, "ema": {"model": state["model"]}})
+    save_checkpoint(checkpoint, {**state, "ema": {"model": state["model"], "updates": 1}})
     last, average = (
         json.loads(call(["--json", "--checkpoint", name], capsys)) for name in ("last", "ema")
     )
@@ -220,10 +220,8 @@ def test_test_metrics_use_the_test_split(finished):
 
 
 def evaluate_quickly(run, split, seed=0):
-    from dataclasses import replace
-
-    settings = replace(run.config.metrics, bound_images=2, bound_samples=2)
-    return evaluate_model(replace(run, config=replace(run.config, metrics=settings)), split, seed)
+    settings = replace(run.metrics_config, bound_images=2, bound_samples=2)
+    return evaluate_model(replace(run, metrics_config=settings), split, seed)
 
 
 def test_too_few_images_for_a_distance_are_refused_with_the_number(finished, capsys):
@@ -260,7 +258,7 @@ def test_a_report_of_another_step_replaces_the_file(finished):
         (["evaluate", "run", "--seed", "-1"], "--seed"),
         (["evaluate", "run", "--device", "tpu"], "trainer.device"),
         (["evaluate", "run", "metrics.bound_samples=0"], "metrics.bound_samples: got 0"),
-        (["evaluate", "run", "metrics.bound_samples=x"], "metrics.bound_samples: got 'x'"),
+        (["evaluate", "run", "metrics.bound_samples=x"], "metrics.bound_samples: Value 'x'"),
         (["evaluate", "run", "metrics.nothing=1"], "metrics.nothing"),
         (["evaluate", "run", "metrics.face_box=[0.5,0.5,0.6]"], "metrics.face_box"),
         (["evaluate", "run", "loss.beta=1"], "loss.beta=1"),

@@ -134,16 +134,6 @@ def test_another_seed_holds_other_factors():
     assert (seen[1] == seen[2]).all()
 
 
-def test_mistakes():
-    stds = np.ones(2)
-    with pytest.raises(ValueError, match="2 votes"):
-        factorvae_score(codes_of(lambda v: v, 2), 2, stds, 0, votes=2)
-    with pytest.raises(ValueError, match="of 1 images"):
-        factorvae_score(codes_of(lambda v: v, 2), 2, stds, 0, batch=1)
-    with pytest.raises(ValueError, match=r"got \(600, 32, 3\), not \(600, 32, 2\)"):
-        factorvae_score(codes_of(lambda v: v[..., [0, 0, 1]], 2), 2, stds, 0)
-
-
 def columns_of(preset):
     return [FACTOR_NAMES.index(name) for name in PRESETS[preset]]
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from vae.data import CelebAConfig, FolderConfig, SyntheticConfig
 from vae.data.synthetic.faces import FACTOR_NAMES, draw, sample_factors
-from vae.evaluation import MetricsConfig, features, networks
-from vae.evaluation.features import FaceCrop, Features, pick_features
+from vae.evaluation import MetricsConfig, distances, networks
+from vae.evaluation.distances import FaceCrop, Features, pick_features
 from vae.evaluation.networks import load_inception
 from vae.utils.errors import UserError
 
@@ -126,7 +126,7 @@ def test_features_keep_the_order_of_images(count):
     images = torch.rand(count, 3, 8, 8)
     found = Features("faces", network, 3, CPU)(images)
     torch.testing.assert_close(found, images.mean((2, 3)))
-    assert max(network.batches) <= features.BATCH
+    assert max(network.batches) <= distances.FEATURE_BATCH
     assert found.dtype == torch.float32
     assert not found.requires_grad
     assert not network.training

@@ -11,7 +11,7 @@ from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from vae.evaluation.features import Features
+from vae.evaluation.distances import Features
 from vae.evaluation.latents import RunningGaussian
 from vae.evaluation.networks import load_inception
 from vae.utils.errors import UserError

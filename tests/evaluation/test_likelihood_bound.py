@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 
-from vae.evaluation.latents import AggregatePosterior, RunningGaussian
-from vae.evaluation.likelihood_bound import importance_weighted_bounds
+from vae.evaluation.latents import AggregatePosterior, RunningGaussian, importance_weighted_bounds
 from vae.models import build_model
 from vae.models.base import VAE
 from vae.models.conv import ConvConfig
@@ -102,7 +101,7 @@ def test_the_bound_does_not_depend_on_batches(images):
 
 def test_samples_are_decoded_in_chunks(images, monkeypatch):
     whole = bounds(Linear(wrong=0.1), images, 10)
-    monkeypatch.setattr("vae.evaluation.likelihood_bound.DECODED_AT_ONCE", 4)
+    monkeypatch.setattr("vae.evaluation.latents.DECODED_AT_ONCE", 4)
     parts = bounds(Linear(wrong=0.1), images, 10)
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(whole, parts, strict=True))
 

@@ -290,7 +290,7 @@ def safetensors(folder: Path, done: list[Edit]) -> None:
 def summary(folder: Path, name: str, done: list[Edit]) -> None:
     """summary.json and metrics.json of a run: read, or taken for none, and written anew."""
     from vae.evaluation.evaluate import Report
-    from vae.runs.evaluation_report import write_metrics
+    from vae.runs.load import write_metrics
     from vae.runs.run_dir import read_summary, record_failure
 
     run = _copy(folder, "run")

@@ -176,7 +176,7 @@ def test_an_unwritable_output_is_reported_before_the_work(
     command, out, says, finished, monkeypatch, capsys
 ):
     (finished.parent / "file").touch()
-    monkeypatch.setattr("vae.runs.load.open_data", None)  # nothing is computed before
+    monkeypatch.setattr("vae.evaluation.open_data", None)  # nothing is computed before
     assert main([command, "run", "--out", out, *MORE.get(command, [])]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {says}"
 

@@ -80,7 +80,7 @@ def test_the_reported_accuracy_is_of_the_used_direction(method, finished):
 def test_directions_are_cached_per_checkpoint(checkpoint, finished, monkeypatch, caplog):
     stored = finished / "checkpoints" / f"{'best' if checkpoint == 'best' else 'last'}.pt"
     state = load_checkpoint(stored)
-    state["ema"] = {"model": dict(state["model"])}
+    state["ema"] = {"model": dict(state["model"]), "updates": 1}
     save_checkpoint(stored, state)
     run = load_run("run", checkpoint)
     first = learn(run)
@@ -126,7 +126,7 @@ def test_the_cache_depends_on_images_and_labels(finished, monkeypatch):
     def gone(*config):
         raise UserError("there is nothing")
 
-    monkeypatch.setattr("vae.runs.load.open_data", gone)
+    monkeypatch.setattr("vae.evaluation.open_data", gone)
     monkeypatch.setattr(SyntheticConfig, "source", gone)
     assert torch.equal(learn(load_run("run")).directions.means, second.means)
 

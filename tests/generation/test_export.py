@@ -1,6 +1,5 @@
 """A model in other formats: the same numbers without this project, or no file."""
 
-import argparse
 import copy
 import json
 import logging
@@ -16,7 +15,7 @@ import pytest
 import torch
 
 import vae.generation.export
-from vae.cli.result_commands import add_export
+from vae.cli.main import main
 from vae.generation.export import export_model, load_safetensors
 from vae.generation.export_formats import quiet
 from vae.models import build_model
@@ -172,13 +171,10 @@ def test_returned_paths_are_the_written_files(format, exports):
 
 
 ELSEWHERE = """
-import argparse, logging, sys
-from vae.cli.result_commands import add_export
+import logging, sys
+from vae.cli.main import main
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-parser = argparse.ArgumentParser()
-add_export(parser.add_subparsers())
-options = parser.parse_args(["export", "moved", *sys.argv[1:]])
-options.run(options)
+sys.exit(main(["export", "moved", *sys.argv[1:]]))
 """
 
 
@@ -400,19 +396,11 @@ def test_an_unknown_format_is_refused(saved, tmp_path):
         export_model(load_run(saved[0]), "h5", tmp_path)
 
 
-def command(*words):
-    """Run `vae export` as the command line would, with its own parser."""
-    parser = argparse.ArgumentParser()
-    add_export(parser.add_subparsers())
-    options = parser.parse_args(["export", *map(str, words), "--device", "cpu"])
-    options.run(options)
-
-
 def test_the_command_writes_torch_and_prints_a_table(saved, exports, tmp_path, capfd):
     first, _ = exports("torch")
     before = [(first / name).read_bytes() for name in FILES["torch"]]
     capfd.readouterr()
-    command(saved[0])
+    assert main(["export", str(saved[0]), "--device", "cpu"]) == 0
     out, err = capfd.readouterr()
     files = [saved[0] / "export" / name for name in FILES["torch"]]
     assert [line.split()[0] for line in out.splitlines()] == ["file", *map(str, files)]
@@ -423,7 +411,8 @@ def test_the_command_writes_torch_and_prints_a_table(saved, exports, tmp_path, c
 
 def test_stdout_is_json_only(saved, tmp_path, capfd):
     pytest.importorskip("safetensors")
-    command(saved[0], "--out", tmp_path, "--json", "--format", "safetensors")
+    words = ["--out", str(tmp_path), "--json", "--format", "safetensors", "--device", "cpu"]
+    assert main(["export", str(saved[0]), *words]) == 0
     file = tmp_path / "model.safetensors"
     assert json.loads(capfd.readouterr().out) == {
         "run": str(saved[0]),

@@ -26,6 +26,10 @@ def frames_of(path):
         ]
 
 
+def packed(count):
+    return np.random.default_rng(0).integers(256, size=(count, 16, 16, 3), dtype=np.uint8)
+
+
 def shades(*values):
     return torch.stack([torch.full((3, 96, 96), v) for v in values])
 
@@ -91,7 +95,7 @@ def test_traversal_moves_one_latent_over_its_range():
 def test_the_standard_figures_at_any_size(tmp_path, faces, latents):
     model = build_model(ConvConfig(name="conv", latent_dim=latents, channels=[4]), 16).train()
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    paths = draw_figures(model, torch.rand(faces, 3, 16, 16), evaluation(latents), tmp_path)
+    paths = draw_figures(model, packed(faces), evaluation(latents), tmp_path)
     assert set(paths) == {
         "figures/reconstructions", "figures/samples", "figures/interpolation", "figures/traversal"
     }  # fmt: skip
@@ -102,13 +106,17 @@ def test_the_standard_figures_at_any_size(tmp_path, faces, latents):
 
 
 def test_most_active_latents_come_first(tmp_path, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(
-        figures, "write_traversal", lambda strips, labels, path: seen.update(labels=labels)
-    )
+    seen = []
+    label_rows = figures.label_rows
+
+    def spy(rows, labels):
+        seen[:] = labels
+        return label_rows(rows, labels)
+
+    monkeypatch.setattr(figures, "label_rows", spy)
     model = build_model(ConvConfig(name="conv", latent_dim=20, channels=[4]), 16)
-    draw_figures(model, torch.rand(2, 3, 16, 16), evaluation(20), tmp_path)
-    assert seen["labels"] == [f"z{i}: {i}.0 nats" for i in range(19, 11, -1)]
+    draw_figures(model, packed(2), evaluation(20), tmp_path)
+    assert seen == [f"z{i}: {i}.0 nats" for i in range(19, 11, -1)]
 
 
 def test_animations_loop_forward_and_backward(tmp_path):

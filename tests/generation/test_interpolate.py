@@ -11,8 +11,8 @@ from scipy.spatial import geometric_slerp
 
 from tests.generation.test_reconstruct import as_bytes, faces_on
 from tests.support.data_sets import save_noise
+from vae.generation.decode import interpolate
 from vae.generation.figures import slerp
-from vae.generation.latent_walks import interpolate
 from vae.generation.photos import load_faces
 from vae.runs.load import load_run
 from vae.utils.errors import UserError

@@ -8,15 +8,16 @@ from PIL import Image
 from tests.support.data_sets import save_noise
 from vae.cli.main import main
 from vae.data.images import load_square
+from vae.evaluation import TrainedModel
 from vae.generation.photos import file_stems, load_faces
 from vae.runs.compose import compose
-from vae.runs.load import SavedRun, load_run
+from vae.runs.load import load_run
 from vae.utils.errors import UserError
 
 
 def run_of(settings):
     config = compose([*settings, "data.image_size=32", "model.channels=[4,8]"])
-    return SavedRun(None, config, None, 0, 0.0, {})
+    return TrainedModel(None, config.model, config.data, config.loss, config.metrics)
 
 
 CELEBA = run_of(["data=celeba"])

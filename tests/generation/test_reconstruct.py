@@ -9,9 +9,9 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from tests.support.data_sets import save_noise
-from vae.generation import reconstruct as module
+from vae.generation import decode as module
+from vae.generation.decode import reconstruct
 from vae.generation.photos import load_faces
-from vae.generation.reconstruct import reconstruct
 from vae.runs.load import load_run
 
 

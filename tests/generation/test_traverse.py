@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from tests.generation.test_reconstruct import as_bytes
+from vae.generation import decode as module
 from vae.generation import figures
-from vae.generation import latent_walks as module
-from vae.generation.latent_walks import traverse
+from vae.generation.decode import traverse
 from vae.generation.photos import load_faces
 from vae.runs.load import SavedRun, load_run
 from vae.utils.errors import UserError

@@ -11,8 +11,7 @@ sys.modules["hydra"] = None  # to import it, or anything of it, is an ImportErro
 from vae.evaluation.attributes import learn_directions
 from vae.evaluation.evaluate import evaluate_model
 from vae.generation.edit import edit
-from vae.generation.latent_walks import interpolate, traverse
-from vae.generation.reconstruct import reconstruct
+from vae.generation.decode import interpolate, reconstruct, traverse
 from vae.generation.sample import sample
 from vae.runs.load import load_run
 

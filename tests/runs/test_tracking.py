@@ -24,9 +24,9 @@ from PIL import Image
 
 from tests.support.wandb_files import read_run, read_runs
 from tests.support.wandb_server import WandbServer
-from vae.runs import wandb_mode, wandb_run
-from vae.runs.tracking import Tracker, check_wandb_mode, truncate_metrics
-from vae.runs.wandb_run import WandbConfig
+from vae.runs import wandb_run
+from vae.runs.tracking import Tracker, truncate_metrics
+from vae.runs.wandb_run import WandbConfig, resolve_mode
 from vae.utils.errors import UserError
 
 OFFLINE = WandbConfig(
@@ -115,7 +115,7 @@ def test_an_offline_run_holds_every_row(tmp_path: Path, picture: Path) -> None:
     with Tracker(tmp_path / "run", OFFLINE, CONFIG, job_type="evaluate") as tracker:
         for row in ROWS:
             tracker.log(row)
-        tracker.log_pictures(31, {"figures/samples": picture})
+        tracker.report({"step": 31}, {"figures/samples": picture})
         tracker.summarise({"status": "finished", "best/step": 20})
         tracker.log_model(picture)  # not asked for
 
@@ -204,12 +204,13 @@ def test_disabled_does_not_import_wandb(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from vae.runs.tracking import Tracker, WandbConfig, check_wandb_mode
+from vae.runs.tracking import Tracker
+from vae.runs.wandb_run import WandbConfig, resolve_mode
 settings = WandbConfig("disabled", "faces", None, None, None, [], True)
-check_wandb_mode(settings)
+resolve_mode(settings.mode)
 with Tracker(Path({str(tmp_path)!r}), settings, {{}}) as tracker:
     tracker.log({{"step": 1, "val/bpd": 2.5}})
-    tracker.log_pictures(1, {{"figures/samples": Path("nowhere.png")}})
+    tracker.report({{"step": 1}}, {{"figures/samples": Path("nowhere.png")}})
     tracker.summarise({{"status": "finished"}})
     tracker.log_model(Path("nowhere.pt"))
 assert tracker.run_id is None
@@ -224,7 +225,7 @@ def test_auto_without_a_key_is_offline_with_a_notice(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "a run"
-    check_wandb_mode(AUTO)
+    resolve_mode("auto")
     with caplog.at_level(logging.INFO), Tracker(folder, AUTO, CONFIG) as tracker:
         tracker.log(ROWS[0])
     run = read_run(folder)
@@ -260,7 +261,7 @@ def test_auto_with_a_key_is_online(
     with caplog.at_level(logging.INFO), Tracker(tmp_path / "run", AUTO, CONFIG) as tracker:
         for row in ROWS:
             tracker.log(row)
-        tracker.log_pictures(30, {"figures/samples": picture})
+        tracker.report({"step": 30}, {"figures/samples": picture})
         tracker.summarise({"status": "finished"})
 
     ((run_id, run),) = server.runs.items()
@@ -293,7 +294,7 @@ def test_a_failed_run_is_failed_on_the_server(tmp_path: Path, server: WandbServe
 
 def test_online_without_a_key_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"wandb\.mode.*`wandb login`.*wandb\.mode=offline"):
-        check_wandb_mode(ONLINE)
+        resolve_mode("online")
     with pytest.raises(UserError, match="online"), Tracker(tmp_path / "run", ONLINE, CONFIG):
         pass
     assert not (tmp_path / "run").exists()
@@ -324,20 +325,20 @@ def test_a_key_is_found_where_wandb_finds_it(
         path.chmod(0o600)
         if source == "home":
             monkeypatch.delenv("NETRC")
-    check_wandb_mode(ONLINE)
+    resolve_mode("online")
 
 
 def test_a_key_for_another_server_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n")
     with pytest.raises(UserError):
-        check_wandb_mode(ONLINE)
+        resolve_mode("online")
 
 
 @pytest.mark.parametrize("door", ["closed", "silent"])
 def test_an_unreachable_server_costs_no_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, door: str
 ) -> None:
-    monkeypatch.setattr(wandb_mode, "REACH_TIMEOUT", 0.3)
+    monkeypatch.setattr(wandb_run, "REACH_TIMEOUT", 0.3)
     monkeypatch.setattr(wandb_run, "INIT_TIMEOUT", 90.0)  # which wandb itself would take
     monkeypatch.setenv("WANDB_API_KEY", WandbServer.key)
     with socket.create_server(("127.0.0.1", 0)) as listening:  # but nobody accepts
@@ -409,7 +410,7 @@ def test_wandb_errors_are_warned_once(
         for row in ROWS:
             tracker.log(row)
         for _ in range(2):
-            tracker.log_pictures(30, {"figures/samples": tmp_path / "missing.png"})
+            tracker.report({"step": 30}, {"figures/samples": tmp_path / "missing.png"})
         monkeypatch.setattr(wandb.Run, "finish", fail)
     assert len(warnings(caplog)) == 3  # a row, a picture, the end
     assert all("Training continues" in warning for warning in warnings(caplog))
@@ -448,16 +449,6 @@ def test_a_resumed_run_appends_to_its_files(tmp_path: Path) -> None:
     assert second.run_id == first.run_id
     assert metric_rows(tmp_path) == ROWS[:2]
     assert [run.id for run in read_runs(tmp_path)] == [first.run_id] * 2
-
-
-def test_rows_are_on_disk_at_once_and_are_json(tmp_path: Path) -> None:
-    settings = replace(OFFLINE, mode="disabled")
-    with Tracker(tmp_path, settings, {}, run_id="kept") as tracker:
-        tracker.log({"step": 3, "train/loss": float("nan"), "val/bpd": float("inf")})
-        assert metric_rows(tmp_path) == [{"step": 3, "train/loss": None, "val/bpd": None}]
-    assert tracker.run_id == "kept"
-    with pytest.raises(RuntimeError):
-        tracker.log({"step": 4})
 
 
 def test_truncate_metrics_drops_later_rows(tmp_path: Path) -> None:

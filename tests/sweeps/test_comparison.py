@@ -14,7 +14,7 @@ from vae.runs.run_dir import run_lock
 from vae.sweeps.comparison import format_value, pareto_front, read_sweep, rows
 from vae.sweeps.report import write_report
 from vae.utils.errors import UserError
-from vae.utils.metric_registry import run_metrics
+from vae.utils.registry import run_metrics
 from vae.utils.tables import write_csv
 
 

@@ -201,14 +201,6 @@ def test_a_batch_is_divided_among_the_ranks(monkeypatch):
         assert torch.equal(torch.cat(slices), batch)
 
 
-def test_indivisible_batches_are_refused(monkeypatch):
-    monkeypatch.setattr(distributed, "world_size", lambda: 4)
-    distributed.check_batch_size(16)
-    monkeypatch.setattr(distributed, "world_size", lambda: 3)
-    with pytest.raises(UserError, match=r"data\.batch_size: got 16.* multiple of .*processes.* 3"):
-        distributed.check_batch_size(16)
-
-
 def test_each_rank_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")

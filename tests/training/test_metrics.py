@@ -11,7 +11,7 @@ from vae.data.loader import evaluation_batches
 from vae.losses import BernoulliConfig
 from vae.models import ConvConfig, build_model
 from vae.training import metrics
-from vae.utils.metric_registry import run_metrics
+from vae.utils.registry import run_metrics
 
 LOSS = BernoulliConfig(name="bce", beta=0.1, kl_reduction="latents")
 CPU = torch.device("cpu")

@@ -7,14 +7,25 @@ import pytest
 
 from tests.support.train_command import ROOT
 from vae.models.base import ModelConfig
-from vae.utils.metric_registry import Metric, all_metrics, find_metric, register_metric, run_metrics
-from vae.utils.registry import choices, register
+from vae.utils.registry import (
+    Metric,
+    all_metrics,
+    choices,
+    find_metric,
+    register,
+    register_metric,
+    run_metrics,
+)
 
-# Modules that name a registry, each imported in a process of its own, as a notebook does.
+# Modules that name a registry, each imported anew, as a notebook does.
 READERS = [
-    path.relative_to(ROOT).as_posix().removesuffix(".py").replace("/", ".")
+    path.relative_to(ROOT)
+    .as_posix()
+    .removesuffix(".py")
+    .removesuffix("/__init__")
+    .replace("/", ".")
     for path in sorted(ROOT.glob("vae/**/*.py"))
-    if "vae.utils.metric_registry" in path.read_text(encoding="utf-8")
+    if "vae.utils.registry" in path.read_text(encoding="utf-8")
 ]
 
 
@@ -26,7 +37,7 @@ for reader in {READERS}:
     for module in [name for name in sys.modules if name.split(".")[0] == "vae"]:
         del sys.modules[module]
     importlib.import_module(reader)
-    from vae.utils.metric_registry import all_metrics, higher_is_better
+    from vae.utils.registry import all_metrics, higher_is_better
     assert sorted(all_metrics()) == {sorted(all_metrics())}, reader
     assert higher_is_better("val/psnr") and higher_is_better("best/val/ssim"), reader
 """

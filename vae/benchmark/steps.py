@@ -15,7 +15,7 @@ from vae.benchmark.timing import Figures, Measure, Timer, synchronize
 from vae.losses import BernoulliConfig, loss_terms
 from vae.models import build_model
 from vae.models.base import VAE
-from vae.models.conv import ConvConfig, Decoder, Encoder
+from vae.models.conv import ConvConfig
 from vae.models.layers import UpsampleConv
 from vae.training.muon import MuonConfig
 from vae.training.optim import AdamConfig
@@ -102,23 +102,13 @@ DEFAULT = replace(FAST, name="as by default, with Muon", optimizer="muon", preci
 VARIANTS = (PLAIN, FOLDED, CHANNELS_LAST, FAST, BF16, DEFAULT)
 
 
-class ContiguousDecoder(Decoder):
-    """The decoder without its change to channels-last."""
-
-    def forward(self, latents: Tensor) -> Tensor:
-        logits: Tensor = self.blocks(self.project(latents).unflatten(1, self.map_shape))
-        return logits
-
-
 def build_variant(setting: Setting, variant: Variant) -> VAE:
     """Build the default model as the variant computes it; the weights are equal in all variants."""
     torch.manual_seed(setting.seed)
     model = build_model(setting.model, setting.image_size)
     if not variant.channels_last:
-        sizes = (setting.image_size, list(setting.channels), setting.latent_dim)
-        twin = VAE(Encoder(*sizes), ContiguousDecoder(*sizes), setting.latent_dim)
-        twin.load_state_dict(model.state_dict())
-        model = twin
+        model = model.to(memory_format=torch.contiguous_format)
+        model.decoder.memory_format = torch.contiguous_format  # type: ignore[assignment]
     if not variant.folded:
         set_upsampling_form(model, "plain")
     return model.to(setting.device)

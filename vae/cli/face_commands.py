@@ -7,14 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from vae.cli.options import (
-    Commands,
-    add_face_options,
-    add_run_command,
-    open_run,
-    output_folder,
-    print_result,
-)
+from vae.cli.options import FACE_OPTIONS, open_run, option, output_folder, print_result, run_command
 
 if TYPE_CHECKING:
     from vae.runs.load import SavedRun
@@ -22,56 +15,16 @@ if TYPE_CHECKING:
 UNTESTED = "no held-out face has it, or all have"
 
 
-def add_reconstruct(commands: Commands) -> None:
-    """Add the command `reconstruct` to those of `vae`."""
-    parser = add_run_command(
-        commands,
-        "reconstruct",
-        _reconstruct,
-        help="show faces beside their reconstructions",
-        description="Show faces beside their reconstructions: photographs, or faces of the split.",
-        example="vae reconstruct outputs/DATE/TIME face.jpg",
-        inputs="[IMAGE ...]",
-    )
-    add_face_options(parser)
-
-
-def add_interpolate(commands: Commands) -> None:
-    """Add the command `interpolate` to those of `vae`."""
-    parser = add_run_command(
-        commands,
-        "interpolate",
-        _interpolate,
-        help="lead from one face to another",
-        description="Lead from one face to another, along a straight line between their latents "
-        "and along an arc: a strip of both, and an animation of each.",
-        example="vae interpolate outputs/DATE/TIME a.jpg b.jpg",
-        inputs="[A B]",
-    )
-    parser.add_argument("--steps", type=int, default=9, help="faces of the strip; default: 9")
-    parser.add_argument("--method", default="both", help="linear, spherical or both (the default)")
-    add_face_options(parser)
-
-
-def add_traverse(commands: Commands) -> None:
-    """Add the command `traverse` to those of `vae`."""
-    parser = add_run_command(
-        commands,
-        "traverse",
-        _traverse,
-        help="move one latent of a face at a time",
-        description="Move one latent of a face at a time, those of most KL, over three standard "
-        "deviations of the aggregate posterior either side: a sheet and an animation.",
-        example="vae traverse outputs/DATE/TIME 3 --latents 12",
-        inputs="[IMAGE]",
-    )
-    parser.add_argument("--latents", type=int, default=8, help="how many; default: 8")
-    parser.add_argument("--steps", type=int, default=9, help="faces of a row; default: 9")
-    add_face_options(parser)
-
-
-def _reconstruct(options: argparse.Namespace) -> None:
-    from vae.generation.reconstruct import reconstruct
+@run_command(
+    "reconstruct",
+    help="show faces beside their reconstructions",
+    description="Show faces beside their reconstructions: photographs, or faces of the split.",
+    example="vae reconstruct outputs/DATE/TIME face.jpg",
+    inputs="[IMAGE ...]",
+    options=FACE_OPTIONS,
+)
+def reconstruct(options: argparse.Namespace) -> None:
+    from vae.generation.decode import reconstruct
 
     run, inputs = open_run(options)
     made = reconstruct(run, inputs, options.split, options.crop, folder=output_folder(options))
@@ -86,8 +39,21 @@ def _reconstruct(options: argparse.Namespace) -> None:
     print_result(options, found, "\n".join([*lines, str(made.sheet)]))
 
 
-def _interpolate(options: argparse.Namespace) -> None:
-    from vae.generation.latent_walks import interpolate
+@run_command(
+    "interpolate",
+    help="lead from one face to another",
+    description="Lead from one face to another, along a straight line between their latents "
+    "and along an arc: a strip of both, and an animation of each.",
+    example="vae interpolate outputs/DATE/TIME a.jpg b.jpg",
+    inputs="[A B]",
+    options=[
+        option("--steps", type=int, default=9, help="faces of the strip; default: 9"),
+        option("--method", default="both", help="linear, spherical or both (the default)"),
+        *FACE_OPTIONS,
+    ],
+)
+def interpolate(options: argparse.Namespace) -> None:
+    from vae.generation.decode import interpolate
 
     run, inputs = open_run(options)
     folder = output_folder(options)
@@ -99,8 +65,21 @@ def _interpolate(options: argparse.Namespace) -> None:
     print_result(options, {"files": files}, "\n".join(files))
 
 
-def _traverse(options: argparse.Namespace) -> None:
-    from vae.generation.latent_walks import traverse
+@run_command(
+    "traverse",
+    help="move one latent of a face at a time",
+    description="Move one latent of a face at a time, those of most KL, over three standard "
+    "deviations of the aggregate posterior either side: a sheet and an animation.",
+    example="vae traverse outputs/DATE/TIME 3 --latents 12",
+    inputs="[IMAGE]",
+    options=[
+        option("--latents", type=int, default=8, help="how many; default: 8"),
+        option("--steps", type=int, default=9, help="faces of a row; default: 9"),
+        *FACE_OPTIONS,
+    ],
+)
+def traverse(options: argparse.Namespace) -> None:
+    from vae.generation.decode import traverse
     from vae.utils.errors import require
 
     run, inputs = open_run(options)
@@ -123,52 +102,48 @@ def _traverse(options: argparse.Namespace) -> None:
     print_result(options, found, "\n".join([*lines, *files]))
 
 
-def add_edit(commands: Commands) -> None:
-    """Add the command `edit` to those of `vae`."""
-    parser = add_run_command(
-        commands,
-        "edit",
-        _edit,
-        help="change an attribute of faces: Smiling, Eyeglasses, ...",
-        description="Give faces an attribute, or take it away: photographs, or faces of the split. "
-        "The directions are found once, on the training faces, and kept in the run's folder.",
-        example="vae edit outputs/DATE/TIME face.jpg --attribute Smiling --strength 2",
-        inputs="[IMAGE ...]",
-    )
-    parser.add_argument(
-        "--attribute",
-        default="",
-        metavar="NAME[,NAME...]",
-        help="one, shown at several strengths, or several",
-    )
-    parser.add_argument(
-        "--strength",
-        type=float,
-        default=2.0,
-        help="1 is from the average face without it to the average face with it; less than 0 "
-        "takes it away; default: 2",
-    )
-    parser.add_argument(
-        "--list",
-        action="store_true",
-        help="the attributes, and how well each direction tells them on held-out faces",
-    )
-    parser.add_argument(
-        "--method",
-        default="normal",
-        help="normal (the default): from faces without it to those with it that are alike in the "
-        "other attributes, by a regularized linear regression on all of them; means: the "
-        "difference of the two classes' means, with all that goes along",
-    )
-    parser.add_argument(
-        "--keep-detail",
-        action="store_true",
-        help="keep the details of a photograph that the model cannot reconstruct",
-    )
-    add_face_options(parser)
-
-
-def _edit(options: argparse.Namespace) -> None:
+@run_command(
+    "edit",
+    help="change an attribute of faces: Smiling, Eyeglasses, ...",
+    description="Give faces an attribute, or take it away: photographs, or faces of the split. "
+    "The directions are found once, on the training faces, and kept in the run's folder.",
+    example="vae edit outputs/DATE/TIME face.jpg --attribute Smiling --strength 2",
+    inputs="[IMAGE ...]",
+    options=[
+        option(
+            "--attribute",
+            default="",
+            metavar="NAME[,NAME...]",
+            help="one, shown at several strengths, or several",
+        ),
+        option(
+            "--strength",
+            type=float,
+            default=2.0,
+            help="1 is from the average face without it to the average face with it; less than 0 "
+            "takes it away; default: 2",
+        ),
+        option(
+            "--list",
+            action="store_true",
+            help="the attributes, and how well each direction tells them on held-out faces",
+        ),
+        option(
+            "--method",
+            default="normal",
+            help="normal (the default): from faces without it to those with it that are alike in "
+            "the other attributes, by a regularized linear regression on all of them; means: the "
+            "difference of the two classes' means, with all that goes along",
+        ),
+        option(
+            "--keep-detail",
+            action="store_true",
+            help="keep the details of a photograph that the model cannot reconstruct",
+        ),
+        *FACE_OPTIONS,
+    ],
+)
+def edit(options: argparse.Namespace) -> None:
     from vae.evaluation.attributes import learn_directions
     from vae.evaluation.directions import require_method
     from vae.generation.edit import edit
@@ -222,31 +197,27 @@ def _list(options: argparse.Namespace, run: SavedRun) -> None:
     print_result(options, {"balanced_accuracy": found}, "\n".join(lines))
 
 
-def add_sample(commands: Commands) -> None:
-    """Add the command `sample` to those of `vae`."""
-    parser = add_run_command(
-        commands,
-        "sample",
-        _sample,
-        help="draw new faces",
-        description="Draw new faces from the prior, or from a Gaussian mixture fitted to the "
-        "latents of the training images (Ghosh et al. 2020), which are mostly better: the gain "
-        "is measured where features are there to measure it.",
-        example="vae sample outputs/DATE/TIME --prior fitted --num 64",
-    )
-    parser.add_argument("--num", type=int, default=64, help="how many; default: 64")
-    parser.add_argument("--prior", default="standard", help="standard (the default) or fitted")
-    parser.add_argument("--split", choices=("val", "test"), default="val", help="for the gain")
-    parser.add_argument("--no-gain", action="store_true", help="do not measure it: quicker")
-    parser.add_argument("--separate", action="store_true", help="also write each as a PNG")
-
-
-def _sample(options: argparse.Namespace) -> None:
+@run_command(
+    "sample",
+    help="draw new faces",
+    description="Draw new faces from the prior, or from a Gaussian mixture fitted to the "
+    "latents of the training images (Ghosh et al. 2020), which are mostly better: the gain "
+    "is measured where features are there to measure it.",
+    example="vae sample outputs/DATE/TIME --prior fitted --num 64",
+    options=[
+        option("--num", type=int, default=64, help="how many; default: 64"),
+        option("--prior", default="standard", help="standard (the default) or fitted"),
+        option("--split", choices=("val", "test"), default="val", help="for the gain"),
+        option("--no-gain", action="store_true", help="do not measure it: quicker"),
+        option("--separate", action="store_true", help="also write each as a PNG"),
+    ],
+)
+def sample(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from vae.generation.sample import fit_density, measure_gain, sample
 
-    run, _ = open_run(options)
+    run, _ = open_run(options, takes_inputs=False)
     folder = output_folder(options)
     density = fit_density(run, options.seed) if options.prior == "fitted" else None
     files = sample(

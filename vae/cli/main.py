@@ -6,30 +6,107 @@ import argparse
 import logging
 import sys
 
-from vae.cli.face_commands import (
-    add_edit,
-    add_interpolate,
-    add_reconstruct,
-    add_sample,
-    add_traverse,
+from vae.cli.face_commands import edit, interpolate, reconstruct, sample, traverse
+from vae.cli.options import DEVICE, JSON, SEED, command, option, print_result
+from vae.cli.result_commands import compare, dashboard, evaluate, export, report
+from vae.utils.errors import UserError, require
+
+
+@command(
+    "pack",
+    help="decode or draw a data set into its cache, ahead of training",
+    description="Decode or draw a data set into its cache, ahead of training. Training does "
+    "the same when it finds no cache.",
+    example="vae pack celeba data.path=/datasets/celeba data.image_size=128",
+    options=[
+        option("data", metavar="DATA", help="synthetic, folder or celeba (conf/data/)"),
+        option(
+            "inputs", nargs="*", metavar="KEY=VALUE", help="as for train.py: data.path=FOLDER ..."
+        ),
+        option("--verify", action="store_true", help="only verify the cache against its checksums"),
+        JSON,
+    ],
 )
-from vae.cli.result_commands import add_compare, add_dashboard, add_evaluate, add_export, add_report
-from vae.cli.tool_commands import add_benchmark, add_pack
-from vae.utils.errors import UserError
+def pack(options: argparse.Namespace) -> None:
+    from vae.data import open_or_pack, verify
+    from vae.runs.compose import CONF, compose
+
+    choices = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
+    require(options.data in choices, "DATA", options.data, f"one of {', '.join(choices)}")
+    config = compose([f"data={options.data}", *options.inputs])
+    get = verify if options.verify else open_or_pack
+    packed = get(config.data.source(), config.data)
+    counts = {split: len(images) for split, images in packed.images.items()}
+    size = sum(file.stat().st_size for file in packed.folder.iterdir())
+    skipped = len(packed.skipped())
+    labels = packed.label_names()
+    found = {"cache": str(packed.folder), "images": counts, "skipped": skipped, "bytes": size}
+    lines = [f"cache  {packed.folder}"]
+    lines += [f"{split:5}  {count:>9,} images" for split, count in counts.items()]
+    lines += [f"with   {len(names):>9,} {kind}" for kind, names in labels.items()]
+    if skipped:
+        lines += [f"less   {skipped:>9,} that could not be read"]
+    checked = ", every byte as it was written" * options.verify
+    lines += [f"size   {size / 1e6:>9,.1f} MB{checked}"]
+    print_result(options, found | {"labels": labels}, "\n".join(lines))
+
+
+@command(
+    "benchmark",
+    help="measure the speed of training on this machine",
+    description="Measure on this machine, in turns and again and again: the training step "
+    "against a plain twin, the upsampling layers in each form, the peak of matrix products, "
+    "loading, evaluation. Takes some minutes.",
+    example="vae benchmark --threads 1 --json",
+    options=[
+        option("--threads", type=int, help="CPU threads; default: torch's own choice"),
+        option("--rounds", type=int, default=5, help="default: 5"),
+        option("--batch", type=int, default=32, help="images per step; default: 32"),
+        option("--image-size", type=int, default=64, help="pixels; default: 64"),
+        option("--compile", action="store_true", help="also the compiled step: a minute more"),
+        option(
+            "--growth",
+            action="store_true",
+            help="also time and memory against image size, batch, latents and widths: minutes more",
+        ),
+        option(
+            "--quality",
+            type=int,
+            default=0,
+            metavar="SEEDS",
+            help="also how long training takes to the plain twin's quality, over so many seeds: "
+            "half an hour each on one core; draws the default run's faces into data/",
+        ),
+        DEVICE,
+        SEED,
+        JSON,
+    ],
+)
+def benchmark(options: argparse.Namespace) -> None:
+    require(options.rounds >= 1, "--rounds", options.rounds, "an int >= 1")
+    require(options.quality >= 0, "--quality", options.quality, "an int >= 0")
+
+    from vae.benchmark.steps import Setting
+    from vae.benchmark.suite import format_benchmark, run_benchmark
+    from vae.utils.devices import pick_device
+
+    device = pick_device(options.device).type
+    setting = Setting(
+        batch=options.batch,
+        image_size=options.image_size,
+        device=device,
+        threads=options.threads,
+        seed=options.seed,
+        # a GPU reaches its peak with larger matrices only
+        matrix_side=2048 if device == "cpu" else 8192,
+    )
+    found = run_benchmark(setting, options.rounds, options.compile, options.growth, options.quality)
+    print_result(options, found, "" if options.json else format_benchmark(found))
+
 
 COMMANDS = (  # in the order of the help
-    add_evaluate,
-    add_sample,
-    add_reconstruct,
-    add_interpolate,
-    add_traverse,
-    add_edit,
-    add_export,
-    add_compare,
-    add_dashboard,
-    add_report,
-    add_benchmark,
-    add_pack,
+    *(evaluate, sample, reconstruct, interpolate, traverse, edit, export),
+    *(compare, dashboard, report, benchmark, pack),
 )
 
 
@@ -37,8 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on stderr and exit code 1."""
     parser = argparse.ArgumentParser(prog="vae", description="Data and runs of MiniFaceApp.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in COMMANDS:
-        add(commands)
+    for each in COMMANDS:
+        each.add_to(commands)
     options, rest = parser.parse_known_args(arguments)
     # argparse takes no further words after an option: vae pack celeba --verify data.path=...
     if rest and not any(word.startswith("-") for word in rest) and "inputs" in options:

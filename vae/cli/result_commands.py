@@ -10,7 +10,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae.cli.options import Commands, add_run_command, open_run, output_folder, print_result
+from vae.cli.options import (
+    JSON,
+    command,
+    open_run,
+    option,
+    output_folder,
+    print_result,
+    run_command,
+)
 from vae.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,28 +26,24 @@ if TYPE_CHECKING:
     from vae.generation.export import Exported
 
 
-def add_evaluate(commands: Commands) -> None:
-    """Add the command `evaluate` to those of `vae`."""
-    parser = add_run_command(
-        commands,
-        "evaluate",
-        _evaluate,
-        help="measure a run on the validation or test split",
-        description="Measure a run on the validation or test split: metrics.json, with the number "
-        "of images and the seed beside each metric, and figures. Settings are in "
-        "`metrics` of conf/train.yaml; metrics.KEY=VALUE changes it.",
-        example="vae evaluate outputs/DATE/TIME --split test",
-    )
-    parser.add_argument("--split", default="val", help="val (the default) or test")
-    parser.add_argument("--wandb", metavar="MODE", help="wandb.mode; default: the run's own")
-
-
-def _evaluate(options: argparse.Namespace) -> None:
+@run_command(
+    "evaluate",
+    help="measure a run on the validation or test split",
+    description="Measure a run on the validation or test split: metrics.json, with the number "
+    "of images and the seed beside each metric, and figures. Settings are in "
+    "`metrics` of conf/train.yaml; metrics.KEY=VALUE changes it.",
+    example="vae evaluate outputs/DATE/TIME --split test",
+    options=[
+        option("--split", default="val", help="val (the default) or test"),
+        option("--wandb", metavar="MODE", help="wandb.mode; default: the run's own"),
+    ],
+)
+def evaluate(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
-    from vae.runs.evaluation_report import METRICS_FILE, evaluate_and_record
+    from vae.runs.load import METRICS_FILE, evaluate_and_record
 
-    run, _ = open_run(options)
+    run, _ = open_run(options, takes_inputs=False)
     if options.wandb:
         reporting = replace(run.config.wandb, mode=options.wandb)
         run = replace(run, config=replace(run.config, wandb=reporting))
@@ -69,34 +73,29 @@ def _table(report: Report) -> str:
     return "\n".join([format_table(figures), "", *report.notes, f"took: {took}"])
 
 
-def add_export(commands: Commands) -> None:
-    """Add the command `export` to those of `vae`."""
-    parser = add_run_command(
-        commands,
-        "export",
-        _export,
-        help="write a run's model for use elsewhere",
-        description="Write a run's encoder and decoder as files that are used without this "
-        "project, into RUN/export: torch (encoder.pt2, decoder.pt2, for torch.export.load), onnx "
-        "(encoder.onnx, decoder.onnx) or safetensors (model.safetensors, the weights). Each is "
-        "compared with the model first. All but torch want the extra: "
-        'pip install -e ".[export]".',
-        example="vae export outputs/DATE/TIME --format onnx",
-    )
-    # torch is the default as it is the one that needs nothing beside torch
-    parser.add_argument(
-        "--format",
-        action="append",
-        choices=("torch", "onnx", "safetensors"),
-        help="torch (the default), onnx or safetensors; may be given several times",
-    )
-
-
-def _export(options: argparse.Namespace) -> None:
+@run_command(
+    "export",
+    help="write a run's model for use elsewhere",
+    description="Write a run's encoder and decoder as files that are used without this "
+    "project, into RUN/export: torch (encoder.pt2, decoder.pt2, for torch.export.load), onnx "
+    "(encoder.onnx, decoder.onnx) or safetensors (model.safetensors, the weights). Each is "
+    "compared with the model first. All but torch want the extra: "
+    'pip install -e ".[export]".',
+    example="vae export outputs/DATE/TIME --format onnx",
+    options=[
+        option(
+            "--format",
+            action="append",
+            choices=("torch", "onnx", "safetensors"),
+            help="torch (the default), onnx or safetensors; may be given several times",
+        ),
+    ],
+)
+def export(options: argparse.Namespace) -> None:
     from vae.generation.export import export_model
     from vae.utils.tables import format_table
 
-    run, _ = open_run(options)
+    run, _ = open_run(options, takes_inputs=False)
     folder = output_folder(options, "export")
     formats = dict.fromkeys(options.format or ["torch"])
     exports: list[Exported] = []
@@ -117,23 +116,20 @@ def _export(options: argparse.Namespace) -> None:
     print_result(options, found, format_table(table))
 
 
-def add_compare(commands: Commands) -> None:
-    """Add the command `compare` to those of `vae`."""
-    parser = commands.add_parser(
-        "compare",
-        help="put the runs of a sweep side by side",
-        description="Put the runs of a sweep side by side: comparison.csv, comparison.png, "
-        "reconstructions.png, samples.png and report.md. A sweep does so itself when it ends; "
-        "this does it at any time, also while it runs.",
-        epilog="example: vae compare multirun/beta",
-    )
-    parser.add_argument("sweep", metavar="SWEEP", help="the sweep's folder, multirun/NAME")
-    parser.add_argument("--out", metavar="DIR", help="write there, not into the sweep's folder")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    parser.set_defaults(run=_compare)
-
-
-def _compare(options: argparse.Namespace) -> None:
+@command(
+    "compare",
+    help="put the runs of a sweep side by side",
+    description="Put the runs of a sweep side by side: comparison.csv, comparison.png, "
+    "reconstructions.png, samples.png and report.md. A sweep does so itself when it ends; "
+    "this does it at any time, also while it runs.",
+    example="vae compare multirun/beta",
+    options=[
+        option("sweep", metavar="SWEEP", help="the sweep's folder, multirun/NAME"),
+        option("--out", metavar="DIR", help="write there, not into the sweep's folder"),
+        JSON,
+    ],
+)
+def compare(options: argparse.Namespace) -> None:
     from vae.sweeps.comparison import rows
     from vae.sweeps.report import REPORT_FILES, overview, write_report
     from vae.sweeps.wandb_sweep import link_runs
@@ -146,25 +142,22 @@ def _compare(options: argparse.Namespace) -> None:
     print_result(options, found, f"{overview(comparison)}\n\n{out / 'report.md'}")
 
 
-def add_dashboard(commands: Commands) -> None:
-    """Add the command `dashboard` to those of `vae`."""
-    parser = commands.add_parser(
-        "dashboard",
-        help="make the workspace of a sweep on W&B",
-        description="Make the workspace of a sweep on W&B and print its address: parallel "
-        "coordinates, rate against distortion, learning curves, faces. Needs a login.",
-        epilog="example: vae dashboard multirun/betas",
-    )
-    parser.add_argument("sweep", metavar="SWEEP", help="the sweep's folder, multirun/NAME")
-    parser.add_argument("--entity", help="user or team on W&B, if not that of the runs")
-    parser.add_argument("--project", help="project on W&B, if not that of the runs")
-    parser.add_argument(
-        "--json", action="store_true", help="print the workspace as JSON; save and send nothing"
-    )
-    parser.set_defaults(run=_dashboard)
-
-
-def _dashboard(options: argparse.Namespace) -> None:
+@command(
+    "dashboard",
+    help="make the workspace of a sweep on W&B",
+    description="Make the workspace of a sweep on W&B and print its address: parallel "
+    "coordinates, rate against distortion, learning curves, faces. Needs a login.",
+    example="vae dashboard multirun/betas",
+    options=[
+        option("sweep", metavar="SWEEP", help="the sweep's folder, multirun/NAME"),
+        option("--entity", help="user or team on W&B, if not that of the runs"),
+        option("--project", help="project on W&B, if not that of the runs"),
+        option(
+            "--json", action="store_true", help="print the workspace as JSON; save and send nothing"
+        ),
+    ],
+)
+def dashboard(options: argparse.Namespace) -> None:
     from vae.sweeps.comparison import read_sweep
     from vae.sweeps.wandb_sweep import build_workspace
 
@@ -191,7 +184,7 @@ def save_workspace(workspace: Any) -> str:
     Raises:
         UserError: there is no login, or the server does not take it.
     """
-    from vae.runs.wandb_mode import error_text, resolve_mode, unreachable
+    from vae.runs.wandb_run import error_text, resolve_mode, unreachable
 
     if resolve_mode("auto") != "online":
         raise UserError(
@@ -214,24 +207,21 @@ def save_workspace(workspace: Any) -> str:
     )
 
 
-def add_report(commands: Commands) -> None:
-    """Add the command `report` to those of `vae`."""
-    parser = commands.add_parser(
-        "report",
-        help="make the tables and pictures of a page in docs/experiments",
-        description="Make the tables and pictures of a page in docs/experiments. With the folder "
-        "of its sweep, from the runs in it: metrics that training does not measure are measured "
-        "now, and all of it is kept in results/PAGE.csv. Without, from that file: no run is "
-        "needed to make the tables again.",
-        epilog="example: vae report docs/experiments/exp_03_beta.md multirun/exp_03_beta",
-    )
-    parser.add_argument("page", metavar="PAGE", type=Path, help="a page: docs/experiments/NAME.md")
-    parser.add_argument("sweep", metavar="SWEEP", nargs="?", help="its runs: multirun/NAME")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    parser.set_defaults(run=_report)
-
-
-def _report(options: argparse.Namespace) -> None:
+@command(
+    "report",
+    help="make the tables and pictures of a page in docs/experiments",
+    description="Make the tables and pictures of a page in docs/experiments. With the folder "
+    "of its sweep, from the runs in it: metrics that training does not measure are measured "
+    "now, and all of it is kept in results/PAGE.csv. Without, from that file: no run is "
+    "needed to make the tables again.",
+    example="vae report docs/experiments/exp_03_beta.md multirun/exp_03_beta",
+    options=[
+        option("page", metavar="PAGE", type=Path, help="a page: docs/experiments/NAME.md"),
+        option("sweep", metavar="SWEEP", nargs="?", help="its runs: multirun/NAME"),
+        JSON,
+    ],
+)
+def report(options: argparse.Namespace) -> None:
     from vae.sweeps.pages import make_page
     from vae.utils.errors import UserError
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cached_property
 
 import torch
 
-from vae.data import DataConfig, Packed
+from vae.data import DataConfig, Packed, open_data
 from vae.losses import LossConfig
 from vae.models import VAE, ModelConfig
 from vae.utils.errors import require
-from vae.utils.metric_registry import Metric, register_metric
+from vae.utils.registry import Metric, register_metric
 
 # What takes long, and how the names of its figures begin.
 PARTS = {
@@ -71,40 +71,29 @@ class MetricsConfig:
         )
 
 
-class TrainedModel(Protocol):
+@dataclass(frozen=True)
+class TrainedModel:
     """A trained model, its data and its settings: the input of evaluation and generation.
 
     `vae.runs.load.load_run` returns one from a run folder.
     """
 
-    @property
-    def model(self) -> VAE:
-        """In evaluation mode."""
+    model: VAE  # in evaluation mode
+    model_config: ModelConfig
+    data_config: DataConfig  # of `data`
+    loss_config: LossConfig  # that the model was trained with
+    metrics_config: MetricsConfig  # how to measure the model
 
     @property
     def device(self) -> torch.device:
         """The model's device."""
+        return next(self.model.parameters()).device
 
-    @property
+    @cached_property
     def data(self) -> Packed:
         """The images that the model was trained on, opened at the first access.
 
         Raises:
             UserError: they are not where `data_config` says.
         """
-
-    @property
-    def model_config(self) -> ModelConfig:
-        """The settings of `model`."""
-
-    @property
-    def data_config(self) -> DataConfig:
-        """The settings of `data`."""
-
-    @property
-    def loss_config(self) -> LossConfig:
-        """The loss that the model was trained with."""
-
-    @property
-    def metrics_config(self) -> MetricsConfig:
-        """How to measure the model."""
+        return open_data(self.data_config)

@@ -6,18 +6,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
-from vae.data import SyntheticConfig
-from vae.data.synthetic.faces import PRESETS
-from vae.evaluation.factorvae import VOTES, drawn_votes, factorvae_score
-from vae.models.base import VAE
 from vae.utils.errors import UserError
 
-BINS = 20  # usual in the literature on MIG
+BINS = 20  # of equal width over a variable's range; usual in the literature on MIG
 TREES = 10  # a factor
 TREE_ROWS = 1000  # at most, a tree: so 49 factors from 128 latents never take minutes
+TRAIN_FRACTION = 0.75  # of the rows, chosen at random; the rest is for informativeness
 LEAF_ROWS = 5  # at least, a leaf: smaller ones are split by whichever latent has the luckiest noise
 TINY = np.finfo(float).tiny  # in place of a sum of 0 that is divided by
 
@@ -31,7 +26,7 @@ class DCI:
     informativeness: float  # R² of the factors' prediction from all latents together
 
 
-def mig(codes: np.ndarray, factors: np.ndarray, bins: int = BINS) -> float:
+def mig(codes: np.ndarray, factors: np.ndarray) -> float:
     """Compute the mutual information gap, 0 to 1 (Chen et al. 2018).
 
     For each factor: how many nats more its best latent tells of it than its second best
@@ -39,47 +34,39 @@ def mig(codes: np.ndarray, factors: np.ndarray, bins: int = BINS) -> float:
     factors that vary.
 
     Counts overstate the information of two independent variables by about
-    (bins - 1)² / 2n nats, 0.15 at 1,200 rows. Two latents that tell little are overstated
+    (BINS - 1)² / 2n nats, 0.15 at 1,200 rows. Two latents that tell little are overstated
     alike, and the gap between them stays. It shrinks where the best tells nearly all: that
     has nothing to gain, while the second has. Perfect uniform codes score 0.93 at 1,200
     rows and 0.99 at 10,000; so compare models at one number of rows.
 
     Args:
         codes: (n, latents). A latent that does not vary tells nothing.
-        factors: (n, factors).
-        bins: of equal width over a variable's range, >= 2. A factor with no more distinct
-            values than that keeps them.
+        factors: (n, factors). One with no more distinct values than BINS keeps them.
 
     Raises:
         UserError: no factor varies.
-        ValueError: the shapes do not fit, or something is not finite.
     """
-    _check(codes, factors)
     factors = factors[:, _varying(factors)]
-    entropies = [_entropy(np.bincount(_levels(factor, bins))) for factor in factors.T]
-    return float(np.mean(_gap(mutual_information(codes, factors, bins)) / entropies))
+    entropies = [_entropy(np.bincount(_levels(factor))) for factor in factors.T]
+    return float(np.mean(_gap(mutual_information(codes, factors)) / entropies))
 
 
-def mutual_information(codes: np.ndarray, factors: np.ndarray, bins: int = BINS) -> np.ndarray:
+def mutual_information(codes: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Estimate the mutual information of latents and factors, (latents, factors) nats, >= 0.
 
     From the counts of both in bins, as in `mig`, which says what that overstates. 0 where
     either does not vary.
-
-    Raises:
-        ValueError: the shapes do not fit, or something is not finite.
     """
-    _check(codes, factors)
     latents = codes.shape[1]
-    cells = _equal_width(codes, bins) + bins * np.arange(latents)  # a range for each latent
+    cells = _equal_width(codes) + BINS * np.arange(latents)  # a range for each latent
     information = np.empty((latents, factors.shape[1]))
     for column, factor in enumerate(factors.T):
-        levels = _levels(factor, bins)
+        levels = _levels(factor)
         values = levels.max() + 1
         counts = np.bincount(
-            (cells * values + levels[:, None]).ravel(), minlength=latents * bins * values
+            (cells * values + levels[:, None]).ravel(), minlength=latents * BINS * values
         )
-        joint = counts.reshape(latents, bins, values)
+        joint = counts.reshape(latents, BINS, values)
         apart = _entropy(joint.sum(axis=2)) + _entropy(joint.sum(axis=1))
         information[:, column] = apart - _entropy(joint.reshape(latents, -1))
     return information.clip(min=0)  # rounding
@@ -99,14 +86,12 @@ def sap(codes: np.ndarray, factors: np.ndarray) -> float:
 
     Raises:
         UserError: no factor varies.
-        ValueError: the shapes do not fit, or something is not finite.
     """
-    _check(codes, factors)
     factors = factors[:, _varying(factors)]
     return float(np.mean(_gap((_standardised(codes).T @ _standardised(factors)) ** 2)))
 
 
-def dci(codes: np.ndarray, factors: np.ndarray, seed: int, train_fraction: float = 0.75) -> DCI:
+def dci(codes: np.ndarray, factors: np.ndarray, seed: int) -> DCI:
     """Compute disentanglement, completeness, informativeness (Eastwood & Williams 2018).
 
     A random forest per factor, a regression for factors of two values too, predicts it from
@@ -124,17 +109,14 @@ def dci(codes: np.ndarray, factors: np.ndarray, seed: int, train_fraction: float
         factors: (n, factors). Those that do not vary in both parts of the rows are left out;
             with one, disentanglement is 1.
         seed: which rows are for training, and the forests.
-        train_fraction: of the rows, chosen at random; the rest is for informativeness.
 
     Raises:
         UserError: no factor varies in both parts.
-        ValueError: the shapes do not fit, or something is not finite.
     """
     from sklearn.ensemble import RandomForestRegressor
 
-    _check(codes, factors)
     order = np.random.default_rng(seed).permutation(len(codes))
-    train, test = np.split(order, [round(train_fraction * len(codes))])
+    train, test = np.split(order, [round(TRAIN_FRACTION * len(codes))])
     factors = factors[:, _varying(factors[train], factors[test])]
     importances, fits = [], []
     for factor in factors.T:
@@ -151,14 +133,6 @@ def dci(codes: np.ndarray, factors: np.ndarray, seed: int, train_fraction: float
     return DCI(_concentration(importance.T), _concentration(importance), float(np.mean(fits)))
 
 
-def _check(codes: np.ndarray, factors: np.ndarray) -> None:
-    fit = codes.ndim == factors.ndim == 2 and len(codes) == len(factors)
-    if not fit or 0 in codes.shape + factors.shape:
-        raise ValueError(f"codes {codes.shape}, factors {factors.shape}: not (n, some) of one n")
-    if not (np.isfinite(codes).all() and np.isfinite(factors).all()):
-        raise ValueError("codes or factors: not all finite")
-
-
 def _varying(*parts: np.ndarray) -> np.ndarray:
     """Return which factors vary in every one of `parts` (rows, factors), bool (factors,)."""
     varies: np.ndarray = np.all([(rows != rows[:1]).any(axis=0) for rows in parts], axis=0)
@@ -170,18 +144,18 @@ def _varying(*parts: np.ndarray) -> np.ndarray:
     return varies
 
 
-def _equal_width(values: np.ndarray, bins: int) -> np.ndarray:
-    """Return the bin, 0 to bins - 1, of each value within its column's range."""
+def _equal_width(values: np.ndarray) -> np.ndarray:
+    """Return the bin, 0 to BINS - 1, of each value within its column's range."""
     low, high = values.min(axis=0), values.max(axis=0)
     width = np.where(high > low, high - low, 1)
-    cells: np.ndarray = np.minimum((values - low) / width * bins, bins - 1).astype(np.int64)
+    cells: np.ndarray = np.minimum((values - low) / width * BINS, BINS - 1).astype(np.int64)
     return cells
 
 
-def _levels(factor: np.ndarray, bins: int) -> np.ndarray:
+def _levels(factor: np.ndarray) -> np.ndarray:
     """Return a factor's values (n,) as integers from 0."""
     values, places = np.unique(factor, return_inverse=True)
-    levels: np.ndarray = places if len(values) <= bins else _equal_width(factor, bins)
+    levels: np.ndarray = places if len(values) <= BINS else _equal_width(factor)
     return levels
 
 
@@ -236,31 +210,3 @@ def factor_scores(means: np.ndarray, factors: np.ndarray, seed: int) -> dict[str
         "dci_completeness": scores.completeness,
         "dci_informativeness": scores.informativeness,
     }
-
-
-@torch.inference_mode()
-def drawn_factorvae_score(
-    model: VAE, config: SyntheticConfig, stds: np.ndarray, seed: int
-) -> tuple[float, int]:
-    """Compute the FactorVAE score of a model of drawn faces; return it and the number of votes.
-
-    The faces are drawn for it, a factor held in each vote: about a minute.
-
-    Args:
-        stds: (latent_dim,) of the posterior means over the data.
-    """
-    device = next(model.parameters()).device
-
-    def encode(held: np.ndarray, batch: int, seed: int) -> np.ndarray:
-        drawn = drawn_votes(held, batch, seed, config.preset, config.image_size, device)
-        means = []
-        with tqdm(
-            total=len(held) * batch, desc="drawing votes", unit=" faces", disable=None
-        ) as bar:
-            for images in drawn:
-                means.append(model.encode(images).mode.cpu())
-                bar.update(len(images))
-        return torch.cat(means).view(len(held), batch, -1).numpy()
-
-    count = len(PRESETS[config.preset])
-    return factorvae_score(encode, count, stds, seed, VOTES), VOTES

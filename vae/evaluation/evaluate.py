@@ -17,12 +17,15 @@ from vae.data import Packed, SyntheticConfig
 from vae.evaluation import TrainedModel, distances
 from vae.evaluation.attributes import learn_directions
 from vae.evaluation.directions import balanced_accuracy, count_correct
-from vae.evaluation.disentanglement import drawn_factorvae_score, factor_scores
-from vae.evaluation.distances import Distance, Images
-from vae.evaluation.factorvae import BATCH
-from vae.evaluation.features import Features, face_features, pick_features
-from vae.evaluation.latents import EncodedSplit, encode_split, progress_batches
-from vae.evaluation.likelihood_bound import importance_weighted_bounds
+from vae.evaluation.disentanglement import factor_scores
+from vae.evaluation.distances import Distance, Features, Images, face_features, pick_features
+from vae.evaluation.factorvae import BATCH, drawn_factorvae_score
+from vae.evaluation.latents import (
+    EncodedSplit,
+    encode_split,
+    importance_weighted_bounds,
+    progress_batches,
+)
 from vae.training.metrics import Evaluation, bits_per_dim, evaluate_split
 from vae.utils.errors import UserError, require
 

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from vae.data import SyntheticConfig
 from vae.data.base import SPLITS
 from vae.data.loader import to_float
 from vae.data.synthetic.faces import FACTOR_NAMES, PRESETS, draw, sample_factors
+from vae.models.base import VAE
 from vae.training.metrics import ACTIVE_VARIANCE, EVALUATION_BATCH
 from vae.utils.devices import cpu_threads
 
@@ -56,19 +59,12 @@ def factorvae_score(
 
     Returns:
         0 to 1; 1 / num_factors is chance. 0 if no latent is active: nothing is then encoded.
-
-    Raises:
-        ValueError: votes or batch is too small, or the codes have another shape.
     """
-    if votes < FOLDS or batch < 2:
-        raise ValueError(f"got {votes} votes of {batch} images, but the least is {FOLDS} of 2")
     active = np.square(stds) > ACTIVE_VARIANCE
     if not active.any():
         return 0.0
     held = np.random.default_rng(seed).integers(num_factors, size=votes)
     codes = encode(held, batch, seed)
-    if codes.shape != (votes, batch, len(stds)):
-        raise ValueError(f"codes: got {codes.shape}, not {(votes, batch, len(stds))}")
     variances = codes[:, :, active].var(axis=1) / np.square(stds[active])
     return _accuracy(variances.argmin(axis=1), held, int(active.sum()), num_factors)
 
@@ -123,3 +119,31 @@ def drawn_votes(
             faces = draw(rows[start : start + EVALUATION_BATCH], image_size)
         pixels = (faces * 255).round().to(torch.uint8)
         yield to_float(pixels.permute(0, 2, 3, 1).numpy(), device)
+
+
+@torch.inference_mode()
+def drawn_factorvae_score(
+    model: VAE, config: SyntheticConfig, stds: np.ndarray, seed: int
+) -> tuple[float, int]:
+    """Compute the FactorVAE score of a model of drawn faces; return it and the number of votes.
+
+    The faces are drawn for it, a factor held in each vote: about a minute.
+
+    Args:
+        stds: (latent_dim,) of the posterior means over the data.
+    """
+    device = next(model.parameters()).device
+
+    def encode(held: np.ndarray, batch: int, seed: int) -> np.ndarray:
+        drawn = drawn_votes(held, batch, seed, config.preset, config.image_size, device)
+        means = []
+        with tqdm(
+            total=len(held) * batch, desc="drawing votes", unit=" faces", disable=None
+        ) as bar:
+            for images in drawn:
+                means.append(model.encode(images).mode.cpu())
+                bar.update(len(images))
+        return torch.cat(means).view(len(held), batch, -1).numpy()
+
+    count = len(PRESETS[config.preset])
+    return factorvae_score(encode, count, stds, seed, VOTES), VOTES

@@ -16,7 +16,6 @@ from vae.evaluation.attributes import LearnedDirections
 from vae.evaluation.directions import require_method
 from vae.generation import figures
 from vae.generation.photos import file_stems, load_faces, safe_stem
-from vae.models import VAE
 from vae.utils.errors import UserError
 
 DEFAULT_FACES = 6  # faces of the split, where none are given
@@ -29,17 +28,6 @@ class EditResult:
     images: Tensor  # (faces, changes, 3, size, size) in [0, 1]
     sheet: Path  # rows of faces: as they are, as the model has them, and changed
     files: list[Path]  # of given faces, each as it is after its last change
-
-
-@dataclass(frozen=True)
-class Change:
-    """One column of the sheet."""
-
-    attribute: str
-    strength: float
-
-    def __str__(self) -> str:
-        return f"{self.attribute} {self.strength:+g}"
 
 
 @torch.inference_mode()
@@ -83,11 +71,17 @@ def edit(
     originals, labels = load_faces(inputs, trained, split, crop)
     latents = trained.model.encode(originals.to(trained.device)).mode
 
-    changes = _changes(attributes, strength)
+    # One attribute at strengths from -strength to strength, or several at `strength`.
+    parts = (1,) if len(attributes) > 1 else (-1, -0.5, 0.5, 1)
+    changes = [(attribute, strength * part) for attribute in attributes for part in parts]
+    directions = learned.directions
+    ways = directions.normal if method == "normal" else directions.means
     plain = trained.model.decode(latents).cpu()
-    images = torch.stack(
-        [_changed(trained.model, latents, learned, method, c) for c in changes], dim=1
-    )
+    changed = []
+    for attribute, size in changes:
+        step = size * ways[directions.names.index(attribute)].to(latents)
+        changed.append(trained.model.decode(latents + step).cpu())
+    images = torch.stack(changed, dim=1)
     if keep_detail:
         images = (images + (originals - plain)[:, None]).clamp(0, 1)
 
@@ -95,7 +89,7 @@ def edit(
     sheet = figures.write_table(
         torch.cat([originals[:, None], plain[:, None], images], dim=1),
         folder / "figures" / f"{'_'.join(['edit', *attributes, *how])}.png",
-        columns=["original", "model", *map(str, changes)],
+        columns=["original", "model", *(f"{name} {size:+g}" for name, size in changes)],
     )
     files = []
     for stem, row in zip(file_stems(labels), images, strict=True) if faces else ():
@@ -114,23 +108,6 @@ def _how(method: str, keep_detail: bool, crop: str, tag: str) -> list[str]:
         tag: bool(tag),
     }
     return [word for word, is_unusual in inputs.items() if is_unusual]
-
-
-def _changes(attributes: Sequence[str], strength: float) -> list[Change]:
-    """Return one attribute at strengths from -strength to strength, or several at `strength`."""
-    if len(attributes) > 1:
-        return [Change(attribute, strength) for attribute in attributes]
-    return [Change(attributes[0], strength * part) for part in (-1, -0.5, 0.5, 1)]
-
-
-def _changed(
-    model: VAE, latents: Tensor, learned: LearnedDirections, method: str, change: Change
-) -> Tensor:
-    """Decode latents (faces, latent_dim) after a change: (faces, 3, size, size)."""
-    directions = learned.directions
-    steps = directions.normal if method == "normal" else directions.means
-    step = steps[directions.names.index(change.attribute)].to(latents)
-    return model.decode(latents + change.strength * step).cpu()
 
 
 def _require_known(attributes: Sequence[str], learned: LearnedDirections) -> None:

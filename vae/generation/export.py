@@ -27,6 +27,7 @@ from vae.generation.export_formats import (
     split_encoder_decoder,
 )
 from vae.models import VAE, build_model
+from vae.models.base import build_shapes
 from vae.utils.errors import UserError, require
 from vae.utils.files import write_atomically
 from vae.utils.registry import choices
@@ -131,8 +132,7 @@ def _rebuilt(about: Mapping[str, Any], weights: Mapping[str, Tensor]) -> VAE:
     require(name in models, "model.name", name, f"one of {', '.join(models)} in this version")
     require(size >= 1, "image_size", size, "an int >= 1")
     config = models[name](**about["model"])
-    with torch.device("meta"):  # shapes alone: no number in a file can fill the memory
-        expected = build_model(config, size).state_dict()
+    expected = build_shapes(config, size).state_dict()  # no number in a file can fill the memory
     if _kinds(weights) != _kinds(expected):
         raise UserError("the weights in it are not those of the model that it describes.")
     with torch.random.fork_rng(devices=[]):

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vae.data.loader import to_float
 from vae.models.base import VAE
 from vae.training.metrics import Evaluation
 from vae.utils.files import write_atomically
@@ -26,6 +28,7 @@ BACKGROUND = (255, 255, 255)
 INK = (40, 40, 40)
 
 COLUMNS = 8  # faces a row, and steps of a strip
+FACES_SHOWN = 16  # faces in the standard figures
 TRAVERSAL_RANGE = 3.0  # standard deviations that a latent is moved, either side of its mean
 SAMPLE_SEED = 0  # the same latents in every run and at every step
 
@@ -133,16 +136,6 @@ def write_samples(images: Tensor, path: Path, columns: int = 8) -> Path:
     return save_png(grid(images, min(columns, len(images))), path)
 
 
-def write_interpolation(strips: Tensor, path: Path) -> Path:
-    """Write one row per pair of faces: strips (pairs, steps, 3, size, size) in [0, 1]."""
-    return save_png(grid(strips.flatten(0, 1), strips.shape[1]), path)
-
-
-def write_traversal(strips: Tensor, labels: Sequence[str], path: Path) -> Path:
-    """Write one labelled row per latent: strips (latents, steps, 3, size, size) in [0, 1]."""
-    return save_png(label_rows(grid(strips.flatten(0, 1), strips.shape[1]), labels), path)
-
-
 def write_table(
     images: Tensor, path: Path, *, columns: Sequence[str], rows: Sequence[str] | None = None
 ) -> Path:
@@ -204,12 +197,12 @@ def _frame(images: Tensor, labels: Sequence[str] | None) -> Image:
 
 @torch.inference_mode()
 def draw_figures(
-    model: VAE, faces: Tensor, evaluation: Evaluation, folder: Path
+    model: VAE, images: np.ndarray, evaluation: Evaluation, folder: Path
 ) -> dict[str, Path]:
     """Write the four standard figures, in the model's evaluation mode.
 
     Args:
-        faces: (count >= 1, 3, size, size) in [0, 1], from the validation split.
+        images: packed, (count >= 1, size, size, 3) uint8; the first FACES_SHOWN are shown.
         evaluation: of the same model, for the latents' ranges and order.
         folder: where the PNGs go, under names that stay the same.
 
@@ -222,13 +215,15 @@ def draw_figures(
         name: folder / f"{name}.png"
         for name in ("reconstructions", "samples", "interpolation", "traversal")
     }
+    faces = to_float(images[:FACES_SHOWN].copy(), next(model.parameters()).device)
     means = model.encode(faces).mode
     write_reconstructions(faces, model.decode(means), paths["reconstructions"], COLUMNS)
     write_samples(model.decode(prior_latents(32, means)), paths["samples"], COLUMNS)
 
     ends = means.repeat(2, 1)[: 2 * max(1, min(4, len(means) // 2))]  # a lone face: to itself
     strips = torch.stack([lerp(*pair) for pair in ends.view(-1, 2, ends.shape[1])])
-    write_interpolation(decode_strips(model, strips), paths["interpolation"])
+    rows = decode_strips(model, strips).flatten(0, 1)
+    save_png(grid(rows, COLUMNS), paths["interpolation"])
 
     latents = evaluation.kl_per_latent.argsort(descending=True)[:8].tolist()
     strips = torch.stack(
@@ -240,7 +235,8 @@ def draw_figures(
         ]
     )
     labels = [f"z{latent}: {evaluation.kl_per_latent[latent]:.1f} nats" for latent in latents]
-    write_traversal(decode_strips(model, strips), labels, paths["traversal"])
+    rows = decode_strips(model, strips).flatten(0, 1)
+    save_png(label_rows(grid(rows, COLUMNS), labels), paths["traversal"])
     model.train(was_training)
     return {f"figures/{name}": path for name, path in paths.items()}
 

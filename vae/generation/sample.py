@@ -17,8 +17,7 @@ from torch import Tensor
 from tqdm import trange
 
 from vae.evaluation import TrainedModel, distances
-from vae.evaluation.distances import Latents, random_subset
-from vae.evaluation.features import pick_features
+from vae.evaluation.distances import Latents, pick_features, random_subset
 from vae.evaluation.latents import encode_batches
 from vae.generation import figures
 from vae.models.base import VAE
@@ -56,15 +55,14 @@ class LatentMixture:
         return draw
 
 
-def fit_mixture(model: VAE, images: np.ndarray, seed: int) -> LatentMixture:
-    """Fit a mixture of at most COMPONENTS Gaussians to the latents of a training split.
+def fit_density(trained: TrainedModel, seed: int) -> LatentMixture:
+    """Fit a mixture of at most COMPONENTS Gaussians to the latents of the training images.
 
     To one sample of each image's posterior, not to its mean: such samples are what the
     decoder was trained on, and their density is the aggregate posterior.
 
     Args:
-        model: in evaluation mode.
-        images: (n, size, size, 3) uint8; at most MAX_LATENTS of them are used.
+        trained: at most MAX_LATENTS of its training images are used.
         seed: of the samples, the choice of images and the start of the fit.
 
     Raises:
@@ -73,9 +71,9 @@ def fit_mixture(model: VAE, images: np.ndarray, seed: int) -> LatentMixture:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    latents = _sample_latents(
-        model, random_subset(images, min(MAX_LATENTS, len(images)), seed), seed
-    )
+    images = trained.data.images["train"]
+    images = random_subset(images, min(MAX_LATENTS, len(images)), seed)
+    latents = _sample_latents(trained.model, images, seed)
     components = min(COMPONENTS, len(latents) // PER_COMPONENT)
     if components < 1:
         raise UserError(
@@ -114,11 +112,6 @@ class SamplingGain:
     standard: float
     fitted: float
     floor: float  # that of training images
-
-
-def fit_density(trained: TrainedModel, seed: int) -> LatentMixture:
-    """Fit a density to the latents of the training images; takes about a minute."""
-    return fit_mixture(trained.model, trained.data.images["train"], seed)
 
 
 def latent_sampler(

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 from torch import Tensor, nn
 
 from vae.models.posterior import Posterior
-from vae.utils.errors import require
+from vae.utils.errors import UserError, require
 
 
 @dataclass
@@ -101,6 +101,20 @@ def build_model(config: ModelConfig, image_size: int, seed: int | None = None) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return config.build(image_size)
+
+
+def build_shapes(config: ModelConfig, image_size: int) -> VAE:
+    """Build a model on torch's meta device: names and shapes of its weights, and no memory.
+
+    Raises:
+        UserError: there is no model of these sizes.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return build_model(config, image_size)
+    except (RuntimeError, OverflowError, TypeError) as error:  # numbers that are no size
+        sizes = f"model.latent_dim={config.latent_dim}, model.channels={list(config.channels)}"
+        raise UserError(f"{sizes}: no model has these sizes. Take smaller ones.") from error
 
 
 @torch.inference_mode()

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
-from vae.models.base import VAE, ModelConfig
+from vae.models.conv import BlocksConfig
 from vae.models.layers import UpsampleConv, group_norm
 from vae.utils.registry import register
 
 
 @register("model", "residual")
 @dataclass
-class ResidualConfig(ModelConfig):
+class ResidualConfig(BlocksConfig):
     """`model=residual`: pre-activation residual blocks, GroupNorm, SiLU."""
 
-    def build(self, image_size: int) -> VAE:
-        sizes = (image_size, list(self.channels), self.latent_dim)
-        model = VAE(ResidualEncoder(*sizes), ResidualDecoder(*sizes), self.latent_dim)
-        return model.to(memory_format=torch.channels_last)
+    def down(self) -> Iterator[nn.Module]:
+        for width_in, width in pairwise([3, *self.channels]):
+            yield nn.Conv2d(width_in, width, kernel_size=3, stride=2, padding=1)
+            yield ResidualBlock(width)
+        yield from activated(self.channels[-1])
+
+    def up(self) -> Iterator[nn.Module]:
+        widths = self.channels[::-1]
+        yield ResidualBlock(widths[0])
+        for width_in, width in pairwise(widths):
+            yield UpsampleConv(width_in, width)
+            yield ResidualBlock(width)
+        yield from activated(widths[-1])
+        yield UpsampleConv(widths[-1], 3)
 
 
 class ResidualBlock(nn.Module):
@@ -51,48 +61,3 @@ class ResidualBlock(nn.Module):
 def activated(width: int) -> tuple[nn.Module, nn.Module]:
     """Return norm and activation, which precede a convolution."""
     return group_norm(width), nn.SiLU()
-
-
-class ResidualEncoder(nn.Module):
-    """Halve the image once per width, with a block at each size, then project.
-
-    Shape: (batch, 3, image_size, image_size) -> two (batch, latent_dim): mean and logvar.
-    """
-
-    def __init__(self, image_size: int, channels: list[int], latent_dim: int) -> None:
-        super().__init__()
-        blocks: list[nn.Module] = []
-        for width_in, width in pairwise([3, *channels]):
-            blocks.append(nn.Conv2d(width_in, width, kernel_size=3, stride=2, padding=1))
-            blocks.append(ResidualBlock(width))
-        self.blocks = nn.Sequential(*blocks, *activated(channels[-1]))
-        features = channels[-1] * (image_size // 2 ** len(channels)) ** 2
-        self.mean = nn.Linear(features, latent_dim)
-        self.logvar = nn.Linear(features, latent_dim)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.blocks(images).flatten(1)
-        return self.mean(features), self.logvar(features)
-
-
-class ResidualDecoder(nn.Module):
-    """Project to a small map, then double it once per width, with a block at each size.
-
-    Shape: (batch, latent_dim) -> logits (batch, 3, image_size, image_size).
-    """
-
-    def __init__(self, image_size: int, channels: list[int], latent_dim: int) -> None:
-        super().__init__()
-        widths = channels[::-1]
-        side = image_size // 2 ** len(channels)
-        self.map_shape = (widths[0], side, side)
-        self.project = nn.Linear(latent_dim, widths[0] * side * side)
-        blocks: list[nn.Module] = [ResidualBlock(widths[0])]
-        for width_in, width in pairwise(widths):
-            blocks += [UpsampleConv(width_in, width), ResidualBlock(width)]
-        self.blocks = nn.Sequential(*blocks, *activated(widths[-1]), UpsampleConv(widths[-1], 3))
-
-    def forward(self, latents: Tensor) -> Tensor:
-        maps = self.project(latents).unflatten(1, self.map_shape)
-        logits: Tensor = self.blocks(maps.contiguous(memory_format=torch.channels_last))
-        return logits

@@ -1,4 +1,4 @@
-"""Checkpoints: atomic writes with a checksum, validation, and the state to resume from."""
+"""Checkpoints: atomic writes with a checksum, one schema, and the state to resume from."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import hashlib
 import io
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -15,20 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae.runs.config import RunConfig, default_of
-from vae.training.step_metrics import SKIPPED
+from vae.models.base import build_shapes
+from vae.runs.compose import flatten, run_config
+from vae.runs.config import RunConfig
+from vae.training.optim import state_of_a_step
 from vae.utils.errors import UserError
-from vae.utils.files import write_atomically
+from vae.utils.files import read_json, write_atomically
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the checkpoint's contents; a file of another format is refused
 DIGEST_BYTES = 32  # bytes at the end of a file: the digest of all before them
-
-GROUPS = ("model", "data", "optimizer", "loss")  # settings that decide the weights, beside the seed
-BEST_METRIC = "val/bpd"  # which epoch is kept as best.pt: the smallest
 MAX_COUNT = 2**62  # of any count
 
+BEST_METRIC = "val/bpd"  # which epoch is kept as best.pt: the smallest
+
+COMPARED_KEYS = ("seed", "model.", "data.", "optimizer.", "loss.")  # these decide the weights
 LOCATION_KEYS = ("data.root", "data.num_workers")  # the same images, wherever they are packed
 CHANGEABLE_KEYS = ("data.path", "optimizer.", "loss.beta")  # by resume=, and it is said so
 
@@ -73,171 +74,178 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_last(checkpoints: Path) -> tuple[dict[str, Any], Path]:
-    """Load last.pt and return it with its path; fall back to previous.pt with a warning.
+def read_checkpoint(folder: Path, name: str = "last") -> tuple[dict[str, Any], Path]:
+    """Load a checkpoint of the run in `folder`; return it with its path.
+
+    Where last.pt is damaged or missing, it is previous.pt, with a warning.
 
     Raises:
-        UserError: neither of them is whole.
+        UserError: there is none, or none that is whole; says what to do.
     """
-    last, previous = checkpoints / "last.pt", checkpoints / "previous.pt"
+    path = folder / "checkpoints" / f"{name}.pt"
+    previous = path.with_name("previous.pt")
     try:
-        return load_checkpoint(last), last
+        return load_checkpoint(path), path
     except UserError as error:
-        if not previous.exists():
+        if name == "last" and previous.is_file():
+            state = load_checkpoint(previous)
+            log.warning("%s In its place: %s, step %s.", error, previous, state.get("step"))
+            return state, previous
+        if path.is_file():
             raise
-        state = load_checkpoint(previous)
-        log.warning("%s In its place: %s, step %s.", error, previous, state.get("step"))
-        return state, previous
+        raise UserError(_what_is_missing(folder, path)) from None
+
+
+def _what_is_missing(folder: Path, path: Path) -> str:
+    """Explain why a checkpoint is missing, and what to do."""
+    if not folder.is_dir():
+        return f"{folder}: there is no such folder. Give a run's: outputs/DATE/TIME."
+    if (folder / "checkpoints").is_dir():
+        status = read_json(folder / "summary.json").get("status", "never came to its end")
+        return (
+            f"{path}: there is no such checkpoint (the run: {status}). One is written at the end "
+            f"of each epoch. Resume the run: python train.py resume={folder}"
+        )
+    runs = sorted(found.parents[1] for found in folder.glob("*/checkpoints/last.pt"))
+    hint = f"It holds {len(runs)} runs; give one: {runs[0]}." if runs else "Give outputs/DATE/TIME."
+    return f"{folder}: is no run's folder: there are no checkpoints in it. {hint}"
 
 
 def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
 
 
-def validate_checkpoint(state: Mapping[str, Any], file: Path) -> None:
-    """Raise a UserError unless the checkpoint has every entry of the schema, with valid values.
+def checkpoint_schema(config: RunConfig) -> dict[str, Any]:
+    """Return what the entries of a checkpoint of these settings are, as `matches` reads it.
 
-    Whether weights and moments are those of the model is seen where they are put into it.
+    Weights are on torch's meta device: no number in a file can fill the memory.
     """
-    for entry, is_valid in CHECKPOINT_SCHEMA.items():
-        if not is_valid(state.get(entry)):
-            raise UserError(
-                f"resume: {file} is not a checkpoint of this version: its {entry!r} "
-                "is missing or invalid."
-            )
+    model = build_shapes(config.model, config.data.image_size)
+    weights, shapes = model.state_dict(), [weight.shape for weight in model.parameters()]
+    metrics = mapping_of(float)
+
+    def is_optimizer_state(value: Any) -> bool:  # before the first step, or after one
+        state = value.get("state") if isinstance(value, Mapping) else None
+        return state == {} or matches(state, state_of_a_step(config.optimizer, shapes))
+
+    return {
+        "model": weights,
+        "ema": lambda ema: ema is None or matches(ema, {"model": weights, "updates": int}),
+        "optimizer": is_optimizer_state,
+        "seed": int,
+        "step": int,
+        "epoch": float,
+        "skipped": {"total": int, "in_a_row": int},
+        "pending": _are_step_values,
+        "best": lambda value: metrics(value) and (not value or BEST_METRIC in value),
+        "final": metrics,
+        "seconds": float,
+        "precision": str,
+        "run_id": str,
+    }
 
 
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
+def matches(value: Any, schema: Any) -> bool:
+    """Return whether a value is what a schema says.
+
+    Args:
+        schema: a dict: a mapping of these very keys; a tensor: a dense one of its shape and type;
+            int: a count; float: a finite number; str: a text or None; a function of the value;
+            else an example, whose type it has.
+    """
+    if isinstance(schema, Mapping):
+        same = isinstance(value, Mapping) and value.keys() == schema.keys()
+        return same and all(matches(value[key], schema[key]) for key in schema)
+    if isinstance(schema, Tensor):
+        kind = (schema.shape, schema.dtype)
+        return _is_dense(value) and (value.shape, value.dtype) == kind
+    if schema is int:
+        return isinstance(value, int) and 0 <= value < MAX_COUNT
+    if schema is float:
+        return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max  # no NaN
+    if schema is str:
+        return isinstance(value, (str, NoneType))
+    return bool(schema(value)) if callable(schema) else type(value) is type(schema)
 
 
-def _is_number(value: Any) -> bool:
-    largest = sys.float_info.max
-    return isinstance(value, (int, float)) and -largest <= value <= largest  # nor is it NaN
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and 0 <= value < MAX_COUNT
-
-
-def _are_counts(value: Any) -> bool:
-    if not isinstance(value, Mapping) or value.keys() != {"total", "in_a_row"}:
-        return False
-    return all(map(_is_count, value.values()))
-
-
-def _are_metrics(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(map(_is_number, value.values()))
-
-
-def _are_best_metrics(value: Any) -> bool:
-    return _are_metrics(value) and (not value or BEST_METRIC in value)
-
-
-def _are_step_values(value: Any) -> bool:
-    """Return whether these are named values of steps; older versions wrote one tensor."""
-    if isinstance(value, Tensor):
-        return _is_dense(value)
-    if not isinstance(value, Mapping) or not all(map(_is_dense, value.values())):
-        return False
-    return len({tuple(column.shape) for column in value.values()}) <= 1 and all(
-        isinstance(name, str) and column.ndim == 1 for name, column in value.items()
+def mapping_of(schema: Any) -> Callable[[Any], bool]:
+    """Return the schema of a mapping of names to values of one schema."""
+    return lambda value: (
+        isinstance(value, Mapping)
+        and all(isinstance(name, str) and matches(part, schema) for name, part in value.items())
     )
 
 
 def _is_dense(value: Any) -> bool:
-    """Return whether this is a dense, real tensor on the CPU, with data."""
+    """Return whether this is a plain tensor on the CPU, with data for each of its values.
+
+    Without them, a small file could ask for a model of any size.
+    """
     if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_nested:
         return False
-    return value.device.type == "cpu" and value.is_floating_point() and not value.requires_grad
+    plain = value.device.type == "cpu" and not value.requires_grad
+    return plain and value.untyped_storage().nbytes() >= value.nbytes
 
 
-def _is_average(value: Any) -> bool:
-    return value is None or (isinstance(value, Mapping) and _is_count(value.get("updates")))
+def _is_column(value: Any) -> bool:
+    return _is_dense(value) and value.ndim == 1 and value.dtype is torch.float64
 
 
-def _is_config(value: Any) -> bool:
-    """Return whether this has the parts of a configuration that are read before validation."""
-    if not isinstance(value, Mapping) or not _is_plain(value) or "seed" not in value:
-        return False
-    groups = all(isinstance(value.get(group), Mapping) for group in (*GROUPS, "trainer", "wandb"))
-    names = ("name", "group")
-    return groups and all(isinstance(value["wandb"].get(n, 0), (str, NoneType)) for n in names)
+def _are_step_values(value: Any) -> bool:
+    """Return whether these are named values of the same steps, (steps,) float64 each."""
+    return mapping_of(_is_column)(value) and len({len(column) for column in value.values()}) <= 1
 
 
-def _is_plain(value: Any) -> bool:
-    """Return whether this is made of YAML's types only."""
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return isinstance(value, (bool, int, float, str, NoneType))
+def validate_checkpoint(state: Mapping[str, Any], config: RunConfig, *entries: str) -> None:
+    """Raise a UserError unless a checkpoint has the entries of its schema, with valid values.
 
-
-CHECKPOINT_SCHEMA: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("model", "optimizer"), _is_mapping),
-    "ema": _is_average,
-    "config": _is_config,
-    "seed": lambda value: isinstance(value, int),
-    "step": _is_count,
-    "skipped": _are_counts,
-    "pending": _are_step_values,
-    "best": _are_best_metrics,
-    "final": _are_metrics,
-    "seconds": _is_number,
-    "precision": lambda value: isinstance(value, (str, NoneType)),
-    "run_id": lambda value: isinstance(value, (str, NoneType)),
-}
-
-
-@contextmanager
-def matching_checkpoint() -> Iterator[None]:
-    """Raise errors of a checkpoint that does not match its own settings as a UserError."""
-    try:
-        yield
-    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            "resume: the weights in the checkpoint are not those of its own settings "
-            f"({type(error).__name__})."
-        ) from error
+    Args:
+        state: the checkpoint.
+        config: settings of the model and the optimizer that it is to be put into.
+        entries: those to look at; none: all.
+    """
+    for entry, schema in checkpoint_schema(config).items():
+        if (not entries or entry in entries) and not matches(state.get(entry), schema):
+            raise UserError(
+                "not a checkpoint of this version and these settings: "
+                f"its {entry!r} is missing or invalid."
+            )
 
 
 def load_resume_state(config: RunConfig, folder: Path) -> dict[str, Any] | None:
     """Load the checkpoint to resume from in `folder`; None if there is none.
 
-    Where last.pt is damaged, it is previous.pt, named as the state's "file".
+    Its "config" is a RunConfig, and its "file" the path: where last.pt is damaged, previous.pt's.
 
     Raises:
         UserError: it is another run's: what decides a run's course has changed; or it is
             damaged, and so is the one before it; or somebody else has written it.
     """
-    checkpoints = folder / "checkpoints"
-    if not any((checkpoints / name).exists() for name in ("last.pt", "previous.pt")):
+    names = ("last.pt", "previous.pt")
+    if not any((folder / "checkpoints" / name).exists() for name in names):
         return None
-    state, file = load_last(checkpoints)
-    validate_checkpoint(state, file)
-    for key, before, now in config_changes(state["config"], config.as_dict()):
+    state, file = read_checkpoint(folder)
+    try:
+        before = run_config(state.get("config"))
+    except UserError as error:
+        raise UserError(f"resume: {file}: {error}") from error
+    for key, was, is_now in config_changes(before.as_dict(), config.as_dict()):
         if config.resume is not None and key.startswith(CHANGEABLE_KEYS):
-            log.warning("resume: %s was %s and is %s now", key, before, now)
+            log.warning("resume: %s was %s and is %s now", key, was, is_now)
         elif config.resume is not None:  # it would be another run, not this one longer
-            raise UserError(f"resume: {key} was {before} in {folder}, and is {now} now.")
+            raise UserError(f"resume: {key} was {was} in {folder}, and is {is_now} now.")
         else:
             raise UserError(
-                f"sweep.name: {folder} holds a run with {key}={before}, and it is {now} now. "
+                f"sweep.name: {folder} holds a run with {key}={was}, and it is {is_now} now. "
                 "Take another sweep.name, or restore the earlier settings."
             )
-    if isinstance(state["pending"], Tensor):
-        state["pending"] = _named_step_values(state["pending"])
-    return state if file.name == "last.pt" else {**state, "file": file}
-
-
-def _named_step_values(rows: Tensor) -> dict[str, Tensor]:
-    """Convert the step values of an older version, (steps, 5), to values by name."""
-    names = ("loss", "distortion", "rate", "penalty", "grad_norm")
-    if rows.ndim != 2 or rows.shape[1] != len(names):
-        return {}
-    columns = dict(zip(names, rows.unbind(1), strict=True))
-    return {**columns, SKIPPED: (~rows.isfinite().all(1)).to(rows.dtype)}
+    if isinstance(state.get("pending"), Tensor):  # of an older version, without names
+        state["pending"] = {}
+    try:
+        validate_checkpoint(state, config)
+    except UserError as error:
+        raise UserError(f"resume: {file}: {error}") from error
+    return {**state, "config": before, "file": file}
 
 
 def config_changes(
@@ -245,21 +253,13 @@ def config_changes(
 ) -> list[tuple[str, object, object]]:
     """Return the differences between two configurations that affect training: (key, was, is).
 
-    What an older version did not know is as it is by default now.
+    What `before` lacks, as an older version did not know it, is no difference.
     """
-    pairs: list[tuple[str, object, object]] = [("seed", before["seed"], now["seed"])]
-    for group in GROUPS:
-        was, is_now = (_flat(settings[group], f"{group}.") for settings in (before, now))
-        for key in sorted({*was, *is_now}):
-            past = was[key] if key in was else default_of(key, now)
-            pairs.append((key, past, is_now.get(key)))
-    return [pair for pair in pairs if pair[1] != pair[2] and not pair[0].startswith(LOCATION_KEYS)]
-
-
-def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Flatten nested settings: {"loss.schedule.name": ...}."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        inside = isinstance(value, Mapping)
-        found |= _flat(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value}
-    return found
+    was, is_now = flatten(before), flatten(now)
+    return [
+        (key, value, is_now.get(key))
+        for key, value in was.items()
+        if value != is_now.get(key)
+        and key.startswith(COMPARED_KEYS)
+        and not key.startswith(LOCATION_KEYS)
+    ]

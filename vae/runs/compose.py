@@ -7,7 +7,9 @@ are known here and in `train.py`, `vae/runs/{overrides,launch,load}.py` and `vae
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -97,6 +99,49 @@ def to_config(composed: DictConfig) -> RunConfig:
     config = OmegaConf.to_object(composed)
     assert isinstance(config, RunConfig)
     return config
+
+
+def run_config(values: Any, changes: Mapping[str, Any] | DictConfig | None = None) -> RunConfig:
+    """Build a configuration from nested dicts out of a file; keys with a default may be missing.
+
+    A name in it selects one of this project's classes. Nothing is looked up for it: a value
+    with `${` is refused.
+
+    Args:
+        values: of an untrusted file.
+        changes: settings of the user's that replace some of them.
+
+    Raises:
+        UserError: names the key that is unknown, missing or has a wrong type or value.
+    """
+    key = "config"
+    try:
+        for key, value in flatten(values).items():  # before OmegaConf sees any of them
+            require("${" not in str(value), key, value, "a plain value, without ${")
+        given, node = OmegaConf.create(values), OmegaConf.structured(RunConfig)
+        for group in sorted(groups()):  # a group before those in it
+            key = group.replace("/", ".")
+            if OmegaConf.select(given, key) is not None:
+                name, known = OmegaConf.select(given, f"{key}.name"), choices(group)
+                takes = f"one of {', '.join(known)} in this version"
+                require(name in known, f"{key}.name", name, takes)
+                OmegaConf.update(node, key, OmegaConf.structured(known[name]), merge=False)
+        merged = OmegaConf.merge(node, given, changes or {})
+        assert isinstance(merged, DictConfig)
+        return to_config(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or key}: {str(error).splitlines()[0]}.") from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        raise UserError(f"{key}: not a value of this version ({type(e).__name__}).") from e
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings: {"loss.schedule.name": ...}."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        inside = isinstance(value, Mapping)
+        found |= flatten(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value}
+    return found
 
 
 def _unresolvable(node: DictConfig, path: str = "") -> str:

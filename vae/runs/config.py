@@ -7,10 +7,9 @@ and the ranges. Here they come together; vae/runs/compose.py has Hydra fill them
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING as UNSET
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from operator import attrgetter
-from typing import Any, get_type_hints
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -22,8 +21,7 @@ from vae.runs.wandb_run import WandbConfig
 from vae.training import TrainerConfig
 from vae.training.optim import OptimizerConfig
 from vae.utils.errors import require, without_password
-from vae.utils.metric_registry import run_metrics
-from vae.utils.registry import choices, groups
+from vae.utils.registry import choices, groups, run_metrics
 
 PRUNERS = (None, "median", "hyperband")
 
@@ -120,20 +118,3 @@ def objective_values(objective: Any, metrics: Mapping[str, float]) -> Any:
     if isinstance(objective, str):
         return metrics.get(objective)
     return [metrics.get(key) for key in objective]
-
-
-def default_of(key: str, settings: Mapping[str, Any]) -> Any:
-    """Return a key's default, or None if it has none.
-
-    Args:
-        key: `loss.schedule.name`.
-        settings: a configuration whose `name`s tell the choices in the groups.
-    """
-    *parts, name = key.split(".")
-    schema: Any = RunConfig
-    for depth, group in enumerate(parts, start=1):
-        settings = settings.get(group, {})
-        found = choices("/".join(parts[:depth]))
-        schema = found.get(str(settings.get("name")), get_type_hints(schema)[group])
-    default = next((field.default for field in fields(schema) if field.name == name), None)
-    return None if default in (MISSING, UNSET) else default

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vae.models import build_model
+from vae.models.base import build_shapes
 from vae.runs.config import RunConfig
 from vae.utils.devices import pick_device, pick_precision
 from vae.utils.distributed import is_failed_exchange
@@ -57,12 +57,8 @@ def require_memory(config: RunConfig) -> None:
     if not hasattr(os, "sysconf"):  # Windows tells its memory by other means
         return
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes alone
-            model = build_model(config.model, config.data.image_size)
-        weights = sum(weight.nbytes for weight in model.parameters())
-    except (RuntimeError, OverflowError, TypeError):  # numbers that are no size of anything
-        weights = there
+    model = build_shapes(config.model, config.data.image_size)
+    weights = sum(weight.nbytes for weight in model.parameters())
     if 2 * weights > there:  # they and their gradients
         raise UserError(
             f"model.latent_dim={config.model.latent_dim} with model.channels="
@@ -122,10 +118,8 @@ def _disk_error(error: Exception, folder: Path, trainer: Trainer | None) -> str 
     named = isinstance(error.filename, str)
     file = Path(error.filename) if named else folder
     if error.errno in DISK_FULL_ERRORS:
-        free = f"{free_bytes(folder) / 1e6:.2f} MB are free"
-        if trainer:
-            free += f", and a checkpoint takes over {_checkpoint_bytes(trainer) / 1e6:.2f} MB"
-        what, remedy = f"{DISK_FULL_ERRORS[error.errno]} ({free})", "Make room"
+        free = free_bytes(folder) / 1e6
+        what, remedy = f"{DISK_FULL_ERRORS[error.errno]} ({free:.2f} MB are free)", "Make room"
     elif named and file.is_relative_to(folder):  # a drive that is gone, or somebody else's
         what, remedy = f"cannot be written ({error.strerror})", "Fix this"
     else:
@@ -136,14 +130,6 @@ def _disk_error(error: Exception, folder: Path, trainer: Trainer | None) -> str 
         f"{file}: {what}; training stopped at step {trainer.step}. {last_checkpoint_hint(folder)} "
         f"{remedy}, and resume:  python train.py resume={folder}"
     )
-
-
-def _checkpoint_bytes(trainer: Trainer) -> int:
-    """Return the bytes of weights and optimizer state."""
-    kept = [*trainer.model.state_dict().values()]
-    for state in trainer.optimizer.state.values():
-        kept += [value for value in state.values() if isinstance(value, torch.Tensor)]
-    return sum(tensor.nbytes for tensor in kept)
 
 
 def _memory_error(

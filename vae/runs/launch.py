@@ -29,16 +29,16 @@ from vae.runs.run_dir import (
     require_writable,
     run_lock,
 )
-from vae.runs.tracking import check_wandb_mode
+from vae.runs.wandb_run import resolve_mode
 from vae.utils.devices import pick_device
 from vae.utils.distributed import (
     broadcast_object,
-    check_batch_size,
     is_failed_exchange,
     local_device,
     rank,
+    world_size,
 )
-from vae.utils.errors import UserError
+from vae.utils.errors import UserError, require
 from vae.utils.signals import InterruptedRun
 
 # Trains a run of a sweep, and returns its metrics; given are the configuration, the folder, and
@@ -154,9 +154,11 @@ def prepare_run(
         UserError: a mistake that the user can fix; nothing but the packed cache
             and an empty folder of checkpoints has been created then.
     """
-    check_wandb_mode(config.wandb)
+    resolve_mode(config.wandb.mode)
     device = local_device(pick_device(config.trainer.device))
-    check_batch_size(config.data.batch_size)
+    takes = f"a multiple of the number of processes, here {world_size()}"
+    fits = config.data.batch_size % world_size() == 0
+    require(fits, "data.batch_size", config.data.batch_size, takes)
     if config.resume is not None and Path(config.resume).resolve() != folder.resolve():
         raise UserError(f"resume: {config.resume} is to go on in its own folder, not in {folder}.")
     with translate_resource_errors(config, folder):
@@ -165,7 +167,7 @@ def prepare_run(
         state = load_resume_state(config, folder)
         require_writable(folder / "checkpoints")
     data = open_data(config.data)
-    broadcast_object((config, folder, state["step"] if state else 0))  # to `join_run`
+    broadcast_object((config, folder, state))  # to `join_run`
     with translate_resource_errors(config, folder):
         return Run(config, folder, data, device, state, should_continue)
 
@@ -200,15 +202,8 @@ def join_run() -> None:
         sys.exit(1)
 
 
-def _run_of_rank_zero(config: RunConfig, folder: Path, step: int) -> Run:
-    """Prepare the run that rank 0 has prepared, at the same step."""
+def _run_of_rank_zero(config: RunConfig, folder: Path, state: dict[str, Any] | None) -> Run:
+    """Prepare the run that rank 0 has prepared, from the same state."""
     with translate_resource_errors(config, folder):
         device = local_device(pick_device(config.trainer.device))
-        state = load_resume_state(config, folder)
-        found = state["step"] if state else 0
-        if found != step:
-            raise ResourceError(
-                f"{folder}: rank 0 resumes at step {step}, and this process finds step {found}. "
-                "All processes need the same folder, on a disk that they share."
-            )
         return Run(config, folder, open_data(config.data), device, state, lambda *_: True)

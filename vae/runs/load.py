@@ -1,66 +1,42 @@
-"""Load a trained model and its data from a run folder."""
+"""A finished run: load its model and data from its folder, evaluate it and record the result."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
-from vae.data import DataConfig, Packed, open_data
-from vae.evaluation import MetricsConfig
-from vae.losses import LossConfig
-from vae.models import VAE, ModelConfig, build_model
-from vae.runs.checkpoint import load_checkpoint, load_last
+from vae.data import DataConfig, Packed
+from vae.evaluation import TrainedModel
+from vae.evaluation.evaluate import Report, evaluate_model
+from vae.generation.figures import draw_figures
+from vae.models import build_model
+from vae.runs.checkpoint import read_checkpoint, validate_checkpoint
+from vae.runs.compose import run_config
 from vae.runs.config import RunConfig
+from vae.runs.wandb_run import WandbRun
 from vae.utils.errors import UserError, require
-from vae.utils.files import read_json, read_yaml
-from vae.utils.registry import choices
+from vae.utils.files import read_json, read_yaml, write_json
 
+METRICS_FILE = "metrics.json"
 PATH_KEYS = ("data.path", "data.root")
 
 
 @dataclass(frozen=True)
-class SavedRun:
-    """A run as one of its checkpoints has it: a `vae.evaluation.TrainedModel` with a folder."""
+class SavedRun(TrainedModel):
+    """A trained model as one of the checkpoints of a run has it."""
 
     folder: Path
     config: RunConfig
-    model: VAE  # in evaluation mode; `load_run` has it on the CPU
     step: int
     epoch: float
     metrics: dict[str, float]  # val/* as it was last measured
     checkpoint: str = "last"
-
-    @property
-    def device(self) -> torch.device:
-        """The model's device."""
-        return next(self.model.parameters()).device
-
-    @cached_property
-    def data_config(self) -> DataConfig:
-        """The settings of the images, with paths that hold in the current folder."""
-        return resolve_data_paths(self.config.data, self.folder)
-
-    @property
-    def model_config(self) -> ModelConfig:
-        """The settings of the model."""
-        return self.config.model
-
-    @property
-    def loss_config(self) -> LossConfig:
-        """The loss that the model was trained with."""
-        return self.config.loss
-
-    @property
-    def metrics_config(self) -> MetricsConfig:
-        """How to measure the model."""
-        return self.config.metrics
 
     @property
     def directions_file(self) -> Path:
@@ -75,10 +51,10 @@ class SavedRun:
             UserError: they are no longer where they were; says how to give their new place.
         """
         try:
-            return open_data(self.data_config)
+            return super().data
         except UserError as error:
             moved = (
-                " If it has moved: data.path=FOLDER." if hasattr(self.config.data, "path") else ""
+                " If it has moved: data.path=FOLDER." if hasattr(self.data_config, "path") else ""
             )
             raise UserError(f"{error} So it is in the run {self.folder}.{moved}") from error
 
@@ -104,72 +80,35 @@ def load_run(
     """
     folder = Path(folder)
     average = checkpoint == "ema"  # is in the last one
-    path = folder / "checkpoints" / f"{'last' if average else checkpoint}.pt"
-    state, path = _load(folder, path)
+    state, path = read_checkpoint(folder, "last" if average else checkpoint)
     try:
-        config = run_config(_overridden(state["config"], overrides))
-        with torch.random.fork_rng(devices=[]):
-            model = build_model(config.model, config.data.image_size)
+        config = run_config(state.get("config"), _parse(overrides))
         if average:
             require(state.get("ema") is not None, "trainer.ema", None, "a decay: it has no average")
-        model.load_state_dict(state["ema"]["model"] if average else state["model"])
-        prefix = "ema/" if average else "val/"
-        measured = [(key, value) for key, value in state["final"].items() if key.startswith(prefix)]
-        metrics = {key.replace(prefix, "val/"): value for key, value in measured}
-        step, epoch = state["step"], state["epoch"]
-        return SavedRun(folder, config, model.eval(), step, epoch, metrics, checkpoint)
+        weights = "ema" if average else "model"
+        validate_checkpoint(state, config, weights, "step", "epoch", "final")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{path}: not a run of this version ({_one_line(error)}).") from error
-
-
-def _load(folder: Path, path: Path) -> tuple[dict[str, Any], Path]:
-    """Load a checkpoint of a run; return it and its path."""
-    try:
-        return load_last(path.parent) if path.name == "last.pt" else (load_checkpoint(path), path)
-    except UserError:
-        if path.is_file():
-            raise
-        raise UserError(_what_is_missing(folder, path)) from None
-
-
-def run_config(values: Mapping[str, Any]) -> RunConfig:
-    """Build a run's configuration from a nested dict; check every range.
-
-    Raises:
-        UserError: names the key that this version does not know, or that is missing.
-    """
-    config: RunConfig = _settings(RunConfig, values)
-    return config
-
-
-def _settings(schema: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """Build a dataclass from a dict; keys with a default may be missing.
-
-    Args:
-        schema: the dataclass, or what all choices of its group have in common.
-        values: by key; those of further dataclasses are dicts.
-        prefix: of the keys, "" or "GROUP.", for errors.
-    """
-    if not isinstance(values, Mapping):
-        raise TypeError(f"{prefix[:-1]} is no group of keys")
-    group = prefix.rstrip(".").replace(".", "/")
-    if known_choices := choices(group):  # its name says which of them
-        name = values["name"]
-        takes = f"one of {', '.join(known_choices)} in this version"
-        require(name in known_choices, f"{prefix}name", name, takes)
-        schema = known_choices[name]
-    settings: dict[str, Any] = dict(values)
-    for key, kind in get_type_hints(schema).items():
-        if is_dataclass(kind) and key in values:
-            settings[key] = _settings(kind, values[key], f"{prefix}{key}.")
-    known = {field.name: field.default for field in fields(schema)}
-    for key in sorted(values.keys() - known.keys()):
-        raise UserError(f"{prefix}{key}: this version knows no such key.")
-    for key in sorted(key for key in known.keys() - values.keys() if known[key] == MISSING):
-        raise UserError(f"{prefix}{key}: is missing; an older version wrote this.")
-    return schema(**settings)
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(config.model, config.data.image_size)
+    model.load_state_dict(state["ema"]["model"] if average else state["model"])
+    prefix = "ema/" if average else "val/"
+    measured = {
+        k.replace(prefix, "val/"): v for k, v in state["final"].items() if k.startswith(prefix)
+    }
+    return SavedRun(
+        model.eval(),
+        config.model,
+        resolve_data_paths(config.data, folder),
+        config.loss,
+        config.metrics,
+        folder,
+        config,
+        state["step"],
+        state["epoch"],
+        measured,
+        checkpoint,
+    )
 
 
 def resolve_data_paths(data: DataConfig, run: Path) -> DataConfig:
@@ -190,44 +129,74 @@ def resolve_data_paths(data: DataConfig, run: Path) -> DataConfig:
     return replace(data, **moved)
 
 
-def _overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Apply `KEY=VALUE` overrides to a run's configuration; paths are from the current folder."""
-    changed = dict(values)
+def _parse(overrides: Sequence[str]) -> DictConfig:
+    """Parse `KEY=VALUE` overrides of a run's configuration; paths are from the current folder."""
+    changes = OmegaConf.create()
     for override in overrides:
-        key, _, text = override.partition("=")
-        group, _, name = key.partition(".")
+        key, equals, text = override.partition("=")
         if key in PATH_KEYS:
-            changed["data"] = {**changed["data"], name: str(Path(text).expanduser().absolute())}
+            OmegaConf.update(changes, key, str(Path(text).expanduser().absolute()))
             continue
         takes = f"{', '.join(PATH_KEYS)} or metrics.*, as KEY=VALUE: the rest is the run's own"
-        require(group == "metrics" and "=" in override, "overrides", override, takes)
-        try:
-            typed = OmegaConf.merge(
-                OmegaConf.structured(MetricsConfig),
-                changed.get("metrics", {}),
-                OmegaConf.from_dotlist([f"{name}={text}"]),
-            )
-            changed["metrics"] = OmegaConf.to_container(typed)
-        except OmegaConfBaseException as error:
-            known = ", ".join(f"metrics.{field.name}" for field in fields(MetricsConfig))
-            raise UserError(f"{key}: got {text!r} ({_one_line(error)}). Known: {known}.") from error
-    return changed
+        require(key.startswith("metrics.") and bool(equals), "overrides", override, takes)
+        changes.merge_with_dotlist([override])
+    return changes
 
 
-def _what_is_missing(folder: Path, path: Path) -> str:
-    """Explain why a checkpoint is missing, and what to do."""
-    if not folder.is_dir():
-        return f"{folder}: there is no such folder. Give a run's: outputs/DATE/TIME."
-    if (folder / "checkpoints").is_dir():
-        status = read_json(folder / "summary.json").get("status", "never came to its end")
-        return (
-            f"{path}: there is no such checkpoint (the run: {status}). One is written at the end "
-            f"of each epoch. Resume the run: python train.py resume={folder}"
-        )
-    runs = sorted(found.parents[1] for found in folder.glob("*/checkpoints/last.pt"))
-    hint = f"It holds {len(runs)} runs; give one: {runs[0]}." if runs else "Give outputs/DATE/TIME."
-    return f"{folder}: is no run's folder: there are no checkpoints in it. {hint}"
+def evaluate_and_record(
+    run: SavedRun, split: str = "val", seed: int = 0, out: Path | None = None
+) -> tuple[Report, dict[str, Path]]:
+    """Evaluate a run and write metrics.json and the split's figures; report it to W&B.
+
+    On W&B it is a run of its own, of the job type `evaluate`, in the group of the one that
+    it measures and by that one's `wandb.mode`.
+
+    Args:
+        run, split, seed: as `evaluate_model`.
+        out: the folder to write to; the run's own if None.
+
+    Returns:
+        The report, and the figures by their keys on W&B.
+    """
+    report, evaluation = evaluate_model(run, split, seed, run.directions_file)
+    folder = out or run.folder
+    write_metrics(run, report, folder / METRICS_FILE)
+    images = run.data.images[split]
+    pictures = draw_figures(run.model, images, evaluation, folder / "figures" / split)
+    _report_to_wandb(run, report, pictures, folder)
+    return report, pictures
 
 
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+def write_metrics(run: SavedRun, report: Report, file: Path) -> None:
+    """Write metrics.json; keep the entries of the same checkpoint on other splits."""
+    about: dict[str, Any] = {"checkpoint": run.checkpoint, "step": run.step}
+    before = read_json(file)
+    same = all(before.get(key) == value for key, value in about.items())
+    parts: dict[str, Any] = {
+        "metrics": report.figures,
+        "kl_per_latent": {report.split: report.kl_per_latent},
+        "attributes": {report.split: report.separability},
+        "notes": {report.split: report.notes},
+    }
+    if same:
+        parts = {key: _others(before.get(key), report.split) | new for key, new in parts.items()}
+    write_json(file, about | {key: dict(sorted(part.items())) for key, part in parts.items()})
+
+
+def _others(before: Any, split: str) -> dict[str, Any]:
+    """Return the entries of other splits."""
+    entries = before if isinstance(before, dict) else {}
+    return {key: value for key, value in entries.items() if key.partition("/")[0] != split}
+
+
+def _report_to_wandb(
+    run: SavedRun, report: Report, pictures: Mapping[str, Path], folder: Path
+) -> None:
+    settings = run.config.wandb
+    named = replace(settings, name=f"{settings.name or run.folder.name} {report.split}")
+    config = {**asdict(run.config), "checkpoint": run.checkpoint, "evaluated": str(run.folder)}
+    with WandbRun(folder, named, config, job_type="evaluate") as wandb_run:
+        row = {name: figure["value"] for name, figure in report.figures.items()}
+        wandb_run.report({"step": run.step, **row})
+        keyed = {f"{report.split}/{key}": path for key, path in pictures.items()}
+        wandb_run.report({"step": run.step}, keyed)

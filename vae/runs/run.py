@@ -18,18 +18,18 @@ from typing import Any
 import torch
 
 from vae.data import Packed
-from vae.data.loader import TrainingBatches, to_float
+from vae.data.loader import TrainingBatches
 from vae.generation.figures import draw_figures
 from vae.losses import beta_elbo
 from vae.models import build_model
 from vae.models.base import multiply_adds
-from vae.runs.checkpoint import BEST_METRIC, matching_checkpoint, save_checkpoint
+from vae.runs.checkpoint import BEST_METRIC, save_checkpoint
 from vae.runs.config import RunConfig, objective_values
 from vae.runs.failures import last_checkpoint_hint, require_memory, translate_resource_errors
 from vae.runs.run_dir import write_summary
 from vae.runs.tracking import Tracker, truncate_metrics
+from vae.training.base import NotFiniteError
 from vae.training.metrics import EVALUATION_BATCH, Evaluation, validate
-from vae.training.step_metrics import NotFiniteError
 from vae.training.trainer import Trainer
 from vae.utils import devices
 from vae.utils.distributed import local_slice, on_rank_zero, rank
@@ -38,8 +38,6 @@ from vae.utils.files import annotate_os_error, backup_as, remove_unfinished
 from vae.utils.signals import InterruptedRun, Interrupts
 
 log = logging.getLogger(__name__)
-
-FACES_SHOWN = 16  # validation faces in the figures
 
 ShouldContinue = Callable[[int, Mapping[str, float]], bool]  # of (epochs done, validation metrics)
 
@@ -90,8 +88,8 @@ class Run:
         reporting, run_id = config.wandb, None
         if state is not None:
             self.best, self.final, run_id = state["best"], state["final"], state["run_id"]
-            before = state["config"]["wandb"]  # the same run there, in the same group
-            reporting = replace(config.wandb, name=before["name"], group=before["group"])
+            before = state["config"].wandb  # the same run there, in the same group
+            reporting = replace(config.wandb, name=before.name, group=before.group)
             self.seconds = state["seconds"]
         self._clean_up(state or {})
         self.record = {
@@ -122,8 +120,7 @@ class Run:
             on_save=lambda: self._save("last"),
         )
         if state is not None:
-            with matching_checkpoint():
-                trainer.load_state(state)
+            trainer.load_state(state)
             log.info("resuming at step %d", trainer.step)
             if state.get("precision") not in (None, self.precision):  # None: an older version's
                 before = state["precision"]
@@ -142,7 +139,7 @@ class Run:
     @on_rank_zero
     def _clean_up(self, state: Mapping[str, Any]) -> None:
         """Remove what an interrupted run left after its last checkpoint, if it had one."""
-        if "file" in state:  # else a damaged file would be kept as the previous one
+        if state and state["file"].name != "last.pt":  # a damaged one is not to be the previous one
             backup_as(state["file"], "last.pt")
         # later rows will be written again
         truncate_metrics(self.folder / "metrics.jsonl", self.trainer.step, self.measured)
@@ -239,13 +236,12 @@ class Run:
     @on_rank_zero
     def _draw(self, evaluation: Evaluation) -> None:
         """Draw the figures; a figure that cannot be written is only a warning."""
-        faces = to_float(self.validation[:FACES_SHOWN].copy(), self.device)
         try:
-            paths = draw_figures(self.model, faces, evaluation, self.folder / "figures")
+            paths = draw_figures(self.model, self.validation, evaluation, self.folder / "figures")
         except OSError as error:
             log.warning("no figures of step %d: %s", self.trainer.step, error)
         else:
-            self.tracker.log_pictures(self.trainer.step, paths)
+            self.tracker.report({"step": self.trainer.step}, paths)
 
     @on_rank_zero
     def _save(self, name: str) -> None:

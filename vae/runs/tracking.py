@@ -7,22 +7,18 @@ The local file is the record; W&B is the shop window, and stops no training run
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from vae.runs.wandb_mode import resolve_mode
-from vae.runs.wandb_run import WandbConfig, WandbRun
+from vae.runs.wandb_run import WandbRun, resolve_mode
 from vae.utils.files import write_text_atomically
-from vae.utils.metric_registry import run_metrics
+from vae.utils.registry import run_metrics
 
-
-def check_wandb_mode(settings: WandbConfig) -> None:
-    """Raise a UserError if `wandb.mode` cannot be satisfied. Creates and calls nothing."""
-    resolve_mode(settings.mode)
+if TYPE_CHECKING:
+    import wandb
 
 
 def summary_key(metric: str) -> str:
@@ -65,71 +61,55 @@ class Tracker(WandbRun):
     """The record of one run, as a context manager; a process may use several in sequence.
 
     `folder` is the run's folder: `metrics.jsonl` in it is appended to. The rest is as in
-    WandbRun. Entering raises a UserError, and creates nothing, where `check_wandb_mode` would.
+    WandbRun.
     """
 
-    _file: IO[str] | None = None
+    _file: IO[str]
 
     def __enter__(self) -> Tracker:
-        check_wandb_mode(self.settings)
+        resolve_mode(self.settings.mode)  # before anything is created
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
         super().__enter__()
-        with self._warn_on_error("could not be told of the metrics"):
-            self._define_metrics()
+        self.send("could not be told of the metrics", _define_metrics)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if self._file is not None:
-            with suppress(OSError):  # a full disk: the row that did not fit has been told of
-                self._file.close()
-        self._file = None
+        with suppress(OSError):  # a full disk: the row that did not fit has been told of
+            self._file.close()
         super().__exit__(kind, error, traceback)
 
     def log(self, row: Mapping[str, float]) -> None:
-        """Record one row: `step`, `epoch`, `images`, metrics. In the file, nan and inf are null."""
-        if self._file is None:
-            raise RuntimeError("Tracker.log() works inside its `with` block only.")
-        self._file.write(json.dumps({key: _plain(value) for key, value in row.items()}) + "\n")
+        """Record one row of finite numbers: `step`, `epoch`, `images`, metrics."""
+        self._file.write(json.dumps(dict(row)) + "\n")
         self._file.flush()
         self.report(row)
 
     def sync(self) -> None:
         """Flush the rows so far to the disk."""
-        if self._file is not None:
-            os.fsync(self._file.fileno())
-
-    def log_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
-        """Show image files (`figures/samples` → path) on W&B, as they are at `step`."""
-        self.report({"step": step}, pictures)
+        os.fsync(self._file.fileno())
 
     def summarise(self, values: Mapping[str, Any]) -> None:
         """Put values into the run's summary on W&B, the columns of its table.
 
         Under the key of a metric, a value would replace what W&B keeps of it.
         """
-        if self._run is not None:
-            with self._warn_on_error("logging of the summary failed"):
-                self._run.summary.update(dict(values))
+        self.send("logging of the summary failed", lambda run: run.summary.update(dict(values)))
 
     def log_model(self, path: Path) -> None:
         """Upload a checkpoint as an artifact, where `wandb.log_model` asks for it."""
-        if self._run is not None and self.settings.log_model:
-            with self._warn_on_error("upload of the model failed"):
-                self._run.log_artifact(str(path), name=f"model-{self._run.id}", type="model")
-
-    def _define_metrics(self) -> None:
-        """Define `step` as x axis, and the best values for the summary."""
-        if self._run is not None:
-            self._run.define_metric("step")
-            self._run.define_metric("*", step_metric="step")
-            for key, metric in run_metrics().items():
-                if metric.best_on_wandb:
-                    best = "max" if metric.higher_is_better else "min"
-                    self._run.define_metric(key, step_metric="step", summary=f"{best},last")
+        if self.settings.log_model:
+            self.send(
+                "upload of the model failed",
+                lambda run: run.log_artifact(str(path), name=f"model-{run.id}", type="model"),
+            )
 
 
-def _plain(value: float) -> float | None:
-    """Convert a number for JSON: inf and nan become null."""
-    number = value if isinstance(value, int) else float(value)
-    return number if math.isfinite(number) else None
+def _define_metrics(run: wandb.Run) -> None:
+    """Define `step` as x axis, and the best values for the summary."""
+    run.define_metric("step")
+    run.define_metric("*", step_metric="step")
+    for key, metric in run_metrics().items():
+        if metric.best_on_wandb:
+            best = "max" if metric.higher_is_better else "min"
+            run.define_metric(key, step_metric="step", summary=f"{best},last")

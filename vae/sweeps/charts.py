@@ -27,7 +27,7 @@ from vae.sweeps.results import SweepRun
 from vae.training.metrics import bits_per_dim
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically
-from vae.utils.metric_registry import axis_label, cost, higher_is_better
+from vae.utils.registry import axis_label, cost, higher_is_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

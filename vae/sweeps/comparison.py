@@ -15,7 +15,7 @@ import numpy as np
 from vae.runs.overrides import UNNAMED_KEYS
 from vae.sweeps.results import SweepRun, parse_number, read_record, read_run
 from vae.utils.errors import UserError
-from vae.utils.metric_registry import cost, run_metrics
+from vae.utils.registry import cost, run_metrics
 
 LEADING_KEYS = ("loss.beta", "model.latent_dim")  # what runs are ordered by, before all else
 SYMBOLS = {"loss.beta": "β", "model.latent_dim": "z"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vae.sweeps.comparison import Comparison
 from vae.sweeps.results import SweepRun
 from vae.utils.errors import UserError
-from vae.utils.metric_registry import format_metric
+from vae.utils.registry import format_metric
 
 if TYPE_CHECKING:
     from vae.data import DataConfig

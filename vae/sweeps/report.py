@@ -16,7 +16,7 @@ from vae.sweeps.face_sheets import draw_face_sheets
 from vae.sweeps.results import SweepRun
 from vae.utils.errors import UserError
 from vae.utils.files import write_text_atomically
-from vae.utils.metric_registry import format_metric, higher_is_better
+from vae.utils.registry import format_metric, higher_is_better
 from vae.utils.tables import format_table, markdown_table, write_csv
 
 BEST_RUNS = 5

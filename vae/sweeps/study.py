@@ -32,7 +32,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from vae.runs.config import SweepConfig
 from vae.utils.errors import UserError, without_password
-from vae.utils.metric_registry import higher_is_better
+from vae.utils.registry import higher_is_better
 
 log = logging.getLogger(__name__)
 

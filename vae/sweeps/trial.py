@@ -100,8 +100,8 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
     if state is None or summary.get("status") not in ENDED:
         return None
     limits = ("epochs", "max_steps")  # a longer run goes on from here
-    before = state["config"]["trainer"]
-    if any(before.get(key) != getattr(config.trainer, key) for key in limits):
+    before = state["config"].trainer
+    if any(getattr(before, key) != getattr(config.trainer, key) for key in limits):
         return None
     return dict(summary["final"])
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from vae.data.loader import evaluation_batches
 from vae.losses import LossConfig, loss_terms
 from vae.models.base import VAE
-from vae.training.step_metrics import REMEDY, NotFiniteError
+from vae.training.base import REMEDY, NotFiniteError
 from vae.utils.distributed import all_sum, copy_buffers, rank, world_size
-from vae.utils.metric_registry import Metric, image_metric, register_metric, run_metrics
+from vae.utils.registry import Metric, image_metric, register_metric, run_metrics
 from vae.utils.signals import Interrupts, stop_if_interrupted
 
 if TYPE_CHECKING:
@@ -134,20 +134,18 @@ def validate(
                 stop_if_interrupted(interrupts)
         stop_if_interrupted(interrupts)
 
-    def evaluated(model: VAE) -> Evaluation:
-        count = len(trainer.batches.images)
-        return evaluate_split(model, batches(), trainer.loss_config, trainer.autocast, count)
-
-    evaluation = evaluated(trainer.model)
-    metrics = {f"val/{name}": value for name, value in evaluation.metrics.items()}
-    if trainer.ema is not None:
-        of_ema = evaluated(trainer.ema.module).metrics
-        metrics |= {f"ema/{name}": value for name, value in of_ema.items()}
+    loss, count = trainer.loss_config, len(trainer.batches.images)
+    models = {"val": trainer.model} | ({"ema": trainer.ema.module} if trainer.ema else {})
+    found = {
+        name: evaluate_split(model, batches(), loss, trainer.autocast, count)
+        for name, model in models.items()
+    }
+    metrics = {f"{n}/{key}": value for n in found for key, value in found[n].metrics.items()}
     if not all(map(math.isfinite, metrics.values())):  # keep the checkpoint before it
         raise NotFiniteError(
             f"validation at step {trainer.step} is not finite: {metrics}. {REMEDY}"
         )
-    return metrics, evaluation
+    return metrics, found["val"]
 
 
 @torch.inference_mode()

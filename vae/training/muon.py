@@ -54,16 +54,10 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults)
+        # fused: torch loads the counts of steps to where the parameters are
+        super().__init__(params, {**defaults, "fused": True})
         self.found_inf: Tensor | None = None  # 1: the next step changes nothing
         self._step_supports_amp_scaling = True  # torch's name for that protocol
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Move step counts to the parameters' device; torch loads them on the CPU."""
-        super().__setstate__(state)
-        for parameter, moments in self.state.items():
-            if "step" in moments:
-                moments["step"] = moments["step"].to(parameter.device)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

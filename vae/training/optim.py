@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import chain
@@ -115,63 +115,36 @@ class AdamWConfig(AdamConfig):
 def guarded_step(optimizer: Optimizer, skipped: Tensor) -> None:
     """Take an optimizer step that changes nothing where `skipped` is true.
 
-    Nothing waits for the value of `skipped`, a boolean scalar on the device. Optimizers that
-    follow torch's protocol for gradient scaling (its fused ones, and Muon) read it as
-    `found_inf` and leave weights and state as they are. For any other optimizer, they are restored
-    afterwards; state that its first step creates is then that of a step with a gradient of 0, and
-    what it keeps on the CPU beside a GPU counts the skipped step.
+    `skipped` is a boolean scalar on the device. Optimizers that follow torch's protocol for
+    gradient scaling (its fused ones, and Muon) read it there, as `found_inf`, and nothing waits
+    for it. For any other optimizer, the step waits for its value.
     """
-    if getattr(optimizer, "_step_supports_amp_scaling", False):
-        first = not optimizer.state
-        optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
-        optimizer.step()
-        for state in optimizer.state.values() if first else ():
-            for moment in filter(torch.is_tensor, state.values()):
-                moment.masked_fill_(skipped.to(moment.device), 0.0)  # of SGD, it was not set
+    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+        if not skipped:
+            optimizer.step()
         return
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    before = [(weight.clone(), deepcopy(optimizer.state.get(weight, {}))) for weight in weights]
-    for weight in weights:
-        if weight.grad is not None:
-            weight.grad.masked_fill_(skipped, 0.0)
+    first = not optimizer.state
+    optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
     optimizer.step()
-    for weight, (old_weight, old_state) in zip(weights, before, strict=True):
-        weight.copy_(_old_where(skipped, old_weight, weight))
-        for key, old in old_state.items():
-            state = optimizer.state[weight]
-            state[key] = _old_where(skipped, old, state[key])
+    for state in optimizer.state.values() if first else ():
+        for moment in filter(torch.is_tensor, state.values()):
+            moment.masked_fill_(skipped.to(moment.device), 0.0)  # of SGD, it was not set
 
 
-def _old_where(skipped: Tensor, old: Any, new: Any) -> Any:
-    """Return a value from before a step where it was skipped, as far as nobody waits for that."""
-    if torch.is_tensor(new) and new.device == skipped.device:
-        return torch.where(skipped, old, new)
-    return old if skipped.device.type == "cpu" and skipped else new
+def state_of_a_step(config: OptimizerConfig, shapes: Sequence[torch.Size]) -> dict[int, Any]:
+    """Return an optimizer's state after one step with parameters of zeros, by their number.
 
-
-def require_fitting_moments(config: OptimizerConfig, optimizer: Optimizer) -> None:
-    """Raise a ValueError unless the state is one of this optimizer and these parameters.
-
-    torch does not check. Names and shapes are compared with those of an optimizer that has
-    taken one step with parameters of zeros.
+    Args:
+        shapes: of the parameters, in their order.
     """
-    expected: dict[torch.Size, dict[str, Any]] = {}
-    for parameter, moments in optimizer.state.items():
-        if parameter.shape not in expected:
-            twin = nn.Parameter(torch.zeros(parameter.shape))
-            twin.grad = torch.zeros_like(twin)
-            probe = config.build([twin])
-            probe.step()
-            expected[parameter.shape] = _shapes(probe.state[twin])
-        if _shapes(moments) != expected[parameter.shape]:
-            raise ValueError("moments of other parameters")
-
-
-def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the shape of each tensor, and the type of what is none."""
-    return {
-        key: value.shape if torch.is_tensor(value) else type(value) for key, value in state.items()
-    }
+    examples: dict[torch.Size, dict[str, Any]] = {}
+    for shape in set(shapes):
+        parameter = nn.Parameter(torch.zeros(shape))
+        parameter.grad = torch.zeros(shape)
+        optimizer = config.build([parameter])
+        optimizer.step()
+        examples[shape] = dict(optimizer.state[parameter])
+    return {number: examples[shape] for number, shape in enumerate(shapes)}
 
 
 class ExponentialMovingAverage:
@@ -208,22 +181,13 @@ class ExponentialMovingAverage:
         """
         n = self.updates
         share = (1 - min(self.decay, (1 + n) / (10 + n)) if n else 1.0) * keep
-        for average, value in zip(_model_tensors(self.module), _model_tensors(model), strict=True):
+        for average, value in zip(_tensors(self.module), _tensors(model), strict=True):
             if average.is_floating_point():
                 average.lerp_(value, share)
             else:  # a count of batches
                 average.copy_(value)
         self.updates += 1
 
-    def state(self) -> dict[str, Any]:
-        """Return the averaged weights and the number of updates, for a checkpoint."""
-        return {"model": self.module.state_dict(), "updates": self.updates}
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned."""
-        self.module.load_state_dict(state["model"])
-        self.updates = int(state["updates"])
-
-
-def _model_tensors(model: VAE) -> Iterator[Tensor]:
+def _tensors(model: VAE) -> Iterator[Tensor]:
     return chain(model.parameters(), model.buffers())

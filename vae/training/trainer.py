@@ -24,18 +24,17 @@ from vae.data.loader import TrainingBatches
 from vae.losses import LossConfig, LossTerms, beta_at, loss_terms
 from vae.models.base import VAE
 from vae.models.posterior import Posterior
-from vae.training.base import CheckpointTrigger, TrainerConfig
+from vae.training.base import (
+    SKIPPED,
+    CheckpointTrigger,
+    MetricAccumulator,
+    NonFiniteGuard,
+    TrainerConfig,
+)
 from vae.training.optim import (
     ExponentialMovingAverage,
     OptimizerConfig,
     guarded_step,
-    require_fitting_moments,
-)
-from vae.training.step_metrics import (
-    SKIPPED,
-    BufferRollback,
-    MetricAccumulator,
-    NonFiniteGuard,
 )
 from vae.utils import distributed
 from vae.utils.devices import autocast, compile_model, send
@@ -92,7 +91,6 @@ class Trainer:
         self.training_model = distributed.data_parallel(model)
         if config.compile:
             self.training_model = compile_model(self.training_model)
-        self.buffers = BufferRollback(model)
         self.ema = ExponentialMovingAverage(model, config.ema) if config.ema else None
         self._compiling = config.compile  # the first step does
 
@@ -103,10 +101,11 @@ class Trainer:
         """
         return {
             "model": self.model.state_dict(),
-            "ema": self.ema.state() if self.ema else None,
+            "ema": self.ema
+            and {"model": self.ema.module.state_dict(), "updates": self.ema.updates},
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "skipped": self.guard.state(),
+            "skipped": {"total": self.guard.total, "in_a_row": self.guard.in_a_row},
             "pending": self.accumulator.values(),
             "epoch": self.epoch,
         }
@@ -120,20 +119,16 @@ class Trainer:
             Exception: of any type, if the state is that of another model or optimizer.
         """
         self.model.load_state_dict(state["model"])
-        groups = [
-            {k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups
-        ]
-        self.optimizer.load_state_dict(state["optimizer"])
-        require_fitting_moments(self.optimizer_config, self.optimizer)
-        for group, settings in zip(self.optimizer.param_groups, groups, strict=True):
-            group.update(settings)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
         self.step = state["step"]
         self.guard = NonFiniteGuard(self.config.max_skipped, **state["skipped"])
         self.accumulator.before = dict(state["pending"])
         if self.ema is not None:
             self.ema.restart(self.model)
             if state.get("ema") is not None:
-                self.ema.load(state["ema"])
+                self.ema.module.load_state_dict(state["ema"]["model"])
+                self.ema.updates = state["ema"]["updates"]
 
     @property
     def total_steps(self) -> int:
@@ -218,7 +213,7 @@ class Trainer:
         """
         self._set_learning_rate()
         noise = self._noise(images.device)
-        self.buffers.save()
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
         with self.autocast:
             logits, posterior = self.training_model(images, noise)
         terms = self._loss_terms(logits, images, posterior, noise)
@@ -230,7 +225,8 @@ class Trainer:
         values = distributed.all_mean({**terms._asdict(), "grad_norm": norm})
         skipped = ~torch.stack(list(values.values())).isfinite().all()
         guarded_step(self.optimizer, skipped)
-        self.buffers.restore(skipped)
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(torch.where(skipped, before, buffer))  # the forward pass has changed it
         if self.ema is not None:
             self.ema.update(self.model, (~skipped).float())
         return {**values, SKIPPED: skipped.float()}

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vae.utils.errors import UserError, require
+from vae.utils.errors import UserError
 
 # How long a rank waits for another rank that is alive; rank 0 may be packing a data set.
 # gloo notices a rank that died at once, by its closed connection; torchrun ends all others.
@@ -69,12 +69,6 @@ def local_slice(count: int) -> slice:
     """Return this rank's contiguous slice of `count` rows, a multiple of the world size."""
     rows = count // world_size()
     return slice(rank() * rows, (rank() + 1) * rows)
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Raise a UserError unless the batch can be divided among the processes."""
-    takes = f"a multiple of the number of processes, here {world_size()}"
-    require(batch_size % world_size() == 0, "data.batch_size", batch_size, takes)
 
 
 def local_device(device: torch.device) -> torch.device:

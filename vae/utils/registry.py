@@ -1,4 +1,4 @@
-"""Choices by name: the classes that `model=conv`, `loss=bce` and the like select.
+"""Choices and metrics by name. Choices: the classes that `model=conv`, `loss=bce` ... select.
 
     @register("loss", "huber")
     @dataclass
@@ -7,6 +7,11 @@
 makes `loss=huber` a choice, together with `conf/loss/huber.yaml`. Hydra's schemas and the loader of
 finished runs read the choices from here. A name out of a file selects a registered class, never
 an import.
+
+    register_metric(Metric("mae", "mean absolute error", digits=4))
+
+makes a metric known to sweeps, tables, charts, `comparison.csv` and W&B. One of each image is
+registered with the function that computes it (`image_metric`); validation measures it in every run.
 """
 
 from __future__ import annotations
@@ -14,9 +19,16 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Class = TypeVar("Class", bound=type[Any])
+
+ImageFunction = Callable[["Tensor", "Tensor"], "Tensor"]  # (images, reconstructions) to (batch,)
+PACKAGES = ("vae.training", "vae.evaluation")  # which register metrics when they are imported
 
 _CHOICES: dict[str, dict[str, type[Any]]] = {}
 
@@ -59,3 +71,103 @@ def import_modules(package: str) -> None:
     found = importlib.import_module(package)
     for module in pkgutil.iter_modules(found.__path__, f"{package}."):
         importlib.import_module(module.name)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A quantity that is measured on a split.
+
+    Args:
+        name: without the split's prefix: `psnr` is `val/psnr` where it is logged.
+        label: what an axis says, with the unit.
+        digits: decimals, in tables.
+        higher_is_better: else a sweep minimises it.
+        best_on_wandb: W&B's summary keeps the best and the last value; else the last.
+        in_every_run: validation measures it; else only `vae evaluate` does.
+        function: of each image and its reconstruction, averaged over the split; None for a
+            metric that validation derives in another way.
+    """
+
+    name: str
+    label: str
+    digits: int
+    higher_is_better: bool = False
+    best_on_wandb: bool = True
+    in_every_run: bool = True
+    function: ImageFunction | None = None
+
+    @property
+    def key(self) -> str:
+        """The key of the logged value."""
+        return f"val/{self.name}"
+
+
+_METRICS: dict[str, Metric] = {}  # by key
+
+
+def register_metric(metric: Metric) -> None:
+    """Register a metric, in place of one of the same name and label.
+
+    Raises:
+        ValueError: there is another one of that name.
+    """
+    known = _METRICS.setdefault(metric.key, metric)
+    if known.label != metric.label:
+        raise ValueError(f"there is a metric {metric.name} already: {known.label}")
+    _METRICS[metric.key] = metric
+
+
+def image_metric(
+    label: str, *, digits: int, higher_is_better: bool = False
+) -> Callable[[ImageFunction], ImageFunction]:
+    """Decorate a function of images and reconstructions, (batch,) each, so that it is a metric.
+
+    The metric has the function's name.
+    """
+
+    def add(function: ImageFunction) -> ImageFunction:
+        name = function.__name__
+        register_metric(Metric(name, label, digits, higher_is_better, function=function))
+        return function
+
+    return add
+
+
+def all_metrics() -> dict[str, Metric]:
+    """Return every metric, by key."""
+    for package in PACKAGES:
+        importlib.import_module(package)
+    return _METRICS
+
+
+def find_metric(key: str) -> Metric | None:
+    """Return the metric of a key, `val/bpd`, or of best.pt, `best/val/bpd`; None if unknown."""
+    return all_metrics().get(key.removeprefix("best/"))
+
+
+def run_metrics() -> dict[str, Metric]:
+    """Return the metrics that every run measures, by key."""
+    return {key: metric for key, metric in all_metrics().items() if metric.in_every_run}
+
+
+def higher_is_better(key: str) -> bool:
+    """Return whether a larger value of a metric is better; false for unknown keys."""
+    metric = find_metric(key)
+    return metric is not None and metric.higher_is_better
+
+
+def cost(key: str, value: float) -> float:
+    """Return the value to minimise: the metric, negated where higher is better."""
+    return -value if higher_is_better(key) else value
+
+
+def axis_label(key: str) -> str:
+    """Return the label of a metric's axis; the key itself where it is unknown."""
+    metric = find_metric(key)
+    return key if metric is None else metric.label
+
+
+def format_metric(key: str, value: float) -> str:
+    """Format a metric with its number of digits, and four digits in all where it is unknown."""
+    metric = find_metric(key)
+    return f"{value:.4g}" if metric is None else f"{value:.{metric.digits}f}"

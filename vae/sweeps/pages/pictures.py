@@ -16,7 +16,7 @@ from vae.sweeps.pages.tables import Row, cell, format_figure, ranked
 from vae.sweeps.results import parse_number
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically
-from vae.utils.metric_registry import axis_label
+from vae.utils.registry import axis_label
 
 CAPTIONS = {
     "comparison": "Rate against distortion, and the effect of each swept value; all runs",

@@ -12,15 +12,13 @@ from typing import Any, TypeAlias
 
 from vae.data.base import DataConfig
 from vae.evaluation import PARTS
-from vae.runs.evaluation_report import METRICS_FILE, evaluate_and_record
-from vae.runs.load import load_run
+from vae.runs.load import METRICS_FILE, evaluate_and_record, load_run
 from vae.runs.run_dir import read_summary
 from vae.sweeps.comparison import Comparison, format_value, pareto_front, rows, sort_key
 from vae.sweeps.results import SweepRun, parse_number
 from vae.utils.errors import UserError
 from vae.utils.files import read_json
-from vae.utils.metric_registry import cost, find_metric, format_metric
-from vae.utils.registry import choices
+from vae.utils.registry import choices, cost, find_metric, format_metric
 from vae.utils.tables import markdown_table
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Walks through the latent space: between two faces, and along one latent of a face."""
+"""Faces through a model: reconstructions, interpolations, traversals."""
 
 from __future__ import annotations
 
@@ -7,21 +7,93 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from vae.evaluation import TrainedModel
 from vae.evaluation.latents import AggregatePosterior, encode_batches
 from vae.generation import figures
-from vae.generation.figures import TRAVERSAL_RANGE, decode_strips, lerp, move_latent, slerp
+from vae.generation.figures import (
+    COLUMNS,
+    TRAVERSAL_RANGE,
+    decode_strips,
+    lerp,
+    move_latent,
+    slerp,
+)
 from vae.generation.photos import file_stems, load_faces
-from vae.training.metrics import ACTIVE_VARIANCE
+from vae.training.metrics import ACTIVE_VARIANCE, EVALUATION_BATCH, psnr, ssim
 from vae.utils.errors import require
 
+DEFAULT_FACES = 16  # faces of the split to reconstruct, where none are given
+MAX_SHOWN = 256  # faces on a sheet of reconstructions
 METHODS = {"linear": lerp, "spherical": slerp}
 STEPS = 9  # faces in a row
 FRAMES = 24  # of an animation, one way
 RANKING_IMAGES = 2000  # images of the split that the latents' order and ranges are measured on
+
+
+@dataclass(frozen=True)
+class ReconstructionResult:
+    """The result of `reconstruct`."""
+
+    images: Tensor  # (faces, 3, size, size) in [0, 1], from the posteriors' means
+    labels: list[str]
+    metrics: list[dict[str, float]]  # mse, psnr in dB and ssim of each
+    sheet: Path
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Each metric's mean over the faces."""
+        return {
+            name: sum(face[name] for face in self.metrics) / len(self.metrics)
+            for name in self.metrics[0]
+        }
+
+
+@torch.inference_mode()
+def reconstruct(
+    trained: TrainedModel,
+    faces: Sequence[str] = (),
+    split: str = "val",
+    crop: str = "auto",
+    *,
+    folder: Path,
+) -> ReconstructionResult:
+    """Encode faces to their posterior's mean and decode it.
+
+    Args:
+        trained: computes on its device.
+        faces, split, crop: as `load_faces`; without any, the first of the split.
+        folder: the file is figures/reconstruct.png below it, with the first MAX_SHOWN faces.
+    """
+    if not faces:
+        faces = [str(i) for i in range(min(DEFAULT_FACES, len(trained.data.images[split])))]
+    originals, labels = load_faces(faces, trained, split, crop)
+    batches = torch.split(originals, EVALUATION_BATCH)
+    model, device = trained.model, trained.device
+    made = [model.decode(model.encode(batch.to(device)).mode).cpu() for batch in batches]
+    metrics = [row for pair in zip(batches, made, strict=True) for row in _metrics_of_each(*pair)]
+    images = torch.cat(made)
+    sheet = folder / "figures" / "reconstruct.png"
+    figures.write_reconstructions(_whole_rows(originals), _whole_rows(images), sheet)
+    return ReconstructionResult(images, labels, metrics, sheet)
+
+
+def _whole_rows(images: Tensor) -> Tensor:
+    """Pad the images of a sheet with blank ones to whole rows."""
+    shown = images[:MAX_SHOWN]
+    missing = -len(shown) % min(COLUMNS, len(shown))
+    return torch.cat([shown, shown.new_ones(missing, *shown.shape[1:])])
+
+
+def _metrics_of_each(originals: Tensor, images: Tensor) -> list[dict[str, float]]:
+    """Return mse, psnr and ssim of each reconstruction in a batch."""
+    mse = F.mse_loss(images, originals, reduction="none").flatten(1).mean(1)
+    columns = {"mse": mse, "psnr": psnr(originals, images), "ssim": ssim(originals, images)}
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 @torch.inference_mode()
