@@ -124,9 +124,13 @@ def checkpoint_schema(config: RunConfig) -> dict[str, Any]:
     weights, shapes = model.state_dict(), [weight.shape for weight in model.parameters()]
     metrics = mapping_of(float)
 
-    def is_optimizer_state(value: Any) -> bool:  # before the first step, or after one
+    def is_optimizer_state(value: Any) -> bool:  # of the parameters that had a gradient by then
         state = value.get("state") if isinstance(value, Mapping) else None
-        return state == {} or matches(state, state_of_a_step(config.optimizer, shapes))
+        expected = state_of_a_step(config.optimizer, shapes)
+        return isinstance(state, Mapping) and all(
+            number in expected and matches(moments, expected[number])
+            for number, moments in state.items()
+        )
 
     return {
         "model": weights,

@@ -93,21 +93,19 @@ def load_run(
         model = build_model(config.model, config.data.image_size)
     model.load_state_dict(state["ema"]["model"] if average else state["model"])
     prefix = "ema/" if average else "val/"
-    measured = {
-        k.replace(prefix, "val/"): v for k, v in state["final"].items() if k.startswith(prefix)
-    }
+    measured = [(key, value) for key, value in state["final"].items() if key.startswith(prefix)]
     return SavedRun(
-        model.eval(),
-        config.model,
-        resolve_data_paths(config.data, folder),
-        config.loss,
-        config.metrics,
-        folder,
-        config,
-        state["step"],
-        state["epoch"],
-        measured,
-        checkpoint,
+        model=model.eval(),
+        model_config=config.model,
+        data_config=resolve_data_paths(config.data, folder),
+        loss_config=config.loss,
+        metrics_config=config.metrics,
+        folder=folder,
+        config=config,
+        step=state["step"],
+        epoch=state["epoch"],
+        metrics={key.replace(prefix, "val/"): value for key, value in measured},
+        checkpoint=checkpoint,
     )
 
 

@@ -103,7 +103,8 @@ def expand_resume(arguments: list[str]) -> list[str]:
         raise UserError(
             "resume: auto is for a run whose folder has a name: hydra.run.dir=FOLDER resume=auto"
         )
-    folder = _folder(run_dir if given == "auto" and run_dir else str(given))
+    named = run_dir if given == "auto" and run_dir else str(given)
+    folder = Path(named.strip("'\"")).resolve()
     if (folder / ACCEPTED).is_file():
         earlier = _safe_overrides(folder, {a.partition("=")[0] for a in others})
     elif given != "auto":
@@ -120,10 +121,6 @@ def _given(arguments: list[str], key: str) -> str | None:
     """Return the last value of a key on the command line, or None."""
     values = [a.partition("=")[2] for a in arguments if a.startswith(f"{key}=")]
     return values[-1] if values else None
-
-
-def _folder(value: str) -> Path:
-    return Path(value.strip("'\"")).resolve()
 
 
 def _safe_overrides(folder: Path, anew: set[str]) -> list[str]:

@@ -10,8 +10,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ class Run:
         self.precision = devices.pick_precision(config.trainer.precision, device)
         self.trainer = self._build_trainer(data, state)
         self.model = self.trainer.model
+        self.translate_errors = partial(translate_resource_errors, config, folder, self.trainer)
         reporting, run_id = config.wandb, None
         if state is not None:
             self.best, self.final, run_id = state["best"], state["final"], state["run_id"]
@@ -164,12 +166,12 @@ class Run:
         )
         status, reason = "failed", None
         with (
-            self._translate_resource_errors(),
+            self.translate_errors(),
             self.tracker if rank() == 0 else nullcontext(),
             self.interrupts,  # until all is saved
         ):
             try:
-                with self._translate_resource_errors():
+                with self.translate_errors():
                     self._fit()
                 status = "finished"
             except PrunedRun:
@@ -202,9 +204,6 @@ class Run:
             self._save("last")
             raise
 
-    def _translate_resource_errors(self, batch: int | None = None) -> AbstractContextManager[None]:
-        return translate_resource_errors(self.config, self.folder, self.trainer, batch)
-
     @on_rank_zero
     def _log(self, row: Mapping[str, float]) -> None:
         with annotate_os_error(self.folder / "metrics.jsonl"):
@@ -214,7 +213,7 @@ class Run:
         """Validate, draw figures, save checkpoints."""
         trainer = self.trainer
         self.measured = False
-        with self._translate_resource_errors(EVALUATION_BATCH):
+        with self.translate_errors(EVALUATION_BATCH):
             self.final, evaluation = validate(trainer, self.validation, self.interrupts)
         self.measured = True
         self._log({**trainer.position, **self.final})
