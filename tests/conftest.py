@@ -40,3 +40,24 @@ def no_outside_world(monkeypatch, tmp_path):
 def no_download(url, *_args, **_kwargs):
     """Raise the error of torch.hub without a network."""
     raise URLError(f"no network for {url}")
+
+
+@pytest.fixture
+def fresh_wandb(monkeypatch, tmp_path):
+    """A machine without W&B's keys and settings, and on which W&B knows 127.0.0.1 alone.
+
+    wandb reads the environment once in a process, unless it is torn down.
+    """
+    import wandb
+
+    for key in [key for key in os.environ if key.startswith("WANDB_")]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "settings"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    wandb.teardown()
+    yield
+    wandb.teardown()

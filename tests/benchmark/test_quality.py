@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.support.run_files import rows
 from tests.support.train_command import TINY, call_train
-from tests.training.test_distributed import rows
 from vae.benchmark import quality
 from vae.benchmark.quality import (
     Recipe,

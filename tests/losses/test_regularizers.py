@@ -20,7 +20,6 @@ from vae.losses.regularizers import (
     total_correlation,
 )
 from vae.models import Posterior
-from vae.utils.errors import UserError
 
 BATCH, LATENTS = 6, 3
 END = math.inf
@@ -103,17 +102,8 @@ def test_stratified_weights_are_unbiased():
         for rest in itertools.combinations(range(1, BATCH), 2)
     ]
     torch.testing.assert_close(torch.stack(batches).mean(), densities.mean())
-
-
-def test_stratified_weights_equal_the_papers():
-    """Its stratified ones, 1/N, 1/M and (N - M) / (N·M) for M others, averaged over the last."""
-    images, m = 50, 7
-    weights = batch_weights(m + 1, images, stratified=True)
-    of_others = ((m - 1) / m + (images - m) / (images * m)) / m
-    assert weights[2, 2].item() == pytest.approx(1 / images)
-    assert weights[2, 3].item() == pytest.approx(of_others)
-    plain = batch_weights(m + 1, images, stratified=False)
-    assert plain.unique().tolist() == pytest.approx([1 / (images * (m + 1))])
+    plain = batch_weights(3, BATCH, stratified=False)
+    assert plain.unique().tolist() == pytest.approx([1 / (BATCH * 3)])
 
 
 def test_total_correlation_at_weight_one_is_the_kl(batch):
@@ -124,21 +114,6 @@ def test_total_correlation_at_weight_one_is_the_kl(batch):
     torch.testing.assert_close(one.penalty(posterior, latents, END, 100), kl)
     correlation = total_correlation(posterior, latents, 100, stratified=True)
     torch.testing.assert_close(six.penalty(posterior, latents, END, 100), kl + 5 * correlation)
-
-
-def test_total_correlation_of_gaussians_in_closed_form():
-    """q(z) of many narrow posteriors is about N(0, Σ), of TC -½ log det Σ at variances of 1."""
-    generator = torch.Generator().manual_seed(0)
-    rho, count = 0.8, 4000
-    noise = torch.randn(count, 2, generator=generator)
-    mean = 0.95 * torch.stack(
-        [noise[:, 0], rho * noise[:, 0] + (1 - rho**2) ** 0.5 * noise[:, 1]], 1
-    )
-    posterior = Posterior(mean, torch.full_like(mean, math.log(1 - 0.95**2)))
-    latents = posterior.sample(generator)
-    inside = 0.95**2 * rho  # what is correlated of the whole variance
-    found = total_correlation(posterior, latents, count, stratified=True).item()
-    assert found == pytest.approx(-0.5 * math.log(1 - inside**2), abs=0.03)
 
 
 @pytest.mark.parametrize("stratified", [False, True])
@@ -167,35 +142,9 @@ def test_mmd_equals_an_estimate_from_prior_samples():
     assert prior_discrepancy(latents).item() == pytest.approx(expected.item(), abs=0.01)
 
 
-def test_mmd_of_prior_samples_is_zero():
-    generator = torch.Generator().manual_seed(0)
-    found = [prior_discrepancy(torch.randn(64, 8, generator=generator)) for _ in range(400)]
-    deviation = torch.stack(found).std().item() / 20
-    assert abs(torch.stack(found).mean().item()) < 3 * deviation
-    assert prior_discrepancy(2 * torch.randn(64, 8, generator=generator)) > 20 * deviation
-
-
 def test_mmd(batch):
     posterior, latents = batch
     config = MMDConfig("mmd", alpha=0.25, weight=10.0)
     kl = kl_of(posterior).sum(1).mean()
     expected = 0.75 * kl + 9.25 * prior_discrepancy(latents)
     torch.testing.assert_close(config.penalty(posterior, latents, END, 100), expected)
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings", "key"),
-    [
-        (FreeBitsConfig, {"nats": -1.0}, "nats"),
-        (CapacityConfig, {"nats": math.nan, "epochs": 1.0}, "nats"),
-        (CapacityConfig, {"nats": 1.0, "epochs": -1.0}, "epochs"),
-        (TotalCorrelationConfig, {"weight": -1.0, "estimator": "weighted"}, "weight"),
-        (TotalCorrelationConfig, {"weight": 1.0, "estimator": "exact"}, "estimator"),
-        (MMDConfig, {"alpha": 1.1, "weight": 1.0}, "alpha"),
-        (MMDConfig, {"alpha": math.nan, "weight": 1.0}, "alpha"),
-        (MMDConfig, {"alpha": -1.0, "weight": 1.0}, "weight"),
-    ],
-)
-def test_invalid_settings_are_refused(kind, settings, key):
-    with pytest.raises(UserError, match=rf"loss\.regularizer\.{key}: got"):
-        kind("x", **settings)

@@ -22,13 +22,7 @@ def test_kl_equals_torch_distributions(posterior):
         Normal(torch.tensor(0.0), torch.tensor(1.0)),
     )
     torch.testing.assert_close(posterior.kl(), reference)
-
-
-def test_kl_is_zero_at_the_prior_and_positive_elsewhere():
-    at_prior = Posterior(torch.zeros(1, 3), torch.zeros(1, 3))
-    assert at_prior.kl().abs().max() == 0
-    nearby = Posterior(torch.full((1, 3), 0.1), torch.tensor([[-0.1, 0.0, 0.1]]))
-    assert (nearby.kl() > 0).all()
+    assert torch.equal(posterior.mode, posterior.mean)
 
 
 def test_samples_have_the_posteriors_moments(posterior):
@@ -36,15 +30,6 @@ def test_samples_have_the_posteriors_moments(posterior):
     draws = torch.stack([posterior.sample(generator) for _ in range(4000)])
     torch.testing.assert_close(draws.mean(0), posterior.mean, atol=0.15, rtol=0.05)
     torch.testing.assert_close(draws.std(0), posterior.std, atol=0.05, rtol=0.06)
-
-
-def test_equal_generators_give_equal_samples(posterior):
-    first = posterior.sample(torch.Generator().manual_seed(3))
-    again = posterior.sample(torch.Generator().manual_seed(3))
-    other = posterior.sample(torch.Generator().manual_seed(4))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert torch.equal(posterior.mode, posterior.mean)
 
 
 def test_gradients_through_the_reparametrisation():

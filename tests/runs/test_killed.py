@@ -5,7 +5,11 @@ import signal
 
 import pytest
 
-from tests.support.killed_runs import DeathAt, ends_as, finish, kill_after, rows_of, start, state_of
+from tests.support.killed_runs import DeathAt, Interrupting, ends_as, finish, kill_after, start
+from tests.support.run_files import state_of, timeless_rows
+
+STEP = "vae.training.trainer:step_noise"  # called once a step
+VALIDATION = "vae.training.metrics:loss_terms"  # for the model and its average, in turn
 
 
 @pytest.mark.parametrize("times", [6, pytest.param(20, marks=pytest.mark.slow)])
@@ -39,8 +43,8 @@ def test_killed_at_every_write_runs_resume(whole, folder, tmp_path):
 def test_killed_before_the_first_checkpoint_runs_start_anew(whole, folder):
     """With rows and an unfinished file, but nothing to resume from."""
     settings = ["trainer.log_every=1", "trainer.checkpoint_every=null"]
-    assert finish(folder, settings, Interrupting(signal.SIGKILL, step=2)) == -signal.SIGKILL
-    assert [row["step"] for row in rows_of(folder)] == [1, 2]
+    assert finish(folder, settings, Interrupting(STEP, 3, signal.SIGKILL)) == -signal.SIGKILL
+    assert [row["step"] for row in timeless_rows(folder)] == [1, 2]
     assert not (folder / "checkpoints" / "last.pt").exists()
     (folder / "checkpoints" / ".last.pt.1.tmp").touch()
     ends_as(folder, whole[0])
@@ -49,74 +53,29 @@ def test_killed_before_the_first_checkpoint_runs_start_anew(whole, folder):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_interrupted_runs_lose_no_step(number, whole, folder):
     """Nor have they rows of their own: what was in no row yet is in the checkpoint."""
-    process = start(folder, (), Interrupting(number))
-    process.join(60)
-    assert process.exitcode == 128 + number
+    assert finish(folder, (), Interrupting(STEP, 7, number)) == 128 + number
     assert state_of(folder)["step"] == 7
     assert len(state_of(folder)["pending"]["loss"]) == 1
-    assert rows_of(folder) == [row for row in rows_of(whole[0]) if row["step"] <= 6]
+    assert timeless_rows(folder) == [row for row in timeless_rows(whole[0]) if row["step"] <= 6]
     ends_as(folder, whole[0])
 
 
 @pytest.mark.parametrize("call", [2, 3, 7], ids=["average", "model", "end"])
 def test_an_interrupt_does_not_wait_for_a_validation(call, whole, folder):
     """What was measured by then is measured again, and the rest of it, when the run goes on."""
-    process = start(folder, (), InterruptingValidation(call))
-    process.join(60)
-    assert process.exitcode == 128 + signal.SIGTERM
+    assert finish(folder, (), Interrupting(VALIDATION, call)) == 128 + signal.SIGTERM
     step = 4 * ((call + 1) // 2)
     assert state_of(folder)["step"] == step
-    assert rows_of(folder) == rows_before_validation(whole[0], step)
+    assert timeless_rows(folder) == rows_before_validation(whole[0], step)
     assert finish(folder, (), DeathAt(9)) == -signal.SIGKILL  # once its row is written
     ends_as(folder, whole[0])
 
 
 def test_an_interrupt_in_the_last_step_of_an_epoch(whole, folder):
-    process = start(folder, (), Interrupting(signal.SIGTERM, step=7))
-    process.join(60)
-    assert process.exitcode == 128 + signal.SIGTERM
-    assert rows_of(folder) == rows_before_validation(whole[0], 8)
+    assert finish(folder, (), Interrupting(STEP, 8)) == 128 + signal.SIGTERM
+    assert timeless_rows(folder) == rows_before_validation(whole[0], 8)
     ends_as(folder, whole[0])
 
 
 def rows_before_validation(folder, step):
-    return [r for r in rows_of(folder) if r["step"] < step + ("train/loss" in r)]
-
-
-class InterruptingValidation:
-    """Sends this process SIGTERM in the n-th evaluation: of the model, of its average, in turn."""
-
-    def __init__(self, call):
-        self.call, self.seen = call, 0
-
-    def __call__(self):
-        import vae.training.metrics
-
-        terms = vae.training.metrics.loss_terms
-
-        def interrupting(*args, **kwargs):
-            self.seen += 1
-            if self.seen == self.call:
-                signal.raise_signal(signal.SIGTERM)
-            return terms(*args, **kwargs)
-
-        vae.training.metrics.loss_terms = interrupting
-
-
-class Interrupting:
-    """Sends this process a signal in its seventh step, or another."""
-
-    def __init__(self, number, step=6):
-        self.number, self.step = number, step
-
-    def __call__(self):
-        import vae.training.trainer
-
-        noise = vae.training.trainer.step_noise
-
-        def interrupting(seed, step, shape):
-            if step == self.step:
-                signal.raise_signal(self.number)
-            return noise(seed, step, shape)
-
-        vae.training.trainer.step_noise = interrupting
+    return [r for r in timeless_rows(folder) if r["step"] < step + ("train/loss" in r)]

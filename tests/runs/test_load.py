@@ -41,7 +41,9 @@ def change(folder, edit):
 
 def test_the_loaded_model_equals_the_saved(saved, config):
     folder, model = saved
+    random = torch.get_rng_state()
     run = load_run(folder)
+    assert torch.equal(torch.get_rng_state(), random)
     assert not run.model.training
     images = torch.rand(2, 3, 16, 16)
     model.eval()
@@ -81,14 +83,6 @@ def test_a_damaged_last_checkpoint_loads_the_previous(checkpoint, damage, reason
         load_run(folder, checkpoint)
 
 
-def test_loading_keeps_the_random_state(saved):
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    load_run(saved[0])
-    assert torch.equal(torch.rand(1), expected)
-
-
 @pytest.mark.parametrize("data", choices("data"))
 def test_every_data_source_is_reopened(data):
     config = compose([f"data={data}", *(["data.path=x"] if data == "folder" else [])])
@@ -99,17 +93,16 @@ def test_every_data_source_is_reopened(data):
     ("edit", "words"),
     [
         (lambda s: s["config"]["model"].update(name="os.system"), "model.name: got 'os.system'"),
-        (lambda s: s["config"]["data"].update(name="x"), "data.name: got 'x'"),
         (lambda s: s["config"]["model"].update(_target_="os.system"), "model._target_: Key"),
-        (lambda s: s["config"].update(more=1), "more: Key 'more' not in"),
+        (lambda s: s["config"]["data"].update(root="${oc.env:HOME}"), "data.root: got '${oc.env"),
         (lambda s: s["config"]["loss"].pop("beta"), "loss.beta: needs a value"),
         (lambda s: s["config"]["loss"].update(beta=-1.0), "loss.beta: got -1.0"),
+        (lambda s: s["config"]["loss"]["regularizer"].update(nats=1), "loss.regularizer.nats: Key"),
         (lambda s: s["config"]["model"].update(latent_dim="many"), "model.latent_dim: Value"),
         (lambda s: s["config"]["model"].update(latent_dim=5), "its 'model' is missing or"),
-        (lambda s: s["config"]["loss"]["schedule"].update(name="x"), "loss.schedule.name: got 'x'"),
-        (lambda s: s["config"]["loss"]["regularizer"].update(nats=1), "loss.regularizer.nats: Key"),
+        (lambda s: s["config"]["model"].update(latent_dim=3 * 10**9), "its 'model' is missing or"),
+        (lambda s: s["config"]["model"].update(latent_dim=10**30), "no model has these sizes"),
         (lambda s: s["config"].update(loss=torch.ones(3)), "loss: "),
-        (lambda s: s["config"].update(model=None), "model: "),
         (lambda s: s.pop("config"), "config: not a value of this"),
         (lambda s: s["model"].popitem(), "its 'model' is missing or"),
     ],
@@ -128,23 +121,6 @@ def test_a_run_from_before_schedules_loads(saved, config):
     folder, _ = saved
     change(folder, lambda s: [s["config"]["loss"].pop(key) for key in ("schedule", "regularizer")])
     assert load_run(folder).config == config
-
-
-def test_a_missing_checkpoint_is_reported(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(UserError, match=r"best\.pt: there is no such checkpoint .*resume="):
-        load_run(tmp_path, "best")
-
-
-@pytest.mark.parametrize(
-    "text", ["[", "hydra: 3\n", "\x80", "a: !!python/object/apply:os.getcwd []"]
-)
-def test_an_unreadable_working_directory_is_tolerated(text, tmp_path):
-    """Then its data are looked for from here."""
-    (tmp_path / ".hydra").mkdir()
-    (tmp_path / ".hydra" / "hydra.yaml").write_text(text, encoding="latin-1")
-    data = compose([]).data
-    assert resolve_data_paths(data, tmp_path) == data
 
 
 def test_data_are_looked_for_where_the_run_was_started(tmp_path):

@@ -1,7 +1,6 @@
 """User errors: one message that names the key, no traceback, no new files."""
 
 import pytest
-from PIL import Image
 
 from tests.support.train_command import TINY, call_train, run_train
 from vae.runs.run_dir import read_summary
@@ -14,7 +13,7 @@ def assert_refused(result, folder, *words):
         assert word in err, err
     assert "Traceback" not in out + err
     assert len(err.strip().splitlines()) <= 16, err  # all choices of a group among them
-    left = sorted(p.name for p in folder.iterdir() if p.name not in ("pictures", "home"))
+    left = sorted(p.name for p in folder.iterdir() if p.name != "home")
     assert left == []
 
 
@@ -29,25 +28,11 @@ def assert_refused(result, folder, *words):
         (["model.latent_dim=abc"], ["model.latent_dim", "abc", "Integer"]),
         (["model.latent_dim=3.7"], ["model.latent_dim", "3.7"]),
         (["model.latent_dim=null"], ["latent_dim"]),
-        (["model.latent_dim=0"], ["model.latent_dim: got 0", ">= 1"]),
-        (["model.channels=[]"], ["model.channels: got []"]),
         (["loss.beta=-1"], ["loss.beta: got -1", ">= 0"]),
-        (["loss.beta=nan"], ["loss.beta: got nan"]),
-        (["loss.kl_reduction=sum"], ["loss.kl_reduction: got 'sum'", "latents or pixels"]),
         (["data.image_size=50"], ["data.image_size: got 50", "multiple of 4"]),
-        (["data.image_size=0"], ["data.image_size: got 0"]),
-        (["data.batch_size=1"], ["data.batch_size: got 1"]),
         (["data.batch_size=1000"], ["data.batch_size: got 1000", "64"]),
-        (["data.preset=portrait"], ["data.preset: got 'portrait'", "core"]),
-        (["optimizer.lr=0"], ["optimizer.lr: got 0", "> 0"]),
-        (["optimizer.lr=-1e-3"], ["optimizer.lr: got -0.001"]),
-        (["trainer.epochs=0"], ["trainer.epochs: got 0"]),
-        (["trainer.precision=fp8"], ["trainer.precision: got 'fp8'", "bf16"]),
         (["trainer.device=tpu"], ["trainer.device: got 'tpu'", "cuda"]),
-        (["seed=-1"], ["seed: got -1"]),
         (["objective=val/loss"], ["objective: got 'val/loss'", "beta"]),
-        (["objective=[val/mse,val/fid]"], ["objective: got 'val/fid'", "val/bpd"]),
-        (["wandb.mode=maybe"], ["wandb.mode: got 'maybe'", "offline"]),
         (["wandb.mode=online"], ["wandb", "login"]),
         (["data=folder"], ["data.path"]),
         (["data=folder", "data.path=nowhere"], ["data.path", "nowhere"]),
@@ -70,40 +55,6 @@ def test_mistakes_in_the_configuration(overrides, words, tmp_path, monkeypatch, 
         base = ["wandb.mode=disabled", *(o for o in TINY if not o.startswith(keys))]
     result = call_train([*base, *overrides], tmp_path, monkeypatch, capsys)
     assert_refused(result, tmp_path, *words)
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    return folder
-
-
-def folder_overrides(pictures):
-    small = [o for o in TINY if not o.startswith(("experiment", "data.num_images"))]
-    return [*small, "data=folder", f"data.path={pictures}", "data.batch_size=4"]
-
-
-def test_an_empty_folder(pictures, tmp_path, monkeypatch, capsys):
-    result = call_train(folder_overrides(pictures), tmp_path, monkeypatch, capsys)
-    assert_refused(result, tmp_path, "data.path", str(pictures), "no image")
-
-
-@pytest.mark.parametrize("content", [b"", b"this is no image", None])
-def test_a_file_that_is_no_image(content, pictures, tmp_path, monkeypatch, capsys):
-    for number in range(40):
-        Image.new("RGB", (20, 20), (number, 0, 0)).save(pictures / f"{number}.png")
-    bad = pictures / "bad.jpg"
-    if content is None:  # cut short in the middle
-        Image.effect_noise((200, 200), 90).save(bad)
-        content = bad.read_bytes()[:2000]
-    bad.write_bytes(content)
-    code, out, err = call_train(folder_overrides(pictures), tmp_path, monkeypatch, capsys)
-    assert code != 0
-    assert str(bad) in err
-    assert "Traceback" not in out + err
-    assert not (tmp_path / "outputs").exists()
-    assert list((tmp_path / "data" / "cache").glob("folder-*")) == []  # nothing taken for a cache
 
 
 def test_as_a_process_too(tmp_path):

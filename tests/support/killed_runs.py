@@ -1,7 +1,7 @@
 """Runs in separate processes that are killed."""
 
 import functools
-import json
+import importlib
 import multiprocessing
 import os
 import signal
@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.run_files import identical, state_of, timeless_rows
 from tests.support.train_command import TINY
-from vae.runs.checkpoint import load_checkpoint
 from vae.runs.compose import compose
 from vae.sweeps import subprocess_runner
 from vae.utils.signals import InterruptedRun
@@ -109,8 +109,34 @@ def ends_as(folder, whole):
     """Resume a run and check that it ends like an uninterrupted one."""
     assert finish(folder) == 0
     assert identical(state_of(folder), state_of(whole))
-    assert rows_of(folder) == rows_of(whole)
+    assert timeless_rows(folder) == timeless_rows(whole)
     assert not list(folder.rglob("*.tmp"))
+
+
+class Interrupting:
+    """Sends this process a signal in the n-th call of a function.
+
+    Args:
+        name: the function's, "MODULE:NAME".
+        nth: from 1 on.
+        number: of the signal.
+    """
+
+    def __init__(self, name, nth, number=signal.SIGTERM):
+        self.name, self.nth, self.number, self.seen = name, nth, number, 0
+
+    def __call__(self):
+        module, _, name = self.name.partition(":")
+        module = importlib.import_module(module)
+        function = getattr(module, name)
+
+        def interrupting(*args, **kwargs):
+            self.seen += 1
+            if self.seen == self.nth:
+                signal.raise_signal(self.number)
+            return function(*args, **kwargs)
+
+        setattr(module, name, interrupting)
 
 
 class DeathAt:
@@ -162,30 +188,3 @@ class DeathAt:
             return write(path, content)
 
         return call
-
-
-def state_of(folder):
-    """A run's checkpoint without times and names."""
-    state = load_checkpoint(folder / "checkpoints" / "last.pt")
-    ignored = ("seconds", "run_id", "config")
-    return {key: value for key, value in state.items() if key not in ignored}
-
-
-def rows_of(folder):
-    """A run's metrics without times."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [
-        {key: value for key, value in json.loads(line).items() if not key.startswith("perf/")}
-        for line in lines
-    ]
-
-
-def identical(a, b):
-    """Compare bit for bit, also in dicts and lists."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b) and a.dtype == b.dtype
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(identical(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(identical, a, b))
-    return a == b

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from tests.support.train_command import TINY, call_train, run_train
-from vae.runs.checkpoint import load_checkpoint
 from vae.runs.load import load_run
 from vae.training.optim import ExponentialMovingAverage
 from vae.utils.errors import UserError
@@ -56,12 +55,6 @@ def test_a_skipped_update_changes_nothing():
     assert (average.module.weight == before).all()
 
 
-def test_the_average_has_no_gradient():
-    assert not any(
-        p.requires_grad for p in ExponentialMovingAverage(Small(), 0.9).module.parameters()
-    )
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ema")
@@ -78,19 +71,6 @@ def test_both_models_are_measured(run):
     assert average.metrics["val/bpd"] == validated[-1]["ema/bpd"]
     pairs = zip(last.model.parameters(), average.model.parameters(), strict=True)
     assert all((a != b).any() for a, b in pairs)
-
-
-def test_resuming_restores_the_average(run, tmp_path, monkeypatch, capsys):
-    """In two parts, the average is that of one run, bit for bit."""
-    whole = load_checkpoint(run / "checkpoints" / "last.pt")
-    first = [*TINY, *AVERAGED, f"trainer.max_steps={whole['step'] // 2}"]
-    assert call_train(first, tmp_path, monkeypatch, capsys)[0] == 0
-    more = ["resume=run", f"trainer.max_steps={whole['step']}"]
-    assert call_train(more, tmp_path, monkeypatch, capsys)[0] == 0
-    found = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
-    assert found["ema"]["updates"] == whole["ema"]["updates"] == whole["step"]
-    for key, weight in whole["ema"]["model"].items():
-        assert torch.equal(found["ema"]["model"][key], weight), key
 
 
 def test_decay_zero_keeps_no_average(tmp_path, monkeypatch, capsys):

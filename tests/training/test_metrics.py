@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from skimage.metrics import structural_similarity
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch.distributions import Normal, kl_divergence
 
 from vae.data.loader import evaluation_batches
@@ -39,14 +39,6 @@ def model():
 @pytest.fixture
 def images():
     return torch.randint(0, 256, (300, 16, 16, 3), dtype=torch.uint8).numpy()
-
-
-def test_psnr_of_a_known_error():
-    images = torch.full((2, 3, 8, 8), 0.5)
-    worse = images.clone()
-    worse[0] += 0.1
-    worse[1] += 0.01
-    torch.testing.assert_close(metrics.psnr(images, worse), torch.tensor([20.0, 40.0]))
 
 
 @pytest.mark.parametrize("size", [32, 11])
@@ -96,6 +88,11 @@ def test_bpd_of_noise_that_fills_the_range():
     assert metrics.bits_per_dim(0.0, 50 * math.log(2), 100) == pytest.approx(math.log2(255) + 0.5)
 
 
+def psnr(image, reconstruction):
+    """The peak signal-to-noise ratio by scikit-image."""
+    return peak_signal_noise_ratio(image.numpy(), reconstruction.numpy(), data_range=1)
+
+
 def test_batched_evaluation_equals_one_pass(model, images):
     """All images in one batch, with torch.distributions for the rate."""
     result = metrics.evaluate_split(model, evaluation_batches(images, 128, CPU), LOSS)
@@ -119,7 +116,7 @@ def test_batched_evaluation_equals_one_pass(model, images):
         "distortion": distortion,
         "bpd": (distortion + rate) / (768 * math.log(2)) + math.log2(255),
         "active_units": (mean.var(0, unbiased=False) > 0.01).sum().item(),
-        "psnr": metrics.psnr(everything, reconstructed).mean().item(),
+        "psnr": sum(map(psnr, everything, reconstructed)) / len(images),
         "ssim": metrics.ssim(everything, reconstructed).mean().item(),
     }
     assert {name: result.metrics[name] for name in expected} == pytest.approx(expected, rel=1e-4)
@@ -141,13 +138,3 @@ def test_evaluation_is_repeatable_and_leaves_the_model_unchanged(model, images):
     assert model.training
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-
-
-def test_collapsed_latents_are_not_active(images):
-    torch.manual_seed(0)
-    model = build_model(ConvConfig(name="conv", latent_dim=6, channels=[8]), 16)
-    with torch.no_grad():
-        model.encoder.mean.weight[2:] = 0
-        model.encoder.mean.weight[:2] *= 100
-    result = metrics.evaluate_split(model, evaluation_batches(images, 128, CPU), LOSS)
-    assert result.metrics["active_units"] == 2

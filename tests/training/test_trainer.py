@@ -1,11 +1,10 @@
 """The training loop: its steps, its end, its rows."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,17 +13,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from tests.support.train_command import ROOT, TINY, call_train
+from tests.support.train_command import ROOT
 from vae.data.loader import TrainingBatches
 from vae.losses import BernoulliConfig, loss_terms
 from vae.models import ConvConfig, build_model
 from vae.runs.compose import compose
 from vae.training import TrainerConfig
+from vae.training.base import CheckpointTrigger
 from vae.training.optim import AdamConfig
 from vae.training.trainer import Trainer, step_noise
-from vae.utils.devices import autocast, computes_in_bf16, cpu_threads, pick_device
+from vae.utils.devices import autocast, computes_in_bf16, pick_device
 from vae.utils.errors import UserError
-from vae.utils.signals import InterruptedRun, Interrupts
+from vae.utils.signals import Interrupts
 
 CPU = torch.device("cpu")
 LOSS = BernoulliConfig(name="bce", beta=1e-2, kl_reduction="latents")
@@ -156,29 +156,6 @@ def test_training_stops_at_the_configured_length(limits, steps):
     assert ends == [*range(3, steps, 3), steps]
 
 
-def test_the_run_depends_on_the_seed():
-    a, b, c = make(seed=1)[0], make(seed=1)[0], make(seed=2)[0]
-    for trainer in (a, b, c):
-        torch.manual_seed(trainer.step + id(trainer) % 1000)  # torch's own stream must not matter
-        trainer.fit(Interrupts())
-    assert same(weights(a), weights(b))
-    assert not same(weights(a), weights(c))
-
-
-@pytest.mark.parametrize("cut", [1, 3, 4])
-def test_resuming_equals_an_uninterrupted_run(cut):
-    """Stop after `cut` steps, in an epoch or at its end, and go on with the state alone."""
-    whole, _ = make()
-    whole.fit(Interrupts())
-    first, _ = make(max_steps=cut)
-    first.fit(Interrupts())
-    second, _ = make(step=first.step)
-    second.model.load_state_dict(first.model.state_dict())
-    second.optimizer.load_state_dict(first.optimizer.state_dict())
-    second.fit(Interrupts())
-    assert same(weights(whole), weights(second))
-
-
 def test_clipping_bounds_the_step_and_reports_the_norm_before():
     free, free_rows = make(log_every=1)
     clipped, rows = make(log_every=1, grad_clip=1e-9)
@@ -195,42 +172,6 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before():
     assert moved(clipped) < 0.5 * moved(free)  # Adam's eps weighs against so small a gradient
 
 
-def test_a_signal_in_the_last_step_of_an_epoch_still_validates():
-    ends = []
-    trainer, _ = make(epochs=1, on_epoch=lambda: ends.append(trainer.step))
-    update = trainer.train_step
-
-    def signalled(images):
-        if trainer.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return update(images)
-
-    trainer.train_step = signalled
-    with pytest.raises(InterruptedRun), Interrupts() as interrupts:
-        trainer.fit(interrupts)
-    assert ends == [3]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_training_between_two_steps(number):
-    before = signal.getsignal(number)
-    trainer, rows = make(epochs=50)
-    update = trainer.train_step
-
-    def signalled(images):
-        if trainer.step == 4:
-            os.kill(os.getpid(), number)
-        return update(images)
-
-    trainer.train_step = signalled
-    with pytest.raises(InterruptedRun), Interrupts() as interrupts:
-        trainer.fit(interrupts)
-    assert trainer.step == 5
-    assert rows[-1]["step"] == 4  # the fifth is in no row yet, but will be in the checkpoint
-    assert len(trainer.accumulator.values()["loss"]) == 1
-    assert signal.getsignal(number) is before
-
-
 def test_bfloat16_trains_close_to_float32():
     exact, exact_rows = make()
     coarse, coarse_rows = make(precision="bf16")
@@ -241,39 +182,12 @@ def test_bfloat16_trains_close_to_float32():
     assert all(p.dtype == torch.float32 for p in coarse.model.parameters())
 
 
-def test_training_lowers_the_loss():
-    trainer, rows = make(lr=1e-2, epochs=40, log_every=3)
-    trainer.batches.images[:] = trainer.batches.images[:, :1, :1]  # flat colours: can be learnt
-    trainer.fit(Interrupts())
-    assert rows[-1]["train/loss"] < 0.9 * rows[0]["train/loss"]
-
-
 def test_noise_is_a_function_of_seed_and_step():
     assert torch.equal(step_noise(1, 2, (3, 4)), step_noise(1, 2, (3, 4)))
     assert not torch.equal(step_noise(1, 2, (3, 4)), step_noise(2, 1, (3, 4)))
     many = torch.cat([step_noise(0, step, (64, 64)) for step in range(100)])
     assert abs(many.mean()) < 0.01
     assert abs(many.std() - 1) < 0.01
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("epochs", 0),
-        ("max_steps", 0),
-        ("num_threads", 0),
-        ("grad_clip", 0),
-        ("log_every", 0),
-        ("figures_every", 0),
-        ("precision", "fp8"),
-        ("device", "tpu"),
-    ],
-)
-def test_ranges(key, value):
-    with pytest.raises(UserError, match=rf"trainer\.{key}: got"):
-        trainer_config(**{key: value})
-    with pytest.raises(UserError, match=r"trainer\.epochs"):
-        trainer_config(epochs=None, max_steps=None)
 
 
 def test_devices():
@@ -441,15 +355,6 @@ def test_a_compiled_run_follows_the_eager_run():
     np.testing.assert_allclose(*rows, rtol=1e-3)
 
 
-def test_the_thread_count_is_restored():
-    before = torch.get_num_threads()
-    with cpu_threads(1):
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
-    with cpu_threads(None):
-        assert torch.get_num_threads() == before
-
-
 def test_the_learning_rate_is_set_at_every_step():
     asked = []
 
@@ -470,17 +375,6 @@ def test_the_learning_rate_is_set_at_every_step():
     assert all(torch.equal(a, b) for a, b in zip(before, still.model.parameters(), strict=True))
 
 
-def test_a_model_in_evaluation_mode_is_trained():
-    trainer, _ = make()
-    trainer.model.eval()
-    before = weights(trainer)
-    trainer.fit(Interrupts())
-    after = weights(trainer)
-    statistics = [name for name in before if name.endswith("running_mean")]
-    assert statistics
-    assert not any(torch.equal(before[name], after[name]) for name in statistics)
-
-
 def test_a_plain_run_imports_no_unused_package(tmp_path):
     """Each of these takes half a second to two."""
     script = f"""
@@ -497,19 +391,29 @@ assert not slow & set(sys.modules), slow & set(sys.modules)
     assert len(list(tmp_path.glob("outputs/*/*/figures/*.png"))) > 0  # it did all that a run does
 
 
-def test_a_run_logs_its_model_first(tmp_path, monkeypatch, capsys):
-    """Parameters and multiply-adds, counted by hand."""
-    sizes = ["data.image_size=64", "model.channels=[8,16]", "model.latent_dim=5"]
-    down, up = 3 * 8 * 9, 16 * 8 * 9  # weights of the first convolution of each half
-    linear = 16 * 16**2 * 5  # of each of the three projections
-    kernels, biases = 2 * down + 2 * up, 3  # the halves mirror each other
-    norms = 2 * (8 + 16) + 2 * 8
-    parameters = kernels + biases + norms + 3 * linear + 2 * 5 + 16 * 16**2
-    pixels = 16**2  # of the smallest map
-    encoding = down * 4 * pixels + up * pixels
-    decoding = up * 4 * pixels + down * 16 * pixels
-    multiply_adds = round((encoding + decoding + 3 * linear) / 1e6)
-    arguments = [*TINY, *sizes, "trainer.max_steps=1"]
-    code, out, err = call_train(arguments, tmp_path, monkeypatch, capsys)
-    assert code == 0, err
-    assert f": {parameters} parameters, {multiply_adds}M multiply-adds/image, " in out
+MANY = "9" * 5000  # digits, which Python would not read
+
+
+@pytest.mark.parametrize(
+    "every", ["0", "-5", "5.5", "min", "10 h", "nan", "", "1e3", MANY, f"{MANY}min", f"1.{MANY}min"]
+)
+def test_invalid_intervals_are_refused(every):
+    with pytest.raises(UserError, match=r"trainer\.checkpoint_every: got .* 10min"):
+        CheckpointTrigger(every)
+
+
+def test_a_checkpoint_is_due_every_so_many_steps():
+    saving = CheckpointTrigger("3")
+    assert [step for step in range(1, 10) if saving.is_due(step)] == [3, 6, 9]
+
+
+@pytest.mark.parametrize(("every", "seconds"), [("2min", 120), ("0.5min", 30), ("10 min", 600)])
+def test_a_checkpoint_is_due_after_so_many_minutes(every, seconds):
+    with mock.patch("time.monotonic", return_value=1000.0) as clock:
+        saving = CheckpointTrigger(every)
+        clock.return_value += seconds - 1
+        assert not saving.is_due(1)
+        clock.return_value += 1
+        assert saving.is_due(1)
+        saving.saved()
+        assert not saving.is_due(2)

@@ -27,14 +27,6 @@ def handlers():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", ALL)
-def test_the_first_signal_is_recorded(number):
-    with Interrupts() as interrupts:
-        assert interrupts.received is None
-        signal.raise_signal(number)
-        assert interrupts.received is number
-
-
 @pytest.mark.parametrize("first", ALL)
 def test_a_second_ctrl_c_acts_immediately(first):
     with Interrupts() as interrupts:
@@ -45,9 +37,11 @@ def test_a_second_ctrl_c_acts_immediately(first):
 
 
 @pytest.mark.parametrize("first", ALL)
-def test_scheduler_signals_may_repeat(first):
+def test_the_first_signal_is_recorded(first):
+    """A scheduler may send further ones."""
     told = []
     with Interrupts(on_first=lambda: told.append(first)) as interrupts:
+        assert interrupts.received is None
         for number in (first, signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
             signal.raise_signal(number)
         assert interrupts.received is first
@@ -63,6 +57,8 @@ def test_other_signals_are_left_alone():
 
 def test_handlers_are_restored():
     before = [signal.getsignal(number) for number in ALL]
+    Interrupts()  # installs none before it is entered
+    assert [signal.getsignal(number) for number in ALL] == before
     for received in ((), (signal.SIGINT,), (signal.SIGTERM,), (signal.SIGTERM, signal.SIGTERM)):
         with Interrupts():
             for number in received:
@@ -76,12 +72,6 @@ def test_ignored_signals_stay_ignored():
         signal.raise_signal(signal.SIGINT)
         assert interrupts.received is None
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-
-
-def test_without_entering_no_handler_is_installed():
-    before = [signal.getsignal(number) for number in ALL]
-    assert Interrupts().received is None
-    assert [signal.getsignal(number) for number in ALL] == before
 
 
 def test_it_can_be_entered_outside_of_the_main_thread():
