@@ -59,8 +59,7 @@ class Run:
         should_continue: called after each epoch; the run ends early if it returns False.
 
     Raises:
-        UserError: the checkpoint's weights are of another model, the model is larger than the
-            memory, or the run is past its end.
+        UserError: the model is larger than the memory, or the run is past its end.
     """
 
     def __init__(

@@ -21,9 +21,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vae.data.loader import TrainingBatches
-from vae.losses import LossConfig, LossTerms, beta_at, loss_terms
+from vae.losses import LossConfig, beta_at, loss_terms
 from vae.models.base import VAE
-from vae.models.posterior import Posterior
 from vae.training.base import (
     SKIPPED,
     CheckpointTrigger,
@@ -31,11 +30,7 @@ from vae.training.base import (
     NonFiniteGuard,
     TrainerConfig,
 )
-from vae.training.optim import (
-    ExponentialMovingAverage,
-    OptimizerConfig,
-    guarded_step,
-)
+from vae.training.optim import ExponentialMovingAverage, OptimizerConfig, guarded_step
 from vae.utils import distributed
 from vae.utils.devices import autocast, compile_model, send
 from vae.utils.signals import Interrupts, stop_if_interrupted
@@ -115,8 +110,8 @@ class Trainer:
 
         Without an average of the weights in it, the average begins at the loaded weights.
 
-        Raises:
-            Exception: of any type, if the state is that of another model or optimizer.
+        Args:
+            state: of the same model and optimizer, which `validate_checkpoint` has seen to.
         """
         self.model.load_state_dict(state["model"])
         groups = self.optimizer.state_dict()["param_groups"]
@@ -216,7 +211,16 @@ class Trainer:
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         with self.autocast:
             logits, posterior = self.training_model(images, noise)
-        terms = self._loss_terms(logits, images, posterior, noise)
+        terms = loss_terms(
+            self.loss_config,
+            logits,
+            images,
+            posterior,
+            posterior.rsample(noise),  # as `VAE.forward` did
+            epoch=self.epoch,
+            training_images=len(self.batches.images),
+            gather=distributed.all_gather,
+        )
         self.optimizer.zero_grad()
         terms.loss.backward()  # type: ignore[no-untyped-call]
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
@@ -241,20 +245,6 @@ class Trainer:
         size = self.batches.batch_size
         noise = step_noise(self.batches.seed, self.step, (size, self.model.latent_dim))
         return send(noise[distributed.local_slice(size)], device)
-
-    def _loss_terms(
-        self, logits: Tensor, images: Tensor, posterior: Posterior, noise: Tensor
-    ) -> LossTerms:
-        return loss_terms(
-            self.loss_config,
-            logits,
-            images,
-            posterior,
-            posterior.rsample(noise),  # as `VAE.forward` did
-            epoch=self.epoch,
-            training_images=len(self.batches.images),
-            gather=distributed.all_gather,
-        )
 
     def _report(self, bar: tqdm) -> None:  # type: ignore[type-arg]
         """Log one row of averages; the only point where the loop waits for the GPU."""
