@@ -31,10 +31,10 @@ from vae.data.images import decode_square
 from vae.data.partial_cache import partial_folder
 from vae.generation.export import export_model, load_safetensors
 from vae.runs.checkpoint import load_checkpoint, load_resume_state, save_checkpoint
-from vae.runs.compose import compose
+from vae.runs.compose import compose, run_config
 from vae.runs.config import RunConfig
 from vae.runs.launch import prepare_run
-from vae.runs.load import load_run, run_config
+from vae.runs.load import load_run
 from vae.runs.overrides import expand_resume
 from vae.runs.tracking import truncate_metrics
 from vae.utils.errors import UserError

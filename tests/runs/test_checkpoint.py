@@ -9,8 +9,10 @@ from unittest import mock
 import pytest
 import torch
 
-from vae.runs.checkpoint import config_changes, load_checkpoint, save_checkpoint
+from vae.models.base import build_shapes
+from vae.runs.checkpoint import checkpoint_schema, config_changes, load_checkpoint, save_checkpoint
 from vae.runs.compose import compose, run_config
+from vae.training.optim import state_of_a_step
 from vae.utils.errors import UserError
 
 
@@ -134,3 +136,13 @@ def test_missing_keys_have_their_defaults():
     assert config_changes(before, settings("model.norm=group")) == changed
     changed = [("loss.regularizer.name", "kl", "capacity")]
     assert config_changes(before, settings("loss/regularizer=capacity")) == changed
+
+
+def test_a_parameter_without_a_gradient_has_no_moments():
+    config = compose(["data.image_size=16", "model.channels=[4]", "model.latent_dim=2"])
+    shapes = [weight.shape for weight in build_shapes(config.model, 16).parameters()]
+    moments = state_of_a_step(config.optimizer, shapes)
+    is_valid = checkpoint_schema(config)["optimizer"]
+    assert all(is_valid({"state": state}) for state in (moments, {1: moments[1]}, {}))
+    for state in ({0: moments[1]}, {len(shapes): moments[1]}, {1: {}}, None):
+        assert not is_valid({"state": state})

@@ -34,7 +34,7 @@ def fill(disk):
 
 
 class Trouble:
-    """Makes `cause` happen before a checkpoint is written for the n-th time; 0: before training.
+    """Makes `cause` happen before a checkpoint is written for the n-th time.
 
     What the run ends in is written to the file `said`.
     """
@@ -47,18 +47,14 @@ class Trouble:
 
         save, train = Run._save, Run.train
 
-        def count():
+        def counted_save(run, name):
+            self.seen += 1
             if self.seen == self.number:
                 self.cause()
-            self.seen += 1
-
-        def counted_save(run, name):
-            count()
             save(run, name)
 
         def told(run):
             try:
-                count()
                 return train(run)
             except Exception as error:
                 self.said.write_text(f"{type(error).__name__}: {error}")

@@ -1,11 +1,10 @@
 """The moving average of the weights, against its recurrence and in a whole run."""
 
-import json
-
 import pytest
 import torch
 from torch import nn
 
+from tests.support.run_files import rows
 from tests.support.train_command import TINY, call_train, run_train
 from vae.runs.load import load_run
 from vae.training.optim import ExponentialMovingAverage
@@ -63,8 +62,7 @@ def run(tmp_path_factory):
 
 
 def test_both_models_are_measured(run):
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    validated = [row for row in rows if "val/bpd" in row]
+    validated = [row for row in rows(run) if "val/bpd" in row]
     assert all(row["ema/bpd"] != row["val/bpd"] for row in validated)
     last, average = load_run(run), load_run(run, "ema")
     assert last.metrics["val/bpd"] == validated[-1]["val/bpd"]
@@ -73,14 +71,11 @@ def test_both_models_are_measured(run):
     assert all((a != b).any() for a, b in pairs)
 
 
-def test_decay_zero_keeps_no_average(tmp_path, monkeypatch, capsys):
+def test_the_average_can_start_in_a_resumed_run(tmp_path, monkeypatch, capsys):
+    """Before that the run has none to load."""
     assert call_train([*TINY, "hydra.run.dir=run"], tmp_path, monkeypatch, capsys)[0] == 0
     with pytest.raises(UserError, match=r"trainer\.ema"):
         load_run(tmp_path / "run", "ema")
-
-
-def test_the_average_can_start_in_a_resumed_run(tmp_path, monkeypatch, capsys):
-    assert call_train([*TINY, "hydra.run.dir=run"], tmp_path, monkeypatch, capsys)[0] == 0
     more = ["resume=run", "trainer.epochs=3", "trainer.ema=0.9"]
     assert call_train(more, tmp_path, monkeypatch, capsys)[0] == 0
-    assert "ema/bpd" in (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert "ema/bpd" in rows(tmp_path / "run")[-1]
