@@ -103,7 +103,7 @@ def test_every_data_source_is_reopened(data):
         (lambda s: s["config"]["model"].update(latent_dim=3 * 10**9), "its 'model' is missing or"),
         (lambda s: s["config"]["model"].update(latent_dim=10**30), "no model has these sizes"),
         (lambda s: s["config"].update(loss=torch.ones(3)), "loss: "),
-        (lambda s: s.pop("config"), "config: not a value of this"),
+        (lambda s: s.pop("config"), "config: not settings of this"),
         (lambda s: s["model"].popitem(), "its 'model' is missing or"),
     ],
 )

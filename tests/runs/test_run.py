@@ -172,13 +172,13 @@ def of_settings(state, **changed):
 
 
 STRANGE = {
-    "nothing": (lambda state: {"a": 1}, "config: not a value"),
+    "nothing": (lambda state: {"a": 1}, "config: not settings"),
     "no seed": (lambda state: without(state, "config", "seed"), "seed: needs a value"),
     "no name": (lambda state: without(state, "config", "wandb", "name"), r"wandb\.name: needs"),
     "tensor": (lambda state: of_settings(state, loss=torch.ones(2)), "loss: .*not a supported"),
-    "text": (lambda state: {**state, "config": "[" * 10**5}, "config: not a value"),
+    "text": (lambda state: {**state, "config": "[" * 10**5}, "config: not settings"),
     "environment": (lambda state: of_settings(state, objective="${oc.env:HOME}"), "without \\$"),
-    "deep": (lambda state: of_settings(state, model=nested(250)), "not a value of this version"),
+    "deep": (lambda state: of_settings(state, model=nested(250)), "config: not settings"),
     "step": (lambda state: {**state, "step": -1}, "'step'"),
     "no best": (lambda state: without(state, "best"), "'best'"),
     "no best bpd": (lambda state: without(state, "best", "val/bpd"), "'best'"),

@@ -114,7 +114,6 @@ def run_config(values: Any, changes: Mapping[str, Any] | DictConfig | None = Non
     Raises:
         UserError: names the key that is unknown, missing or has a wrong type or value.
     """
-    key = "config"
     try:
         for key, value in flatten(values).items():  # before OmegaConf sees any of them
             require("${" not in str(value), key, value, "a plain value, without ${")
@@ -130,9 +129,10 @@ def run_config(values: Any, changes: Mapping[str, Any] | DictConfig | None = Non
         assert isinstance(merged, DictConfig)
         return to_config(merged)
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key or key}: {str(error).splitlines()[0]}.") from error
+        what = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"{error.full_key or 'config'}: {what}.") from error
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
-        raise UserError(f"{key}: not a value of this version ({type(e).__name__}).") from e
+        raise UserError(f"config: not settings of this version ({type(e).__name__}).") from e
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
