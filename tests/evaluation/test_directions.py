@@ -10,7 +10,6 @@ from vae.evaluation.directions import (
     MIN_FACES,
     LatentStatistics,
     balanced_accuracy,
-    count_correct,
     find_directions,
 )
 
@@ -75,37 +74,16 @@ def test_classifiers_equal_fishers_discriminant():
 def test_balanced_accuracy_equals_scikit_learns():
     latents, has = faces(500, seed=3)
     scores, has = directions(*faces()).scores(torch.from_numpy(latents)), torch.from_numpy(has)
-    parts = [count_correct(scores[rows], has[rows]) for rows in (slice(0, 77), slice(77, 500))]
-    ours = balanced_accuracy(parts[0] + parts[1])
+    ours = balanced_accuracy(scores > 0, has)
     for column in range(3):
         expected = balanced_accuracy_score(has[:, column], scores[:, column].numpy() > 0)
         assert ours[column].item() == pytest.approx(expected)
 
 
 def test_a_class_without_faces_has_no_accuracy():
-    scores, has = torch.tensor([[1.0], [-1.0]]), torch.zeros(2, 1)
-    assert balanced_accuracy(count_correct(scores, has)).isnan().all()
-    assert balanced_accuracy(count_correct(scores, 1 - has)).isnan().all()
-
-
-@pytest.mark.parametrize("along", ["normal", "means"])
-def test_scores_are_zero_halfway_between_the_means(along):
-    latents, has = faces(together=0.5)
-    found = directions(latents, has)
-    scores = found.scores(torch.from_numpy(latents), along).numpy()
-    for column, mask in enumerate(has.T == 1):
-        lacking, having = latents[~mask].mean(0), latents[mask].mean(0)
-        places = latents @ getattr(found, along)[column].numpy()
-        halfway = (lacking + having) / 2 @ getattr(found, along)[column].numpy()
-        assert np.allclose(scores[:, column], places - halfway, atol=1e-4)
-        assert scores[mask, column].mean() == pytest.approx(-scores[~mask, column].mean(), abs=1e-4)
-
-
-def test_independent_attributes_have_their_own_axes():
-    found = directions(*faces(50_000))
-    expected = torch.from_numpy(AXES) * 2
-    assert torch.allclose(found.means, expected, atol=0.06)
-    assert torch.allclose(found.normal, expected, atol=0.06)
+    says, has = torch.tensor([[True], [False]]), torch.zeros(2, 1)
+    assert balanced_accuracy(says, has).isnan().all()
+    assert balanced_accuracy(says, 1 - has).isnan().all()
 
 
 def test_normals_hold_correlated_attributes_constant():
@@ -124,15 +102,6 @@ def test_normals_equal_a_regression():
     design = np.concatenate([np.ones((3000, 1)), has], axis=1)
     expected = np.linalg.lstsq(design, latents, rcond=None)[0][1:]
     assert np.allclose(directions(latents, has).normal, expected, atol=0.02)
-
-
-def test_mean_directions_lead_from_class_to_class():
-    latents, has = faces(together=0.5)
-    found = directions(latents, has)
-    scores = found.scores(torch.from_numpy(latents))
-    for column, mask in enumerate(has.T == 1):
-        gap = scores[mask, column].mean() - scores[~mask, column].mean()
-        assert (found.weights[column] @ found.means[column]).item() == pytest.approx(gap.item())
 
 
 def test_exclusive_attributes_are_not_held():

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,9 +41,10 @@ def picture(name):
 
 @pytest.fixture(scope="module")
 def file():
-    if importlib.util.find_spec("face_recognition_models") is None:
+    spec = importlib.util.find_spec("face_recognition_models")
+    if spec is None:
         pytest.skip("the extra `faces` is not installed")
-    return networks._installed_file()
+    return Path(spec.origin).parent / networks.FILE
 
 
 @pytest.fixture(scope="module")

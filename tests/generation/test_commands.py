@@ -7,15 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support.data_sets import save_noise
 from vae.cli.main import main
-from vae.evaluation.latents import AggregatePosterior
-from vae.generation.figures import lerp, move_latent, slerp
-from vae.generation.photos import load_faces
 from vae.generation.sample import latent_sampler
-from vae.models.posterior import Posterior
 from vae.runs.load import load_run
-from vae.training.metrics import psnr
 
 
 def call(arguments, capsys):
@@ -24,56 +18,6 @@ def call(arguments, capsys):
     captured = capsys.readouterr()
     assert code == 0, captured.err
     return json.loads(captured.out)
-
-
-def test_slerp_changes_angle_and_length_evenly():
-    start, end = torch.tensor([2.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 4.0])
-    arc = slerp(start, end, 5)
-    angles = torch.atan2(arc[:, 2], arc[:, 0]).rad2deg()
-    assert torch.allclose(angles, torch.tensor([0.0, 22.5, 45.0, 67.5, 90.0]), atol=1e-4)
-    assert torch.allclose(arc.norm(dim=1), torch.linspace(2, 4, 5))
-    assert torch.allclose(arc[[0, -1]], torch.stack([start, end]), atol=1e-6)
-
-
-def test_slerp_keeps_the_norm_and_lerp_does_not():
-    ends = torch.randn(2, 128, generator=torch.Generator().manual_seed(0))
-    lengths = slerp(*ends, 9).norm(dim=1)
-    assert lengths.min() >= ends.norm(dim=1).min() - 1e-3
-    assert lerp(*ends, 9).norm(dim=1)[4] < 0.8 * lengths[4]
-
-
-@pytest.mark.parametrize("end", [[0.0, 0.0], [-2.0, -4.0], [2.0, 4.0], [1.0, 2.0]])
-def test_slerp_of_parallel_latents_is_lerp(end):
-    start, end = torch.tensor([1.0, 2.0]), torch.tensor(end)
-    assert torch.equal(slerp(start, end, 7), lerp(start, end, 7))
-
-
-def test_a_latent_moves_over_the_aggregate_posterior():
-    aggregate = AggregatePosterior(2)
-    mean = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
-    aggregate.update(Posterior(mean, torch.log(torch.tensor([[2.0, 0.25]])).expand(2, 2)))
-    spread = aggregate.covariance.diagonal().sqrt()
-    strip = move_latent(torch.tensor([9.0, 9.0]), 0, aggregate.mean[0], spread[0], 3)
-    reach = 3 * (2.0 + 2.0) ** 0.5  # variance of the means (n - 1), and mean of the variances
-    assert torch.allclose(strip, torch.tensor([[2 - reach, 9.0], [2.0, 9.0], [2 + reach, 9.0]]))
-    strip = move_latent(torch.zeros(2), 1, aggregate.mean[1], spread[1], 2)
-    assert torch.allclose(strip[:, 1], torch.tensor([3.5, 6.5]))
-
-
-def test_reconstructions_are_measured(finished, capsys):
-    file = save_noise(finished.parent / "me.png")
-    found = call(["reconstruct", "run", "3", str(file)], capsys)
-    assert list(found["faces"]) == ["3", "me.png"]
-    run = load_run("run")
-    faces, _ = load_faces(["3", str(file)], run)
-    with torch.inference_mode():
-        made = run.model.decode(run.model.encode(faces).mode)
-    assert found["faces"]["me.png"]["mse"] == pytest.approx(
-        (made - faces)[1].square().mean().item()
-    )
-    assert found["faces"]["3"]["psnr"] == pytest.approx(psnr(faces, made)[0].item(), rel=1e-5)
-    with Image.open(found["files"][0]) as sheet:
-        assert sheet.format == "PNG"
 
 
 COMMANDS = {
@@ -93,35 +37,6 @@ def test_the_same_command_writes_the_same_bytes(name, finished, capsys):
     assert [file.replace("again/", "run/", 1) for file in again] == first
     for one, other in zip(first, again, strict=True):
         assert Path(one).read_bytes() == Path(other).read_bytes()
-
-
-def test_animations_play_forward_and_backward(finished, capsys):
-    files = call(COMMANDS["interpolate"], capsys)["files"]
-    assert [file.rsplit("/", 1)[1] for file in files] == [
-        "interpolate_1_3.png",
-        "interpolate_1_3_linear.gif",
-        "interpolate_1_3_spherical.gif",
-    ]
-    with Image.open(files[1]) as animation:
-        assert animation.n_frames > 20
-        assert animation.info["loop"] == 0
-        first = animation.convert("RGB").tobytes()
-        animation.seek(1)
-        second = animation.convert("RGB").tobytes()
-        animation.seek(animation.n_frames - 1)
-        assert animation.convert("RGB").tobytes() == second != first
-
-
-def test_latents_are_sorted_by_kl(finished, capsys):
-    found = call(["traverse", "run", "--latents", "9"], capsys)
-    assert sorted(found["latents"]) == [0, 1, 2, 3]  # all that there are
-    assert found["kl"] == sorted(found["kl"], reverse=True)
-    run = load_run("run")
-    faces, _ = load_faces([str(i) for i in range(40)], run)
-    with torch.inference_mode():
-        kl = run.model.encode(faces).kl().mean(0)
-    for latent, value in zip(found["latents"], found["kl"], strict=True):
-        assert value == pytest.approx(kl[latent].item(), rel=1e-4)
 
 
 def test_samples_depend_on_the_seed(finished, capsys):

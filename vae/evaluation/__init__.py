@@ -54,21 +54,11 @@ class MetricsConfig:
         # OmegaConf lets lists and dicts through where a list is of something else
         unknown = next((part for part in self.parts if part not in list(PARTS)), None)
         require(unknown is None, "metrics.parts", unknown, f"a list of {', '.join(PARTS)}")
-        box = self.face_box
-        numbers = box is None or all(isinstance(part, (float, int)) for part in box)
-        inside = box is None or (
-            numbers
-            and len(box) == 3
-            and min(box[:2]) >= 0
-            and box[2] > 0
-            and max(box[:2]) + box[2] <= 1
-        )
-        require(
-            inside,
-            "metrics.face_box",
-            box,
-            "null or [left, top, side] within the image, in parts of its side from 0 to 1",
-        )
+        if (box := self.face_box) is not None:
+            numbers = len(box) == 3 and all(isinstance(part, (float, int)) for part in box)
+            inside = numbers and min(box[:2]) >= 0 < box[2] and max(box[:2]) + box[2] <= 1
+            takes = "null or [left, top, side] within the image, in parts of its side from 0 to 1"
+            require(inside, "metrics.face_box", box, takes)
 
 
 @dataclass(frozen=True)

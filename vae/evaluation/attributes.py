@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.data.base import Labels
 from vae.evaluation import TrainedModel
 from vae.evaluation.directions import (
     METHODS,
@@ -21,7 +19,6 @@ from vae.evaluation.directions import (
     Directions,
     LatentStatistics,
     balanced_accuracy,
-    count_correct,
     find_directions,
 )
 from vae.evaluation.latents import encode_batches
@@ -49,7 +46,7 @@ def learn_directions(trained: TrainedModel, cache: Path | None = None) -> Learne
     """Return the directions in `cache` if they are of this model and its images, else learn them.
 
     One pass over the training split and one over the validation split, by the posterior's
-    means. Of the faces, only the attributes are held, a byte each.
+    means. Of the faces, only the attributes and what is said of them are held, a byte each.
 
     Args:
         trained: encodes on its device.
@@ -81,9 +78,12 @@ def _learn(trained: TrainedModel) -> LearnedDirections:
             "so there are no directions to edit along. data=synthetic has attributes, and so has "
             "data=celeba with its list_attr_celeba."
         )
-    statistics = LatentStatistics(trained.model.latent_dim, len(train.names))
-    for latents, has in _encoded(trained, "train", train):
-        statistics.update(latents, has)
+    model, images = trained.model, trained.data.images
+    statistics = LatentStatistics(model.latent_dim, len(train.names))
+    for posterior in encode_batches(model, images["train"], "encoding train"):
+        start = statistics.all.count
+        has = np.array(train.values[start : start + len(posterior.mode)])
+        statistics.update(posterior.mode.cpu(), torch.from_numpy(has))
     directions = find_directions(statistics, train.names)
     if not directions.names:
         raise UserError(
@@ -91,24 +91,15 @@ def _learn(trained: TrainedModel) -> LearnedDirections:
             f"{statistics.all.count} training images and missing on "
             f"{MIN_FACES} more, so no edit direction can be learned. Train on more images."
         )
-    columns = [held_out.names.index(name) for name in directions.names]
-    told = {method: torch.zeros(2, 2, len(columns), dtype=torch.int64) for method in METHODS}
-    for latents, has in _encoded(trained, "val", held_out):
+    says: dict[str, list[Tensor]] = {method: [] for method in METHODS}
+    for posterior in encode_batches(model, images["val"], "encoding val"):
         for method in METHODS:
-            told[method] += count_correct(directions.scores(latents, method), has[:, columns])
-    accuracies = torch.stack([balanced_accuracy(told[method]) for method in METHODS], dim=1)
-    rows = [dict(zip(METHODS, row, strict=True)) for row in accuracies.tolist()]
+            says[method].append(directions.scores(posterior.mode.cpu(), method) > 0)
+    columns = [held_out.names.index(name) for name in directions.names]
+    known = torch.from_numpy(held_out.values[:, columns].copy())
+    told = [balanced_accuracy(torch.cat(says[method]), known).tolist() for method in METHODS]
+    rows = [dict(zip(METHODS, row, strict=True)) for row in zip(*told, strict=True)]
     return LearnedDirections(directions, dict(zip(directions.names, rows, strict=True)))
-
-
-def _encoded(trained: TrainedModel, split: str, labels: Labels) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield posterior means (n, latents) and attributes (n, attributes) of a split, by batch."""
-    start = 0
-    for posterior in encode_batches(trained.model, trained.data.images[split], f"encoding {split}"):
-        latents = posterior.mode.cpu()
-        rows = labels.values[start : start + len(latents)]
-        yield latents, torch.from_numpy(np.array(rows))
-        start += len(latents)
 
 
 def _digest(model: VAE) -> str:

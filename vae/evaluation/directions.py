@@ -125,31 +125,17 @@ def find_directions(statistics: LatentStatistics, names: tuple[str, ...]) -> Dir
     return Directions(tuple(names[i] for i in kept.tolist()), means, normal, weights, middles)
 
 
-def count_correct(scores: Tensor, attributes: Tensor) -> Tensor:
-    """Count the correctly classified faces and all faces, per class and attribute.
-
-    Sums of such counts over batches are those of all their faces.
-
-    Args:
-        scores: (n, attributes), > 0 says that it is there.
-        attributes: (n, attributes) of 0 and 1.
-
-    Returns:
-        (2, 2, attributes) int64: right and all, of those with it and those without.
-    """
-    has, says = attributes.bool(), scores > 0
-    right, everyone = torch.stack([has & says, ~has & ~says]), torch.stack([has, ~has])
-    return torch.stack([right, everyone]).sum(2)
-
-
-def balanced_accuracy(told: Tensor) -> Tensor:
+def balanced_accuracy(says: Tensor, attributes: Tensor) -> Tensor:
     """Return the mean of both classes' recalls, (attributes,); chance is 1/2.
 
     Args:
-        told: counts as `count_correct` gives them. NaN where a class has no face.
+        says: (n, attributes) bool, whether a face is said to have it.
+        attributes: (n, attributes) of 0 and 1. NaN where a class has no face.
     """
-    shares: Tensor = told[0] / told[1]
-    return shares.mean(0)
+    has = attributes.bool()
+    right, everyone = torch.stack([has & says, ~has & ~says]), torch.stack([has, ~has])
+    recalls: Tensor = right.sum(1) / everyone.sum(1)
+    return recalls.mean(0)
 
 
 def _shrunk(covariance: Tensor) -> Tensor:

@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae.data import DataConfig
 from vae.data.loader import evaluation_batches
-from vae.evaluation import MetricsConfig, networks
+from vae.evaluation import TrainedModel, networks
 from vae.evaluation.latents import RunningGaussian, progress_batches
 from vae.models.base import VAE
 from vae.training.metrics import EVALUATION_BATCH
@@ -70,49 +69,37 @@ class Features:
         return torch.cat([self._network(part).float().cpu() for part in parts])
 
 
-def inception_features(weights: str, device: torch.device) -> Features:
-    """Return Inception's features (FID). UserError: as `load_inception`."""
-    network = networks.load_inception(weights)
-    return Features("inception", network, networks.INCEPTION_DIMENSIONS, device)
-
-
-def face_features(settings: MetricsConfig, data: DataConfig, device: torch.device) -> Features:
-    """Return the face network's features. UserError: as `load_face_net`.
-
-    Args:
-        settings: where the face is in the images.
-        data: the images' source, which knows it if the settings do not say.
-    """
-    box = settings.face_box or data.face_box
+def face_features(trained: TrainedModel) -> Features:
+    """Return the face network's features, on the model's device. UserError: as `load_face_net`."""
+    box = trained.metrics_config.face_box or trained.data_config.face_box
     network = nn.Sequential(FaceCrop(box), networks.load_face_net())
-    return Features("faces", network, networks.FACE_DIMENSIONS, device)
+    return Features("faces", network, networks.FACE_DIMENSIONS, trained.device)
 
 
-def pick_features(
-    settings: MetricsConfig, data: DataConfig, device: torch.device, count: int
-) -> tuple[Features | None, list[str]]:
+def pick_features(trained: TrainedModel, count: int) -> tuple[Features | None, list[str]]:
     """Return the best available features, and a note on each better one that is unavailable.
 
     A covariance of d dimensions needs more than d images: with fewer, the distance says
     more about their number than about the model.
 
     Args:
-        settings, data: as `face_features`; the settings know of Inception's weights, too.
-        device: where to compute them.
+        trained: its metrics_config names Inception's weights; features are on its device.
         count: images on the smaller side of the comparison.
 
     Raises:
         UserError: the file named in metrics.inception_weights is not there or not such weights.
     """
     notes = []
-    weights = settings.inception_weights
+    weights = trained.metrics_config.inception_weights
     if weights == "none":
         notes.append("FID is left out: metrics.inception_weights=none.")
     elif count <= networks.INCEPTION_DIMENSIONS:
         notes.append(_too_few("FID", networks.INCEPTION_DIMENSIONS, count))
     else:
         try:
-            return inception_features(weights, device), notes
+            network = networks.load_inception(weights)
+            dimensions = networks.INCEPTION_DIMENSIONS
+            return Features("inception", network, dimensions, trained.device), notes
         except UserError as error:
             if weights != networks.DOWNLOAD:
                 raise
@@ -120,7 +107,7 @@ def pick_features(
     if count <= networks.FACE_DIMENSIONS:
         return None, [*notes, _too_few("The face distance", networks.FACE_DIMENSIONS, count)]
     try:
-        return face_features(settings, data, device), notes
+        return face_features(trained), notes
     except UserError as error:
         return None, [*notes, str(error)]
 
@@ -223,27 +210,42 @@ class Distance:
     pairwise: float  # mean distance between the features of an image and of its counterpart
 
 
+@torch.inference_mode()
 def measure_distances(
-    images: np.ndarray, features: Features, device: torch.device, kinds: Mapping[str, Images]
+    trained: TrainedModel,
+    split: str,
+    count: int,
+    seed: int,
+    features: Features,
+    kinds: Mapping[str, Images],
 ) -> dict[str, Distance]:
-    """Measure several kinds of images against the same reference, in one pass.
+    """Measure several kinds of images against the same images of a split, in one pass.
 
     No features are kept: of each kind a mean, a covariance and a block of the kernel.
 
     Args:
-        images: the reference, (n, size, size, 3) uint8, n > features.dimensions.
+        trained: its data are the reference; the batches are on its device.
+        split, count, seed: the reference, chosen at random; count > features.dimensions.
         features: of which network.
-        device: where the reference's batches go.
-        kinds: what to compare; called with each of its batches in turn.
+        kinds: what to compare; called with each batch of the reference in turn.
+
+    Returns:
+        The distance of each kind, and of "floor": as many training images. Nothing real is
+        closer.
     """
+    device, images = trained.device, trained.data.images
+    others = evaluation_batches(
+        random_subset(images["train"], count, seed), EVALUATION_BATCH, device
+    )
+    kinds = {**kinds, "floor": lambda _: next(others)}
     reference = RunningGaussian(features.dimensions)
     comparisons = {name: _Comparison(features.dimensions) for name in kinds}
-    for batch in progress_batches(images, device, f"distances ({features.name})"):
+    chosen = random_subset(images[split], count, seed)
+    for batch in progress_batches(chosen, device, f"distances ({features.name})"):
         real = features(batch)
         reference.update(real)
         for kind, make in kinds.items():
-            with torch.inference_mode():
-                made = make(batch)
+            made = make(batch)
             # In steps of 1/255, as the images that they are compared with.
             comparisons[kind].update(real, features((made * 255).round() / 255))
     return {kind: found.result(reference) for kind, found in comparisons.items()}
@@ -274,12 +276,6 @@ def reconstruction_source(model: VAE) -> Images:
 def sample_source(model: VAE, latents: Latents) -> Images:
     """Return a function that decodes as many samples as it is given images."""
     return lambda images: model.decode(latents(len(images)).to(images.device))
-
-
-def real_image_source(images: np.ndarray, device: torch.device) -> Images:
-    """Return a function that serves other images of the same source: the floor of all distances."""
-    in_turn = evaluation_batches(images, EVALUATION_BATCH, device)
-    return lambda _: next(in_turn)
 
 
 def prior_source(latent_dim: int, seed: int) -> Latents:

@@ -8,20 +8,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from vae.data import Packed, SyntheticConfig
-from vae.evaluation import TrainedModel, distances
+from vae.data import SyntheticConfig
+from vae.evaluation import TrainedModel, distances, factorvae
 from vae.evaluation.attributes import learn_directions
-from vae.evaluation.directions import balanced_accuracy, count_correct
+from vae.evaluation.directions import balanced_accuracy
 from vae.evaluation.disentanglement import factor_scores
-from vae.evaluation.distances import Distance, Features, Images, face_features, pick_features
-from vae.evaluation.factorvae import BATCH, drawn_factorvae_score
+from vae.evaluation.distances import face_features, measure_distances, pick_features
 from vae.evaluation.latents import (
-    EncodedSplit,
+    AggregatePosterior,
     encode_split,
     importance_weighted_bounds,
     progress_batches,
@@ -87,17 +88,16 @@ def evaluate_model(
         UserError: the images are no longer there, or a file that metrics names.
     """
     require(split in SPLITS, "--split", split, "val or test")
-    data = trained.data
     report = Report(split, seed)
     with report.part("reconstruction"):
-        evaluation = _reconstruction(trained, data, report)
+        evaluation = _reconstruction(trained, report)
     with report.part("encoding"):
-        codes = _codes(trained, data, report)
+        codes, aggregate = _codes(trained, report)
     parts: dict[str, Callable[[], None]] = {
-        "bound": lambda: _bound(trained, data, report),
-        "distances": lambda: _distances(trained, data, report),
-        "factors": lambda: _disentanglement(trained, data, codes, report),
-        "attributes": lambda: _separability(trained, data, codes, report, directions_cache),
+        "bound": lambda: _bound(trained, report),
+        "distances": lambda: _distances(trained, report),
+        "factors": lambda: _disentanglement(trained, codes, aggregate, report),
+        "attributes": lambda: _separability(trained, codes, report, directions_cache),
     }
     for name, measure in parts.items():
         if name in trained.metrics_config.parts:
@@ -106,13 +106,13 @@ def evaluate_model(
     return report, evaluation
 
 
-def _reconstruction(trained: TrainedModel, data: Packed, report: Report) -> Evaluation:
-    images = data.images[report.split]
+def _reconstruction(trained: TrainedModel, report: Report) -> Evaluation:
+    images = trained.data.images[report.split]
     evaluation = evaluate_split(
         trained.model,
         progress_batches(images, trained.device, "reconstruction"),
         trained.loss_config,
-        training_images=len(data.images["train"]),
+        training_images=len(trained.data.images["train"]),
         seed=report.seed,
     )
     for name, value in evaluation.metrics.items():
@@ -121,66 +121,57 @@ def _reconstruction(trained: TrainedModel, data: Packed, report: Report) -> Eval
     return evaluation
 
 
-def _bound(trained: TrainedModel, data: Packed, report: Report) -> None:
-    settings = trained.metrics_config
-    images = distances.random_subset(
-        data.images[report.split],
-        min(settings.bound_images, len(data.images[report.split])),
-        report.seed,
-    )
-    values = 3 * images.shape[1] ** 2
+def _codes(trained: TrainedModel, report: Report) -> tuple[Tensor, AggregatePosterior]:
+    """Return the split's posterior means, at most MAX_ENCODED, and its aggregate posterior."""
+    images = trained.data.images[report.split]
+    codes, aggregate = encode_split(trained.model, images, MAX_ENCODED, report.split)
+    if len(images) > 1:
+        report.add("aggregate_kl", aggregate.kl_to_prior(), len(images))
+    else:
+        report.notes.append("The aggregate posterior needs more than 1 image.")
+    return codes, aggregate
+
+
+def _bound(trained: TrainedModel, report: Report) -> None:
+    settings, images = trained.metrics_config, trained.data.images[report.split]
+    count = min(settings.bound_images, len(images))
+    values = images[0].size
     # The likelihood of val/distortion: the Gaussian whose variance is optimal on the split.
     distortion = report.figures[f"{report.split}/distortion"]["value"]
     variance = math.exp(2 * distortion / values - 1) / (2 * math.pi)
+    chosen = distances.random_subset(images, count, report.seed)
     one, many = importance_weighted_bounds(
         trained.model,
-        progress_batches(images, trained.device, "importance-weighted bound"),
+        progress_batches(chosen, trained.device, "importance-weighted bound"),
         settings.bound_samples,
         variance,
         torch.Generator().manual_seed(report.seed),
     )
-    for k, bounds in ((1, one), (settings.bound_samples, many)):
-        bpd = bits_per_dim(-bounds.mean().item(), 0, values)
-        report.add("iw_bpd" if bounds is many else "iw_bpd_1", bpd, len(images), k=k)
+    bounds = {"iw_bpd_1": (1, one), "iw_bpd": (settings.bound_samples, many)}
+    for name, (k, nats) in bounds.items():
+        report.add(name, bits_per_dim(-nats.mean().item(), 0, values), count, k=k)
 
 
-def _codes(trained: TrainedModel, data: Packed, report: Report) -> EncodedSplit:
-    images = data.images[report.split]
-    codes = encode_split(trained.model, images, MAX_ENCODED, report.split)
-    if len(images) > 1:
-        report.add("aggregate_kl", codes.aggregate.kl_to_prior(), len(images))
-    else:
-        report.notes.append("The aggregate posterior needs more than 1 image.")
-    return codes
-
-
-def _distances(trained: TrainedModel, data: Packed, report: Report) -> None:
-    settings, source = trained.metrics_config, trained.data_config
-    images, train = data.images[report.split], data.images["train"]
-    count = min(settings.distance_images, len(images), len(train))
-    features, notes = pick_features(settings, source, trained.device, count)
+def _distances(trained: TrainedModel, report: Report) -> None:
+    images = trained.data.images
+    sizes = trained.metrics_config.distance_images, len(images[report.split]), len(images["train"])
+    count = min(sizes)
+    features, notes = pick_features(trained, count)
     report.notes += notes
     if features is None:
         return
-    chosen = distances.random_subset(images, count, report.seed)
-    floor = distances.random_subset(train, count, report.seed)
-
-    def measured(features: Features, **more: Images) -> dict[str, Distance]:
-        kinds = {
-            "reconstructions": distances.reconstruction_source(trained.model),
-            "floor": distances.real_image_source(floor, trained.device),
-        }
-        return distances.measure_distances(chosen, features, trained.device, more | kinds)
-
+    measure = partial(measure_distances, trained, report.split, count, report.seed)
     latents = distances.prior_source(trained.model.latent_dim, report.seed)
-    found = measured(features, samples=distances.sample_source(trained.model, latents))
+    reconstructions = {"reconstructions": distances.reconstruction_source(trained.model)}
+    samples = {"samples": distances.sample_source(trained.model, latents)}
+    found = measure(features, samples | reconstructions)
     for kind, distance in found.items():
         report.add(f"{features.distance_key}_{kind}", distance.frechet, count)
         error = distance.kernel_error
         report.add(f"{features.kernel_key}_{kind}", distance.kernel, count, error=error)
     if features.name != "faces":  # Inception does not tell people apart
         try:
-            found = measured(face_features(settings, source, trained.device))
+            found = measure(face_features(trained), reconstructions)
         except UserError as error:
             report.notes.append(f"The identity distance is left out: {error}")
             return
@@ -189,37 +180,34 @@ def _distances(trained: TrainedModel, data: Packed, report: Report) -> None:
 
 
 def _disentanglement(
-    trained: TrainedModel, data: Packed, codes: EncodedSplit, report: Report
+    trained: TrainedModel, codes: Tensor, aggregate: AggregatePosterior, report: Report
 ) -> None:
-    factors = data.factors(report.split)
+    factors = trained.data.factors(report.split)
     if factors is None:
         report.notes.append("MIG, DCI, SAP and FactorVAE score need true factors; none are known.")
         return
-    truth = factors.values[: len(codes.means)]
+    truth = factors.values[: len(codes)]
     try:
-        scores = factor_scores(codes.means, truth, report.seed)
+        scores = factor_scores(codes.numpy(), truth, report.seed)
     except UserError as error:  # too few images
         report.notes.append(str(error))
         return
     for name, value in scores.items():
         report.add(name, value, len(truth))
     if isinstance(trained.data_config, SyntheticConfig):
-        spread = codes.aggregate.means.covariance.diagonal().sqrt().numpy()
-        score, votes = drawn_factorvae_score(
+        spread = aggregate.means.covariance.diagonal().sqrt().numpy()
+        score = factorvae.drawn_factorvae_score(
             trained.model, trained.data_config, spread, report.seed
         )
-        report.add("factorvae_score", score, votes * BATCH, votes=votes)
+        votes = factorvae.VOTES
+        report.add("factorvae_score", score, votes * factorvae.BATCH, votes=votes)
 
 
 def _separability(
-    trained: TrainedModel,
-    data: Packed,
-    codes: EncodedSplit,
-    report: Report,
-    directions_cache: Path | None,
+    trained: TrainedModel, codes: Tensor, report: Report, directions_cache: Path | None
 ) -> None:
     """Add attribute separability (attributes are not factors: this is not disentanglement)."""
-    attributes = data.attributes(report.split)
+    attributes = trained.data.attributes(report.split)
     if attributes is None:
         report.notes.append("Attribute separability needs attributes; none are known.")
         return
@@ -229,9 +217,9 @@ def _separability(
         report.notes.append(f"Attribute separability is left out: {error}")
         return
     columns = [attributes.names.index(name) for name in directions.names]
-    count = len(codes.means)
+    count = len(codes)
     truth = torch.from_numpy(attributes.values[:count, columns].copy())
-    told = balanced_accuracy(count_correct(directions.scores(torch.from_numpy(codes.means)), truth))
+    told = balanced_accuracy(directions.scores(codes) > 0, truth)
     known = ~told.isnan()
     if not known.any():
         report.notes.append(
@@ -239,7 +227,7 @@ def _separability(
             f"among {count:,} there is none."
         )
         return
-    pairs = zip(directions.names, told.tolist(), known.tolist(), strict=True)
-    by_name = {name: value for name, value, is_known in pairs if is_known}
+    pairs = zip(directions.names, told.tolist(), strict=True)
+    by_name = {name: value for name, value in pairs if not math.isnan(value)}
     report.separability = report.measured(by_name, count)
     report.add("attribute_separability", told[known].mean().item(), count)

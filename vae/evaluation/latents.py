@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -97,14 +96,6 @@ class AggregatePosterior:
         return 0.5 * (excess - torch.logdet(covariance)).item()
 
 
-@dataclass(frozen=True)
-class EncodedSplit:
-    """Posterior means and aggregate posterior of a split."""
-
-    means: np.ndarray  # (n, latent_dim) float32, of the split's first images
-    aggregate: AggregatePosterior  # of all images
-
-
 def progress_batches(images: np.ndarray, device: torch.device, doing: str) -> Iterator[Tensor]:
     """Yield all packed images (count, size, size, 3) once, in order, with a progress bar.
 
@@ -132,23 +123,27 @@ def encode_batches(model: VAE, images: np.ndarray, doing: str) -> Iterator[Poste
         yield model.encode(batch)
 
 
-def encode_split(model: VAE, images: np.ndarray, most: int, name: str) -> EncodedSplit:
+def encode_split(
+    model: VAE, images: np.ndarray, most: int, name: str
+) -> tuple[Tensor, AggregatePosterior]:
     """Encode packed images (count, size, size, 3) in one pass, in batches.
 
     Args:
         model: in evaluation mode; its device is where they are encoded.
         most: posterior means that are kept, so that memory does not grow with the split.
         name: of the split, for the progress bar.
+
+    Returns:
+        The means of the first images, (<= most, latent_dim) float32 on the CPU, and the
+        aggregate posterior of all.
     """
     aggregate = AggregatePosterior(model.latent_dim)
-    means: list[np.ndarray] = []
-    room = most
+    means: list[Tensor] = []
     for posterior in encode_batches(model, images, f"encoding {name}"):
+        if aggregate.means.count < most:
+            means.append(posterior.mode.cpu())
         aggregate.update(posterior)
-        if room > 0:
-            means.append(posterior.mode[:room].cpu().numpy())
-            room -= len(means[-1])
-    return EncodedSplit(np.concatenate(means), aggregate)
+    return torch.cat(means)[:most], aggregate
 
 
 @torch.inference_mode()

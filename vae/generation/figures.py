@@ -111,29 +111,24 @@ def save_png(picture: Image, path: Path) -> Path:
     return path
 
 
-def write_reconstructions(
-    originals: Tensor, reconstructed: Tensor, path: Path, columns: int = 8
-) -> Path:
-    """Write each original with its reconstruction below it, in pairs of rows.
+def write_reconstructions(originals: Tensor, reconstructed: Tensor, path: Path) -> Path:
+    """Write each original with its reconstruction below it, in pairs of full rows of COLUMNS.
 
     Args:
         originals, reconstructed: (count, 3, size, size) in [0, 1].
         path: the PNG to write.
-        columns: images a row.
     """
-    columns = min(columns, len(originals))
+    columns = min(COLUMNS, len(originals))
     rows = len(originals) // columns
-    shape = (rows, 1, columns, *originals.shape[1:])
-    used = rows * columns
-    pairs = torch.cat([originals[:used].view(shape), reconstructed[:used].view(shape)], dim=1)
-    return save_png(
-        label_rows(grid(pairs.flatten(0, 2), columns), ["original", "model"] * rows), path
-    )
+    both = torch.stack([originals, reconstructed])[:, : rows * columns]
+    pairs = both.view(2, rows, columns, *originals.shape[1:]).transpose(0, 1)
+    picture = grid(pairs.flatten(0, 2), columns)
+    return save_png(label_rows(picture, ["original", "model"] * rows), path)
 
 
-def write_samples(images: Tensor, path: Path, columns: int = 8) -> Path:
-    """Write images (count, 3, size, size) in [0, 1] in rows."""
-    return save_png(grid(images, min(columns, len(images))), path)
+def write_samples(images: Tensor, path: Path) -> Path:
+    """Write images (count, 3, size, size) in [0, 1] in rows of COLUMNS."""
+    return save_png(grid(images, min(COLUMNS, len(images))), path)
 
 
 def write_table(
@@ -211,34 +206,24 @@ def draw_figures(
     """
     was_training = model.training
     model.eval()
-    paths = {
-        name: folder / f"{name}.png"
-        for name in ("reconstructions", "samples", "interpolation", "traversal")
-    }
     faces = to_float(images[:FACES_SHOWN].copy(), next(model.parameters()).device)
     means = model.encode(faces).mode
-    write_reconstructions(faces, model.decode(means), paths["reconstructions"], COLUMNS)
-    write_samples(model.decode(prior_latents(32, means)), paths["samples"], COLUMNS)
-
+    files = [
+        write_reconstructions(faces, model.decode(means), folder / "reconstructions.png"),
+        write_samples(model.decode(prior_latents(32, means)), folder / "samples.png"),
+    ]
     ends = means.repeat(2, 1)[: 2 * max(1, min(4, len(means) // 2))]  # a lone face: to itself
-    strips = torch.stack([lerp(*pair) for pair in ends.view(-1, 2, ends.shape[1])])
-    rows = decode_strips(model, strips).flatten(0, 1)
-    save_png(grid(rows, COLUMNS), paths["interpolation"])
+    between = torch.cat([lerp(*pair) for pair in ends.view(-1, 2, ends.shape[1])])
+    files += [save_png(grid(model.decode(between), COLUMNS), folder / "interpolation.png")]
 
-    latents = evaluation.kl_per_latent.argsort(descending=True)[:8].tolist()
-    strips = torch.stack(
-        [
-            move_latent(
-                means[0], latent, evaluation.mean_of_means[latent], evaluation.std_of_means[latent]
-            )
-            for latent in latents
-        ]
-    )
-    labels = [f"z{latent}: {evaluation.kl_per_latent[latent]:.1f} nats" for latent in latents]
-    rows = decode_strips(model, strips).flatten(0, 1)
-    save_png(label_rows(grid(rows, COLUMNS), labels), paths["traversal"])
+    kl, centre, spread = evaluation.kl_per_latent, evaluation.mean_of_means, evaluation.std_of_means
+    latents = kl.argsort(descending=True)[:8].tolist()
+    moved = torch.cat([move_latent(means[0], k, centre[k], spread[k]) for k in latents])
+    labels = [f"z{latent}: {kl[latent]:.1f} nats" for latent in latents]
+    traversal = label_rows(grid(model.decode(moved), COLUMNS), labels)
+    files += [save_png(traversal, folder / "traversal.png")]
     model.train(was_training)
-    return {f"figures/{name}": path for name, path in paths.items()}
+    return {f"figures/{file.stem}": file for file in files}
 
 
 def prior_latents(count: int, like: Tensor) -> Tensor:
@@ -286,9 +271,3 @@ def move_latent(
         strip
     )
     return strip
-
-
-def decode_strips(model: VAE, strips: Tensor) -> Tensor:
-    """Decode (rows, steps, latent_dim) to images (rows, steps, 3, size, size) in [0, 1]."""
-    images = model.decode(strips.flatten(0, 1))
-    return images.view(*strips.shape[:2], *images.shape[1:])

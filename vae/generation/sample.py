@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,12 +18,15 @@ from torch import Tensor
 from tqdm import trange
 
 from vae.evaluation import TrainedModel, distances
-from vae.evaluation.distances import Latents, pick_features, random_subset
+from vae.evaluation.distances import Latents, measure_distances, pick_features, random_subset
 from vae.evaluation.latents import encode_batches
 from vae.generation import figures
 from vae.models.base import VAE
 from vae.training.metrics import EVALUATION_BATCH
 from vae.utils.errors import UserError, require
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
 
 COMPONENTS = 10  # as in the paper
 PER_COMPONENT = 10  # latents that a component needs: with fewer images there are fewer of them
@@ -33,29 +37,7 @@ PRIORS = ("standard", "fitted")
 MAX_SHOWN = 256  # samples on a sheet
 
 
-@dataclass(frozen=True)
-class LatentMixture:
-    """A Gaussian mixture over the latents, float64."""
-
-    weights: Tensor  # (components,), sum to 1
-    means: Tensor  # (components, latent_dim)
-    roots: Tensor  # (components, latent_dim, latent_dim), lower: roots · rootsᵀ is the covariance
-
-    def sampler(self, seed: int) -> Latents:
-        """Return a function of a number that draws samples, one stream per seed."""
-        generator = torch.Generator().manual_seed(seed)
-
-        def draw(count: int) -> Tensor:
-            which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-            shape = (count, self.means.shape[1])
-            noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-            moved = torch.einsum("nij,nj->ni", self.roots[which], noise)
-            return (self.means[which] + moved).float()
-
-        return draw
-
-
-def fit_density(trained: TrainedModel, seed: int) -> LatentMixture:
+def fit_density(trained: TrainedModel, seed: int) -> GaussianMixture:
     """Fit a mixture of at most COMPONENTS Gaussians to the latents of the training images.
 
     To one sample of each image's posterior, not to its mean: such samples are what the
@@ -84,12 +66,22 @@ def fit_density(trained: TrainedModel, seed: int) -> LatentMixture:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred steps are near enough
         mixture.fit(latents)
-    covariances = torch.from_numpy(mixture.covariances_)
-    return LatentMixture(
-        torch.from_numpy(mixture.weights_),
-        torch.from_numpy(mixture.means_),
-        torch.linalg.cholesky(covariances),
-    )
+    return mixture
+
+
+def density_source(density: GaussianMixture, seed: int) -> Latents:
+    """Return a function that draws from what `fit_density` returned, one stream per seed."""
+    weights, means = torch.from_numpy(density.weights_), torch.from_numpy(density.means_)
+    roots = torch.linalg.cholesky(torch.from_numpy(density.covariances_))
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(count: int) -> Tensor:
+        which = torch.multinomial(weights, count, replacement=True, generator=generator)
+        shape = (count, means.shape[1])
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return (means[which] + torch.einsum("nij,nj->ni", roots[which], noise)).float()
+
+    return draw
 
 
 @torch.inference_mode()
@@ -115,7 +107,7 @@ class SamplingGain:
 
 
 def latent_sampler(
-    trained: TrainedModel, prior: str, seed: int, density: LatentMixture | None = None
+    trained: TrainedModel, prior: str, seed: int, density: GaussianMixture | None = None
 ) -> Latents:
     """Return a function of a number that draws latents from the `standard` or `fitted` prior.
 
@@ -128,7 +120,7 @@ def latent_sampler(
     require(prior in PRIORS, "--prior", prior, "standard or fitted")
     if prior == "standard":
         return distances.prior_source(trained.model.latent_dim, seed)
-    return (density or fit_density(trained, seed)).sampler(seed)
+    return density_source(density or fit_density(trained, seed), seed)
 
 
 @torch.inference_mode()
@@ -140,7 +132,7 @@ def sample(
     *,
     folder: Path,
     separate: bool = False,
-    density: LatentMixture | None = None,
+    density: GaussianMixture | None = None,
 ) -> list[Path]:
     """Draw faces: the same model, prior, number and seed give the same files.
 
@@ -176,27 +168,22 @@ def sample(
 
 
 def measure_gain(
-    trained: TrainedModel, split: str = "val", seed: int = 0, density: LatentMixture | None = None
+    trained: TrainedModel, split: str = "val", seed: int = 0, density: GaussianMixture | None = None
 ) -> tuple[SamplingGain | None, list[str]]:
     """Compare samples of the prior and of the fitted density with a split; notes say why None.
 
     The standard samples are those that `evaluate_model` measures.
     """
-    data, settings = trained.data, trained.metrics_config
-    images, train = data.images[split], data.images["train"]
-    count = min(settings.distance_images, len(images), len(train))
-    features, notes = pick_features(settings, trained.data_config, trained.device, count)
+    images = trained.data.images
+    sizes = trained.metrics_config.distance_images, len(images[split]), len(images["train"])
+    count = min(sizes)
+    features, notes = pick_features(trained, count)
     if features is None:
         return None, notes
     kinds = {
         prior: distances.sample_source(trained.model, latent_sampler(trained, prior, seed, density))
         for prior in PRIORS
-    } | {
-        "floor": distances.real_image_source(
-            distances.random_subset(train, count, seed), trained.device
-        )
     }
-    chosen = distances.random_subset(images, count, seed)
-    found = distances.measure_distances(chosen, features, trained.device, kinds)
+    found = measure_distances(trained, split, count, seed, features, kinds)
     frechet = {kind: distance.frechet for kind, distance in found.items()}
     return SamplingGain(features.name, count, **frechet), notes

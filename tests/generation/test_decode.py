@@ -1,0 +1,236 @@
+"""`reconstruct`, `interpolate` and `traverse`: selected faces, the way, the sheet, file names."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.spatial import geometric_slerp
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from tests.support.data_sets import save_noise
+from vae.generation import decode, figures
+from vae.generation.decode import interpolate, reconstruct, traverse
+from vae.generation.figures import lerp, slerp
+from vae.generation.photos import load_faces
+from vae.runs.load import SavedRun, load_run
+from vae.utils.errors import UserError
+
+
+@pytest.fixture
+def run(finished):
+    return load_run("run")
+
+
+@pytest.fixture
+def outspoken(run):
+    """The run with its latents scaled, one set to 0: short training leaves all near 0."""
+    with torch.no_grad():
+        run.model.encoder.mean.weight *= 30
+        run.model.encoder.mean.weight[2] = 0
+    return run
+
+
+def faces_on(sheet, rows):
+    """The pictures on a sheet of faces of 16 px, enlarged six times: (rows, columns, 16, 16, 3)."""
+    with Image.open(sheet) as picture:
+        pixels = np.asarray(picture)
+    columns = (pixels.shape[1] - 2) // 98  # what is left, and above, are labels
+    pixels = pixels[-98 * rows :, -98 * columns :]
+    tiles = pixels.reshape(rows, 98, columns, 98, 3).swapaxes(1, 2)
+    return tiles[:, :, 3:96:6, 3:96:6].astype(int)
+
+
+def as_bytes(images):
+    return (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+@torch.inference_mode()
+def encoded(run, words, split="val"):
+    """Faces, and their posterior."""
+    faces, _ = load_faces(words, run, split)
+    return faces, run.model.encode(faces)
+
+
+@torch.inference_mode()
+def decoded(run, latents):
+    return run.model.decode(latents)
+
+
+def numbers(count):
+    return [str(number) for number in range(count)]
+
+
+def test_each_face_and_the_mean_are_measured(run, finished):
+    made = reconstruct(run, ["3", "0", "7"], "test", folder=finished.parent / "out")
+    faces, posterior = encoded(run, ["3", "0", "7"], "test")
+    torch.testing.assert_close(made.images, decoded(run, posterior.mean))
+    for face, image, metrics in zip(faces, made.images, made.metrics, strict=True):
+        x, y = (t.permute(1, 2, 0).double().numpy() for t in (face, image))
+        assert metrics["mse"] == pytest.approx(np.square(x - y).mean(), rel=1e-4)
+        psnr = peak_signal_noise_ratio(x, y, data_range=1)
+        assert metrics["psnr"] == pytest.approx(psnr, rel=1e-4)
+        settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+        _, ssim = structural_similarity(x, y, data_range=1, channel_axis=2, full=True, **settings)
+        inner = ssim[5:-5, 5:-5].mean()  # skimage's mean leaves out the border, ours has none
+        assert metrics["ssim"] == pytest.approx(inner, abs=1e-3)
+    for name, value in made.mean.items():
+        assert value == pytest.approx(np.mean([face[name] for face in made.metrics]))
+    assert list(made.mean) == ["mse", "psnr", "ssim"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 9, 20])
+def test_the_sheet_shows_all_faces_up_to_its_limit(count, run, monkeypatch):
+    monkeypatch.setattr(decode, "MAX_SHOWN", 16)
+    made = reconstruct(run, numbers(count), folder=run.folder)
+    assert len(made.images) == len(made.metrics) == count
+    shown, rows = min(count, 16), 2 * -(-min(count, 16) // 8)
+    sheet = faces_on(made.sheet, rows)
+    for kind, images in enumerate((encoded(run, numbers(count))[0], made.images)):
+        found = sheet[kind::2].reshape(-1, 16, 16, 3)
+        assert np.array_equal(found[:shown], as_bytes(images[:shown]))
+        assert (found[shown:] == 255).all()
+    with Image.open(made.sheet) as picture:
+        assert picture.height == rows * 98 + 2
+
+
+def test_without_inputs_the_first_faces_of_the_split_are_used(run, finished):
+    made = reconstruct(run, split="test", folder=Path("run"))
+    assert made.labels == [f"test_{number}" for number in range(16)]
+    assert (finished / "figures" / "reconstruct.png").samefile(made.sheet)
+
+
+def test_faces_of_one_name_are_distinguished(run, finished):
+    standard = finished / "figures" / "reconstructions.png"
+    before = standard.read_bytes()
+    save_noise(finished.parent / "a" / "me.png", seed=1)
+    save_noise(finished.parent / "b" / "me.png", seed=2)
+    made = reconstruct(run, ["a/me.png", "b/me.png"], folder=Path("run"))
+    assert made.labels == ["a/me.png", "b/me.png"]
+    assert standard.read_bytes() == before  # the figure of training
+
+
+@pytest.mark.parametrize("dimensions", [2, 3, 128])
+def test_slerp_equals_scipys(dimensions):
+    ends = torch.randn(2, dimensions, generator=torch.Generator().manual_seed(1))
+    lengths = ends.norm(dim=1)
+    directions = (ends / lengths[:, None]).double()
+    directions /= directions.norm(dim=1, keepdim=True)
+    expected = geometric_slerp(*directions.numpy(), np.linspace(0, 1, 7))
+    expected *= np.linspace(*lengths.tolist(), 7)[:, None]
+    np.testing.assert_allclose(slerp(*ends, 7).numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("angle", [3e-4, 1e-3, 0.1, 3.0, math.pi - 1e-2, math.pi - 1e-3])
+def test_slerp_of_nearly_parallel_latents_keeps_the_norm(angle):
+    start = torch.tensor([3.0, 0.0, 0.0])
+    end = torch.tensor([3 * math.cos(angle), 3 * math.sin(angle), 0.0])
+    arc = slerp(start, end, 9)
+    assert torch.allclose(arc.norm(dim=1), torch.full((9,), 3.0), atol=0.01)
+    assert torch.atan2(arc[4, 1], arc[4, 0]).item() == pytest.approx(angle / 2, abs=1e-3)
+
+
+@pytest.mark.parametrize("end", [[0.0, 0.0], [-2.0, -4.0], [2.0, 4.0], [1.0, 2.0]])
+def test_slerp_of_parallel_latents_is_a_straight_line(end):
+    start, end = torch.tensor([1.0, 2.0]), torch.tensor(end)
+    line = torch.stack([start + (end - start) * part / 6 for part in range(7)])
+    torch.testing.assert_close(slerp(start, end, 7), line)
+    assert torch.equal(slerp(start, end, 7), lerp(start, end, 7))
+
+
+def test_strips_start_and_end_at_the_originals(outspoken):
+    run = outspoken
+    strip, *_ = interpolate(run, ["2", "5"], steps=3, folder=run.folder)
+    faces, posterior = encoded(run, ["2", "5"])
+    start, end = posterior.mean
+    shown = faces_on(strip, 2)
+    line = decoded(run, torch.stack([start, (start + end) / 2, end]))
+    expected = as_bytes(torch.cat([faces[:1], line, faces[1:]])).astype(int)
+    assert np.abs(shown[0] - expected).max() <= 1
+    assert np.abs(shown[1][[0, 1, 3, 4]] - expected[[0, 1, 3, 4]]).max() <= 1
+    arc = as_bytes(decoded(run, slerp(start, end, 3)[1:2])).astype(int)
+    assert np.abs(shown[1][2] - arc[0]).max() <= 1
+    assert np.abs(arc[0] - expected[2]).max() > 2
+
+
+@pytest.mark.parametrize(
+    ("method", "kinds"),
+    [("linear", ["linear"]), ("spherical", ["spherical"]), ("both", ["linear", "spherical"])],
+)
+def test_method_selects_linear_spherical_or_both(method, kinds, run, finished):
+    out = finished.parent / "out"
+    files = interpolate(run, method=method, folder=out)
+    names = ["interpolate_0_1.png", *(f"interpolate_0_1_{kind}.gif" for kind in kinds)]
+    assert [file.name for file in files] == names
+    assert sorted(file.name for file in (out / "figures").iterdir()) == sorted(names)
+    with Image.open(files[0]) as strip:
+        assert 98 * len(kinds) < strip.height < 98 * len(kinds) + 60
+    with Image.open(files[1]) as animation:
+        assert animation.n_frames == 2 * 24 - 2
+    with pytest.raises(UserError, match="--method: got 'curved', but it takes linear, spherical"):
+        interpolate(run, method="curved", folder=Path("run"))
+
+
+def test_pairs_have_their_own_files(run, finished):
+    long = save_noise(finished.parent / ("x" * 240 + ".png"))
+    for number, folder in enumerate("ab"):
+        save_noise(finished.parent / folder / "me.png", seed=number)
+    pairs = [["0", "1"], ["1", "0"], [str(long), "1"], ["a/me.png", "b/me.png"]]
+    strips = [interpolate(run, pair, method="linear", folder=run.folder)[0] for pair in pairs]
+    strips += [
+        interpolate(run, split=split, method="linear", folder=run.folder)[0]
+        for split in ("test", "train")
+    ]
+    assert len(set(strips)) == len(strips)
+    assert all(strip.parent.samefile(finished / "figures") for strip in strips)
+
+
+def test_rows_are_decoded_moved_latents(outspoken, monkeypatch):
+    run, seen = outspoken, {}
+    monkeypatch.setattr(
+        figures, "write_table", lambda images, path, **words: seen.update(words, images=images)
+    )
+    monkeypatch.setattr(
+        figures, "write_animation", lambda frames, path, **_: seen.update(frames=list(frames))
+    )
+    made = traverse(run, "2", count=9, steps=5, split="test", folder=run.folder)
+    _, posterior = encoded(run, numbers(40), "test")
+    centre = posterior.mean.mean(0)
+    spread = (posterior.mean.var(0) + posterior.logvar.exp().mean(0)).sqrt()
+    kl = posterior.kl().mean(0)
+    assert made.latents == kl.argsort(descending=True).tolist()  # all that there are
+    assert made.kl == pytest.approx(kl[made.latents].tolist(), rel=1e-4)
+    assert dict(zip(made.latents, made.active, strict=True)) == dict(
+        zip(range(4), [True, True, False, True], strict=True)
+    )
+    for row, latent in enumerate(made.latents):
+        moved = posterior.mean[2].repeat(5, 1)
+        moved[:, latent] = centre[latent] + spread[latent] * torch.tensor([-3, -1.5, 0, 1.5, 3])
+        faces = decoded(run, moved)
+        assert torch.allclose(seen["images"][row], faces, atol=1e-3)
+        for frame, face in ((0, faces[0]), (-1, faces[-1])):
+            assert torch.allclose(seen["frames"][frame][row], face, atol=1e-3)
+    assert seen["columns"] == ["-3sd", "-1.5sd", "mean", "+1.5sd", "+3sd"]
+    activity = ["", "", ", inactive", ""]
+    assert seen["rows"] == [f"z{n}: {kl[n]:.1f} nats{activity[n]}" for n in made.latents]
+
+
+def test_only_the_needed_images_are_encoded(run, monkeypatch):
+    monkeypatch.setattr(decode, "RANKING_IMAGES", 10)
+    sizes = []
+    run.model.encoder.register_forward_hook(lambda _, given, out: sizes.append(len(given[0])))
+    made = traverse(run, "2", count=4, folder=run.folder)
+    assert sum(sizes) == 11  # with the face
+    assert [file.name for file in made.files] == ["traverse_2.png", "traverse_2.gif"]
+    kl = encoded(run, numbers(10))[1].kl().mean(0)
+    assert made.kl == pytest.approx(kl[made.latents].tolist(), rel=1e-4)
+
+
+def test_a_lone_image_has_no_spread(run, monkeypatch):
+    images = run.data.images["val"][:1]
+    monkeypatch.setattr(SavedRun, "data", SimpleNamespace(images={"val": images}))
+    with pytest.raises(UserError, match="--split: got 'val', but it takes one with two images"):
+        traverse(load_run("run"), folder=run.folder)
