@@ -96,7 +96,7 @@ def _learn(trained: TrainedModel) -> LearnedDirections:
         for method in METHODS:
             says[method].append(directions.scores(posterior.mode.cpu(), method) > 0)
     columns = [held_out.names.index(name) for name in directions.names]
-    known = torch.from_numpy(held_out.values[:, columns].copy())
+    known = torch.from_numpy(held_out.values[: len(images["val"]), columns].copy())
     told = [balanced_accuracy(torch.cat(says[method]), known).tolist() for method in METHODS]
     rows = [dict(zip(METHODS, row, strict=True)) for row in zip(*told, strict=True)]
     return LearnedDirections(directions, dict(zip(directions.names, rows, strict=True)))
