@@ -2,12 +2,11 @@
 
 import copy
 import json
-import logging
 import os
 import subprocess
 import sys
-import warnings
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +16,6 @@ import torch
 import vae.generation.export
 from vae.cli.main import main
 from vae.generation.export import export_model, load_safetensors
-from vae.generation.export_formats import quiet
 from vae.models import build_model
 from vae.runs.checkpoint import save_checkpoint
 from vae.runs.compose import compose
@@ -161,15 +159,6 @@ def test_safetensors_restore_the_model_exactly(exports, saved):
     assert torch.equal(torch.rand(1), expected)
 
 
-@pytest.mark.parametrize("format", FILES)
-def test_returned_paths_are_the_written_files(format, exports):
-    folder, made = exports(format)
-    assert [each.file for each in made] == [folder / name for name in FILES[format]]
-    assert [each.size for each in made] == [each.file.stat().st_size for each in made]
-    assert all(0 <= each.difference < 1e-4 for each in made)
-    assert not [file for file in folder.iterdir() if file.name.startswith(".")]
-
-
 ELSEWHERE = """
 import logging, sys
 from vae.cli.main import main
@@ -240,17 +229,15 @@ def test_onnx_graphs_are_standard_and_described(exports):
     assert sorted(file.name for file in folder.glob("*onnx*")) == ["decoder.onnx", "encoder.onnx"]
 
 
-def test_programs_hold_only_their_half_and_no_gradients(exports, saved):
+def test_programs_hold_only_their_half_and_a_description(exports, saved):
     folder, _ = exports("torch")
-    _, model = saved
-    for name, half in (("encoder", model.encoder), ("decoder", model.decoder)):
+    for name, half in (("encoder", saved[1].encoder), ("decoder", saved[1].decoder)):
         extra = {"about.json": ""}
         program = torch.export.load(folder / f"{name}.pt2", extra_files=extra)
         about = json.loads(extra["about.json"])
         assert (about["image_size"], about["latent_dim"], about["step"]) == (16, 3, 7)
         numbers = sum(weight.numel() for weight in program.state_dict.values())
         assert numbers == sum(weight.numel() for weight in half.state_dict().values())
-        assert not any(parameter.requires_grad for parameter in program.parameters())
 
 
 def test_export_leaves_the_model_unchanged(saved, tmp_path):
@@ -258,6 +245,8 @@ def test_export_leaves_the_model_unchanged(saved, tmp_path):
     run = load_run(saved[0])
     run.model.train()
     before = copy.deepcopy(run.model.state_dict())
+    with pytest.raises(UserError, match="format: got 'h5', but it takes one of torch, onnx, saf"):
+        export_model(run, "h5", tmp_path)
     export_model(run, "safetensors", tmp_path)
     assert all(module.training for module in run.model.modules())
     assert all(weight.requires_grad for weight in run.model.parameters())
@@ -266,16 +255,20 @@ def test_export_leaves_the_model_unchanged(saved, tmp_path):
         assert weight.stride() == before[key].stride()
 
 
-@pytest.mark.parametrize(("name", "words"), [("encoder", "logvar"), ("decoder", "images")])
-def test_exports_with_different_outputs_are_not_written(name, words, saved, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "off", "words"),
+    [("encoder", 0.002, "logvar"), ("decoder", 0.002, "images"), ("decoder", torch.nan, "images")],
+)
+def test_exports_with_different_outputs_are_not_written(
+    name, off, words, saved, tmp_path, monkeypatch
+):
     """A half of another model, its other half right: neither is kept."""
-    run = load_run(saved[0])
 
     def broken(model, about, folder):
         other = copy.deepcopy(model)
         with torch.no_grad():
             bias = other.encoder.logvar.bias if name == "encoder" else other.decoder.blocks[-1].bias
-            bias[1] += 0.002  # in pixels, an eighth of a grey level
+            bias[1] += off  # in pixels, an eighth of a grey level
         drafts = vae.generation.export.split_encoder_decoder(other, about["image_size"])
         for part in drafts:
             (folder / f"{part}.pt2").touch()
@@ -283,7 +276,7 @@ def test_exports_with_different_outputs_are_not_written(name, words, saved, tmp_
 
     monkeypatch.setattr(vae.generation.export, "export_torch", broken)
     with pytest.raises(UserError, match=rf"{name}\.pt2: not written, as {words} .* differs"):
-        export_model(run, "torch", tmp_path / "export")
+        export_model(load_run(saved[0]), "torch", tmp_path / "export")
     assert not list(tmp_path.rglob("*.*"))
 
 
@@ -303,16 +296,6 @@ def test_the_largest_difference_is_returned(saved, tmp_path, monkeypatch):
     assert made[0].difference == pytest.approx(2**-18, rel=0.1)
 
 
-def test_non_finite_weights_are_not_exported(saved, tmp_path):
-    pytest.importorskip("safetensors")
-    run = load_run(saved[0])
-    with torch.no_grad():
-        run.model.decoder.project.bias[0] = torch.nan
-    with pytest.raises(UserError, match=r"model\.safetensors: not written"):
-        export_model(run, "safetensors", tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
 def rewritten(source, target, edit):
     """A copy of a model.safetensors with its description or weights changed by `edit`."""
     from safetensors import safe_open
@@ -330,16 +313,11 @@ def rewritten(source, target, edit):
     [
         (lambda about, _: about["model"].update(name="os.system"), "model.name: got 'os.system'"),
         (lambda about, _: about["model"].update(_target_="os.system"), "_target_"),
-        (lambda about, _: about["model"].update(latent_dim="many"), "no model"),
         (lambda about, _: about["model"].update(latent_dim=0), "model.latent_dim: got 0"),
         (lambda about, _: about["model"].update(latent_dim=10**9), "are not those of the model"),
-        (lambda about, _: about["model"].update(channels=None), "no model"),
         (lambda about, _: about.update(model=["conv"]), "no model"),
         (lambda about, _: about.update(image_size=-16), "image_size: got -16"),
         (lambda about, _: about.update(image_size=18), "data.image_size: got 18"),
-        (lambda about, _: about.update(image_size=32), "are not those of the model"),
-        (lambda about, _: about.pop("image_size"), "no model"),
-        (lambda _, weights: weights.popitem(), "are not those of the model"),
         (lambda _, weights: weights.update(more=torch.ones(1)), "are not those of the model"),
         (
             lambda _, w: w.update({"encoder.mean.bias": w["encoder.mean.bias"].half()}),
@@ -364,12 +342,9 @@ def test_files_that_are_no_safetensors_are_refused(exports, tmp_path):
 
     whole = (folder / "model.safetensors").read_bytes()
     (tmp_path / "cut").write_bytes(whole[:-10])
-    (tmp_path / "short").write_bytes(whole[:100])
-    (tmp_path / "empty").touch()
-    (tmp_path / "picture").write_bytes(b"\x89PNG\r\n" * 100)
     save_file({"weight": torch.ones(3)}, tmp_path / "other")
     save_file({"weight": torch.ones(3)}, tmp_path / "no json", {"minifaceapp": "{"})
-    for name in ("cut", "short", "empty", "picture", "other", "no json"):
+    for name in ("cut", "other", "no json"):
         with pytest.raises(UserError, match=f"{name}: this is no model that"):
             load_safetensors(tmp_path / name)
     with pytest.raises(UserError, match="there is no such file"):
@@ -391,46 +366,28 @@ def test_a_missing_package_is_named_with_its_extra(format, package, saved, tmp_p
             load_safetensors(tmp_path / "x")
 
 
-def test_an_unknown_format_is_refused(saved, tmp_path):
-    with pytest.raises(UserError, match="format: got 'h5', but it takes one of torch, onnx, saf"):
-        export_model(load_run(saved[0]), "h5", tmp_path)
-
-
-def test_the_command_writes_torch_and_prints_a_table(saved, exports, tmp_path, capfd):
-    first, _ = exports("torch")
-    before = [(first / name).read_bytes() for name in FILES["torch"]]
+@pytest.mark.parametrize("words", [[], ["--json", "--out", "out", "--format", "safetensors"]])
+def test_the_command_prints_what_it_writes(words, saved, exports, tmp_path, monkeypatch, capfd):
+    format = "safetensors" if words else "torch"
+    before = [(exports(format)[0] / name).read_bytes() for name in FILES[format]]
+    monkeypatch.chdir(tmp_path)
     capfd.readouterr()
-    assert main(["export", str(saved[0]), "--device", "cpu"]) == 0
+    assert main(["export", str(saved[0]), "--device", "cpu", *words]) == 0
     out, err = capfd.readouterr()
-    files = [saved[0] / "export" / name for name in FILES["torch"]]
-    assert [line.split()[0] for line in out.splitlines()] == ["file", *map(str, files)]
-    assert all(line.split()[2] == "MB" for line in out.splitlines()[1:])
-    assert err == ""
+    files = [(Path("out") if words else saved[0] / "export") / name for name in FILES[format]]
     assert [file.read_bytes() for file in files] == before
-
-
-def test_stdout_is_json_only(saved, tmp_path, capfd):
-    pytest.importorskip("safetensors")
-    words = ["--out", str(tmp_path), "--json", "--format", "safetensors", "--device", "cpu"]
-    assert main(["export", str(saved[0]), *words]) == 0
-    file = tmp_path / "model.safetensors"
-    assert json.loads(capfd.readouterr().out) == {
-        "run": str(saved[0]),
-        "checkpoint": "last",
-        "step": 7,
-        "files": [str(file)],
-        "bytes": [file.stat().st_size],
-        "largest_differences": [0.0],
-    }
-
-
-def test_exporters_print_nothing(caplog, capfd, recwarn):
-    with quiet():
-        print("step 1 done")
-        warnings.warn("a warning", stacklevel=1)
-        logging.getLogger("onnxscript").warning("a log")
-    assert capfd.readouterr().out == ""
-    assert not caplog.records
-    assert not recwarn.list
-    logging.getLogger("vae").warning("heard again")
-    assert [record.message for record in caplog.records] == ["heard again"]
+    assert err == ""
+    if words:
+        about = {
+            "run": str(saved[0]),
+            "checkpoint": "last",
+            "step": 7,
+            "largest_differences": [0.0],
+        }
+        sizes = [file.stat().st_size for file in files]
+        assert json.loads(out) == {**about, "files": [*map(str, files)], "bytes": sizes}
+    else:
+        rows = [line.split() for line in out.splitlines()]
+        assert [row[0] for row in rows] == ["file", *map(str, files)]
+        assert all(row[2] == "MB" and 0 <= float(row[3]) < 1e-4 for row in rows[1:])
+        assert all(not file.name.startswith(".") for file in files[0].parent.iterdir())
