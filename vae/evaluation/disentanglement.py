@@ -189,24 +189,3 @@ def _concentration(importance: np.ndarray) -> float:
     entropies = _entropy(importance) / math.log(max(2, importance.shape[1]))
     sums = importance.sum(axis=1)
     return float(((1 - entropies) * sums).sum() / max(sums.sum(), TINY))
-
-
-def factor_scores(means: np.ndarray, factors: np.ndarray, seed: int) -> dict[str, float]:
-    """Compute MIG, SAP and the three DCI scores.
-
-    Args:
-        means: posterior means, (n, latent_dim).
-        factors: of the same images, (n, factors).
-        seed: of DCI's forests.
-
-    Raises:
-        UserError: no factor varies over these images.
-    """
-    scores = dci(means, factors, seed)
-    return {
-        "mig": mig(means, factors),
-        "sap": sap(means, factors),
-        "dci_disentanglement": scores.disentanglement,
-        "dci_completeness": scores.completeness,
-        "dci_informativeness": scores.informativeness,
-    }

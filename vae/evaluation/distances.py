@@ -268,11 +268,6 @@ class _Comparison:
         return Distance(frechet, kernel, error, self.apart / self.made.count)
 
 
-def reconstruction_source(model: VAE) -> Images:
-    """Return a function that reconstructs images from the posterior mean."""
-    return lambda images: model.decode(model.encode(images).mode)
-
-
 def sample_source(model: VAE, latents: Latents) -> Images:
     """Return a function that decodes as many samples as it is given images."""
     return lambda images: model.decode(latents(len(images)).to(images.device))

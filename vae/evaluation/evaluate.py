@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from vae.data import SyntheticConfig
 from vae.evaluation import TrainedModel, distances, factorvae
 from vae.evaluation.attributes import learn_directions
 from vae.evaluation.directions import balanced_accuracy
-from vae.evaluation.disentanglement import factor_scores
+from vae.evaluation.disentanglement import dci, mig, sap
 from vae.evaluation.distances import face_features, measure_distances, pick_features
 from vae.evaluation.latents import (
     AggregatePosterior,
@@ -153,7 +153,7 @@ def _bound(trained: TrainedModel, report: Report) -> None:
 
 
 def _distances(trained: TrainedModel, report: Report) -> None:
-    images = trained.data.images
+    model, images = trained.model, trained.data.images
     sizes = trained.metrics_config.distance_images, len(images[report.split]), len(images["train"])
     count = min(sizes)
     features, notes = pick_features(trained, count)
@@ -161,9 +161,9 @@ def _distances(trained: TrainedModel, report: Report) -> None:
     if features is None:
         return
     measure = partial(measure_distances, trained, report.split, count, report.seed)
-    latents = distances.prior_source(trained.model.latent_dim, report.seed)
-    reconstructions = {"reconstructions": distances.reconstruction_source(trained.model)}
-    samples = {"samples": distances.sample_source(trained.model, latents)}
+    latents = distances.prior_source(model.latent_dim, report.seed)
+    reconstructions = {"reconstructions": lambda x: model.decode(model.encode(x).mode)}
+    samples = {"samples": distances.sample_source(model, latents)}
     found = measure(features, samples | reconstructions)
     for kind, distance in found.items():
         report.add(f"{features.distance_key}_{kind}", distance.frechet, count)
@@ -186,9 +186,11 @@ def _disentanglement(
     if factors is None:
         report.notes.append("MIG, DCI, SAP and FactorVAE score need true factors; none are known.")
         return
-    truth = factors.values[: len(codes)]
+    means, truth = codes.numpy(), factors.values[: len(codes)]
     try:
-        scores = factor_scores(codes.numpy(), truth, report.seed)
+        scores = {"mig": mig(means, truth), "sap": sap(means, truth)}
+        of_forests = asdict(dci(means, truth, report.seed))
+        scores |= {f"dci_{name}": value for name, value in of_forests.items()}
     except UserError as error:  # too few images
         report.notes.append(str(error))
         return
