@@ -47,15 +47,16 @@ def directions(latents, has, names=NAMES):
 def test_streamed_statistics_equal_one_pass(batch):
     latents, has = faces(300)
     found = statistics(latents, has, batch)
-    classes = found.classes()
     assert np.allclose(found.all.covariance, np.cov(latents.T), atol=1e-5)
     for column in range(3):
         mask = has[:, column] == 1
-        assert np.allclose(classes.having[column], latents[mask].mean(0), atol=1e-5)
-        assert np.allclose(classes.lacking[column], latents[~mask].mean(0), atol=1e-5)
-        assert classes.count[column] == mask.sum()
+        assert np.allclose(found.sums[column], latents[mask].sum(0), rtol=1e-5)
         for other in range(3):
-            assert classes.together[column, other] == (has[:, column] & has[:, other]).sum()
+            assert found.together[column, other] == (has[:, column] & has[:, other]).sum()
+    learned = find_directions(found, NAMES)
+    halves = [[latents[has[:, i] == side].mean(0) for side in (0, 1)] for i in range(3)]
+    assert np.allclose(learned.middles, np.mean(halves, axis=1), atol=1e-5)
+    assert np.allclose(learned.means, np.diff(halves, axis=1)[:, 0], atol=1e-5)
 
 
 def test_classifiers_equal_fishers_discriminant():

@@ -188,30 +188,6 @@ def test_a_report_of_another_step_replaces_the_file(finished):
     assert json.loads(file.read_text())["step"] == 20
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["evaluate", "nowhere"], "nowhere: there is no such folder"),
-        (["evaluate", "run", "--split", "train"], "--split: got 'train', but it takes val or test"),
-        (["evaluate", "run", "--seed", "-1"], "--seed"),
-        (["evaluate", "run", "--device", "tpu"], "trainer.device"),
-        (["evaluate", "run", "metrics.bound_samples=0"], "metrics.bound_samples: got 0"),
-        (["evaluate", "run", "metrics.nothing=1"], "metrics.nothing"),
-        (["evaluate", "run", "metrics.face_box=[0.5,0.5,0.6]"], "metrics.face_box"),
-        (["evaluate", "run", "loss.beta=1"], "loss.beta=1"),
-        (["evaluate", "run", "image.png"], "image.png"),
-    ],
-)
-def test_mistakes_are_one_message(arguments, words, finished, capsys):
-    (finished / "summary.json").unlink()
-    code = main(arguments)
-    err = capsys.readouterr().err
-    assert code == 1
-    assert err.splitlines()[-1].startswith("error: ")
-    assert words in err
-    assert "Traceback" not in err
-
-
 def test_a_run_without_checkpoints_says_so(finished, capsys):
     for file in (finished / "checkpoints").iterdir():
         file.unlink()

@@ -116,6 +116,23 @@ def test_an_unwritable_file_is_one_message(finished, capsys):
         (["traverse", "run", "1", "2"], "IMAGE: got ['1', '2']"),
         (["traverse", "run", "--latents", "0"], "--latents: got 0"),
         (["reconstruct", "run", "99"], "face of val: got '99'"),
+        (["edit", "run", "--attribute", "Eyeglases"], "no 'Eyeglases'. Did you mean Eyeglasses?"),
+        (["edit", "run", "--attribute", "smiling"], "no 'smiling'. Did you mean Smiling?"),
+        (["edit", "run", "--attribute", "Hair"], "Did you mean Black_Hair"),
+        (["edit", "run", "--attribute", "Zebra"], "no 'Zebra'. `vae edit RUN --list`"),
+        (["edit", "run"], "--attribute: which? One or more of "),
+        (["edit", "run", "--attribute", "Smiling", "--method", "x"], "--method: got 'x'"),
+        (["edit", "run", "--attribute", "Smiling", "--strength", "nan"], "--strength: got nan"),
+        (["edit", "run", "gone.jpg", "--attribute", "Smiling"], "gone.jpg: there is no such file"),
+        (["evaluate", "nowhere"], "nowhere: there is no such folder"),
+        (["evaluate", "run", "--split", "train"], "--split: got 'train', but it takes val or test"),
+        (["evaluate", "run", "--seed", "-1"], "--seed"),
+        (["evaluate", "run", "--device", "tpu"], "trainer.device"),
+        (["evaluate", "run", "metrics.bound_samples=0"], "metrics.bound_samples: got 0"),
+        (["evaluate", "run", "metrics.nothing=1"], "metrics.nothing"),
+        (["evaluate", "run", "metrics.face_box=[0.5,0.5,0.6]"], "metrics.face_box"),
+        (["evaluate", "run", "loss.beta=1"], "loss.beta=1"),
+        (["evaluate", "run", "image.png"], "image.png"),
     ],
 )
 def test_mistakes_are_one_message(arguments, words, finished, capsys):
@@ -123,3 +140,4 @@ def test_mistakes_are_one_message(arguments, words, finished, capsys):
     err = capsys.readouterr().err
     assert err.splitlines()[-1].startswith("error: ")
     assert words in err
+    assert "Traceback" not in err

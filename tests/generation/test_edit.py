@@ -243,26 +243,6 @@ def test_too_few_faces_are_refused(arguments, finished, monkeypatch, capsys):
     assert f"error: {says}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--attribute", "Eyeglases"], "no 'Eyeglases'. Did you mean Eyeglasses?"),
-        (["--attribute", "smiling"], "no 'smiling'. Did you mean Smiling?"),
-        (["--attribute", "Hair"], "Did you mean Black_Hair"),
-        (["--attribute", "Zebra"], "no 'Zebra'. `vae edit RUN --list`"),
-        ([], "--attribute: which? One or more of "),
-        (["--attribute", NAME, "--method", "x"], "--method: got 'x'"),
-        (["--attribute", NAME, "--strength", "nan"], "--strength: got nan"),
-        (["gone.jpg", "--attribute", NAME], "gone.jpg: there is no such file"),
-    ],
-)
-def test_mistakes_are_one_message(arguments, words, finished, capsys):
-    assert main(["edit", "run", *arguments]) == 1
-    err = capsys.readouterr().err
-    assert err.splitlines()[-1].startswith("error: ")
-    assert words in err
-
-
 def test_a_folder_of_pictures_has_no_attributes(pictures, tmp_path, monkeypatch, capsys):
     settings = ["data=folder", f"data.path={pictures}", "hydra.run.dir=run"]
     tiny = [o for o in TINY if not o.startswith("data.num_images")]

@@ -32,23 +32,8 @@ MIN_FACES = 10  # faces on each side of an attribute: fewer say nothing about it
 ENTANGLED = 0.01  # a part of a class so small that two attributes (nearly) decide each other
 
 
-@dataclass(frozen=True)
-class ClassMeans:
-    """Per attribute: mean latents of the faces with it and without it, and counts."""
-
-    having: Tensor  # (attributes, latents) float64
-    lacking: Tensor  # (attributes, latents) float64
-    count: Tensor  # (attributes,) float64, faces that have it
-    together: Tensor  # (attributes, attributes) float64, faces that have both
-
-    def of(self, rows: Tensor) -> ClassMeans:
-        """Return the statistics of some of the attributes."""
-        together = self.together[rows][:, rows]
-        return ClassMeans(self.having[rows], self.lacking[rows], self.count[rows], together)
-
-
 class LatentStatistics:
-    """Running covariance of all latents and mean of each attribute's classes.
+    """Running moments of all latents, and sums over the faces that have an attribute.
 
     Args:
         latent_dim: size of z.
@@ -57,22 +42,17 @@ class LatentStatistics:
 
     def __init__(self, latent_dim: int, attributes: int) -> None:
         self.all = RunningGaussian(latent_dim)
-        self._sums = torch.zeros(attributes, latent_dim, dtype=torch.float64)
-        self._together = torch.zeros(attributes, attributes, dtype=torch.float64)
+        # (attributes, latent_dim) float64, the sum of the latents of the faces that have it
+        self.sums = torch.zeros(attributes, latent_dim, dtype=torch.float64)
+        # (attributes, attributes) float64, how many faces have both; on the diagonal, have it
+        self.together = torch.zeros(attributes, attributes, dtype=torch.float64)
 
     def update(self, latents: Tensor, attributes: Tensor) -> None:
         """Take in latents (n, latent_dim) and 0/1 attributes (n, attributes) of n faces."""
         self.all.update(latents)
         rows = attributes.double()
-        self._sums += rows.T @ latents.cpu().double()
-        self._together += rows.T @ rows
-
-    def classes(self) -> ClassMeans:
-        """Return the class means; NaN for an empty class."""
-        count = self._together.diagonal()[:, None]
-        total = self.all.mean * self.all.count
-        lacking = (total - self._sums) / (self.all.count - count)
-        return ClassMeans(self._sums / count, lacking, count[:, 0], self._together)
+        self.sums += rows.T @ latents.cpu().double()
+        self.together += rows.T @ rows
 
 
 @dataclass(frozen=True)
@@ -113,15 +93,18 @@ def find_directions(statistics: LatentStatistics, names: tuple[str, ...]) -> Dir
         statistics: of a training split's posterior means.
         names: of the attributes, as many as the statistics have.
     """
-    classes, total = statistics.classes(), statistics.all.count
-    kept = ((classes.count >= MIN_FACES) & (total - classes.count >= MIN_FACES)).nonzero()[:, 0]
-    classes = classes.of(kept)
-    means = classes.having - classes.lacking
+    total, count = statistics.all.count, statistics.together.diagonal()
+    kept = ((count >= MIN_FACES) & (total - count >= MIN_FACES)).nonzero()[:, 0]
+    sums, together = statistics.sums[kept], statistics.together[kept][:, kept]
+    count = count[kept, None]
+    having = sums / count
+    lacking = (statistics.all.mean * total - sums) / (total - count)
+    means = having - lacking
     # The covariance of all faces serves as well as that within the classes: the two differ
     # along `means` only, which changes the length of the weights alone.
     weights = torch.linalg.solve(_shrunk(statistics.all.covariance), means.T).T
-    normal = _normals(means, classes, total)
-    middles = (classes.having + classes.lacking) / 2
+    normal = _normals(means, together, total)
+    middles = (having + lacking) / 2
     return Directions(tuple(names[i] for i in kept.tolist()), means, normal, weights, middles)
 
 
@@ -144,7 +127,7 @@ def _shrunk(covariance: Tensor) -> Tensor:
     return (1 - SHRINKAGE) * covariance + SHRINKAGE * spread * eye
 
 
-def _normals(means: Tensor, classes: ClassMeans, total: int) -> Tensor:
+def _normals(means: Tensor, together: Tensor, total: int) -> Tensor:
     """Return each attribute's mean difference between faces equal in the held attributes.
 
     The coefficients d of the ridge regression of the latents on the attribute and the held
@@ -153,11 +136,11 @@ def _normals(means: Tensor, classes: ClassMeans, total: int) -> Tensor:
     faces vary least. Among whitened ones it is N^-½ d, which is a step of d among the latents,
     and leads from the mean of the ones to the mean of the others.
     """
-    shares = classes.count / total
-    covariance = classes.together / total - torch.outer(shares, shares)
+    shares = together.diagonal() / total
+    covariance = together / total - torch.outer(shares, shares)
     with_latents = covariance.diagonal()[:, None] * means  # covariance with each latent
     covariance = covariance + RIDGE * torch.diag(covariance.diagonal())
-    held = _can_be_held(classes, total)
+    held = _can_be_held(together, total)
     normals = []
     for row in range(len(means)):
         rows = torch.cat([torch.tensor([row]), held[row].nonzero()[:, 0]])  # never held itself
@@ -165,13 +148,13 @@ def _normals(means: Tensor, classes: ClassMeans, total: int) -> Tensor:
     return torch.stack(normals) if normals else means
 
 
-def _can_be_held(classes: ClassMeans, total: int) -> Tensor:
+def _can_be_held(both: Tensor, total: int) -> Tensor:
     """Return which attributes (columns) can be held constant while another (row) changes.
 
     Not those that the other decides: hair that turns blond must cease to be black. So all
     four combinations of the two must be on at least ENTANGLED of the smaller class.
     """
-    both, count = classes.together, classes.count
+    count = both.diagonal()
     only_row, only_column = count[:, None] - both, count[None] - both
     neither = total - both - only_row - only_column
     smallest = torch.stack([both, only_row, only_column, neither]).amin(0)

@@ -46,7 +46,7 @@ def load_faces(
     """Load the faces that `inputs` name, as the model takes them.
 
     Args:
-        words: files of pictures, or numbers of faces of the split.
+        inputs: files of pictures, or numbers of faces of the split.
         trained: decides the size and the framing; its images are opened for numbers only.
         split: train, val or test.
         crop: of pictures. `auto`: as the training images were cropped, where the picture has
