@@ -188,7 +188,7 @@ def traverse(
     def strips(steps: int) -> Tensor:  # (latents, steps, latent_dim)
         return torch.stack([move_latent(base, k, centre[k], spread[k], steps) for k in latents])
 
-    def decoded(parts: Iterable[Tensor]) -> Iterator[Tensor]:  # as there may be many latents
+    def decoded(parts: Iterable[Tensor]) -> Iterator[Tensor]:  # in parts: latents may be many
         return (trained.model.decode(part).cpu() for part in parts)
 
     variance = aggregate.means.covariance.diagonal()
