@@ -60,8 +60,7 @@ def test_rows_are_the_faces_of_each_model(home, sweep, tmp_path):
     write_report(sweep)
     for name in ("reconstructions.png", "samples.png"):  # the sweep itself has made the same
         assert (home / "multirun" / "s" / name).read_bytes() == (sweep / name).read_bytes()
-    (file,) = (home / "data" / "cache").glob("synthetic-*/val.npy")
-    originals = np.load(file)[:FACES]
+    originals = load_run(sweep / "loss.beta=1").data.images["val"][:FACES]
     faces = torch.from_numpy(originals).permute(0, 3, 1, 2) / 255
     latents = torch.randn(FACES, 4, generator=torch.Generator().manual_seed(0))
     first, *reconstructed = rows_of(sweep / "reconstructions.png", 4)
