@@ -16,6 +16,7 @@ from vae.runs.run_dir import (
     remove_run_folder,
     run_lock,
 )
+from vae.utils.files import remove_unfinished
 
 
 def hydras_files(folder):
@@ -123,6 +124,34 @@ def test_a_locked_folder_can_be_waited_for(tmp_path, holder, caplog):
     assert entered.wait(20)
     thread.join()
     assert not is_locked(tmp_path)
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from vae.utils.files import write_atomically
+
+def write(path):
+    path.touch()
+    print("written", flush=True)
+    sys.stdin.read()
+
+write_atomically(Path(sys.argv[1]), write)
+"""
+
+
+def test_an_unfinished_file_stays_while_its_process_lives(tmp_path):
+    """Another process may be writing beside a run that starts."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITE, str(tmp_path / "metrics.json")],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "written\n"
+        remove_unfinished(tmp_path)
+        assert len(list(tmp_path.iterdir())) == 1
+        process.kill()
+    remove_unfinished(tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_killed_process_releases_the_lock(tmp_path, holder):

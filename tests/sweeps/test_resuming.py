@@ -149,3 +149,7 @@ def test_another_sweep_under_the_same_name_is_refused_and_a_larger_one_is_not(sw
     assert out.count("resuming at step 8") == 1
     steps = {name: s["step"] for name, s in summaries(tmp_path / "multirun" / "s").items()}
     assert steps == {"loss.beta=0.1": 12, "loss.beta=0.2": 8, "loss.beta=0.3": 8}
+    accepted = tmp_path / "multirun/s/loss.beta=0.1/.hydra/accepted.yaml"
+    code, out = sweep(["loss.beta=0.1", "sweep.name=s", "trainer.epochs=1"], tmp_path)
+    assert (code, "is at step 12 already" in out) == (1, True), out
+    assert "trainer.epochs=3" in accepted.read_text()  # what it was last trained with

@@ -78,8 +78,6 @@ def _run_in_sweep(composed: DictConfig, train_trial: TrainTrial) -> dict[str, fl
     except UserError as error:
         record_failure(folder, str(error))
         raise
-    with translate_resource_errors(config, folder):
-        save_accepted_overrides(folder)
     logs: Any = OmegaConf.to_container(hydra_config.job_logging, resolve=True)
     if hydra_config.runtime.choices["hydra/launcher"] != "basic":  # several log at once
         logs["formatters"]["simple"]["format"] = f"%(asctime)s {folder.name}: %(message)s"

@@ -14,7 +14,9 @@ from typing import Any
 
 from vae.runs.checkpoint import load_resume_state
 from vae.runs.config import RunConfig
+from vae.runs.failures import translate_resource_errors
 from vae.runs.launch import prepare_run
+from vae.runs.overrides import save_accepted_overrides
 from vae.runs.run import ShouldContinue
 from vae.runs.run_dir import read_summary, record_failure, run_lock
 from vae.sweeps.results import ENDED, read_record
@@ -80,11 +82,12 @@ def run_trial(config: RunConfig, folder: Path, logs: Mapping[str, Any]) -> dict[
 
 def train_locked(config: RunConfig, folder: Path) -> dict[str, float]:
     """Train the run while holding its lock."""
-    with run_lock(folder, wait=True):
+    with translate_resource_errors(config, folder), run_lock(folder, wait=True):
         metrics = finished_metrics(config, folder)
         if metrics is None:
             should_continue = pruning_callback(config, folder)
             run = prepare_run(config, folder, resume=True, should_continue=should_continue)
+            save_accepted_overrides(folder)
             metrics = run.train()
         return metrics
 

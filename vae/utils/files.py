@@ -77,9 +77,24 @@ def free_bytes(path: Path) -> int:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed while they wrote below `folder`."""
+    """Remove the temporary files of processes that were killed while they wrote below `folder`.
+
+    Those of a process that lives stay: `vae evaluate` may be writing beside a run.
+    """
     for temporary in folder.rglob(".*.tmp"):
-        temporary.unlink(missing_ok=True)
+        pid = temporary.name.split(".")[-2]
+        if not (pid.isdecimal() and _is_alive(int(pid))):
+            temporary.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # another user's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def backup_as(path: Path, name: str) -> None:
