@@ -32,6 +32,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from vae.runs.config import SweepConfig
 from vae.utils.errors import UserError, without_password
+from vae.utils.files import is_alive
 from vae.utils.registry import higher_is_better
 
 log = logging.getLogger(__name__)
@@ -209,13 +210,8 @@ def is_abandoned(trial: FrozenTrial) -> bool:
         return age > timedelta(seconds=HEARTBEAT_TIMEOUT)
     if owner["host"] != socket.gethostname():
         return False
-    try:
-        os.kill(owner["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # somebody else's
-        return False
-    return bool(owner["pid"] == os.getpid())  # an earlier sweep in this process
+    earlier = owner["pid"] == os.getpid()  # a sweep of this process
+    return earlier or not is_alive(owner["pid"])
 
 
 def requeue(study: Study, trial_id: int) -> None:

@@ -83,11 +83,12 @@ def remove_unfinished(folder: Path) -> None:
     """
     for temporary in folder.rglob(".*.tmp"):
         pid = temporary.name.split(".")[-2]
-        if not (pid.isdecimal() and _is_alive(int(pid))):
+        if not (pid.isdecimal() and is_alive(int(pid))):
             temporary.unlink(missing_ok=True)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Return whether there is a process of this number on this host."""
     try:
         os.kill(pid, 0)
     except PermissionError:  # another user's
