@@ -161,7 +161,7 @@ def run_vae(arguments, folder, monkeypatch, capsys):
         sizes = [] if any("image_size" in a for a in arguments) else ["data.image_size=16"]
         arguments = [*arguments, *sizes, "data.num_workers=1"]
     elif arguments[0] == "evaluate":
-        monkeypatch.setattr("vae.evaluation.factorvae.VOTES", 6)
+        monkeypatch.setattr("vae.evaluation.disentanglement.VOTES", 6)
         arguments = [*arguments, "metrics.bound_images=2"]
     monkeypatch.chdir(folder)
     if "--verify" in arguments:

@@ -17,10 +17,10 @@ from vae.cli.main import main
 from vae.data.synthetic import SyntheticSource
 from vae.evaluation.attributes import learn_directions
 from vae.evaluation.disentanglement import dci, mig, sap
-from vae.evaluation.distances import Features
+from vae.evaluation.distances import Features, squared_mmd
 from vae.evaluation.evaluate import evaluate_model
 from vae.generation.sample import measure_gain
-from vae.runs.load import load_run, write_metrics
+from vae.runs.load import load_run
 from vae.utils.errors import UserError
 
 QUICK = ["metrics.bound_images=4", "metrics.bound_samples=3", "metrics.inception_weights=none"]
@@ -28,7 +28,7 @@ QUICK = ["metrics.bound_images=4", "metrics.bound_samples=3", "metrics.inception
 
 @pytest.fixture(autouse=True)
 def few_votes(monkeypatch):
-    monkeypatch.setattr("vae.evaluation.factorvae.VOTES", 6)
+    monkeypatch.setattr("vae.evaluation.disentanglement.VOTES", 6)
 
 
 def call(arguments, capsys):
@@ -69,7 +69,7 @@ EXPECTED = (
 
 def test_codes_are_compared_with_labels_of_their_split(finished):
     run = load_run("run")
-    report, _ = evaluate_quickly(run, "test", seed=2)
+    report = evaluate_quickly(run, "test", seed=2)
     images = torch.from_numpy(run.data.images["test"].copy()).permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
         posterior = run.model.encode(images)
@@ -116,12 +116,9 @@ def test_one_image_has_all_metrics_without_variance(finished, monkeypatch, capsy
 
 def test_too_few_faces_for_attributes_are_noted(finished, monkeypatch, capsys):
     few(monkeypatch, train=16, val=2, test=2)
-    found = json.loads(call(["--json"], capsys))
-    assert "val/attribute_separability" not in found["metrics"]
-    assert any(
-        note.startswith("Attribute separability is left out: data.num_images: no attribute is on")
-        for note in found["notes"]
-    )
+    notes = json.loads(call(["--json"], capsys))["notes"]
+    left_out = "Attribute separability is left out: data.num_images: no attribute is on"
+    assert any(note.startswith(left_out) for note in notes)
     assert json.loads((finished / "metrics.json").read_text())["attributes"] == {"val": {}}
 
 
@@ -139,21 +136,24 @@ def test_evaluation_is_reproducible(finished, capsys):
     assert other["test/mse"]["value"] == one["test/mse"]["value"]  # it has no noise
 
 
-def test_other_splits_of_the_same_checkpoint_are_kept(finished, capsys):
+def test_other_splits_of_the_same_checkpoint_and_step_are_kept(finished, capsys):
+    file = finished / "metrics.json"
     call(["--split", "test"], capsys)
-    test = json.loads((finished / "metrics.json").read_text())
+    test = json.loads(file.read_text())
     call(["--split", "val"], capsys)
-    both = json.loads((finished / "metrics.json").read_text())
+    both = json.loads(file.read_text())
     assert both["metrics"].items() >= test["metrics"].items()
-    assert "val/bpd" in both["metrics"]
     assert set(both["kl_per_latent"]) == {"test", "val"}
     in_training = json.loads((finished / "summary.json").read_text())["final"]
     for name, value in in_training.items():
         assert both["metrics"][name]["value"] == pytest.approx(value, rel=1e-5), name
-    call(["--split", "val", "--checkpoint", "best"], capsys)
-    best = json.loads((finished / "metrics.json").read_text())
-    assert best["checkpoint"] == "best"
-    assert not any(name.startswith("test/") for name in best["metrics"])
+    other_step = json.dumps(both | {"step": 1})
+    for content, name in ((file.read_text(), "best"), (other_step, "last"), ("{torn", "last")):
+        file.write_text(content)
+        call(["--split", "val", "--checkpoint", name], capsys)
+        saved = json.loads(file.read_text())
+        assert (saved["checkpoint"], saved["step"]) == (name, 20)
+        assert not any(key.startswith("test/") for key in saved["metrics"])
 
 
 def test_the_bound_of_one_sample_is_the_bpd_up_to_its_noise(finished):
@@ -166,28 +166,11 @@ def test_the_bound_of_one_sample_is_the_bpd_up_to_its_noise(finished):
     assert figures["val/iw_bpd"]["n"] == 40
 
 
-def evaluate_quickly(run, split, seed=0):
-    settings = replace(run.metrics_config, bound_images=2, bound_samples=2)
-    return evaluate_model(replace(run, metrics_config=settings), split, seed)
-
-
-def test_a_report_of_another_step_replaces_the_file(finished):
-    run = load_run("run")
-    report, _ = evaluate_quickly(run, "val")
-    file = finished / "metrics.json"
-    file.write_text(json.dumps({"checkpoint": "last", "step": 1, "metrics": {"test/x": 1}}))
-    write_metrics(run, report, file)
-    assert "test/x" not in json.loads(file.read_text())["metrics"]
-    file.write_text("{torn")
-    write_metrics(run, report, file)
-    assert json.loads(file.read_text())["step"] == 20
-
-
-def test_a_run_without_checkpoints_says_so(finished, capsys):
-    for file in (finished / "checkpoints").iterdir():
-        file.unlink()
-    assert main(["evaluate", "run"]) == 1
-    assert "last.pt: there is no such checkpoint (the run: finished)" in capsys.readouterr().err
+def evaluate_quickly(run, split="val", seed=0, **settings):
+    settings = {"bound_images": 2, "bound_samples": 2, **settings}
+    return evaluate_model(
+        replace(run, metrics_config=replace(run.metrics_config, **settings)), split, seed
+    )[0]
 
 
 class Averages(torch.nn.Module):
@@ -197,51 +180,58 @@ class Averages(torch.nn.Module):
         return torch.nn.functional.adaptive_avg_pool2d(images, 2)[:, :2].flatten(1)
 
 
+def stand_in(name="faces"):
+    return Features(name, Averages(), 8, torch.device("cpu"))
+
+
 def test_distances_equal_those_of_the_pictures(finished, monkeypatch):
-    """Samples, reconstructions and the floor, against scikit-image's way of having them all."""
+    """Of 30 images of the split: samples, reconstructions and as many training images."""
     run = load_run("run")
-    features = Features("faces", Averages(), 8, torch.device("cpu"))
-    monkeypatch.setattr("vae.evaluation.evaluate.pick_features", lambda *_: (features, ["why"]))
-    report, _ = evaluate_quickly(run, "val")
-    images = run.data.images["val"]
-    real = torch.from_numpy(images.copy()).permute(0, 3, 1, 2) / 255
+    monkeypatch.setattr("vae.evaluation.evaluate.pick_features", lambda *_: (stand_in(), ["why"]))
+    report = evaluate_quickly(run, seed=1, distance_images=30)
+    chosen = {}
+    for split in ("val", "train"):
+        images = run.data.images[split]
+        rows = np.sort(np.random.default_rng(1).choice(len(images), 30, replace=False))
+        chosen[split] = torch.from_numpy(images[rows]).permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
-        made = run.model.decode(run.model.encode(real).mode)
-        noise = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
-        samples = run.model.decode(noise)
-    rows = {"reconstructions": made, "samples": samples}
-    seen = {name: Averages()((x * 255).round() / 255).double().numpy() for name, x in rows.items()}
-    ours = Averages()(real).double().numpy()
-    for name, theirs in seen.items():
-        root = scipy.linalg.sqrtm(np.cov(ours.T) @ np.cov(theirs.T))
-        expected = np.square(ours.mean(0) - theirs.mean(0)).sum() + np.trace(
-            np.cov(ours.T) + np.cov(theirs.T) - 2 * root.real
-        )
+        made = run.model.decode(run.model.encode(chosen["val"]).mode)
+        noise = torch.randn(30, 4, generator=torch.Generator().manual_seed(1))
+        rows = {"reconstructions": made, "samples": run.model.decode(noise)}
+    rows["floor"] = chosen["train"]
+    ours = Averages()(chosen["val"]).double()
+    apart = {}
+    for name, x in rows.items():
+        theirs = Averages()((x * 255).round() / 255).double()
+        apart[name] = (ours - theirs).norm(dim=1).mean().item()
+        covariances = np.cov(ours.T), np.cov(theirs.T)
+        root = scipy.linalg.sqrtm(covariances[0] @ covariances[1])
+        frechet = (ours.mean(0) - theirs.mean(0)).square().sum().item()
+        frechet += np.trace(sum(covariances) - 2 * root.real)
         figure = report.figures[f"val/face_distance_{name}"]
-        assert figure["value"] == pytest.approx(expected, rel=1e-3)
-        assert figure["n"] == 40
-    floor = report.figures["val/face_distance_floor"]["value"]
-    assert floor < 0.2 * report.figures["val/face_distance_samples"]["value"]
-    apart = np.linalg.norm(ours - seen["reconstructions"], axis=1).mean()
-    assert report.figures["val/identity_distance"]["value"] == pytest.approx(apart, rel=1e-6)
+        assert (figure["value"], figure["n"]) == (pytest.approx(frechet, rel=1e-3), 30)
+        kernel = report.figures[f"val/face_kernel_distance_{name}"]["value"]
+        assert kernel == pytest.approx(squared_mmd(ours, theirs), rel=1e-3)
+    identity = report.figures["val/identity_distance"]["value"]
+    assert identity == pytest.approx(apart["reconstructions"], rel=1e-6)
+    others = report.figures["val/identity_distance_of_others"]["value"]
+    assert others == pytest.approx(apart["floor"], rel=1e-6)
     assert report.notes == ["why"]
 
 
 def test_face_distances_name_their_network(finished, monkeypatch):
     """Where Inception's features are there, it looks at the faces all the same."""
     run = load_run("run")
-    faces, inception = (
-        Features(name, Averages(), 8, torch.device("cpu")) for name in ("faces", "inception")
-    )
     pick = "vae.evaluation.evaluate.pick_features"
-    monkeypatch.setattr(pick, lambda *_: (faces, []))
-    expected = evaluate_quickly(run, "val")[0].figures
-    monkeypatch.setattr(pick, lambda *_: (inception, []))
-    monkeypatch.setattr("vae.evaluation.evaluate.face_features", lambda *_: faces)
-    report, _ = evaluate_quickly(run, "val")
+    monkeypatch.setattr(pick, lambda *_: (stand_in(), []))
+    expected = evaluate_quickly(run).figures
+    monkeypatch.setattr(pick, lambda *_: (stand_in("inception"), []))
+    monkeypatch.setattr("vae.evaluation.evaluate.face_features", lambda *_: stand_in())
+    report = evaluate_quickly(run)
     for name in ("identity_distance", "identity_distance_of_others"):
         assert report.figures[f"val/{name}"] == expected[f"val/{name}"]
     assert report.figures["val/fid_floor"] == expected["val/face_distance_floor"]
+    assert report.figures["val/kid_floor"] == expected["val/face_kernel_distance_floor"]
     assert "val/face_distance_floor" not in report.figures
     assert report.notes == []
 
@@ -249,18 +239,17 @@ def test_face_distances_name_their_network(finished, monkeypatch):
         raise UserError("Face features are not installed")
 
     monkeypatch.setattr("vae.evaluation.evaluate.face_features", missing)
-    report, _ = evaluate_quickly(run, "val")
+    report = evaluate_quickly(run)
     assert "val/identity_distance" not in report.figures
     assert report.notes == ["The identity distance is left out: Face features are not installed"]
 
 
 def test_the_gain_of_the_fitted_density(finished, monkeypatch):
     run = load_run("run")
-    features = Features("faces", Averages(), 8, torch.device("cpu"))
-    monkeypatch.setattr("vae.evaluation.evaluate.pick_features", lambda *_: (features, []))
-    monkeypatch.setattr("vae.generation.sample.pick_features", lambda *_: (features, []))
+    monkeypatch.setattr("vae.evaluation.evaluate.pick_features", lambda *_: (stand_in(), []))
+    monkeypatch.setattr("vae.generation.sample.pick_features", lambda *_: (stand_in(), []))
     gain, notes = measure_gain(run)
-    report, _ = evaluate_quickly(run, "val")
+    report = evaluate_quickly(run)
     assert (gain.n, gain.features, notes) == (40, "faces", [])
     assert gain.standard == pytest.approx(report.figures["val/face_distance_samples"]["value"])
     assert gain.floor == pytest.approx(report.figures["val/face_distance_floor"]["value"])
@@ -283,10 +272,9 @@ def test_evaluation_is_a_separate_wandb_run(finished, capsys, caplog):
 
 
 def test_parts_select_what_is_measured(finished):
-    run = load_run(finished, overrides=["metrics.parts=[attributes]"])
-    report, _ = evaluate_model(run)
-    names = {key.partition("/")[2] for key in report.figures}
+    report, _ = evaluate_model(load_run("run", overrides=["metrics.parts=[attributes]"]))
+    names = {key.removeprefix("val/") for key in report.figures}
     assert {"bpd", "aggregate_kl", "attribute_separability"} <= names
     assert not any(name.startswith(("iw_", "face_", "mig", "dci_")) for name in names)
     with pytest.raises(UserError, match=r"metrics\.parts: got 'bond'"):
-        load_run(finished, overrides=["metrics.parts=[bond]"])
+        load_run("run", overrides=["metrics.parts=[bond]"])

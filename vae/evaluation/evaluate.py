@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from vae.data import SyntheticConfig
-from vae.evaluation import TrainedModel, distances, factorvae
+from vae.evaluation import TrainedModel, disentanglement, distances
 from vae.evaluation.attributes import learn_directions
 from vae.evaluation.directions import balanced_accuracy
-from vae.evaluation.disentanglement import dci, mig, sap
+from vae.evaluation.disentanglement import dci, drawn_factorvae_score, mig, sap
 from vae.evaluation.distances import face_features, measure_distances, pick_features
 from vae.evaluation.latents import (
     AggregatePosterior,
@@ -89,10 +89,24 @@ def evaluate_model(
     """
     require(split in SPLITS, "--split", split, "val or test")
     report = Report(split, seed)
+    images = trained.data.images[split]
     with report.part("reconstruction"):
-        evaluation = _reconstruction(trained, report)
+        evaluation = evaluate_split(
+            trained.model,
+            progress_batches(images, trained.device, "reconstruction"),
+            trained.loss_config,
+            training_images=len(trained.data.images["train"]),
+            seed=seed,
+        )
+        for name, value in evaluation.metrics.items():
+            report.add(name, value, len(images))
+        report.kl_per_latent = report.measured(evaluation.kl_per_latent.tolist(), len(images))
     with report.part("encoding"):
-        codes, aggregate = _codes(trained, report)
+        codes, aggregate = encode_split(trained.model, images, MAX_ENCODED, split)
+        if len(images) > 1:
+            report.add("aggregate_kl", aggregate.kl_to_prior(), len(images))
+        else:
+            report.notes.append("The aggregate posterior needs more than 1 image.")
     parts: dict[str, Callable[[], None]] = {
         "bound": lambda: _bound(trained, report),
         "distances": lambda: _distances(trained, report),
@@ -104,32 +118,6 @@ def evaluate_model(
             with report.part(name):
                 measure()
     return report, evaluation
-
-
-def _reconstruction(trained: TrainedModel, report: Report) -> Evaluation:
-    images = trained.data.images[report.split]
-    evaluation = evaluate_split(
-        trained.model,
-        progress_batches(images, trained.device, "reconstruction"),
-        trained.loss_config,
-        training_images=len(trained.data.images["train"]),
-        seed=report.seed,
-    )
-    for name, value in evaluation.metrics.items():
-        report.add(name, value, len(images))
-    report.kl_per_latent = report.measured(evaluation.kl_per_latent.tolist(), len(images))
-    return evaluation
-
-
-def _codes(trained: TrainedModel, report: Report) -> tuple[Tensor, AggregatePosterior]:
-    """Return the split's posterior means, at most MAX_ENCODED, and its aggregate posterior."""
-    images = trained.data.images[report.split]
-    codes, aggregate = encode_split(trained.model, images, MAX_ENCODED, report.split)
-    if len(images) > 1:
-        report.add("aggregate_kl", aggregate.kl_to_prior(), len(images))
-    else:
-        report.notes.append("The aggregate posterior needs more than 1 image.")
-    return codes, aggregate
 
 
 def _bound(trained: TrainedModel, report: Report) -> None:
@@ -198,11 +186,9 @@ def _disentanglement(
         report.add(name, value, len(truth))
     if isinstance(trained.data_config, SyntheticConfig):
         spread = aggregate.means.covariance.diagonal().sqrt().numpy()
-        score = factorvae.drawn_factorvae_score(
-            trained.model, trained.data_config, spread, report.seed
-        )
-        votes = factorvae.VOTES
-        report.add("factorvae_score", score, votes * factorvae.BATCH, votes=votes)
+        score = drawn_factorvae_score(trained.model, trained.data_config, spread, report.seed)
+        votes = disentanglement.VOTES
+        report.add("factorvae_score", score, votes * disentanglement.BATCH, votes=votes)
 
 
 def _separability(
@@ -222,14 +208,13 @@ def _separability(
     count = len(codes)
     truth = torch.from_numpy(attributes.values[:count, columns].copy())
     told = balanced_accuracy(directions.scores(codes) > 0, truth)
-    known = ~told.isnan()
-    if not known.any():
+    pairs = zip(directions.names, told.tolist(), strict=True)
+    by_name = {name: value for name, value in pairs if not math.isnan(value)}
+    if not by_name:
         report.notes.append(
             "Attribute separability needs an attribute that some images have and some lack; "
             f"among {count:,} there is none."
         )
         return
-    pairs = zip(directions.names, told.tolist(), strict=True)
-    by_name = {name: value for name, value in pairs if not math.isnan(value)}
     report.separability = report.measured(by_name, count)
-    report.add("attribute_separability", told[known].mean().item(), count)
+    report.add("attribute_separability", told[~told.isnan()].mean().item(), count)

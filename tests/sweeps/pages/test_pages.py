@@ -73,7 +73,7 @@ def test_a_page_is_filled_from_runs_and_stored_results(page, sweep):
 def test_missing_metrics_are_evaluated(page, tmp_path, monkeypatch, capsys):
     arguments = [*TINY, "data.preset=core", "data.num_images=400", "sweep.name=s", "seed=0,1"]
     assert call_train(["-m", *arguments], tmp_path, monkeypatch, capsys)[0] == 0
-    monkeypatch.setattr("vae.evaluation.factorvae.VOTES", 6)
+    monkeypatch.setattr("vae.evaluation.disentanglement.VOTES", 6)
     page.write_text(
         "<!-- table seed | val/bpd val/mig -->\n<!-- end -->\n"
         "<!-- pictures samples traversal:best:val/mig -->\n<!-- end -->\n"
