@@ -64,8 +64,7 @@ class Features:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Return features (n, dimensions) float32, on the CPU, of RGB images in [0, 1]."""
-        starts = range(0, max(1, len(images)), FEATURE_BATCH)
-        parts = (images[start : start + FEATURE_BATCH].to(self._device).float() for start in starts)
+        parts = (part.to(self._device).float() for part in torch.split(images, FEATURE_BATCH))
         return torch.cat([self._network(part).float().cpu() for part in parts])
 
 
@@ -125,9 +124,6 @@ def frechet_distance(first: RunningGaussian, second: RunningGaussian) -> float:
 
     Estimated from n images a side it is too large, by about as much as two sets of n
     images from one source differ: give n, and that floor, with it.
-
-    Raises:
-        ValueError: one side has fewer than two features.
     """
     ours, theirs = first.covariance, second.covariance
     values, vectors = torch.linalg.eigh(ours)
@@ -160,46 +156,6 @@ def squared_mmd(first: Tensor, second: Tensor) -> float:
     return (within(first) + within(second) - 2 * kernel(first, second).mean()).item()
 
 
-class KernelDistance:
-    """The mean of `squared_mmd` over disjoint blocks of images, and its standard error.
-
-    The k-th block of one side is compared with the k-th of the other. A last block that
-    is not full counts if it is at least half full, or the only one; what one side has
-    beyond the other is not used. At most a block and a batch of each side is held where
-    the sides come in step.
-    """
-
-    def __init__(self, dimensions: int, block: int = BLOCK) -> None:
-        self._block = block
-        self._waiting = [torch.zeros(0, dimensions)] * 2
-        self._estimates: list[float] = []
-
-    def update(self, first: Tensor, second: Tensor) -> None:
-        """Take in features of either side, (m, dimensions) and (n, dimensions), m, n >= 0."""
-        pairs = zip(self._waiting, (first, second), strict=True)
-        self._waiting = [torch.cat([old, new.cpu()]) for old, new in pairs]
-        while min(map(len, self._waiting)) >= self._block:
-            self._estimates.append(squared_mmd(*(side[: self._block] for side in self._waiting)))
-            self._waiting = [side[self._block :] for side in self._waiting]
-
-    def result(self) -> tuple[float, float | None]:
-        """Return the mean over blocks and its standard error; None for a single block.
-
-        Raises:
-            ValueError: a side has fewer than two features.
-        """
-        estimates = list(self._estimates)
-        left = min(map(len, self._waiting))
-        if not estimates and left < 2:
-            raise ValueError(f"a kernel distance needs at least 2 images a side; there are {left}")
-        if not estimates or left >= max(2, self._block / 2):
-            estimates.append(squared_mmd(*(side[:left] for side in self._waiting)))
-        values = torch.tensor(estimates, dtype=torch.float64)
-        if len(values) == 1:
-            return values.item(), None
-        return values.mean().item(), values.std().item() / math.sqrt(len(values))
-
-
 @dataclass(frozen=True)
 class Distance:
     """Distances of one kind of images from the reference."""
@@ -208,6 +164,39 @@ class Distance:
     kernel: float  # about 0 for the same distribution, and may be a little below
     kernel_error: float | None  # standard error over blocks; None where there is one block
     pairwise: float  # mean distance between the features of an image and of its counterpart
+
+
+class Comparison:
+    """Distances of one kind of images from the reference, from pairs of features of the two.
+
+    The kernel distance is the mean of `squared_mmd` over disjoint blocks of BLOCK pairs. A
+    last block that is not full counts if it is at least half full, or the only one. At most
+    a block and a batch of each side is held.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        self._made = RunningGaussian(dimensions)
+        self._waiting = torch.zeros(2, 0, dimensions)
+        self._estimates: list[float] = []
+        self._apart = 0.0
+
+    def update(self, real: Tensor, made: Tensor) -> None:
+        """Take in features (n, dimensions) of n images and of their counterparts, on the CPU."""
+        self._made.update(made)
+        self._apart += (real - made).double().norm(dim=1).sum().item()
+        self._waiting = torch.cat([self._waiting, torch.stack([real, made])], dim=1)
+        while self._waiting.shape[1] >= BLOCK:
+            self._estimates.append(squared_mmd(*self._waiting[:, :BLOCK]))
+            self._waiting = self._waiting[:, BLOCK:]
+
+    def result(self, reference: RunningGaussian) -> Distance:
+        """Return the distances; `reference` has taken in the same real features, two or more."""
+        if not self._estimates or self._waiting.shape[1] >= BLOCK / 2:
+            self._estimates.append(squared_mmd(*self._waiting))
+        blocks = torch.tensor(self._estimates, dtype=torch.float64)
+        error = blocks.std().item() / math.sqrt(len(blocks)) if len(blocks) > 1 else None
+        frechet = frechet_distance(reference, self._made)
+        return Distance(frechet, blocks.mean().item(), error, self._apart / self._made.count)
 
 
 @torch.inference_mode()
@@ -239,7 +228,7 @@ def measure_distances(
     )
     kinds = {**kinds, "floor": lambda _: next(others)}
     reference = RunningGaussian(features.dimensions)
-    comparisons = {name: _Comparison(features.dimensions) for name in kinds}
+    comparisons = {name: Comparison(features.dimensions) for name in kinds}
     chosen = random_subset(images[split], count, seed)
     for batch in progress_batches(chosen, device, f"distances ({features.name})"):
         real = features(batch)
@@ -249,23 +238,6 @@ def measure_distances(
             # In steps of 1/255, as the images that they are compared with.
             comparisons[kind].update(real, features((made * 255).round() / 255))
     return {kind: found.result(reference) for kind, found in comparisons.items()}
-
-
-class _Comparison:
-    def __init__(self, dimensions: int) -> None:
-        self.made = RunningGaussian(dimensions)
-        self.kernel = KernelDistance(dimensions)
-        self.apart = 0.0
-
-    def update(self, real: Tensor, made: Tensor) -> None:
-        self.made.update(made)
-        self.kernel.update(real, made)
-        self.apart += (real - made).double().norm(dim=1).sum().item()
-
-    def result(self, reference: RunningGaussian) -> Distance:
-        kernel, error = self.kernel.result()
-        frechet = frechet_distance(reference, self.made)
-        return Distance(frechet, kernel, error, self.apart / self.made.count)
 
 
 def sample_source(model: VAE, latents: Latents) -> Images:

@@ -31,10 +31,8 @@ class RunningGaussian:
         self._scatter = torch.zeros(dimensions, dimensions, dtype=torch.float64)
 
     def update(self, features: Tensor) -> None:
-        """Add features (n, dimensions), n >= 0."""
+        """Add features (n, dimensions), n >= 1."""
         added = len(features)
-        if added == 0:
-            return
         batch = features.cpu().double()
         centre = batch.mean(0)
         shift = centre - self.mean
@@ -48,13 +46,7 @@ class RunningGaussian:
 
     @property
     def covariance(self) -> Tensor:
-        """Unbiased covariance (dimensions, dimensions): divided by count - 1.
-
-        Raises:
-            ValueError: there are fewer than two features.
-        """
-        if self.count < 2:
-            raise ValueError(f"a covariance needs at least 2 features; there are {self.count}")
+        """Unbiased covariance (dimensions, dimensions): divided by count - 1; needs count > 1."""
         return self._scatter / (self.count - 1)
 
 
