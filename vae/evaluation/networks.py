@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -35,20 +36,16 @@ DOWNLOAD = "download"
 INCEPTION_SHA256_PREFIX = "6726825d"  # of the file that is downloaded; its name says so too
 
 
-def load_face_net(path: Path | None = None) -> FaceNet:
-    """Load the network with its weights, on the CPU, in evaluation mode.
-
-    Args:
-        path: dlib's file; None for the one in the package of the extra `faces`.
+def load_face_net() -> FaceNet:
+    """Load the network with the weights of the extra `faces`, on the CPU, in evaluation mode.
 
     Raises:
-        UserError: the extra is not installed, or the file is damaged or another.
+        UserError: the extra is not installed, or its file of weights is damaged or another.
     """
-    if path is None:
-        spec = importlib.util.find_spec(PACKAGE)  # located, but not imported
-        if spec is None or spec.origin is None:
-            raise UserError('Face features are not installed: pip install -e ".[faces]"')
-        path = Path(spec.origin).parent / FILE
+    spec = importlib.util.find_spec(PACKAGE)  # located, but not imported
+    if spec is None or spec.origin is None:
+        raise UserError('Face features are not installed: pip install -e ".[faces]"')
+    path = Path(spec.origin).parent / FILE
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -74,13 +71,8 @@ class FaceNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 32, 7, stride=2)
-        before = (32, *(width for width, _ in WIDTHS))
-        self.pairs = nn.Sequential(
-            *(
-                ResidualPair(*sizes)
-                for sizes in zip(before, *zip(*WIDTHS, strict=True), strict=False)
-            )
-        )
+        widths = pairwise([(32, False), *WIDTHS])
+        self.pairs = nn.Sequential(*(ResidualPair(before, *pair) for (before, _), pair in widths))
         self.last = nn.Linear(256, FACE_DIMENSIONS, bias=False)
 
     def forward(self, faces: Tensor) -> Tensor:
@@ -174,10 +166,19 @@ def load_inception(weights: str) -> Inception:
         from torch_fidelity import feature_extractor_inceptionv3 as fidelity
     except ImportError as error:
         raise UserError('torch-fidelity is not installed: pip install -e ".[fid]"') from error
+    file = Path(weights).expanduser()
     if weights == DOWNLOAD:
-        file = _downloaded(fidelity.URL_INCEPTION_V3)
-    else:
-        file = Path(weights).expanduser()
+        url = fidelity.URL_INCEPTION_V3
+        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+        try:
+            if not file.is_file():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(url, str(file), hash_prefix=INCEPTION_SHA256_PREFIX)
+        except (OSError, RuntimeError) as error:  # no network, no space; another file came
+            raise UserError(
+                "the weights of FID's Inception are not here and could not be downloaded "
+                f"({error}); give a file by metrics.inception_weights=FILE."
+            ) from error
     if not file.is_file():
         raise UserError(f"metrics.inception_weights: got {weights!r}, but there is no such file.")
     try:
@@ -195,19 +196,3 @@ def load_inception(weights: str) -> Inception:
             f"torch-fidelity's format ({type(error).__name__})."
         ) from error
     return Inception(extractor).eval()
-
-
-def _downloaded(url: str) -> Path:
-    """Return a URL's file in torch.hub's cache; download it if missing."""
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-    if file.is_file():
-        return file
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(file), hash_prefix=INCEPTION_SHA256_PREFIX)
-    except (OSError, RuntimeError) as error:  # no network, no space; another file came
-        raise UserError(
-            "the weights of FID's Inception are not here and could not be downloaded "
-            f"({error}); give a file by metrics.inception_weights=FILE."
-        ) from error
-    return file

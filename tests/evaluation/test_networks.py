@@ -1,0 +1,158 @@
+"""The face network against dlib's own features, and FID's network against torchmetrics'."""
+
+import builtins
+import importlib.util
+import pickle
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from vae.evaluation import networks
+from vae.evaluation.distances import Features
+from vae.evaluation.latents import RunningGaussian
+from vae.evaluation.networks import load_face_net, load_inception
+from vae.utils.errors import UserError
+
+DOWNLOAD = torch.hub.download_url_to_file  # before it is taken from all tests
+
+# Every 11th of the 128 features of the pictures below, as dlib 20.0.1 computed them
+# (face_recognition_model_v1.compute_face_descriptor).
+BY_DLIB = [
+    [
+        *(-0.0868393, -0.0671922, -0.0109577, -0.0646428, 0.1897654, -0.0930742),
+        *(-0.0498891, 0.2225681, 0.2142800, 0.0031872, 0.0140750, -0.0628912),
+    ],
+    [
+        *(-0.0533934, -0.0204048, 0.0359155, -0.0422324, 0.2035663, -0.1658721),
+        *(-0.0970782, 0.1840765, 0.1897317, 0.0125697, -0.0674632, -0.0425695),
+    ],
+]
+
+
+def test_face_features_equal_dlibs(monkeypatch):
+    """The weights are found without an import, and no random number is drawn for them."""
+    monkeypatch.delitem(sys.modules, networks.PACKAGE, raising=False)
+    before = torch.random.get_rng_state()
+    net = load_face_net()
+    assert networks.PACKAGE not in sys.modules
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert not net.training
+    assert not any(weight.requires_grad for weight in net.parameters())
+    y, x = torch.meshgrid(torch.arange(150), torch.arange(150), indexing="ij")
+    busy = (x * x + 3 * x * y + 7 * y, 5 * x + y * y, x * y + 11 * x + 2 * y)
+    smooth = ((x + y) * 255 // 298, x * 255 // 149, (149 - y) * 255 // 149)
+    features = net(torch.stack([torch.stack(busy) % 256, torch.stack(smooth)]) / 255)
+    assert features.shape == (2, 128)
+    torch.testing.assert_close(features[:, ::11], torch.tensor(BY_DLIB), atol=2e-6, rtol=0)
+
+
+def test_damaged_and_missing_face_weights_are_refused(tmp_path, monkeypatch):
+    content = bytearray(
+        (
+            Path(importlib.util.find_spec(networks.PACKAGE).origin).parent / networks.FILE
+        ).read_bytes()
+    )
+    content[len(content) // 2] ^= 1  # one bit of one weight
+    file = tmp_path / "net.dat"
+    monkeypatch.setattr(networks, "FILE", str(file))
+    with pytest.raises(UserError, match=r"net\.dat: cannot be read: No such file"):
+        load_face_net()
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"net\.dat: is damaged, or not dlib's .* pip install"):
+        load_face_net()
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(monkeypatch, tmp_path):
+    """torch.hub has downloaded nothing yet."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of random weights of Inception's names and shapes, 95 MB."""
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        patch.setattr(fidelity, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        torch.manual_seed(0)
+        network = fidelity.FeatureExtractorInceptionV3("random", ["2048"])
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):  # or nothing would come out at the end
+                nn.init.kaiming_normal_(module.weight)
+    file = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save(network.state_dict(), file)
+    return file
+
+
+def test_inception_statistics_equal_torchmetrics(weights, tmp_path):
+    """With weights from a file, and with the same in the place of the download."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (3, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    # Up to half a step off, as a model's output is: rounding brings back the bytes.
+    inexact = (images + 0.98 * torch.rand(images.shape, generator=generator) - 0.49) / 255
+    inexact = inexact.clamp(0, 1)
+    network = load_inception(str(weights))
+    ours = RunningGaussian(2048)
+    ours.update(Features("inception", network, 2048, torch.device("cpu"))(inexact))
+
+    theirs = FrechetInceptionDistance(
+        feature_extractor_weights_path=str(weights), antialias=False
+    )  # resized as TensorFlow did
+    theirs.update(images, real=True)
+    mean = theirs.real_features_sum / 3
+    covariance = (theirs.real_features_cov_sum - 3 * mean.outer(mean)) / 2
+    assert mean.abs().mean() > 0.01
+    torch.testing.assert_close(ours.mean, mean.double(), rtol=1e-5, atol=1e-6)
+    spread = covariance.abs().max().item()
+    torch.testing.assert_close(ours.covariance, covariance, atol=1e-4 * spread, rtol=0)
+
+    cache = tmp_path / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    (cache / "weights-inception-2015-12-05-6726825d.pth").symlink_to(weights)
+    assert torch.equal(load_inception("download")(inexact), network(inexact))
+
+
+def test_downloads_of_other_content_are_refused(monkeypatch, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text("<html>Sign in</html>")
+    monkeypatch.setattr(torch.hub, "download_url_to_file", DOWNLOAD)
+    monkeypatch.setattr(torch.hub, "urlopen", lambda _: urllib.request.urlopen(page.as_uri()))
+    with pytest.raises(UserError, match=r"could not be downloaded .*invalid hash"):
+        load_inception("download")
+    assert not list((tmp_path / "torch").rglob("*.pth*"))
+
+
+class Harmful:
+    """A pickle that calls a function while it is read."""
+
+    def __reduce__(self):
+        return exec, ("import builtins; builtins.was_run = True",)
+
+
+@pytest.mark.parametrize("other", ["page", "program", "network"])
+def test_files_of_other_content_are_refused(tmp_path, other):
+    contents = {"page": b"<html>", "program": pickle.dumps(Harmful(), 2)}
+    file = tmp_path / "weights.pth"
+    with pytest.raises(UserError, match=r"metrics\.inception_weights: .* no such file"):
+        load_inception(str(file))
+    if other == "network":
+        torch.save(nn.Linear(2, 2).state_dict(), file)
+    else:
+        file.write_bytes(contents[other])
+    before = torch.random.get_rng_state()
+    with pytest.raises(UserError, match=r"weights\.pth: is damaged, or does not hold"):
+        load_inception(str(file))
+    assert not hasattr(builtins, "was_run")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_missing_torch_fidelity_is_reported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    with pytest.raises(UserError, match=r'not installed: pip install -e "\.\[fid\]"'):
+        load_inception("download")
