@@ -31,32 +31,20 @@ AXES = np.linalg.qr(np.random.default_rng(7).normal(size=(LATENTS, LATENTS)))[0]
 MIX = np.random.default_rng(8).normal(size=(LATENTS, LATENTS)) / 2
 
 
-def statistics(latents, has, batch=333):
+def directions(latents, has, names=NAMES, batch=333):
     found = LatentStatistics(latents.shape[1], has.shape[1])
     for start in range(0, len(latents), batch):
         rows = slice(start, start + batch)
         found.update(torch.from_numpy(latents[rows]).float(), torch.from_numpy(has[rows]))
-    return found
+    return find_directions(found, names)
 
 
-def directions(latents, has, names=NAMES):
-    return find_directions(statistics(latents, has), names)
-
-
-@pytest.mark.parametrize("batch", [1, 100, 5000])
-def test_streamed_statistics_equal_one_pass(batch):
-    latents, has = faces(300)
-    found = statistics(latents, has, batch)
-    assert np.allclose(found.all.covariance, np.cov(latents.T), atol=1e-5)
-    for column in range(3):
-        mask = has[:, column] == 1
-        assert np.allclose(found.sums[column], latents[mask].sum(0), rtol=1e-5)
-        for other in range(3):
-            assert found.together[column, other] == (has[:, column] & has[:, other]).sum()
-    learned = find_directions(found, NAMES)
+def test_means_lead_from_class_to_class():
+    latents, has = faces(1000)
+    found = directions(latents, has)
     halves = [[latents[has[:, i] == side].mean(0) for side in (0, 1)] for i in range(3)]
-    assert np.allclose(learned.middles, np.mean(halves, axis=1), atol=1e-5)
-    assert np.allclose(learned.means, np.diff(halves, axis=1)[:, 0], atol=1e-5)
+    assert np.allclose(found.middles, np.mean(halves, axis=1), atol=1e-5)
+    assert np.allclose(found.means, np.diff(halves, axis=1)[:, 0], atol=1e-5)
 
 
 def test_classifiers_equal_fishers_discriminant():
@@ -79,23 +67,8 @@ def test_balanced_accuracy_equals_scikit_learns():
     for column in range(3):
         expected = balanced_accuracy_score(has[:, column], scores[:, column].numpy() > 0)
         assert ours[column].item() == pytest.approx(expected)
-
-
-def test_a_class_without_faces_has_no_accuracy():
-    says, has = torch.tensor([[True], [False]]), torch.zeros(2, 1)
-    assert balanced_accuracy(says, has).isnan().all()
-    assert balanced_accuracy(says, 1 - has).isnan().all()
-
-
-def test_normals_hold_correlated_attributes_constant():
-    found = directions(*faces(50_000, together=0.7))
-    axes = torch.from_numpy(AXES).T * 2  # what made the faces
-
-    def shares(steps):  # how much of each attribute's own axis is in a step
-        return torch.linalg.lstsq(axes, steps.T).solution.T
-
-    assert shares(found.means)[1, 2] > 0.5  # a beard comes with a man
-    assert torch.allclose(shares(found.normal), torch.eye(3).double(), atol=0.04)
+    for column in (has[:, :1] * 0, has[:, :1] * 0 + 1):  # a class has no face
+        assert balanced_accuracy(scores[:, :1] > 0, column).isnan().all()
 
 
 def test_normals_equal_a_regression():
@@ -121,12 +94,11 @@ def test_exclusive_attributes_are_not_held():
     assert found.normal[1, 0].item() == pytest.approx(1.5, abs=0.05)  # from the mean of the rest
 
 
-@pytest.mark.parametrize("few", [0, MIN_FACES - 1])
 @pytest.mark.parametrize("side", [0, 1])
-def test_attributes_with_too_few_faces_are_left_out(few, side):
+def test_attributes_with_too_few_faces_are_left_out(side):
     latents, has = faces(200)
     has[:, 1] = 1 - side
-    has[:few, 1] = side
+    has[: MIN_FACES - 1, 1] = side
     assert directions(latents, has).names == ("Smiling", "Male")
     has[:MIN_FACES, 1] = side
     assert directions(latents, has).names == NAMES

@@ -102,7 +102,11 @@ def find_directions(statistics: LatentStatistics, names: tuple[str, ...]) -> Dir
     means = having - lacking
     # The covariance of all faces serves as well as that within the classes: the two differ
     # along `means` only, which changes the length of the weights alone.
-    weights = torch.linalg.solve(_shrunk(statistics.all.covariance), means.T).T
+    covariance = statistics.all.covariance
+    spread = covariance.diagonal().mean().clamp(min=1e-12)
+    shrunk = (1 - SHRINKAGE) * covariance
+    shrunk.diagonal().add_(SHRINKAGE * spread)
+    weights = torch.linalg.solve(shrunk, means.T).T
     normal = _normals(means, together, total)
     middles = (having + lacking) / 2
     return Directions(tuple(names[i] for i in kept.tolist()), means, normal, weights, middles)
@@ -119,12 +123,6 @@ def balanced_accuracy(says: Tensor, attributes: Tensor) -> Tensor:
     right, everyone = torch.stack([has & says, ~has & ~says]), torch.stack([has, ~has])
     recalls: Tensor = right.sum(1) / everyone.sum(1)
     return recalls.mean(0)
-
-
-def _shrunk(covariance: Tensor) -> Tensor:
-    spread = covariance.diagonal().mean().clamp(min=1e-12)
-    eye = torch.eye(len(covariance), dtype=covariance.dtype)
-    return (1 - SHRINKAGE) * covariance + SHRINKAGE * spread * eye
 
 
 def _normals(means: Tensor, together: Tensor, total: int) -> Tensor:
