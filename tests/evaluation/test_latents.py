@@ -85,9 +85,10 @@ class Linear(VAE):
 
 
 @pytest.mark.parametrize(("most", "kept"), [(130, 130), (500, 300)])
-def test_an_encoded_split_keeps_the_first_means(most, kept):
+def test_an_encoded_split_keeps_the_first_means(most, kept, monkeypatch):
+    monkeypatch.setattr("vae.evaluation.latents.MAX_ENCODED", most)
     images = np.random.default_rng(0).integers(256, size=(300, SIZE, SIZE, 3), dtype=np.uint8)
-    means, q = encode_split(Linear(), images, most, "val")
+    means, q = encode_split(Linear(), images, "val")
     expected = Linear().encode(torch.from_numpy(images).permute(0, 3, 1, 2) / 255).mean
     torch.testing.assert_close(means, expected[:kept], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(q.mean, expected.double().mean(0), atol=1e-5, rtol=1e-5)

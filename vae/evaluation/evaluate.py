@@ -31,7 +31,6 @@ from vae.training.metrics import Evaluation, bits_per_dim, evaluate_split
 from vae.utils.errors import UserError, require
 
 SPLITS = ("val", "test")
-MAX_ENCODED = 10_000  # posterior means for the metrics that need them at once
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +101,7 @@ def evaluate_model(
             report.add(name, value, len(images))
         report.kl_per_latent = report.measured(evaluation.kl_per_latent.tolist(), len(images))
     with report.part("encoding"):
-        codes, aggregate = encode_split(trained.model, images, MAX_ENCODED, split)
+        codes, aggregate = encode_split(trained.model, images, split)
         if len(images) > 1:
             report.add("aggregate_kl", aggregate.kl_to_prior(), len(images))
         else:

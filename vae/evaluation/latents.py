@@ -15,6 +15,7 @@ from vae.models.base import VAE
 from vae.models.posterior import Posterior
 from vae.training.metrics import EVALUATION_BATCH
 
+MAX_ENCODED = 10_000  # posterior means for the metrics that need them at once
 DECODED_AT_ONCE = 256  # images: bounds the memory, and changes no figure
 
 
@@ -115,27 +116,24 @@ def encode_batches(model: VAE, images: np.ndarray, doing: str) -> Iterator[Poste
         yield model.encode(batch)
 
 
-def encode_split(
-    model: VAE, images: np.ndarray, most: int, name: str
-) -> tuple[Tensor, AggregatePosterior]:
+def encode_split(model: VAE, images: np.ndarray, name: str) -> tuple[Tensor, AggregatePosterior]:
     """Encode packed images (count, size, size, 3) in one pass, in batches.
 
     Args:
         model: in evaluation mode; its device is where they are encoded.
-        most: posterior means that are kept, so that memory does not grow with the split.
         name: of the split, for the progress bar.
 
     Returns:
-        The means of the first images, (<= most, latent_dim) float32 on the CPU, and the
-        aggregate posterior of all.
+        The means of the first images, (<= MAX_ENCODED, latent_dim) float32 on the CPU, so that
+        memory does not grow with the split, and the aggregate posterior of all.
     """
     aggregate = AggregatePosterior(model.latent_dim)
     means: list[Tensor] = []
     for posterior in encode_batches(model, images, f"encoding {name}"):
-        if aggregate.means.count < most:
+        if aggregate.means.count < MAX_ENCODED:
             means.append(posterior.mode.cpu())
         aggregate.update(posterior)
-    return torch.cat(means)[:most], aggregate
+    return torch.cat(means)[:MAX_ENCODED], aggregate
 
 
 @torch.inference_mode()
@@ -165,27 +163,21 @@ def importance_weighted_bounds(
     """
     ones, many = [], []
     for images in batches:
-        posterior = model.encode(images)
-        for index, image in enumerate(images):
+        constant = -0.5 * images[0].numel() * math.log(2 * math.pi * variance)
+        encoded = model.encode(images)
+        for image, *moments in zip(images, encoded.mean, encoded.logvar, strict=True):
+            posterior = Posterior(*moments)
             noise = torch.randn(samples, model.latent_dim, generator=generator)
-            of_image = Posterior(posterior.mean[index], posterior.logvar[index])
-            log_weights = _log_weights(model, image, of_image, noise, variance)
+            parts = []
+            for part in torch.split(noise, DECODED_AT_ONCE):
+                latents = posterior.rsample(part.to(image.device))
+                errors = (model.decode(latents) - image).cpu().double()  # MPS has no float64
+                log_likelihood = constant - errors.square().flatten(1).sum(1) / (2 * variance)
+                # log p(z) and log q(z|x), without the 2π that both have.
+                log_p = -0.5 * latents.cpu().double().square().sum(1)
+                log_q = -0.5 * (part.double().square() + posterior.logvar.cpu().double()).sum(1)
+                parts.append(log_likelihood + (log_p - log_q))
+            log_weights = torch.cat(parts)
             ones.append(log_weights.mean())
             many.append(log_weights.logsumexp(0) - math.log(samples))
     return torch.stack(ones), torch.stack(many)
-
-
-def _log_weights(
-    model: VAE, image: Tensor, posterior: Posterior, noise: Tensor, variance: float
-) -> Tensor:
-    """Return log p(x|z) p(z) / q(z|x) for each row of noise, (samples,) float64, on the CPU."""
-    errors, ratios = [], []
-    for part in torch.split(noise, DECODED_AT_ONCE):
-        latents = posterior.rsample(part.to(image.device))
-        differences = (model.decode(latents) - image).cpu().double()  # MPS has no float64
-        errors.append(differences.square().flatten(1).sum(1))
-        # log p(z) - log q(z|x); what both have of 2π cancels.
-        log_q = -0.5 * (part.double().square() + posterior.logvar.cpu().double()).sum(1)
-        ratios.append(-0.5 * latents.cpu().double().square().sum(1) - log_q)
-    constant = -0.5 * image.numel() * math.log(2 * math.pi * variance)
-    return constant - torch.cat(errors) / (2 * variance) + torch.cat(ratios)
