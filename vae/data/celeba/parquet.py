@@ -41,7 +41,7 @@ def shards_by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
     """Return the files of each split, sorted by name.
 
     Where several folders have them, as in a download cache with two revisions, the first that
-    has all splits.
+    has all splits. The names tell how many there are: train-00000-of-00019.parquet.
 
     Raises:
         UserError: a split or a shard of it is missing or there twice, or a placeholder.
@@ -52,30 +52,24 @@ def shards_by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
         shards[str(split_of_shard(file))].append(file)
     folder, shards = max(folders.items(), key=lambda found: all(found[1].values()))
     for split, found in shards.items():
-        if wrong := _missing_or_twice(split, [file.name for file in found]):
+        names = [file.name for file in found]
+        numbers = re.findall(r"\d+-of-\d+", " ".join(names))
+        count = int(numbers[0].rpartition("-")[2]) if numbers else len(names)
+        wanted = [f"{number:05d}-of-{count:05d}" for number in range(count)]
+        missing = [number for number in wanted if numbers and number not in numbers]
+        wrong = ""
+        if not names:
+            wrong = f"no parquet files of {split}"
+        elif missing:
+            having = f"{len(names)} of the {count} parquet files of {split}"
+            wrong = f"{having}; missing: {first_names(missing)}"
+        elif len(names) > count:
+            wrong = f"one parquet file of {split} twice, or of another set ({first_names(names)})"
+        if wrong:
             raise UserError(f"data.path: {folder} has {wrong}. {SHARDS_WANTED}")
         for file in found:
             reject_placeholders(file)
     return shards
-
-
-def _missing_or_twice(split: str, names: list[str]) -> str:
-    """Return which shards of a split are missing or too many, or "".
-
-    The names tell how many there are: train-00000-of-00019.parquet.
-    """
-    if not names:
-        return f"no parquet files of {split}"
-    numbers = [match[0] for name in names if (match := re.search(r"\d+-of-\d+", name))]
-    count = int(numbers[0].rpartition("-")[2]) if numbers else len(names)
-    wanted = [f"{number:05d}-of-{count:05d}" for number in range(count)]
-    if numbers and (missing := [number for number in wanted if number not in numbers]):
-        return (
-            f"{len(names)} of the {count} parquet files of {split}; missing: {first_names(missing)}"
-        )
-    if len(names) > count:
-        return f"one parquet file of {split} twice, or of another set ({first_names(names)})"
-    return ""
 
 
 @contextmanager
@@ -101,12 +95,11 @@ def open_shard(file: Path, kind: type[UserError] = UserError) -> Iterator[Any]:
         ) from error
 
 
-class RowGroup(NamedTuple):
-    """A part of a shard that is read at once: Hugging Face's `datasets` writes 100 images each."""
+class Shard(NamedTuple):
+    """A shard, which is read by row groups: Hugging Face's `datasets` writes 100 images each."""
 
     file: Path
-    group: int
-    row: int  # its first, in the file
+    edges: np.ndarray  # where its row groups begin in its split, and the last one ends
 
 
 class ParquetCelebA:
@@ -117,39 +110,47 @@ class ParquetCelebA:
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self.shards = shards_by_split(files)
-        self.groups: dict[str, list[RowGroup]] = {}
-        self.starts = {}  # where each row group begins in its split: [0, 100, ..., the size]
-        for split, shards in self.shards.items():
-            groups = [pair for file in shards for pair in _row_groups(file)]
-            self.groups[split] = [group for group, _ in groups]
-            self.starts[split] = np.cumsum([0] + [rows for _, rows in groups])
-            if not self.starts[split][-1]:
-                raise UserError(f"{shards[0]}: holds no images of {split}. {SHARDS_WANTED}")
-        self._read: tuple[RowGroup, list[bytes | None]] | None = None  # the last one, its images
+        self.shards: dict[str, list[Shard]] = {}
+        self._sizes: dict[str, int] = {}
+        for split, found in shards_by_split(files).items():
+            shards, size = [], 0
+            for file in found:
+                shards.append(Shard(file, size + np.cumsum([0, *_row_counts(file)])))
+                size = int(shards[-1].edges[-1])
+            if not size:
+                raise UserError(f"{found[0]}: holds no images of {split}. {SHARDS_WANTED}")
+            self.shards[split], self._sizes[split] = shards, size
 
     def sizes(self) -> dict[str, int]:
         """Return the number of images per split."""
-        return {split: int(starts[-1]) for split, starts in self.starts.items()}
+        return self._sizes
 
     def check(self, sizes: dict[str, int]) -> None:
         """Nothing to do: the footers of the shards were read by the constructor."""
 
     def fingerprint(self, sizes: dict[str, int]) -> list[Any]:
         """Return each shard's name, size, and a digest of its footer."""
-        files = [file for shards in self.shards.values() for file in shards]
+        files = [shard.file for shards in self.shards.values() for shard in shards]
         return [[file.name, *fingerprint_end(file, FOOTER_BYTES)] for file in files]
 
     def read(self, split: str, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
         """Yield name and content of images [start, stop) of a split. ImageError: one is damaged."""
-        for number in range(start, stop):
-            at = int(np.searchsorted(self.starts[split], number, side="right")) - 1
-            group, place = self.groups[split][at], number - int(self.starts[split][at])
-            name = f"{group.file}: row {group.row + place}"
-            content = self._images(group)[place]
-            if content is None:
-                raise ImageError(f"{name} holds no image.")
-            yield name, content
+        for file, edges in self.shards[split]:
+            groups = np.flatnonzero((edges[:-1] < stop) & (start < edges[1:])).tolist()
+            if not groups:
+                continue
+            with open_shard(file, ImageError) as opened:
+                table = opened.read_row_groups(groups, columns=["image"], use_threads=False)
+                images = table.column("image").combine_chunks()
+                if hasattr(images, "field"):  # a struct of bytes and path, as datasets.Image
+                    images = images.field("bytes")
+            first = edges[groups[0]]
+            for number in range(max(start, first), min(stop, edges[groups[-1] + 1])):
+                name = f"{file}: row {number - edges[0]}"
+                content = images[number - first].as_py()
+                if content is None:
+                    raise ImageError(f"{name} holds no image.")
+                yield name, content
 
     def labels(self, split: str, count: int) -> dict[str, Labels]:
         """Return attributes and identities of the first images of a split, where columns exist.
@@ -158,7 +159,7 @@ class ParquetCelebA:
             UserError: a shard lacks a column that the first one has, or is damaged.
         """
         labels = {}
-        with open_shard(self.shards["train"][0]) as opened:
+        with open_shard(self.shards["train"][0].file) as opened:
             there = opened.schema_arrow.names
         if attributes := [name for name in ATTRIBUTES if name in there]:
             values = self._columns(split, attributes)[:count]
@@ -167,25 +168,10 @@ class ParquetCelebA:
             labels["identities"] = Labels(IDENTITY, self._columns(split, ["celeb_id"])[:count])
         return labels
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle for workers without the images of a row group."""
-        return self.__dict__ | {"_read": None}
-
-    def _images(self, group: RowGroup) -> list[bytes | None]:
-        """Return the image files of a row group; rows are nearly always asked for in order."""
-        if self._read is None or self._read[0] != group:
-            with open_shard(group.file, ImageError) as opened:
-                table = opened.read_row_group(group.group, columns=["image"], use_threads=False)
-                images = table.column("image").combine_chunks()
-                if hasattr(images, "field"):  # a struct of bytes and path, as datasets.Image
-                    images = images.field("bytes")
-                self._read = group, images.to_pylist()
-        return self._read[1]
-
     def _columns(self, split: str, names: list[str]) -> np.ndarray:
         """Read columns of numbers or bools as (rows, columns) int32, without the images."""
         parts = []
-        for file in self.shards[split]:
+        for file, _ in self.shards[split]:
             with open_shard(file) as opened:
                 table = opened.read(names)
                 columns = [table.column(name) for name in names]
@@ -195,8 +181,8 @@ class ParquetCelebA:
         return np.concatenate(parts)
 
 
-def _row_groups(file: Path) -> list[tuple[RowGroup, int]]:
-    """Return the row groups of a shard, each with its number of rows.
+def _row_counts(file: Path) -> list[int]:
+    """Return the number of rows of each row group of a shard.
 
     Raises:
         UserError: the file is damaged, or lacks the images.
@@ -207,5 +193,4 @@ def _row_groups(file: Path) -> list[tuple[RowGroup, int]]:
         rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     if "binary" not in kinds.get("image", ""):
         raise UserError(f"{file}: has no column `image` of image files. {SHARDS_WANTED}")
-    starts = np.cumsum([0, *rows]).tolist()
-    return [(RowGroup(file, group, starts[group]), count) for group, count in enumerate(rows)]
+    return rows
