@@ -1,4 +1,4 @@
-"""Helpers for the tests of CelebA: opening a stand-in and its known contents."""
+"""Helpers for the tests of CelebA: a stand-in is opened, compared with its contents, or edited."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ ZIP = f"{IMAGES}.zip"
 PARTITION, ATTRIBUTE_LIST = "list_eval_partition.txt", "list_attr_celeba.txt"
 SPLITS = ("train", "val", "test")
 SIZES = dict(zip(SPLITS, split_sizes(CELEBA_IMAGES), strict=True))
+SHARD, GROUP = 15, 7  # two shards for training, of two row groups each
 ENDS = dict(zip(SPLITS, np.cumsum(list(SIZES.values())).tolist(), strict=True))
 
 
@@ -134,36 +135,19 @@ def rewrite_zip(
                 new.writestr(ZipInfo(name), changed, method)
 
 
-SHARDS = {  # in row groups of 7: two shards for training, of two and three groups
-    "train-00000-of-00002": range(9),
-    "train-00001-of-00002": range(9, 24),
-    "validation-00000-of-00001": range(24, 27),
-    "test-00000-of-00001": range(27, 30),
-}
-
-
-def write_shard(
-    file: Path,
-    numbers: Sequence[int],
-    jpegs: Sequence[bytes | None],
-    value_of: Callable[[np.ndarray], Any] = lambda values: values.astype(bool),
-) -> Path:
-    """A parquet file of some of CelebA's images, in row groups of 7 rows."""
-    import pyarrow as pa
+def edit_shard(file: Path, change: Callable[[Any], Any]) -> None:
+    """Write a shard again, as `change(table)` has it."""
     import pyarrow.parquet as pq
 
-    values = known()["attributes"][list(numbers)]
-    image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    cells = [{"bytes": jpegs[number], "path": None} for number in numbers]
-    columns = {"image": pa.array(cells, image)}
-    columns["celeb_id"] = pa.array(known()["identities"][list(numbers), 0].astype(np.int64))
-    flags = zip(ATTRIBUTES, value_of(values).T, strict=True)
-    columns |= {name: pa.array(flag) for name, flag in flags}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), file, row_group_size=7)
-    return file
+    pq.write_table(change(pq.read_table(file)), file, row_group_size=GROUP)
 
 
-def read_jpegs(official: Path) -> list[bytes]:
-    """The stand-in's image files, in order."""
-    return [(official / IMAGES / name).read_bytes() for name in all_names(CELEBA_IMAGES)]
+def set_column(name: str, values: Callable[[list[Any]], Any]) -> Callable[[Any], Any]:
+    """A change for `edit_shard`: another column, made of the list of its cells."""
+    import pyarrow as pa
+
+    def change(table: Any) -> Any:
+        column = pa.array(values(table[name].to_pylist()))
+        return table.set_column(table.column_names.index(name), name, column)
+
+    return change

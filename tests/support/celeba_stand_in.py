@@ -14,8 +14,6 @@ import argparse
 import io
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
@@ -23,15 +21,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-# Nothing of `vae` up here: torch takes seconds, and the processes that paint do without it.
-
 NUM = 202_599
 WIDTH, HEIGHT = 178, 218
 SPARE = 14  # rows and columns that a base face has to spare, for images to be shifted
 FINE, COARSE, QUALITY = 6.0, 12.0, 85  # the noise's spreads; with these, JPEGs of 7 to 12 KB
 FACES = 400  # base faces, which all images are made from
-FEW = 2_000  # images: below this, base faces are drawn small and no processes are started
-CHUNK = 200  # images that a process paints at a time
+FEW = 2_000  # images: below this, base faces are drawn small
 GROUP, SHARD = 100, 8_600  # rows; SHARD gives the 19, 3 and 3 files of flwrlabs/celeba
 LAYOUTS = ("official", "drive", "kaggle", "parquet", "zip")
 
@@ -41,7 +36,6 @@ Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_
 Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair
 Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young"""
 ATTRIBUTES = tuple(NAMES.split())
-BOX = "image_id x_1 y_1 width height"
 POINTS = (
     "lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y "
     "leftmouth_x leftmouth_y rightmouth_x rightmouth_y"
@@ -88,18 +82,17 @@ def landmarks(num: int) -> np.ndarray:
     return _random("landmarks").integers(-3, 4, (num, 10)) + mean
 
 
-def boxes(num: int) -> np.ndarray:
-    """(num, 4) int, columns as in `BOX`: the face in the photograph it was cut from."""
-    return _random("boxes").integers((40, 40, 150, 200), (240, 120, 260, 360), (num, 4))
-
-
-def make(folder: Path, layout: str = "official", num: int = NUM) -> None:
+def make(
+    folder: Path, layout: str = "official", num: int = NUM, shard: int = SHARD, group: int = GROUP
+) -> None:
     """Make the data set.
 
     Args:
         folder: where; it is made unless it is there and empty.
         layout: one of `LAYOUTS`.
         num: how many images, >= 3. Below `FEW` the images are others, but the lists are not.
+        shard: at most this many rows in a file of the layout `parquet`, in
+        group: row groups of this many.
 
     Raises:
         FileExistsError: the folder is not empty.
@@ -111,7 +104,7 @@ def make(folder: Path, layout: str = "official", num: int = NUM) -> None:
     values = attribute_values(num)
     jpegs = iter(tqdm(_paint(num), layout, num, unit=" images", disable=num < FEW))
     if layout == "parquet":
-        _write_parquet(folder / "img_align+identity+attr", jpegs, values)
+        _write_parquet(folder / "img_align+identity+attr", jpegs, values, shard, group)
         return
     _write_lists(folder, layout, values)
     if layout == "zip":
@@ -133,7 +126,6 @@ def _write_lists(folder: Path, layout: str, values: np.ndarray) -> None:
     splits = np.repeat([0, 1, 2], split_sizes(num))
     files = {  # its rows, how a row is written, and the names in its header
         "Anno/list_attr_celeba": (2 * values - 1, "%s" + " %2d" * 40, " ".join(ATTRIBUTES) + " "),
-        "Anno/list_bbox_celeba": (boxes(num), "%s   %3d %3d %3d %3d", BOX),
         "Anno/list_landmarks_align_celeba": (landmarks(num), "%s %d" + "%5d" * 9, POINTS),
         "Anno/identity_CelebA": (identities(num)[:, None], "%s %d", ""),
         "Eval/list_eval_partition": (splits[:, None], "%s %d", ""),
@@ -144,7 +136,7 @@ def _write_lists(folder: Path, layout: str, values: np.ndarray) -> None:
         if layout == "kaggle":
             if file.name == "identity_CelebA":
                 continue
-            columns = header.removeprefix("image_id").split() or ["partition"]
+            columns = header.split() or ["partition"]
             row, top = "%s" + ",%d" * len(columns), ",".join(("image_id", *columns)) + "\n"
         else:
             top = f"{num}\n{header}\n" if header else ""
@@ -154,9 +146,11 @@ def _write_lists(folder: Path, layout: str, values: np.ndarray) -> None:
             lines.writelines(row % (name, *cells) + "\n" for name, cells in pairs)
 
 
-def _write_parquet(folder: Path, jpegs: Iterator[bytes], values: np.ndarray) -> None:
+def _write_parquet(
+    folder: Path, jpegs: Iterator[bytes], values: np.ndarray, shard: int, group: int
+) -> None:
     import pyarrow as pa
-    from pyarrow.parquet import ParquetWriter
+    import pyarrow.parquet as pq
 
     folder.mkdir()
     paths, people = names(len(values)), identities(len(values))
@@ -166,72 +160,41 @@ def _write_parquet(folder: Path, jpegs: Iterator[bytes], values: np.ndarray) -> 
     ends = np.cumsum(split_sizes(len(values)))
     splits = np.split(np.arange(len(values)), ends[:-1])
     for split, numbers in zip(("train", "valid", "test"), splits, strict=True):
-        shards = np.array_split(numbers, -(-len(numbers) // SHARD))
-        for shard, rows in enumerate(shards):
-            file = folder / f"{split}-{shard:05d}-of-{len(shards):05d}.parquet"
-            with ParquetWriter(file, schema) as writer:
-                for start in range(0, len(rows), GROUP):
-                    group = rows[start : start + GROUP]
-                    table = {
-                        "image": [{"bytes": next(jpegs), "path": paths[row]} for row in group],
-                        "celeb_id": people[group],
-                        **dict(zip(ATTRIBUTES, values[group].T.astype(bool), strict=True)),
-                    }
-                    writer.write_table(pa.table(table, schema))
+        shards = np.array_split(numbers, -(-len(numbers) // shard))
+        for number, rows in enumerate(shards):
+            file = folder / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
+            table = {
+                "image": [{"bytes": next(jpegs), "path": paths[row]} for row in rows],
+                "celeb_id": people[rows],
+                **dict(zip(ATTRIBUTES, values[rows].T.astype(bool), strict=True)),
+            }
+            pq.write_table(pa.table(table, schema), file, row_group_size=group)
 
 
 def _paint(num: int) -> Iterator[bytes]:
-    """The images' JPEGs, in order."""
+    """The images' JPEGs, in order: like photographs, no two alike, of the base faces."""
     used, faces = np.unique(_faces(num), return_inverse=True)
     # At full size a face takes 45 ms to draw; at 64 pixels, enlarged, 4 ms, and tests do not mind.
     base = _draw(_factors()[used], 64 if num < FEW else HEIGHT + SPARE)
-    numbers = range(1, num + 1)
-    if num < FEW:
-        yield from map(Painter(base).jpeg, numbers, faces.tolist())
-        return
-    spawn = get_context("spawn")  # torch has started threads, and a forked copy of those can hang
-    with ProcessPoolExecutor(None, spawn, _start_worker, (base,)) as pool:
-        yield from pool.map(_jpeg, numbers, faces.tolist(), chunksize=CHUNK)
-
-
-class Painter:
-    """Makes images that look like photographs, no two alike, of base faces."""
-
-    def __init__(self, base: np.ndarray) -> None:
-        self.base = base  # (n, HEIGHT + SPARE, WIDTH + SPARE, 3) uint8
-        # Each image's noise is cut from large pieces: making it takes longer than all the rest.
-        random = _random("noise")
-        self.fine = random.normal(0, FINE, (600, 600, 3)).astype(np.float32)
-        coarse = random.normal(128, COARSE, (40, 40, 1)).clip(0, 255).astype(np.uint8)
-        self.coarse = _enlarge(coarse.repeat(3, axis=2), 600).astype(np.float32) - 128
-
-    def jpeg(self, number: int, face: int) -> bytes:
-        """Image `number`, of base face `face`."""
+    # Each image's noise is cut from large pieces: making it takes longer than all the rest.
+    noise = _random("noise")
+    fine = noise.normal(0, FINE, (600, 600, 3)).astype(np.float32)
+    small = noise.normal(128, COARSE, (40, 40, 1)).clip(0, 255).astype(np.uint8)
+    coarse = _enlarge(small.repeat(3, axis=2), 600).astype(np.float32) - 128
+    for number, face in enumerate(faces.tolist(), start=1):
         random = np.random.default_rng([0, number])
-        picture = _cut(self.base[face], random)
+        picture = _cut(base[face], random)
         if random.random() < 0.5:
             picture = picture[:, ::-1]
         gain = random.uniform(0.8, 1.15) * random.uniform(0.95, 1.05, 3).astype(np.float32)
         # In rows: numpy takes five times as long to multiply along an axis of 3.
         picture = (picture.reshape(HEIGHT, -1) * np.tile(gain, WIDTH)).reshape(picture.shape)
-        picture += _cut(self.coarse, random)
-        picture += _cut(self.fine, random)
+        picture += _cut(coarse, random)
+        picture += _cut(fine, random)
         file = io.BytesIO()
         image = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
         image.save(file, "JPEG", quality=QUALITY, subsampling="4:2:0")
-        return file.getvalue()
-
-
-_painter: Painter  # a worker process's own
-
-
-def _start_worker(base: np.ndarray) -> None:
-    global _painter
-    _painter = Painter(base)
-
-
-def _jpeg(number: int, face: int) -> bytes:
-    return _painter.jpeg(number, face)
+        yield file.getvalue()
 
 
 def _cut(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import zipfile
-from pathlib import Path
-from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED, ZipFile
+import os
+from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import pytest
 
-from tests.support.celeba_shards import IMAGES, ZIP, pack, refusal, rewrite_zip, vae_pack
+from tests.support.celeba_shards import IMAGES, ZIP, pack, refusal, rewrite_zip
 
 JPEG = f"{IMAGES}/000013.jpg"
-AGAIN = f"Get {ZIP} again"
 HINT = "data.on_corrupt=skip"
 
 
@@ -22,89 +19,75 @@ def zipped(celeba_in):
     return celeba_in("zip") / ZIP
 
 
-def entry(archive: Path) -> int:
-    """Where the image's entry in the archive's directory begins."""
-    return archive.read_bytes().rindex(JPEG.encode()) - 46
-
-
-def overwrite(archive: Path, place: int, new: bytes) -> None:
+def overwrite_entry(archive, place, new):
+    """Change bytes of the image's entry in the archive's directory."""
+    start = archive.read_bytes().rindex(JPEG.encode()) - 46
     with archive.open("r+b") as file:
-        file.seek(place)
+        file.seek(start + place)
         file.write(new)
+
+
+def require_named(archive):
+    """The damaged image is named, and left out on demand."""
+    text = refusal(archive.parent)
+    assert f"{archive}: 000013.jpg: the archive is damaged here" in text
+    assert HINT in text
+    (skipped,) = pack(archive.parent, on_corrupt="skip").skipped()
+    assert "000013.jpg" in skipped
 
 
 @pytest.mark.parametrize("left", [0.6, 0.999, 0.01])
 def test_truncated_archives_are_refused(left, zipped):
     size = int(zipped.stat().st_size * left)
-    with zipped.open("r+b") as file:
-        file.truncate(size)
+    os.truncate(zipped, size)
 
     text = refusal(zipped.parent)
     assert f"{zipped}: is no zip archive, or is truncated: after {size:,} bytes its end" in text
-    assert AGAIN in text
+    assert f"Get {ZIP} again" in text
 
 
 @pytest.mark.parametrize("method", [ZIP_STORED, ZIP_DEFLATED])
 @pytest.mark.parametrize("count", [1, 300])
-def test_a_damaged_member_is_named(method, count, zipped, capsys):
+def test_a_damaged_member_is_named(method, count, zipped):
     rewrite_zip(zipped, lambda name, jpeg: jpeg, method)
     with ZipFile(zipped) as archive:
         info = archive.getinfo(JPEG)
-    middle = info.header_offset + 60 + info.compress_size // 2
-    flipped = bytes(byte ^ 0x55 for byte in zipped.read_bytes()[middle : middle + count])
-    overwrite(zipped, middle, flipped)
+    with zipped.open("r+b") as file:
+        file.seek(info.header_offset + 60 + info.compress_size // 2)
+        flipped = bytes(byte ^ 0x55 for byte in file.read(count))
+        file.seek(-count, os.SEEK_CUR)
+        file.write(flipped)
 
-    text = refusal(zipped.parent)
-    assert f"{zipped}: 000013.jpg: the archive is damaged here" in text
-    assert HINT in text
-    code, _, err = vae_pack(capsys, zipped.parent)
-    assert (code, "Traceback" in err) == (1, False)
-    assert f"error: {text}" in err
-    assert len(pack(zipped.parent, on_corrupt="skip").skipped()) == 1
+    require_named(zipped)
 
 
 @pytest.mark.parametrize(
     ("place", "new"),
     [
-        (0, b"XXXX"),  # the entry's signature
-        (6, b"\xff\0"),  # the version that is needed to read it
         (16, b"\0\0\0\0"),  # its checksum
-        (20, b"\0\1\0\0"),  # its packed size
-        (28, b"\xff\xff"),  # the length of its name
+        (20, b"\xff\xff\xff\x7f"),  # its packed size
         (42, b"\xff\xff\xff\x7f"),  # its place
     ],
 )
-def test_a_damaged_directory(place, new, zipped):
-    overwrite(zipped, entry(zipped) + place, new)
+def test_a_damaged_entry_is_named(place, new, zipped):
+    overwrite_entry(zipped, place, new)
 
-    text = refusal(zipped.parent)
-    assert str(zipped) in text
-    if place in (16, 20, 42):
-        assert f"{zipped}: 000013.jpg: the archive is damaged here" in text
-        assert HINT in text
-        assert "000013.jpg" in "".join(pack(zipped.parent, on_corrupt="skip").skipped())
-    else:
-        assert "the archive is damaged" in text or "lacks 18 of the 30 images" in text
-        assert str(zipped) in refusal(zipped.parent, on_corrupt="skip")
+    require_named(zipped)
 
 
-@pytest.mark.parametrize("place", [4, 12, 20])  # size, packed size and place, of 8 bytes each
-@pytest.mark.parametrize("value", [1 << 40, (1 << 64) - 1])
-def test_a_damaged_directory_of_a_large_archive(place, value, zipped, monkeypatch):
-    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)  # every member is a large one
-    rewrite_zip(zipped, lambda name, jpeg: jpeg)
-    pack(zipped.parent)
-    shutil.rmtree(zipped.parents[1] / "cache")
-    extra = entry(zipped) + 46 + len(JPEG)
-    overwrite(zipped, extra + place, value.to_bytes(8, "little"))
-    if place == 4:  # of the image unpacked: not needed
-        pack(zipped.parent)
-        return
+@pytest.mark.parametrize(
+    ("place", "new", "says"),
+    [
+        (0, b"XXXX", "the archive is damaged"),  # the entry's signature
+        (6, b"\xff\0", "the archive is damaged"),  # the version that is needed to read it
+        (28, b"\xff\xff", "lacks 18 of the 30 images"),  # the length of its name
+    ],
+)
+def test_a_damaged_directory_is_refused(place, new, says, zipped):
+    overwrite_entry(zipped, place, new)
 
-    text = refusal(zipped.parent)
-    assert f"{zipped}: 000013.jpg: the archive is damaged here" in text
-    (skipped,) = pack(zipped.parent, on_corrupt="skip").skipped()
-    assert "000013.jpg" in skipped
+    assert says in refusal(zipped.parent)
+    assert str(zipped) in refusal(zipped.parent, on_corrupt="skip")
 
 
 def add(name):
@@ -118,25 +101,19 @@ def add(name):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        *(
-            (add(name), "points outside")
-            for name in ("../evil.jpg", "/abs.jpg", "C:\\x.jpg", "..\\evil.jpg", "img/../../x.jpg")
-        ),
-        (lambda archive: overwrite(archive, entry(archive) + 8, b"\1"), "is encrypted"),
+        (add("../evil.jpg"), "points outside"),
+        (add("/abs.jpg"), "points outside"),
+        (add("C:\\x.jpg"), "points outside"),
+        (add("img\\..\\..\\x.jpg"), "points outside"),
+        (lambda archive: overwrite_entry(archive, 8, b"\1"), "is encrypted"),
         (add("img_celeba/000001.jpg"), "'img_celeba/000001.jpg' is in two of its folders"),
-        *(
-            (lambda archive, method=m: rewrite_zip(archive, lambda _, jpeg: jpeg, method), "unpack")
-            for m in (ZIP_BZIP2, ZIP_LZMA)
-        ),
+        (lambda archive: rewrite_zip(archive, lambda _, jpeg: jpeg, ZIP_BZIP2), "unpack"),
     ],
 )
-def test_odd_members_are_refused_unread(change, says, zipped, tmp_path):
+def test_odd_members_are_refused_unread(change, says, zipped):
     change(zipped)
-    before = sorted(tmp_path.rglob("*.jpg"))
     for on_corrupt in ("error", "skip"):
         text = refusal(zipped.parent, on_corrupt=on_corrupt)
         assert f"{zipped}: its member " in text
         assert says in text
-        assert AGAIN in text
-    assert sorted(tmp_path.rglob("*.jpg")) == before
-    assert not Path("/abs.jpg").exists()
+        assert f"Get {ZIP} again" in text
