@@ -12,7 +12,7 @@ from omegaconf import MISSING
 
 from vae.data.base import Box, FilesConfig, ImageError, Labels
 from vae.data.celeba.download import download
-from vae.data.celeba.layouts import discover_files
+from vae.data.celeba.layouts import find_layout
 from vae.data.images import decode_square, limit_splits
 from vae.utils.errors import UserError, require
 from vae.utils.registry import register
@@ -82,9 +82,14 @@ class CelebASource:
         self.image_size = config.image_size
         self.crop: int | None = config.crop
         self.skips_corrupt = config.skips_corrupt
-        if config.download and not _is_there(config.folder):
+        try:
+            layout = find_layout(config.folder)
+        except UserError:
+            if not config.download:
+                raise
             download(config.folder)
-        self.layout = discover_files(config.folder).layout()
+            layout = find_layout(config.folder)
+        self.layout = layout()
         self._sizes = limit_splits(self.layout.sizes(), config.num_images)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -128,12 +133,3 @@ class CelebASource:
     def labels(self, split: str) -> dict[str, Labels]:
         """Return 40 attributes, and identities and landmarks if the layout has them."""
         return self.layout.labels(split, self._sizes[split])
-
-
-def _is_there(folder: Path) -> bool:
-    """Return whether a folder holds all needed files; list contents are not checked."""
-    try:
-        discover_files(folder).store()
-    except UserError:
-        return False
-    return True

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,15 +33,14 @@ class ListKind(NamedTuple):
 
     stem: str  # of the file's name
     dtype: type[np.integer[Any]]
-    low: int  # range of the numbers
-    high: int
+    numbers: range  # that it may hold
 
 
 KINDS = {
-    "partition": ListKind("list_eval_partition", np.int8, 0, 2),
-    "attributes": ListKind("list_attr_celeba", np.int8, -1, 1),
-    "identities": ListKind("identity_CelebA", np.int32, 0, 2**31 - 1),
-    "landmarks": ListKind("list_landmarks_align_celeba", np.int16, -(2**15), 2**15 - 1),
+    "partition": ListKind("list_eval_partition", np.int8, range(3)),
+    "attributes": ListKind("list_attr_celeba", np.int8, range(-1, 2)),
+    "identities": ListKind("identity_CelebA", np.int32, range(2**31)),
+    "landmarks": ListKind("list_landmarks_align_celeba", np.int16, range(-(2**15), 2**15)),
 }
 
 
@@ -53,29 +52,21 @@ class Table(NamedTuple):
     names: np.ndarray  # (images,) of str
     values: np.ndarray  # (images, columns) of int
 
-    def of(self, names: np.ndarray, there: Callable[[], set[str]]) -> np.ndarray:
-        """Return the values of some images, (len(names), columns); zeros for missing images.
-
-        Args:
-            names: of the images.
-            there: which images there are; asked only if some have no line, since it takes time.
+    def of(self, names: np.ndarray) -> np.ndarray:
+        """Return the values of some images, (len(names), columns).
 
         Raises:
-            UserError: an image that is there has no line.
+            UserError: one of them has no line.
         """
         if np.array_equal(self.names, names):
             return self.values  # as CelebA comes: every list in the same order
         row_of = {name: row for row, name in enumerate(self.names.tolist())}
-        unlisted = [name for name in names.tolist() if name not in row_of]
-        if unlisted:  # entries that are missing too are left out by data.on_corrupt=skip
-            unlisted = sorted(there().intersection(unlisted))
-        if unlisted:
+        if unlisted := [name for name in names.tolist() if name not in row_of]:
             raise UserError(
                 f"{self.file}: {len(unlisted)} of the images have no line here "
                 f"({first_names(unlisted)}). {download_again(self.file)}"
             )
-        values = np.vstack([self.values, np.zeros_like(self.values[:1])])
-        return values[[row_of.get(name, -1) for name in names.tolist()]]
+        return self.values[[row_of[name] for name in names.tolist()]]
 
 
 def read_list(file: Path, kind: str) -> Table:
@@ -88,7 +79,8 @@ def read_list(file: Path, kind: str) -> Table:
     Raises:
         UserError: the file cannot be read, or a line of it is not right; names the line.
     """
-    _, dtype, low, high = KINDS[kind]
+    _, dtype, wanted = KINDS[kind]
+    low, high = wanted[0], wanted[-1]
     comma = "," if file.suffix.lower() == ".csv" else None
     try:
         header, columns = _read_header(file, comma)
@@ -101,7 +93,7 @@ def read_list(file: Path, kind: str) -> Table:
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        line = _odd_line(file, comma, header, width, range(low, high + 1))
+        line = _odd_line(file, comma, header, width, wanted)
         what = f"is not a file name and {width} number{'s' * (width > 1)} from {low} to {high}"
         raise UserError(f"{file}: {line} {what}. {download_again(file)}") from error
     if len(set(names)) < len(names):
@@ -191,17 +183,13 @@ class ListedCelebA:
         """Return attributes, identities and landmarks of the first images of a split, where listed.
 
         Raises:
-            UserError: a line of a list is not right, or an image that is there is not in it.
+            UserError: a line of a list is not right, or an image of the partition is not in it.
         """
         rows = self._rows[split][:count]
         labels = {}
         for kind, (columns, values) in self._tables.items():
-            if kind == "attributes":
-                labels[kind] = Labels(columns, (values[rows] > 0).astype(np.int8))
-            elif kind == "identities":
-                labels[kind] = Labels(IDENTITY, values[rows, :1])
-            else:
-                labels[kind] = Labels(columns, values[rows])
+            values = (values[rows] > 0).astype(np.int8) if kind == "attributes" else values[rows]
+            labels[kind] = Labels(IDENTITY if kind == "identities" else columns, values)
         return labels
 
     def _used(self, sizes: dict[str, int]) -> list[str]:
@@ -210,10 +198,9 @@ class ListedCelebA:
     @cached_property
     def _tables(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
         """Columns and values of the lists, in the partition's order; parsed once."""
-        kinds = [kind for kind in KINDS if kind in self.lists and kind != "partition"]
-        tables = {kind: read_list(self.lists[kind], kind) for kind in kinds}
-        names, there = self._partition.names, self.store.names
-        return {kind: (table.columns, table.of(names, there)) for kind, table in tables.items()}
+        tables = {k: read_list(file, k) for k, file in self.lists.items() if k != "partition"}
+        names = self._partition.names
+        return {kind: (table.columns, table.of(names)) for kind, table in tables.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle for workers without the tables, which they do not need."""
