@@ -59,7 +59,7 @@ def find_layout(root: Path) -> Callable[[], Layout]:
     if root.name in (IMAGES, "Img"):
         for above in itertools.islice(root.resolve().parents, 3):
             lists = lists or _lists(_search(above, 1, []))
-    shards = [file for file in files if file.suffix.lower() == ".parquet" and split_of_shard(file)]
+    shards = [file for file in files if split_of_shard(file)]
     archives = [file for file in files if file.suffix.lower() == ".zip"]
     zips = [file for file in archives if file.name.lower() == f"{IMAGES}.zip"]
     folders = list(dict.fromkeys(file.parent for file in files if is_image_name(file.name)))

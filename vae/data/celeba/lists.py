@@ -47,26 +47,9 @@ KINDS = {
 class Table(NamedTuple):
     """The content of a list file."""
 
-    file: Path
     columns: tuple[str, ...]  # () where the file has no names for them
     names: np.ndarray  # (images,) of str
     values: np.ndarray  # (images, columns) of int
-
-    def of(self, names: np.ndarray) -> np.ndarray:
-        """Return the values of some images, (len(names), columns).
-
-        Raises:
-            UserError: one of them has no line.
-        """
-        if np.array_equal(self.names, names):
-            return self.values  # as CelebA comes: every list in the same order
-        row_of = {name: row for row, name in enumerate(self.names.tolist())}
-        if unlisted := [name for name in names.tolist() if name not in row_of]:
-            raise UserError(
-                f"{self.file}: {len(unlisted)} of the images have no line here "
-                f"({first_names(unlisted)}). {download_again(self.file)}"
-            )
-        return self.values[[row_of[name] for name in names.tolist()]]
 
 
 def read_list(file: Path, kind: str) -> Table:
@@ -99,7 +82,7 @@ def read_list(file: Path, kind: str) -> Table:
     if len(set(names)) < len(names):
         twice = Counter(names).most_common(1)[0][0]
         raise UserError(f"{file}: lists {twice} more than once. {download_again(file)}")
-    return Table(file, columns, table["name"], values)
+    return Table(columns, table["name"], values)
 
 
 def _read_header(file: Path, comma: str | None) -> tuple[int, tuple[str, ...]]:
@@ -155,7 +138,7 @@ class ListedCelebA:
 
     def check(self, sizes: dict[str, int]) -> None:
         """Raise an ImageError if used images are missing or images have no split."""
-        there, used, file = self.store.names(), self._used(sizes), self._partition.file
+        there, used, file = self.store.names(), self._used(sizes), self.lists["partition"]
         if missing := [name for name in used if name not in there]:
             raise ImageError(
                 f"data.path: {self.store.path} lacks {len(missing):,} of the {len(used):,} images "
@@ -187,7 +170,7 @@ class ListedCelebA:
         """
         rows = self._rows[split][:count]
         labels = {}
-        for kind, (columns, values) in self._tables.items():
+        for kind, (columns, _, values) in self._tables.items():
             values = (values[rows] > 0).astype(np.int8) if kind == "attributes" else values[rows]
             labels[kind] = Labels(IDENTITY if kind == "identities" else columns, values)
         return labels
@@ -196,11 +179,24 @@ class ListedCelebA:
         return [name for split in SPLITS for name in self.names[split][: sizes[split]]]
 
     @cached_property
-    def _tables(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-        """Columns and values of the lists, in the partition's order; parsed once."""
-        tables = {k: read_list(file, k) for k, file in self.lists.items() if k != "partition"}
-        names = self._partition.names
-        return {kind: (table.columns, table.of(names)) for kind, table in tables.items()}
+    def _tables(self) -> dict[str, Table]:
+        """The other lists, in the partition's order; parsed once."""
+        tables, names = {}, self._partition.names
+        for kind, file in self.lists.items():
+            if kind == "partition":
+                continue
+            table = read_list(file, kind)
+            if not np.array_equal(table.names, names):  # CelebA's lists have the same order
+                row_of = {name: row for row, name in enumerate(table.names.tolist())}
+                if unlisted := [name for name in names.tolist() if name not in row_of]:
+                    raise UserError(
+                        f"{file}: {len(unlisted)} of the images have no line here "
+                        f"({first_names(unlisted)}). {download_again(file)}"
+                    )
+                rows = [row_of[name] for name in names.tolist()]
+                table = Table(table.columns, names, table.values[rows])
+            tables[kind] = table
+        return tables
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle for workers without the tables, which they do not need."""

@@ -15,7 +15,6 @@ from vae.data.celeba.download import download_again, first_names, reject_placeho
 from vae.data.celeba.stores import fingerprint_end
 from vae.utils.errors import UserError
 
-SPLIT_NAMES = {"train": "train", "valid": "val", "validation": "val", "val": "val", "test": "test"}
 SHARDS_WANTED = (
     "CelebA's official splits are wanted, in files named train-*.parquet, valid-*.parquet and "
     "test-*.parquet, as flwrlabs/celeba on Hugging Face has them."
@@ -32,9 +31,10 @@ ATTRIBUTES = """
 
 
 def split_of_shard(file: Path) -> str | None:
-    """Return the split in a shard's name, train-00000-of-00019.parquet."""
-    word = re.match(r"[a-z]+", file.name.lower())
-    return SPLIT_NAMES.get(word[0]) if word else None
+    """Return the split in a shard's name, train-00000-of-00019.parquet; None for other files."""
+    name = r"(train|val|test)(id|idation)?(?![a-z]).*\.parquet"
+    found = re.fullmatch(name, file.name.lower())
+    return found and found[1]
 
 
 def shards_by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
