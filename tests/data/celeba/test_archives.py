@@ -61,6 +61,12 @@ def test_a_damaged_member_is_named(method, count, zipped):
     require_named(zipped)
 
 
+def test_a_huge_member_is_not_unpacked(zipped):
+    rewrite_zip(zipped, lambda name, jpeg: bytes(1 << 27) if name == JPEG else jpeg)
+
+    require_named(zipped)
+
+
 @pytest.mark.parametrize(
     ("place", "new"),
     [

@@ -18,6 +18,7 @@ from vae.data.images import is_image_name, read_image_file
 from vae.utils.errors import UserError
 
 END_BYTES = 1 << 25  # bytes: the list of 202,599 members at an archive's end is 15 to 20 MB
+MEMBER_BYTES = 1 << 26  # bytes: more is not unpacked of an image; CelebA's have 10 kB
 
 
 class FolderStore:
@@ -100,7 +101,7 @@ class ZipStore:
                 file.seek(sum(struct.unpack("<HH", header[26:30])), os.SEEK_CUR)
                 content = file.read(member.size)
             if member.method == zipfile.ZIP_DEFLATED:
-                content = zlib.decompress(content, -zlib.MAX_WBITS)
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, MEMBER_BYTES)
             if zlib.crc32(content) != member.checksum:
                 raise EOFError("other checksum")
         except (OSError, EOFError, struct.error, zlib.error) as error:
