@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.celeba_stand_in import (
-    ATTRIBUTES,
-    attribute_values,
-    identities,
-    landmarks,
-    split_sizes,
-)
-from tests.support.celeba_stand_in import names as all_names
-from tests.support.data_sets import CELEBA_IMAGES
+from tests.support.celeba_stand_in import ATTRIBUTES, attribute_values, identities, landmarks
+from tests.support.data_sets import CELEBA_IMAGES, GROUP
 from vae.cli.main import main
 from vae.data import CelebAConfig, Packed, open_or_pack
 from vae.data.celeba import CelebASource
@@ -32,19 +25,9 @@ IMAGES = "img_align_celeba"
 ZIP = f"{IMAGES}.zip"
 PARTITION, ATTRIBUTE_LIST = "list_eval_partition.txt", "list_attr_celeba.txt"
 SPLITS = ("train", "val", "test")
-SIZES = dict(zip(SPLITS, split_sizes(CELEBA_IMAGES), strict=True))
-SHARD, GROUP = 15, 7  # two shards for training, of two row groups each
-ENDS = dict(zip(SPLITS, np.cumsum(list(SIZES.values())).tolist(), strict=True))
-
-
-def rows(split: str, count: int | None = None) -> slice:
-    """Where the (first) images of a split are among all of them."""
-    start = ENDS[split] - SIZES[split]
-    return slice(start, ENDS[split] if count is None else start + count)
-
-
-def names(split: str) -> list[str]:
-    return all_names(CELEBA_IMAGES)[rows(split)]
+SIZES = {"train": 24, "val": 3, "test": 3}
+ROWS = {"train": slice(0, 24), "val": slice(24, 27), "test": slice(27, 30)}  # among all images
+USUAL = {"image_size": 16, "batch_size": 2, "num_images": None, "flip": True, "crop": 148}
 
 
 @cache
@@ -59,19 +42,12 @@ def known() -> dict[str, np.ndarray]:
 
 def config(path: Path | None, **settings: Any) -> CelebAConfig:
     """`data=celeba` at a path, 16 pixels; caches go beside the path."""
-    usual: dict[str, Any] = {
-        "image_size": 16,
-        "batch_size": 2,
-        "num_images": None,
-        "flip": True,
-        "crop": 148,
-    }
-    usual |= {"num_workers": 1, "path": path and str(path), "root": path and str(path.parent)}
-    return CelebAConfig(name="celeba", **(usual | settings))
+    places = {"path": path and str(path), "root": path and str(path.parent)}
+    return CelebAConfig(name="celeba", **(USUAL | {"num_workers": 1} | places | settings))
 
 
 def source(path: Path | None, **settings: Any) -> CelebASource:
-    return CelebASource(config(path, **settings))
+    return config(path, **settings).source()
 
 
 def pack(path: Path, **settings: Any) -> Packed:
@@ -100,14 +76,23 @@ def require_whole(faces: CelebASource, pixels: np.ndarray) -> None:
     """Compare all images with `pixels`, and the labels that there are with `known`."""
     faces.check()
     assert faces.sizes() == SIZES
-    for split in SPLITS:
-        assert (faces.read(split, 0, SIZES[split]) == pixels[rows(split)]).all()
+    for split, rows in ROWS.items():
+        assert (faces.read(split, 0, SIZES[split]) == pixels[rows]).all()
         labels = faces.labels(split)
         assert labels["attributes"].names == ATTRIBUTES
         for kind, label in labels.items():
             assert label.values.dtype == known()[kind].dtype
-            np.testing.assert_array_equal(label.values, known()[kind][rows(split)])
+            np.testing.assert_array_equal(label.values, known()[kind][rows])
             assert len(label.names) == label.values.shape[1]
+
+
+def require_packed(packed: Packed, pixels: np.ndarray, rows: Mapping[str, Any] = ROWS) -> None:
+    """Compare packed images, and labels of each kind there is, with these rows of all."""
+    for split in SPLITS:
+        assert (packed.images[split] == pixels[rows[split]]).all()
+        for kind in packed.label_names():
+            values = getattr(packed, kind)(split).values
+            np.testing.assert_array_equal(values, known()[kind][rows[split]])
 
 
 def by_pil(content: bytes, crop: int | None = 148, size: int = 16) -> np.ndarray:

@@ -13,6 +13,7 @@ from PIL import Image
 from tests.support.celeba_stand_in import make
 
 CELEBA_IMAGES = 30  # in the stand-ins for CelebA: 24 / 3 / 3
+SHARD, GROUP = 15, 7  # rows in their shards: two for training, of two row groups each
 
 
 def save_noise(file: Path, width: int = 40, height: int = 30, seed: int = 0) -> Path:
@@ -38,7 +39,7 @@ def celeba_made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
     def made(layout: str) -> Path:
         if not (above / layout).exists():
-            make(above / layout, layout, CELEBA_IMAGES)
+            make(above / layout, layout, CELEBA_IMAGES, SHARD, GROUP)
         return above / layout
 
     return made

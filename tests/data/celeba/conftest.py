@@ -1,15 +1,11 @@
-"""CelebA's images as Pillow reads them, and as parquet shards."""
+"""CelebA's images, and their pixels as Pillow reads them."""
 
 from __future__ import annotations
-
-import shutil
 
 import numpy as np
 import pytest
 
-from tests.support.celeba_shards import GROUP, IMAGES, SHARD, by_pil
-from tests.support.celeba_stand_in import make
-from tests.support.data_sets import CELEBA_IMAGES
+from tests.support.celeba_shards import IMAGES, by_pil
 
 
 @pytest.fixture(scope="session")
@@ -22,16 +18,3 @@ def jpegs(celeba_made):
 def pixels(jpegs):
     """All images at 16 pixels, in the lists' order."""
     return np.stack([by_pil(jpeg) for jpeg in jpegs])
-
-
-@pytest.fixture(scope="session")
-def shards_made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    make(folder, "parquet", CELEBA_IMAGES, SHARD, GROUP)
-    return next(folder.iterdir())
-
-
-@pytest.fixture
-def shards(shards_made, tmp_path):
-    """The test's own copy of a folder of four shards."""
-    return shutil.copytree(shards_made, tmp_path / "data" / "celeba")

@@ -14,16 +14,14 @@ from tests.support.celeba_shards import (
     ATTRIBUTE_LIST,
     IMAGES,
     PARTITION,
+    ROWS,
     SIZES,
-    SPLITS,
     ZIP,
     by_pil,
     edit_shard,
-    known,
-    names,
     pack,
+    require_packed,
     require_whole,
-    rows,
     set_column,
     source,
     vae_pack,
@@ -43,7 +41,7 @@ KINDS = {
 @pytest.mark.parametrize("crop", [148, None])
 def test_pixels_equal_pillows(crop, celeba_made, jpegs):
     for size in (16, crop or 178):  # at the second nothing is resized
-        expected = np.stack([by_pil(jpeg, crop, size) for jpeg in jpegs[rows("train")]])
+        expected = np.stack([by_pil(jpeg, crop, size) for jpeg in jpegs[ROWS["train"]]])
         found = source(celeba_made("official"), crop=crop, image_size=size)
         assert (found.read("train", 0, SIZES["train"]) == expected).all()
     assert len(np.unique(expected, axis=0)) == 24  # no two alike
@@ -62,24 +60,18 @@ def test_a_layout_gives_images_splits_and_labels(layout, celeba_in, pixels, caps
     code, found, err = vae_pack(capsys, folder)
     assert (code, "error" in err) == (0, False)
     assert (found["images"], found["skipped"]) == (SIZES, 0)
-    assert set(found["labels"]) == KINDS[layout]
     packed = pack(folder)
+    assert set(found["labels"]) == set(packed.label_names()) == KINDS[layout]
     assert found["cache"] == str(packed.folder)
-    for split in SPLITS:
-        assert (packed.images[split] == pixels[rows(split)]).all()
-        for kind, values in known().items():
-            label = getattr(packed, kind)(split)
-            assert (label is None) == (kind not in KINDS[layout])
-            if label is not None:
-                np.testing.assert_array_equal(label.values, values[rows(split)])
+    require_packed(packed, pixels)
     assert sorted(folder.rglob("*")) == before  # nothing is unpacked
 
 
-def test_any_range_reads_in_any_order(celeba_made, shards, pixels):
+def test_any_range_reads_in_any_order(celeba_made, pixels):
     """From a zip, and across the row groups of two shards."""
     spans = [(start, stop) for start in range(24) for stop in range(start + 1, 25)]
     np.random.default_rng(0).shuffle(spans)
-    for faces in (source(celeba_made("zip")), source(shards)):
+    for faces in (source(celeba_made("zip")), source(celeba_made("parquet"))):
         assert (faces.read("val", 1, 3) == pixels[25:27]).all()
         for start, stop in [*((n, n + 1) for n in reversed(range(24))), *spans[:40]]:
             assert (faces.read("train", start, stop) == pixels[start:stop]).all()
@@ -91,30 +83,32 @@ def test_num_images_needs_only_the_first_of_each_split(layout, celeba_in, pixels
     sizes = source(folder, num_images=15).sizes()
     assert sum(sizes.values()) == 15
     assert sizes == pytest.approx({"train": 12, "val": 2, "test": 1}, abs=1)
-    if layout == "official":
-        for split in SPLITS:
-            for name in names(split)[sizes[split] :]:
-                (folder / IMAGES / name).write_bytes(b"not to be read")
-    packed = pack(folder, num_images=15)
+    used = {split: np.arange(30)[rows][: sizes[split]] for split, rows in ROWS.items()}
+    for number in np.setdiff1d(np.arange(30), np.concatenate([*used.values()])):
+        if layout == "official":
+            (folder / IMAGES / f"{number + 1:06d}.jpg").write_bytes(b"not to be read")
 
-    for split, count in sizes.items():
-        assert (packed.images[split] == pixels[rows(split, count)]).all()
-        values = packed.attributes(split).values
-        assert (values == known()["attributes"][rows(split, count)]).all()
+    require_packed(pack(folder, num_images=15), pixels, used)
 
 
 @pytest.mark.parametrize("value_of", [lambda flag: 2 * flag - 1, float], ids=["±1", "float"])
-def test_shards_of_other_types_and_columns(value_of, shards, pixels):
-    for file in shards.iterdir():
-        edit_shard(file, set_column("image", lambda cells: [cell["bytes"] for cell in cells]))
-        for name in ATTRIBUTES:
-            edit_shard(file, set_column(name, lambda cells: [value_of(cell) for cell in cells]))
-        edit_shard(file, lambda table: table.select(table.column_names[::-1]))
-    require_whole(source(shards), pixels)
+def test_shards_of_other_types_and_columns(value_of, celeba_in, pixels):
+    folder = celeba_in("parquet")
+    shards = list(folder.rglob("*.parquet"))
 
-    for file in shards.iterdir():
+    def change(table):
+        table = set_column("image", lambda cells: [cell["bytes"] for cell in cells])(table)
+        for name in ATTRIBUTES:
+            table = set_column(name, lambda cells: [value_of(cell) for cell in cells])(table)
+        return table.select(table.column_names[::-1])
+
+    for file in shards:
+        edit_shard(file, change)
+    require_whole(source(folder), pixels)
+
+    for file in shards:
         edit_shard(file, lambda table: table.select(["image"]))
-    assert pack(shards).label_names() == {}
+    assert pack(folder).label_names() == {}
 
 
 @pytest.mark.parametrize(
