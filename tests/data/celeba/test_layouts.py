@@ -188,7 +188,7 @@ FOUND = {  # a layout, a change of its folder, and the path that is given
     "links": ("official", link, ""),
     "other files": ("official", clutter, ""),
     "other files beside an archive": ("zip", clutter, ""),
-    "Hugging Face's cache": ("parquet", revisions, "hub"),
+    "Hugging Face's cache": ("parquet", revisions, ""),
     "a partition beside shards": (
         "parquet", lambda f, made: shutil.copy(made("official") / PARTITION, f), ""
     ),
