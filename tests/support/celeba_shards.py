@@ -121,10 +121,10 @@ def rewrite_zip(
 
 
 def edit_shard(file: Path, change: Callable[[Any], Any]) -> None:
-    """Write a shard again, as `change(table)` has it."""
+    """Write a shard again, not compressed, as `change(table)` has it."""
     import pyarrow.parquet as pq
 
-    pq.write_table(change(pq.read_table(file)), file, row_group_size=GROUP)
+    pq.write_table(change(pq.read_table(file)), file, GROUP, compression="none")
 
 
 def set_column(name: str, values: Callable[[list[Any]], Any]) -> Callable[[Any], Any]:
