@@ -21,6 +21,7 @@ from tests.support.celeba_shards import (
 )
 from tests.support.celeba_stand_in import LAYOUTS, NUM
 from vae.data.celeba.lists import ListedCelebA
+from vae.data.celeba.parquet import FOOTER_BYTES
 from vae.data.celeba.stores import END_BYTES
 
 JPEG = f"{IMAGES}/000013.jpg"
@@ -101,6 +102,17 @@ def test_another_shard_changes_it(number, change, celeba_in):
     assert mark(folder) == before
     edit_shard(file, set_column("image", change))
     assert mark(folder) != before
+
+
+def test_only_the_end_of_a_shard_is_read(celeba_in):
+    folder = celeba_in("parquet")
+    before = mark(folder)
+    file = sorted(folder.rglob("*.parquet"))[1]
+    content = file.read_bytes()
+    file.write_bytes(content[:100] + bytes(1000) + content[1100:])
+
+    assert len(content) > FOOTER_BYTES + 1100
+    assert mark(folder) == before
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
