@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,34 +27,20 @@ def to_float(images: np.ndarray, device: torch.device) -> Tensor:
     return batch.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
 
 
+@dataclass
 class TrainingBatches:
     """Shuffled batches of a split, for training.
 
-    Args:
-        images: (count, size, size, 3) uint8, memory-mapped or not.
-        batch_size: images a batch; the last, incomplete batch of an epoch is left
-            out (BatchNorm on two or three images would be noise).
-        seed: with the epoch, decides order and flips.
-        flip: mirror each image with probability 1/2.
-        device: where the batches go.
-        rows: the slice of each batch that is served; None: all of it.
+    The last, incomplete batch of an epoch is left out: BatchNorm on two or three images
+    would be noise.
     """
 
-    def __init__(
-        self,
-        images: np.ndarray,
-        batch_size: int,
-        seed: int,
-        flip: bool,
-        device: torch.device,
-        rows: slice | None = None,
-    ) -> None:
-        self.images = images
-        self.batch_size = batch_size
-        self.seed = seed
-        self.flip = flip
-        self.device = device
-        self.rows = rows or slice(0, batch_size)
+    images: np.ndarray  # (count, size, size, 3) uint8, memory-mapped or not
+    batch_size: int
+    seed: int  # with the epoch, decides order and flips
+    flip: bool  # mirror each image with probability 1/2
+    device: torch.device  # where the batches go
+    rows: slice | None = None  # the part of each batch that is served; None: all of it
 
     def __len__(self) -> int:
         """Return the number of batches per epoch."""
@@ -67,7 +54,7 @@ class TrainingBatches:
             mirrored = np.random.default_rng([self.seed, epoch, 1]).random(len(order)) < 0.5
         for batch in range(start, len(self)):
             first = batch * self.batch_size
-            rows = slice(first + self.rows.start, first + self.rows.stop)
+            rows = np.arange(first, first + self.batch_size)[self.rows or slice(None)]
             images = self.images[order[rows]]
             images[mirrored[rows]] = images[mirrored[rows], :, ::-1]
             yield to_float(images, self.device)

@@ -72,9 +72,7 @@ class SyntheticSource:
 
     def __init__(self, config: SyntheticConfig) -> None:
         assert config.num_images is not None  # SyntheticConfig checks it
-        self._preset = config.preset
-        self._seed = config.seed
-        self._image_size = config.image_size
+        self._config = config
         tenth = config.num_images // 10
         self._sizes = {"train": config.num_images - 2 * tenth, "val": tenth, "test": tenth}
 
@@ -83,9 +81,9 @@ class SyntheticSource:
         return {
             "source": self.name,
             "drawing_version": DRAWING_VERSION,
-            "preset": self._preset,
-            "seed": self._seed,
-            "image_size": self._image_size,
+            "preset": self._config.preset,
+            "seed": self._config.seed,
+            "image_size": self._config.image_size,
             "sizes": self.sizes(),
         }
 
@@ -106,13 +104,8 @@ class SyntheticSource:
 
         Returns:
             (stop - start, image_size, image_size, 3) uint8 RGB.
-
-        Raises:
-            IndexError: the range is not within the split.
         """
-        if not 0 <= start <= stop <= self._sizes[split]:
-            raise IndexError(f"{split}: [{start}, {stop}) is not in [0, {self._sizes[split]})")
-        size = self._image_size
+        size = self._config.image_size
         images = np.empty((stop - start, size, size, 3), dtype=np.uint8)
         # Vectorised arithmetic can round the last bit differently with a picture's
         # place in the batch. So each is drawn in the same batch always: blocks
@@ -134,7 +127,7 @@ class SyntheticSource:
         """
         rows = self._rows(split, 0, self._sizes[split])
         names, values = attributes(torch.from_numpy(rows))
-        varied = PRESETS[self._preset]
+        varied = PRESETS[self._config.preset]
         columns = [FACTOR_NAMES.index(name) for name in varied]
         return {
             "attributes": Labels(names, values.numpy()),
@@ -143,4 +136,5 @@ class SyntheticSource:
 
     def _rows(self, split: str, start: int, count: int) -> np.ndarray:
         """Return the factors of `count` faces of a split from `start`: (count, factors) float32."""
-        return sample_factors(self._preset, count, (self._seed, SPLITS.index(split)), start)
+        seed = (self._config.seed, SPLITS.index(split))
+        return sample_factors(self._config.preset, count, seed, start)

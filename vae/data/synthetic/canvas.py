@@ -80,11 +80,6 @@ def from_hsv(hue: Tensor, saturation: Tensor | float, value: Tensor | float) -> 
     return value * (1 - saturation * torch.minimum(k, 4 - k).clamp(0, 1))
 
 
-def math_cos(angle: Tensor | float) -> Tensor | float:
-    """Return the cosine of a tensor or of a number."""
-    return torch.cos(angle) if isinstance(angle, Tensor) else math.cos(angle)
-
-
 class Scene:
     """A batch of pictures being painted: the canvas, the head's frame and the light.
 
@@ -199,7 +194,8 @@ class Scene:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Project a point of the head (radians): x, y, and the foreshortening there."""
         turned = self.yaw + longitude
-        x = self.half_width * torch.sin(turned) * math_cos(latitude)
+        narrower = torch.cos(latitude) if isinstance(latitude, Tensor) else math.cos(latitude)
+        x = self.half_width * torch.sin(turned) * narrower
         y = self.half_height * torch.sin(self.pitch + latitude)
         return x, y, torch.cos(turned).clamp(0.25, 1)
 

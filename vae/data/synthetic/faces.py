@@ -8,7 +8,7 @@ attributes such a face has. The drawing itself is in `parts`, `features` and `ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from vae.data.synthetic.parts import paint_faces
-from vae.utils.errors import require
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,8 @@ def sample_factors(preset: str, n: int, seed: int | Sequence[int], start: int = 
     """Draw the factors of faces `start` to `start + n` of an endless sequence.
 
     Args:
-        preset: "core" (the varied factors are independent and uniform) or "rich"
-            (independent too, but glasses, hats, beards and such are on few faces).
+        preset: one of `PRESETS`: "core" (the varied factors are independent and uniform) or
+            "rich" (independent too, but glasses, hats, beards and such are on few faces).
         n: how many faces, >= 0.
         seed: >= 0; which sequence. Several numbers give a sequence of their own too.
         start: the first face's place in the sequence, >= 0.
@@ -114,11 +113,7 @@ def sample_factors(preset: str, n: int, seed: int | Sequence[int], start: int = 
     Returns:
         (n, len(FACTORS)) float32, each column within its factor's low and high.
         Row i depends on the preset, the seed and `start + i` only.
-
-    Raises:
-        UserError: the preset is not one of `PRESETS`.
     """
-    require(preset in PRESETS, "data.preset", preset, f"one of {', '.join(PRESETS)}")
     stream = np.random.Philox(np.random.SeedSequence(seed))
     stream.advance(start * (NUMBERS_PER_FACE // 4))
     uniform = np.random.Generator(stream).random((n, NUMBERS_PER_FACE))
@@ -148,71 +143,12 @@ def draw(factors: Tensor, size: int) -> Tensor:
 
     Returns:
         (n, 3, size, size) float32 RGB in [0, 1], on the factors' device.
-
-    Raises:
-        ValueError: `factors` has another shape, or the size is below 8.
     """
-    if factors.ndim != 2 or factors.shape[1] != len(FACTORS):
-        raise ValueError(f"factors: got {tuple(factors.shape)}, not (n, {len(FACTORS)})")
-    if size < 8:
-        raise ValueError(f"size: got {size}, but the smallest is 8")
     pictures = torch.empty(len(factors), 3, size, size, device=factors.device)
     for start in range(0, len(factors), DRAW_AT_ONCE):
         rows = factors[start : start + DRAW_AT_ONCE].float()
         pictures[start : start + len(rows)] = paint_faces(_by_name(rows), size)
     return pictures
-
-
-Rule = Callable[[dict[str, Tensor]], Tensor]
-
-
-def _is_bald(face: dict[str, Tensor]) -> Tensor:
-    return face["hair_len"] <= 0.10
-
-
-def _hair(condition: Rule) -> Rule:
-    """Restrict a condition to faces with hair."""
-    return lambda face: ~_is_bald(face) & condition(face)
-
-
-def _forehead(condition: Rule) -> Rule:
-    """Restrict a condition to faces with hair and a forehead without hat."""
-    return lambda face: ~_is_bald(face) & (face["hat"] < 0.5) & condition(face)
-
-
-# When a face has an attribute, under the names of CelebA's list.
-ATTRIBUTES: dict[str, Rule] = {
-    "Arched_Eyebrows": lambda face: face["brow_tilt"] > 0.5,
-    "Bald": lambda face: _is_bald(face) & (face["hat"] < 0.5),
-    "Bangs": _forehead(lambda face: face["fringe"] > 0.7),
-    "Big_Lips": lambda face: face["lip_full"] > 0.7,
-    "Big_Nose": lambda face: face["nose_w"] > 0.5,
-    "Black_Hair": _hair(lambda face: face["hair_dark"] > 0.83),
-    "Blond_Hair": _hair(lambda face: (face["hair_dark"] <= 0.33) & (face["hair_red"] <= 0.45)),
-    "Brown_Hair": _hair(
-        lambda face: (
-            (face["hair_dark"] > 0.33) & (face["hair_dark"] <= 0.83) & (face["hair_red"] <= 0.45)
-        )
-    ),
-    "Bushy_Eyebrows": lambda face: face["brow_thick"] > 0.7,
-    "Chubby": lambda face: face["face_w"] > 0.6,
-    "Eyeglasses": lambda face: face["glasses"] > 0.5,
-    "Goatee": lambda face: face["beard"] > 0.3,
-    "Mouth_Slightly_Open": lambda face: face["mouth_open"] > 0.2,
-    "Mustache": lambda face: face["beard"] > 0.15,
-    "Narrow_Eyes": lambda face: face["eye_size"] < -0.5,
-    "No_Beard": lambda face: face["beard"] <= 0.05,
-    "Oval_Face": lambda face: face["face_w"] < -0.3,
-    "Pale_Skin": lambda face: face["skin"] < 0.15,
-    "Pointy_Nose": lambda face: face["nose_w"] < -0.5,
-    "Receding_Hairline": _forehead(lambda face: face["fringe"] < 0.15),
-    "Rosy_Cheeks": lambda face: face["blush"] > 0.7,
-    "Smiling": lambda face: face["smile"] > 0.25,
-    "Straight_Hair": _hair(lambda face: face["wave"] <= 0.25),
-    "Wavy_Hair": _hair(lambda face: face["wave"] > 0.5),
-    "Wearing_Hat": lambda face: face["hat"] > 0.5,
-    "Wearing_Lipstick": lambda face: face["lip_red"] > 0.3,
-}
 
 
 def attributes(factors: Tensor) -> tuple[tuple[str, ...], Tensor]:
@@ -225,8 +161,43 @@ def attributes(factors: Tensor) -> tuple[tuple[str, ...], Tensor]:
         The attributes' names and (n, names) int8, 1 where the face has it, else 0.
     """
     face = _by_name(factors)
-    columns = [rule(face) for rule in ATTRIBUTES.values()]
-    return tuple(ATTRIBUTES), torch.stack(columns, dim=1).to(torch.int8)
+    hair = face["hair_len"] > 0.10
+    bare = face["hat"] < 0.5
+    forehead = hair & bare
+    has = {  # under the names of CelebA's list
+        "Arched_Eyebrows": face["brow_tilt"] > 0.5,
+        "Bald": ~hair & bare,
+        "Bangs": forehead & (face["fringe"] > 0.7),
+        "Big_Lips": face["lip_full"] > 0.7,
+        "Big_Nose": face["nose_w"] > 0.5,
+        "Black_Hair": hair & (face["hair_dark"] > 0.83),
+        "Blond_Hair": hair & (face["hair_dark"] <= 0.33) & (face["hair_red"] <= 0.45),
+        "Brown_Hair": (
+            hair
+            & (face["hair_dark"] > 0.33)
+            & (face["hair_dark"] <= 0.83)
+            & (face["hair_red"] <= 0.45)
+        ),
+        "Bushy_Eyebrows": face["brow_thick"] > 0.7,
+        "Chubby": face["face_w"] > 0.6,
+        "Eyeglasses": face["glasses"] > 0.5,
+        "Goatee": face["beard"] > 0.3,
+        "Mouth_Slightly_Open": face["mouth_open"] > 0.2,
+        "Mustache": face["beard"] > 0.15,
+        "Narrow_Eyes": face["eye_size"] < -0.5,
+        "No_Beard": face["beard"] <= 0.05,
+        "Oval_Face": face["face_w"] < -0.3,
+        "Pale_Skin": face["skin"] < 0.15,
+        "Pointy_Nose": face["nose_w"] < -0.5,
+        "Receding_Hairline": forehead & (face["fringe"] < 0.15),
+        "Rosy_Cheeks": face["blush"] > 0.7,
+        "Smiling": face["smile"] > 0.25,
+        "Straight_Hair": hair & (face["wave"] <= 0.25),
+        "Wavy_Hair": hair & (face["wave"] > 0.5),
+        "Wearing_Hat": face["hat"] > 0.5,
+        "Wearing_Lipstick": face["lip_red"] > 0.3,
+    }
+    return tuple(has), torch.stack(list(has.values()), dim=1).to(torch.int8)
 
 
 def _by_name(factors: Tensor) -> dict[str, Tensor]:
