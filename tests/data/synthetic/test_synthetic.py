@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vae.data.base import SPLITS
 from vae.data.synthetic import SyntheticConfig, SyntheticSource
-from vae.data.synthetic.faces import PRESETS, sample_factors
+from vae.data.synthetic.faces import PRESETS
 from vae.utils.errors import UserError
 
 
@@ -48,45 +50,29 @@ def test_a_tenth_each_for_validation_and_test(total, train, tenth):
     assert source(num_images=total).sizes() == {"train": train, "val": tenth, "test": tenth}
 
 
-def test_read_gives_uint8_images_of_the_set_size():
-    images = source(image_size=24).read("val", 2, 7)
-    assert images.shape == (5, 24, 24, 3)
-    assert images.dtype == np.uint8
-    assert source().read("val", 3, 3).shape == (0, 16, 16, 3)
+def test_the_same_faces_are_drawn_as_ever():
+    """Drawn when DRAWING_VERSION became 2. Other faces need another version and picture."""
+    faces = [source(preset=preset, image_size=64).read("val", 0, 6) for preset in PRESETS]
+    found = np.concatenate([np.concatenate(six, axis=1) for six in faces])
+    with Image.open(Path(__file__).with_name("faces.png")) as picture:
+        expected = np.asarray(picture)
+    assert np.abs(found - expected.astype(int)).max() <= 2  # rounding depends on the processor
 
 
-def test_read_beyond_the_split_is_refused():
-    with pytest.raises(IndexError, match="val"):
-        source().read("val", 5, 11)
-
-
-@pytest.mark.parametrize("size", [16, 45, 64])
-@pytest.mark.parametrize("preset", PRESETS)
-def test_an_image_does_not_depend_on_the_read_range(preset, size):
-    drawn = source(preset=preset, image_size=size, num_images=112)  # 90 for training
-    whole = drawn.read("train", 0, 90)
-    for start, stop in ((0, 1), (31, 33), (47, 48), (60, 90)):
-        assert np.array_equal(whole[start:stop], drawn.read("train", start, stop))
-
-
-def test_a_batch_never_depends_on_the_range(monkeypatch):
-    """Where the arithmetic rounds by the place in the batch, the bytes still agree."""
+def test_an_image_does_not_depend_on_the_read_range(monkeypatch):
+    """Even where the arithmetic rounds by the place in the batch."""
 
     def draw_by_place(factors: torch.Tensor, size: int) -> torch.Tensor:
         place = torch.arange(len(factors)) / 255 + len(factors) / 1000
-        return place[:, None, None, None].expand(-1, 3, size, size)
+        mean = factors.square().mean(1)
+        return ((place + mean) / 2)[:, None, None, None].expand(-1, 3, size, size)
 
     monkeypatch.setattr("vae.data.synthetic.draw", draw_by_place)
     whole = source().read("train", 0, 80)
-    for start, stop in ((0, 5), (31, 33), (47, 48), (60, 80)):
+    assert whole.shape == (80, 16, 16, 3)
+    assert whole.dtype == np.uint8
+    for start, stop in ((0, 5), (31, 33), (47, 48), (60, 80), (3, 3)):
         assert np.array_equal(whole[start:stop], source().read("train", start, stop))
-
-
-def test_images_depend_on_the_seed():
-    first = source(seed=4).read("test", 0, 10)
-    assert np.array_equal(first, source(seed=4).read("test", 0, 10))
-    other = source(seed=5).read("test", 0, 10)
-    assert all((a != b).any() for a, b in zip(first, other, strict=True))
 
 
 def test_more_images_extend_the_sequence():
@@ -129,19 +115,17 @@ def test_labels_belong_to_the_images():
     assert np.array_equal(smiling == 1, smile > 0.25)
 
 
-def test_presets_draw_different_pictures():
-    core, rich = source(preset="core"), source(preset="rich")
-    assert (core.read("val", 0, 10) != rich.read("val", 0, 10)).any(axis=(1, 2, 3)).all()
-
-
 @pytest.mark.parametrize(
     "changed", [{"preset": "rich"}, {"seed": 1}, {"image_size": 24}, {"num_images": 50}]
 )
 def test_fingerprint_depends_on_the_pixel_settings(changed):
-    plain = source().fingerprint()
-    assert json.loads(json.dumps(plain)) == plain
-    assert plain == source(batch_size=8, flip=True, num_workers=2, root="x").fingerprint()
-    assert plain != source(**changed).fingerprint()
+    plain, other = source(), source(**changed)
+    assert json.loads(json.dumps(plain.fingerprint())) == plain.fingerprint()
+    same = source(batch_size=8, flip=True, num_workers=2, root="x")
+    assert same.fingerprint() == plain.fingerprint() != other.fingerprint()
+    if "preset" in changed or "seed" in changed:
+        images = zip(plain.read("val", 0, 10), other.read("val", 0, 10), strict=True)
+        assert all((one != another).any() for one, another in images)
 
 
 def test_fingerprint_holds_the_drawing_version(monkeypatch):
@@ -155,11 +139,3 @@ def test_a_pickled_source_is_equal():
     copied = pickle.loads(pickle.dumps(drawn))
     assert copied.fingerprint() == drawn.fingerprint()
     assert np.array_equal(copied.read("val", 0, 3), drawn.read("val", 0, 3))
-
-
-def test_splits_use_their_own_stream():
-    drawn = source(seed=9)
-    for index, split in enumerate(SPLITS):
-        expected = sample_factors("core", 5, (9, index))
-        columns = drawn.labels(split)["factors"].values[:5]
-        assert columns[0, 0] == expected[0, 0]
