@@ -19,9 +19,7 @@ import json
 import logging
 import multiprocessing
 import zlib
-from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -96,13 +94,7 @@ def open_or_pack(source: ImageSource, config: DataConfig) -> Packed:
     fingerprint = source.fingerprint()
     folder = _folder(source, config, fingerprint)
     if _find_damage(folder) or _now_readable(source, config, folder):
-        with _translate_disk_errors(source, config), _locked(folder):
-            # Asked again: another process may have made it meanwhile.
-            if fault := _find_damage(folder) or _now_readable(source, config, folder):
-                if folder.exists():
-                    log.warning("%s: %s; packing it again", folder, fault)
-                _require_disk_space(source, config, folder)
-                pack(source, config, fingerprint, folder)
+        _pack_once(source, config, fingerprint, folder)
     log.info("images: %s", folder)
     packed = _open(folder)
     if skipped := packed.skipped():
@@ -193,12 +185,12 @@ def _find_damage(folder: Path, *, every_byte: bool = False) -> str:
 
 def _damage(file: Path, pieces: Pieces, every_byte: bool) -> str:
     """Describe the damage of a file of a cache, "" if there is none."""
-    size, expected = file.stat().st_size, sum(length for length, _ in pieces)
+    *starts, expected = accumulate((length for length, _ in pieces), initial=0)
+    size = file.stat().st_size
     if size != expected:
         return f"{file.name} is damaged ({size:,} bytes, not {expected:,})"
     last = len(pieces) - 1
     looked_at = range(last + 1) if every_byte else sorted({0, min(1, last), last // 2, last})
-    starts = [0, *accumulate(length for length, _ in pieces)]
     damaged = []
     with open(file, "rb") as opened:
         for piece in looked_at:
@@ -213,17 +205,48 @@ def _damage(file: Path, pieces: Pieces, every_byte: bool) -> str:
     )
 
 
-def _require_disk_space(source: ImageSource, config: DataConfig, folder: Path) -> None:
-    """Raise a UserError if the disk cannot hold the cache, before any image is decoded."""
-    there = [file for one in (folder, partial_folder(folder)) for file in one.glob("*.npy")]
-    needed = _required_bytes(source, config) - 512 * sum(file.stat().st_blocks for file in there)
-    if needed > free_bytes(Path(config.root)):
-        raise UserError(_too_small(config, "the disk is too small", needed))
+def _pack_once(
+    source: ImageSource, config: DataConfig, fingerprint: dict[str, Any], folder: Path
+) -> None:
+    """Pack a cache under its lock, unless another process has done so meanwhile.
 
-
-def _required_bytes(source: ImageSource, config: DataConfig) -> int:
-    """Return the bytes of all images, packed."""
-    return sum(source.sizes().values()) * 3 * config.image_size**2
+    Raises:
+        UserError: as `open_or_pack`; also about data.root and data.num_workers.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # A worker importing a script that packs as it is imported: it would wait for its parent.
+        raise UserError(MAIN_GUARD_HINT)
+    needed = sum(source.sizes().values()) * 3 * config.image_size**2  # bytes
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            log.info("%s: another process is packing it; waiting", folder)
+            held = lock.acquire()
+        with held:
+            if fault := _find_damage(folder) or _now_readable(source, config, folder):
+                if folder.exists():
+                    log.warning("%s: %s; packing it again", folder, fault)
+                written = [*folder.glob("*.npy"), *partial_folder(folder).glob("*.npy")]
+                missing = needed - 512 * sum(file.stat().st_blocks for file in written)
+                if missing > free_bytes(Path(config.root)):
+                    raise UserError(_too_small(config, "the disk is too small", missing))
+                pack(source, config, fingerprint, folder)
+    except OSError as error:
+        if error.errno in DISK_FULL_ERRORS:
+            what = f"{DISK_FULL_ERRORS[error.errno]}, so packing stopped and removed its files"
+            raise UserError(_too_small(config, what, needed)) from error
+        raise UserError(
+            f"data.root: {config.root}: the cache cannot be written there: {error}. Make it "
+            "writable, or set data.root to another disk."
+        ) from error
+    except BrokenProcessPool as error:
+        raise UserError(
+            "data.num_workers: a packing process died, perhaps for want of memory: try "
+            f"data.num_workers=1. {MAIN_GUARD_HINT}"
+        ) from error
 
 
 def _too_small(config: DataConfig, what: str, needed: int) -> str:
@@ -232,49 +255,3 @@ def _too_small(config: DataConfig, what: str, needed: int) -> str:
         f"and the packed images need {needed / 1e9:.2f} GB. Free some, set data.root to another "
         "disk, or lower data.num_images or data.image_size."
     )
-
-
-@contextmanager
-def _translate_disk_errors(source: ImageSource, config: DataConfig) -> Iterator[None]:
-    """Translate disk errors during packing into a UserError about data.root."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in DISK_FULL_ERRORS:
-            what = f"{DISK_FULL_ERRORS[error.errno]}, so packing stopped and removed its files"
-            message = _too_small(config, what, _required_bytes(source, config))
-        else:
-            message = (
-                f"data.root: {config.root}: the cache cannot be written there: {error}. Make it "
-                "writable, or set data.root to another disk."
-            )
-        raise UserError(message) from error
-    except BrokenProcessPool as error:
-        raise UserError(
-            "data.num_workers: a packing process died, perhaps for want of memory: try "
-            f"data.num_workers=1. {MAIN_GUARD_HINT}"
-        ) from error
-
-
-def cache_lock(folder: Path) -> FileLock:
-    """Return the lock that is held while a cache is packed."""
-    return FileLock(folder.with_name(f".{folder.name}.lock"))
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a cache while it is packed."""
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        # A worker importing a script that packs as it is imported: it would wait for its parent.
-        raise UserError(MAIN_GUARD_HINT)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = cache_lock(folder)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("%s: another process is packing it; waiting", folder)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

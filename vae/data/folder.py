@@ -57,7 +57,7 @@ class FolderSource:
                 f"data.path: {self.root} holds no images ({count_suffixes(files)}). Give the "
                 "folder that holds your pictures: jpg, png, webp, bmp, gif, pgm, ppm, pbm or tiff."
             )
-        self.files = _select(_by_split(images, self.root), config.num_images)
+        self.files = _select(images, config.num_images, self.root)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the image size and a digest of every file's path, size and modification time.
@@ -153,9 +153,10 @@ def _walk(root: Path) -> Iterator[str]:
                 yield f"{folder}{name}"
 
 
-def _by_split(images: list[str], root: Path) -> dict[str, list[str]]:
+def _select(images: list[str], limit: int | None, root: Path) -> dict[str, list[str]]:
+    """Divide images among the splits, in order, and select `limit` in total, by hash."""
     files: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for path in images:
+    for path in sorted(images):
         files[split_of(path)].append(path)
     empty = [split for split in SPLITS if not files[split]]
     if empty:
@@ -164,16 +165,9 @@ def _by_split(images: list[str], root: Path) -> dict[str, list[str]]:
             f"train, val and test (80, 10 and 10 % by file name): {' and '.join(empty)} would be "
             "empty. Add images."
         )
+    if limit is not None:
+        counts = limit_splits({split: len(paths) for split, paths in files.items()}, limit)
+        for split, paths in files.items():
+            paths.sort(key=lambda path: _hashes(path)[1])
+            files[split] = sorted(paths[: counts[split]])
     return files
-
-
-def _select(files: dict[str, list[str]], limit: int | None) -> dict[str, list[str]]:
-    """Select the files of each split in order, `limit` in total, by hash."""
-    if limit is None:
-        return {split: sorted(paths) for split, paths in files.items()}
-    counts = limit_splits({split: len(paths) for split, paths in files.items()}, limit)
-    chosen = {
-        split: sorted(paths, key=lambda path: _hashes(path)[1])[: counts[split]]
-        for split, paths in files.items()
-    }
-    return {split: sorted(paths) for split, paths in chosen.items()}

@@ -139,19 +139,15 @@ def _start_worker(partial: PartialCache) -> None:
     global _partial
     _partial = partial
     torch.set_num_threads(1)  # a worker a core: threads would only get in the way
-    _exit_with_parent()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
 def _exit_with_parent() -> None:
     """End this process as soon as its parent is gone: SIGKILL leaves no workers behind."""
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _write_in_worker(chunk: Chunk) -> Chunk:
