@@ -10,8 +10,10 @@ import resource
 import shutil
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -35,7 +37,6 @@ from tests.support.tiny_source import (
 from vae.cli.main import main
 from vae.data import partial_cache
 from vae.data.cache import open_or_pack, verify
-from vae.data.folder import FolderConfig, FolderSource
 from vae.utils.errors import UserError
 from vae.utils.files import with_checksum
 
@@ -49,8 +50,11 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kinds", [(), tuple(KINDS)])
 def test_a_cache_holds_images_and_labels(tmp_path, calls, kinds):
     source = Tiny(calls, kinds=kinds)
+    open_or_pack(source, config(tmp_path))
+    calls.unlink()
     packed = open_or_pack(source, config(tmp_path))
 
+    assert not calls.exists()  # an existing cache is opened without reading the source
     assert [packed.folder] == caches(tmp_path)
     assert packed.folder.name.startswith("tiny-8px-")
     assert packed.skipped() == []
@@ -73,27 +77,6 @@ def test_a_cache_holds_images_and_labels(tmp_path, calls, kinds):
     assert other.images["val"].shape == (70, 16, 16, 3)
 
 
-def test_an_existing_cache_is_opened_without_reading(tmp_path, calls):
-    open_or_pack(Tiny(calls), config(tmp_path))
-    calls.unlink()
-    again = open_or_pack(Tiny(calls), config(tmp_path))
-
-    assert not calls.exists()
-    assert again.images["train"].shape == (200, 8, 8, 3)
-
-
-def test_packing_shows_progress(tmp_path, pictures, capfd):
-    settings = FolderConfig("folder", str(tmp_path), 16, 2, None, False, None, path=str(pictures))
-    packed = open_or_pack(FolderSource(settings), settings)
-
-    for split, images in read_all(FolderSource(settings)).items():
-        assert (packed.images[split] == images).all()
-    shown = capfd.readouterr()
-    assert "packing folder 16 px" in shown.err
-    assert "60/60" in shown.err
-    assert shown.out == ""
-
-
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_skip_leaves_out_unreadable_images(tmp_path, calls, caplog, num_workers):
@@ -112,21 +95,12 @@ def test_skip_leaves_out_unreadable_images(tmp_path, calls, caplog, num_workers)
     assert packed.skipped() == listed
     assert verify(source, config(tmp_path, skip=True)).skipped() == listed
 
-    for _ in range(2):  # at each opening it is said
-        caplog.clear()
-        open_or_pack(source, config(tmp_path, skip=True))
-        assert f"images left out: 5, listed in {packed.folder}" in caplog.text
+    caplog.clear()  # said at each opening
+    open_or_pack(source, config(tmp_path, skip=True))
+    assert f"images left out: 5, listed in {packed.folder}" in caplog.text
     says = r"data\.on_corrupt: is `error`, .* left out: 5, .* train-0\.jpg: of two .* fix them"
     with pytest.raises(UserError, match=says):
         open_or_pack(source, config(tmp_path))
-
-
-def test_skip_without_damage_equals_no_skip(tmp_path, calls, caplog):
-    skip = open_or_pack(Tiny(calls), config(tmp_path / "skip", skip=True))
-    error = open_or_pack(Tiny(calls), config(tmp_path / "error"))
-
-    assert contents(skip.folder) == contents(error.folder)
-    assert "left out" not in caplog.text
 
 
 def test_a_cache_is_packed_again_once_all_its_images_are_readable(tmp_path, calls, caplog):
@@ -143,8 +117,10 @@ def test_a_cache_is_packed_again_once_all_its_images_are_readable(tmp_path, call
 
     packed = open_or_pack(Tiny(calls), config(tmp_path))
     assert "images that were left out can be read now; packing it again" in caplog.text
-    assert packed.skipped() == []
-    assert (packed.images["train"] == read_all(Tiny(calls))["train"]).all()
+    caplog.clear()  # without unreadable images, `skip` changes nothing
+    other = open_or_pack(Tiny(calls), config(tmp_path / "other", skip=True))
+    assert contents(packed.folder) == contents(other.folder)
+    assert "left out" not in caplog.text
 
 
 def test_a_split_without_an_image_is_refused(tmp_path, calls):
@@ -158,51 +134,51 @@ def test_a_split_without_an_image_is_refused(tmp_path, calls):
     assert asked(tmp_path / "mended") == JOBS[4:6]
 
 
-def flip(file: Path, place: int) -> None:
+def flipped(content: bytes, place: int = -1) -> bytes:
     """Change one bit of a byte."""
-    content = bytearray(file.read_bytes())
-    content[place] ^= 0x10
-    file.write_bytes(content)
+    changed = bytearray(content)
+    changed[place] ^= 0x10
+    return bytes(changed)
 
 
-def edit_index(folder: Path, *changes: tuple[str, str]) -> None:
-    index = folder / "index.json"
-    for old, new in changes:
-        assert old in index.read_text()
-        index.write_text(index.read_text().replace(old, new))
+def damage(file: Path, change: Callable[[bytes], bytes]) -> None:
+    file.write_bytes(change(file.read_bytes()))
 
 
-RENAMED = ("attributes a", "attributes c")
-DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "images cut": (lambda cache: os.truncate(cache / "train.npy", 1000), "train.npy is damaged"),
-    "a byte's bit": (lambda cache: flip(cache / "train.npy", 5000), "train.npy is damaged"),
-    "the header": (lambda cache: flip(cache / "val.npy", 20), "val.npy is damaged"),
-    "the last byte": (lambda cache: flip(cache / "test.npy", -1), "test.npy is damaged"),
-    "a label": (lambda cache: flip(cache / "val.attributes.npy", -1), "attributes.npy is damaged"),
-    "no labels": (lambda cache: (cache / "val.attributes.npy").unlink(), "npy is missing"),
-    "index cut": (lambda cache: os.truncate(cache / "index.json", 20), "index.json is damaged"),
-    "no index": (lambda cache: (cache / "index.json").unlink(), "index.json is missing"),
-    "another name": (lambda cache: edit_index(cache, RENAMED), "index.json is damaged"),
+def renamed(index: bytes) -> bytes:
+    assert b"attributes a" in index
+    return index.replace(b"attributes a", b"attributes c")
+
+
+DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes] | None, str]] = {
+    "images cut": ("train.npy", lambda images: images[:1000], "train.npy is damaged"),
+    "a label": ("val.attributes.npy", flipped, "val.attributes.npy is damaged"),
+    "no labels": ("val.attributes.npy", None, "val.attributes.npy is missing"),
+    "no index": ("index.json", None, "index.json is missing"),
+    "index cut": ("index.json", lambda index: index[:20], "index.json is damaged"),
+    "another name": ("index.json", renamed, "index.json is damaged"),
     "no checksum": (
-        lambda cache: edit_index(cache, RENAMED, ('crc32": ', 'src32": ')),
+        "index.json",
+        lambda index: renamed(index).replace(b'crc32": ', b'src32": '),
         "index.json is damaged",
     ),
-    "brackets": (
-        lambda cache: (cache / "index.json").write_text("[" * 100_000),
-        "index.json is damaged",
-    ),
+    "brackets": ("index.json", lambda _: b"[" * 100_000, "index.json is damaged"),
     "an older format": (
-        lambda cache: (cache / "index.json").write_text(with_checksum({"format": 2})),
+        "index.json",
+        lambda _: with_checksum({"format": 2}).encode(),
         "has format 2, not 3",
     ),
 }
 
 
-@pytest.mark.parametrize(("damage", "says"), DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_cache_is_reported_and_packed_again(tmp_path, calls, caplog, damage, says):
+@pytest.mark.parametrize(("name", "change", "says"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_cache_is_reported_and_packed_again(tmp_path, calls, caplog, name, change, says):
     packed = open_or_pack(Tiny(calls), config(tmp_path))
     whole = contents(packed.folder)
-    damage(packed.folder)
+    if change:
+        damage(packed.folder / name, change)
+    else:
+        (packed.folder / name).unlink()
     with pytest.raises(UserError, match=says):
         verify(Tiny(calls), config(tmp_path))
     caplog.clear()
@@ -218,18 +194,17 @@ def test_a_damaged_cache_is_reported_and_packed_again(tmp_path, calls, caplog, d
 def test_verify_reads_every_byte(tmp_path, calls):
     file = open_or_pack(Tiny(calls), config(tmp_path)).folder / "train.npy"
     verify(Tiny(calls), config(tmp_path))
-    last = file.stat().st_size - 1
+    whole = file.read_bytes()
+    last = len(whole) - 1
     borders = [0, 127, 128, 128 + 8 * 192 - 1, 128 + 8 * 192, last]
     for place in borders + random.Random(0).sample(range(last), 20):
-        flip(file, place)
+        file.write_bytes(flipped(whole, place))
         start = 0 if place < 128 else 128 + (place - 128) // (8 * 192) * (8 * 192)
         says = rf"train\.npy is damaged in 1 of 26 .* \(the first at byte {start:,}\)"
         with pytest.raises(UserError, match=says):
             verify(Tiny(calls), config(tmp_path))
-        flip(file, place)
 
-    flip(file, 500)
-    flip(file, last)
+    file.write_bytes(flipped(flipped(whole, 500), last))
     with pytest.raises(UserError, match=r"train\.npy is damaged in 2 of 26"):
         verify(Tiny(calls), config(tmp_path))
 
@@ -238,14 +213,14 @@ def test_verify_reads_every_byte(tmp_path, calls):
 def test_a_start_reads_both_ends_and_the_middle(tmp_path, calls, monkeypatch, caplog):
     folder = open_or_pack(Tiny(calls), config(tmp_path)).folder
     files = len(contents(folder))
-    read, crc32 = [], zlib.crc32
     with monkeypatch.context() as patch:
-        patch.setattr(zlib, "crc32", lambda content: read.append(content) or crc32(content))
+        counted = Mock(wraps=zlib.crc32)
+        patch.setattr(zlib, "crc32", counted)
         open_or_pack(Tiny(calls), config(tmp_path))
-    assert files <= len(read) <= 4 * files
+    assert files <= counted.call_count <= 4 * files
 
     for place in (0, 128, 128 + 90 * 192, 128 + 199 * 192):
-        flip(folder / "train.npy", place)
+        damage(folder / "train.npy", partial(flipped, place=place))
         caplog.clear()
         open_or_pack(Tiny(calls), config(tmp_path))
         assert "train.npy is damaged in 1 of 4" in caplog.text
@@ -257,27 +232,29 @@ def test_a_read_error_is_no_damage(tmp_path, calls, monkeypatch, read):
     folder = open_or_pack(Tiny(calls), config(tmp_path)).folder
     before = contents(folder)
 
-    def stale(file: Path, *_: object) -> None:
-        raise OSError(errno.ESTALE, "Stale file handle", str(file))
-
-    monkeypatch.setattr("vae.data.cache._damage", stale)
-    with pytest.raises(UserError, match=rf"{folder}/.*npy: cannot be read: Stale file handle"):
+    stale = OSError(errno.ESTALE, "Stale file handle", str(folder / "val.npy"))
+    monkeypatch.setattr("vae.data.cache._damage", Mock(side_effect=stale))
+    with pytest.raises(UserError, match=rf"{folder}/val\.npy: cannot be read: Stale file handle"):
         read(Tiny(calls), config(tmp_path))
     assert contents(folder) == before
 
 
-def test_verify_by_the_command(tmp_path, pictures, capsys):
+def test_packing_and_verifying_by_the_command(tmp_path, pictures, capsys):
     arguments = ["pack", "folder", f"data.root={tmp_path}", f"data.path={pictures}"]
-    arguments += ["data.image_size=256", "data.batch_size=2", "--verify"]
-    assert main(arguments) == 1
+    arguments += ["data.image_size=256", "data.batch_size=2"]
+    verifying = [*arguments, "--verify"]
+    assert main(verifying) == 1
     assert "nothing is packed yet" in capsys.readouterr().err
-    assert main(arguments[:-1]) == 0
     assert main(arguments) == 0
+    shown = capsys.readouterr().err
+    assert "packing folder 256 px" in shown
+    assert "60/60" in shown
+    assert main(verifying) == 0
     assert "every byte as it was written" in capsys.readouterr().out
 
     (folder,) = caches(tmp_path)
-    flip(folder / "train.npy", (1 << 20) + 77)
-    assert main(arguments) == 1
+    damage(folder / "train.npy", partial(flipped, place=(1 << 20) + 77))
+    assert main(verifying) == 1
     said = capsys.readouterr()
     assert f"{folder}: train.npy is damaged in 1 of" in said.err
     assert "every byte" not in said.out
@@ -287,34 +264,28 @@ def set_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
 
 
-def test_disk_space_is_asked_for_before_reading(tmp_path, calls, monkeypatch):
-    set_free(monkeypatch, 300 * 192 - 1)
-    with pytest.raises(UserError, match=r"data\.root: .* the disk is too small: 0\.00 GB are free"):
-        open_or_pack(Tiny(calls), config(tmp_path))
-    assert not calls.exists()
-    set_free(monkeypatch, 300 * 192)
-    folder = open_or_pack(Tiny(calls), config(tmp_path)).folder
+def test_disk_space_for_the_rest_is_asked_for_before_reading(tmp_path, calls, monkeypatch):
+    def pack(images: float) -> Path:
+        set_free(monkeypatch, round(images * 3 * 64**2))
+        return open_or_pack(Tiny(calls, 64), config(tmp_path, 64)).folder
 
+    too_small = r"data\.root: .* the disk is too small: 0\.00 GB are free"
+    with pytest.raises(UserError, match=too_small):
+        pack(299.9)
+    set_free(monkeypatch, 300 * 3 * 64**2)
+    cut(tmp_path, size=64)  # packs the 200 images of train
+    with pytest.raises(UserError, match=too_small):
+        pack(50)
+    assert not calls.exists()
+    folder = pack(105)
     (folder / "index.json").unlink()  # a damaged cache counts as free space
-    set_free(monkeypatch, 100)
-    open_or_pack(Tiny(calls), config(tmp_path))
-
-
-def test_resuming_needs_space_only_for_the_rest(tmp_path, calls, monkeypatch):
-    cut(tmp_path, size=64)
-    set_free(monkeypatch, 50 * 3 * 64**2)  # val and test: 100 images
-    with pytest.raises(UserError, match=r"data\.root: .* GB are free"):
-        open_or_pack(Tiny(calls, 64), config(tmp_path, 64))
-    assert not calls.exists()
-    set_free(monkeypatch, 105 * 3 * 64**2)
-    open_or_pack(Tiny(calls, 64), config(tmp_path, 64))
+    pack(1)
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_an_error_of_a_full_disk_frees_it(tmp_path, calls, num_workers):
+def test_a_full_disk_in_a_worker_is_freed(tmp_path, calls):
     with pytest.raises(UserError, match=r"data\.root: .*the disk is full, so packing stopped"):
-        open_or_pack(Tiny(calls, fails="disk"), config(tmp_path, num_workers=num_workers))
+        open_or_pack(Tiny(calls, fails="disk"), config(tmp_path, num_workers=2))
     assert caches(tmp_path) == partials(tmp_path) == []
 
 

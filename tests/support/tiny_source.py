@@ -113,11 +113,10 @@ def pids(calls: Path) -> set[int]:
 def packing_code(root: Path, calls: Path, num_workers: int, **options: Any) -> str:
     """A program that packs."""
     return (
-        "import logging, signal\n"
+        "import signal\n"
         "from pathlib import Path, PosixPath\n"  # the second for the options
         "from tests.support import tiny_source as t\n"
         "from vae.data import packing\n"
-        "logging.basicConfig(level='INFO')\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "packing.POOL_PAYS_FROM = -1\n"
         f"source = t.Tiny(Path({str(calls)!r}), **{options!r})\n"
@@ -130,13 +129,10 @@ ROOT = Path(__file__).parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def start_packing(
-    root: Path, calls: Path, log: Path = Path(os.devnull), **options: Any
-) -> subprocess.Popen[bytes]:
-    """Another process that packs; what it says goes into a file."""
+def start_packing(root: Path, calls: Path, **options: Any) -> subprocess.Popen[bytes]:
+    """Another process that packs."""
     code = packing_code(root, calls, 1, **options)
-    with open(log, "wb") as said:
-        return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=ENV, stderr=said)
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=ENV)
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
