@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -47,13 +48,6 @@ def test_added_files_do_not_change_the_split_of_others(pictures):
     assert before.items() <= after.items()
 
 
-def test_splits_are_80_10_10():
-    splits = [split_of(f"person {number // 10}/{number}.jpg") for number in range(20_000)]
-
-    shares = [splits.count(split) / len(splits) for split in SPLITS]
-    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
-
-
 def test_the_split_of_a_path_never_changes():
     """By the first digits of `printf PATH | sha256sum`: below 0.8, 0.9 or 1 of all there are."""
     for path, digits, split in (
@@ -77,41 +71,35 @@ def test_num_images_selects_nested_subsets(pictures):
     assert train != beginning  # spread over the folder
 
 
-def test_hidden_and_other_files_are_ignored(pictures):
-    before = used(source(pictures))
+def test_only_visible_images_are_read_and_linked_ones_once(pictures, tmp_path):
     for name in (".hidden.png", ".git/a.png", "__MACOSX/a.png", "notes.txt", "a/.DS_Store"):
         (pictures / name).parent.mkdir(exist_ok=True)
         (pictures / name).write_bytes(b"nothing")
+    assert len(used(source(pictures))) == 60
 
-    assert used(source(pictures)) == before
-
-
-def test_links_are_followed_without_loops(pictures, tmp_path):
     for number in range(5):
         save_noise(tmp_path / "elsewhere" / f"{number}.png")
     (pictures / "link").symlink_to(tmp_path / "elsewhere")
     (pictures / "a" / "loop").symlink_to(pictures)
-
+    (pictures / "gone.png").symlink_to("nothing")
     assert len(used(source(pictures))) == 65
 
 
 def test_fingerprint_depends_on_files_and_not_location(pictures):
     first = source(pictures).fingerprint()
     moved = pictures.rename(pictures.with_name("moved"))
-
     assert source(moved).fingerprint() == first
-    assert source(moved, size=32).fingerprint() != first
-    assert source(moved, num_images=30).fingerprint() != first
+
+    seen = [first, source(moved, size=32).fingerprint(), source(moved, 30).fingerprint()]
     os.utime(moved / "a" / "0.png", ns=(0, 0))
-    touched = source(moved).fingerprint()
-    assert touched != first
+    seen.append(source(moved).fingerprint())
     last = source(moved).files["train"][-1]
     names = (f"{last}-{number}.png" for number in range(1000))
     (moved / last).rename(moved / next(name for name in names if split_of(name) == "train"))
-    renamed = source(moved).fingerprint()
-    assert renamed != touched
+    seen.append(source(moved).fingerprint())
     save_noise(moved / "new.png")
-    assert source(moved).fingerprint() != renamed
+    seen.append(source(moved).fingerprint())
+    assert len({json.dumps(each) for each in seen}) == 6
 
 
 @pytest.mark.parametrize("path", [None, "", "???"])
@@ -125,13 +113,15 @@ def test_a_folder_without_images_lists_its_files(tmp_path):
         source(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"holds no images .0 files"):
         source(tmp_path)
-    (tmp_path / "a.txt").write_text("")
-    (tmp_path / "b.txt").write_text("")
-    (tmp_path / "README").write_text("")
+    for name in ("a.txt", "b.txt", "README"):
+        (tmp_path / name).write_text("")
     with pytest.raises(UserError, match=r"3 files: 2 \.txt, 1 without a suffix"):
         source(tmp_path)
     with pytest.raises(UserError, match="is a file"):
         source(tmp_path / "a.txt")
+    save_noise(tmp_path / "only.png")
+    with pytest.raises(UserError, match=r"holds 1 image, .*would be empty. Add images"):
+        source(tmp_path)
 
 
 def test_an_inaccessible_parent_folder_is_reported(pictures, as_nobody, monkeypatch):
@@ -142,13 +132,6 @@ def test_an_inaccessible_parent_folder_is_reported(pictures, as_nobody, monkeypa
             source("pictures/a")
     finally:
         pictures.chmod(0o700)
-
-
-def test_too_few_images_for_three_splits(tmp_path):
-    save_noise(tmp_path / "only.png")
-
-    with pytest.raises(UserError, match=r"holds 1 image, .*would be empty. Add images"):
-        source(tmp_path)
 
 
 def test_a_damaged_image_is_named(pictures):
