@@ -82,16 +82,6 @@ def test_a_failed_packing_is_resumed(tmp_path, calls, caplog, num_workers, fault
     assert partials(tmp_path) == []
 
 
-def no_markers(partial: Path) -> None:
-    for marker in (partial / "done").iterdir():
-        marker.unlink()
-
-
-def other_checksum(partial: Path) -> None:
-    (marker,) = (partial / "done").glob("train-64-*")
-    marker.rename(marker.with_name("train-64-00000000"))
-
-
 def zeros(partial: Path) -> None:
     """Lose bytes of the third chunk."""
     with open(partial / "train.npy", "rb+") as file:
@@ -101,8 +91,6 @@ def zeros(partial: Path) -> None:
 
 TRAIN = JOBS[:4]
 LOSSES: dict[str, tuple[Callable[[Path], object], list[tuple[str, int]]]] = {
-    "no markers": (no_markers, TRAIN),
-    "another checksum": (other_checksum, [TRAIN[1]]),
     "images cut": (lambda partial: os.truncate(partial / "train.npy", 128 + 130 * 192), TRAIN[2:]),
     "images never written": (zeros, [TRAIN[2]]),
     "an older format": (lambda partial: (partial / "done").rename(partial / "journal"), TRAIN),

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -47,17 +46,21 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.usefixtures("workers")
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks into /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_packing_leaves_no_workers_and_resumes(tmp_path, calls, caplog, number):
+@pytest.mark.parametrize(
+    ("stop", "number"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGKILL)]
+)
+def test_a_stopped_packing_leaves_no_workers(tmp_path, calls, caplog, capfd, stop, number):
+    """A terminal sends SIGINT to all processes."""
     source, settings = Tiny(calls, gate=tmp_path / "gate"), config(tmp_path, num_workers=2)
-    packer = in_a_fork(lambda: open_or_pack(source, settings))
+    packer = in_a_fork(lambda: (os.setsid(), open_or_pack(source, settings)))
     # the first job is the parent's own, the next ones its workers'
     wait_until(lambda: len(pids(calls)) == 3)
-    os.kill(packer, number)
+    stop(packer, number)
     source.gate.touch()
     assert os.waitpid(packer, 0)[1] != 0
 
     wait_until(lambda: not any(map(is_alive, pids(calls))))
+    assert "Traceback" not in capfd.readouterr().err
     assert caches(tmp_path) == []
     done = noted(partials(tmp_path)[0])
     assert JOBS[0] in done
@@ -66,31 +69,6 @@ def test_a_stopped_packing_leaves_no_workers_and_resumes(tmp_path, calls, caplog
     assert "resuming at image" in caplog.text
     assert sorted(asked(tmp_path / "again")) == sorted(set(JOBS) - set(done))
     assert contents(packed.folder) == whole(tmp_path)
-
-
-@pytest.mark.usefixtures("workers")
-@pytest.mark.skipif(not Path("/proc/thread-self/children").exists(), reason="looks into /proc")
-def test_ctrl_c_while_workers_start_is_quiet(tmp_path, calls, capfd):
-    """A terminal sends SIGINT to all processes, also to those still importing."""
-    source, settings = Tiny(calls, gate=tmp_path / "gate"), config(tmp_path, num_workers=2)
-    packer = in_a_fork(lambda: (os.setsid(), open_or_pack(source, settings)))
-    wait_until(lambda: len(workers_of(packer)) == 2)
-    started = workers_of(packer)
-    time.sleep(0.3)
-    os.killpg(packer, signal.SIGINT)
-    source.gate.touch()
-    assert os.waitpid(packer, 0)[1] != 0
-
-    wait_until(lambda: not any(map(is_alive, started)))
-    assert "Traceback" not in capfd.readouterr().err
-    assert caches(tmp_path) == []
-
-
-def workers_of(pid: int) -> list[int]:
-    """The spawned workers of a process, without multiprocessing's resource tracker."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
-    return [child for child, command in commands.items() if b"--multiprocessing-fork" in command]
 
 
 def on_each_line(do: Callable[[str], object]) -> None:

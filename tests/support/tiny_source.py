@@ -146,10 +146,10 @@ def read_all(source: Any) -> dict[str, np.ndarray]:
     return {split: source.read(split, 0, count) for split, count in source.sizes().items()}
 
 
-def whole(tmp_path: Path, **options: Any) -> dict[str, bytes]:
+def whole(tmp_path: Path) -> dict[str, bytes]:
     """The cache of an uninterrupted packing."""
-    settings = config(tmp_path / "whole", skip=bool(options))
-    return contents(open_or_pack(Tiny(tmp_path / "whole_calls", **options), settings).folder)
+    source = Tiny(tmp_path / "whole_calls")
+    return contents(open_or_pack(source, config(tmp_path / "whole")).folder)
 
 
 def noted(partial: Path) -> list[tuple[str, int]]:

@@ -62,7 +62,7 @@ class PartialCache:
 
     def allocate(self) -> None:
         """Create the folder and files of full size; what an interrupted packing wrote stays."""
-        self._done.mkdir(parents=True, exist_ok=True)
+        (self.folder / DONE).mkdir(parents=True, exist_ok=True)
         for split, count in self.source.sizes().items():
             with open(self.file(split), "ab") as file:
                 file.truncate(HEADER_BYTES + count * self.image_bytes)
@@ -72,7 +72,7 @@ class PartialCache:
 
         Their bytes are checked: a machine that lost power may have kept the marker alone.
         """
-        noted = {marker.name.rpartition("-")[0] for marker in self._done.iterdir()}
+        noted = {marker.name.rpartition("-")[0] for marker in (self.folder / DONE).iterdir()}
         found = []
         for chunk in self.chunks():
             if f"{chunk.split}-{chunk.start}" not in noted:
@@ -134,12 +134,8 @@ class PartialCache:
         """Return the file of a split's images."""
         return self.folder / f"{split}.npy"
 
-    @property
-    def _done(self) -> Path:
-        return self.folder / DONE
-
     def _marker(self, chunk: Chunk) -> Path:
-        return self._done / f"{chunk.split}-{chunk.start}-{chunk.checksum:08x}"
+        return self.folder / DONE / f"{chunk.split}-{chunk.start}-{chunk.checksum:08x}"
 
     def _read(self, chunk: Chunk) -> tuple[np.ndarray, list[tuple[int, str]]]:
         """Read a chunk's images, zeros for unreadable ones, and the reasons."""

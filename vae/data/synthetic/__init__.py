@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,17 +106,14 @@ class SyntheticSource:
         Returns:
             (stop - start, image_size, image_size, 3) uint8 RGB.
         """
-        size = self._config.image_size
-        images = np.empty((stop - start, size, size, 3), dtype=np.uint8)
         # Vectorised arithmetic can round the last bit differently with a picture's
-        # place in the batch. So each is drawn in the same batch always: blocks
+        # place in the batch. So each is drawn in the same batch always: they
         # begin at multiples of DRAW_AT_ONCE and are drawn whole.
-        for block in range(start - start % DRAW_AT_ONCE, stop, DRAW_AT_ONCE):
-            pictures = draw(torch.from_numpy(self._rows(split, block, DRAW_AT_ONCE)), size)
-            pixels = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-            first, last = max(start, block), min(stop, block + DRAW_AT_ONCE)
-            images[first - start : last - start] = pixels[first - block : last - block]
-        return images
+        first = start - start % DRAW_AT_ONCE
+        count = math.ceil((stop - first) / DRAW_AT_ONCE) * DRAW_AT_ONCE
+        rows = torch.from_numpy(self._rows(split, first, count))
+        pictures = draw(rows, self._config.image_size)[start - first : stop - first]
+        return (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
     def check(self) -> None:
         """Nothing to check: no image can be missing."""

@@ -116,33 +116,21 @@ class Scene:
         self.hair_depth *= smooth(self["hair_len"] * 6)  # stubble lies close to the skull
         self.hair_end = -0.34 + 1.34 * self["hair_len"]  # the row where hair hangs to
         self.has_hair = smooth(self["hair_len"] * 16 - 0.8)  # 0 for a bald head
-        self.skin_colour = self._skin_colour()
-        self.hair_colour = self._hair_colour()
-        self._light()
+        warm = self.colour((0.05, 0.0, -0.07)) * self["undertone"]
+        self.skin_colour = (ramp(SKIN_TONES, self["skin"]) * (1 + warm)).clamp(0, 1)
+        red = 0.8 * self["hair_red"] * (1 - 0.6 * self["hair_dark"])
+        self.hair_colour = mix(ramp(HAIR_TONES, self["hair_dark"]), self.colour(RED_HAIR), red)
+
+        # One lamp, in front and above, and the light that comes from everywhere.
+        azimuth = 1.1 * self["light_az"]
+        height = -0.35 - 0.45 * self["light_el"]
+        lamp = torch.cat([torch.sin(azimuth), height, torch.cos(azimuth)], dim=1)
+        self.lamp_x, self.lamp_y, self.lamp_z = (lamp / lamp.norm(dim=1, keepdim=True)).split(1, 1)
+        self.ambient = 0.38 + 0.30 * self["light_amb"]
 
     def __getitem__(self, factor: str) -> Tensor:
         """Return the values of a factor, (n, 1, 1, 1)."""
         return self.factors[factor]
-
-    def _skin_colour(self) -> Tensor:
-        warm = self.colour((0.05, 0.0, -0.07)) * self["undertone"]
-        return (ramp(SKIN_TONES, self["skin"]) * (1 + warm)).clamp(0, 1)
-
-    def _hair_colour(self) -> Tensor:
-        red = 0.8 * self["hair_red"] * (1 - 0.6 * self["hair_dark"])
-        return mix(ramp(HAIR_TONES, self["hair_dark"]), self.colour(RED_HAIR), red)
-
-    def _light(self) -> None:
-        """Place one lamp, in front and above, and the light that comes from everywhere."""
-        azimuth = 1.1 * self["light_az"]
-        lamp = torch.cat(
-            [torch.sin(azimuth), -0.35 - 0.45 * self["light_el"], torch.cos(azimuth)], dim=1
-        )
-        lamp = lamp / lamp.norm(dim=1, keepdim=True)
-        self.lamp_x: Tensor = lamp[:, 0:1]
-        self.lamp_y: Tensor = lamp[:, 1:2]
-        self.lamp_z: Tensor = lamp[:, 2:3]
-        self.ambient = 0.38 + 0.30 * self["light_amb"]
 
     def colour(self, rgb: tuple[float, float, float]) -> Tensor:
         """Return a fixed colour as (1, 3, 1, 1)."""

@@ -164,6 +164,7 @@ def attributes(factors: Tensor) -> tuple[tuple[str, ...], Tensor]:
     hair = face["hair_len"] > 0.10
     bare = face["hat"] < 0.5
     forehead = hair & bare
+    natural = hair & (face["hair_red"] <= 0.45)
     has = {  # under the names of CelebA's list
         "Arched_Eyebrows": face["brow_tilt"] > 0.5,
         "Bald": ~hair & bare,
@@ -171,13 +172,8 @@ def attributes(factors: Tensor) -> tuple[tuple[str, ...], Tensor]:
         "Big_Lips": face["lip_full"] > 0.7,
         "Big_Nose": face["nose_w"] > 0.5,
         "Black_Hair": hair & (face["hair_dark"] > 0.83),
-        "Blond_Hair": hair & (face["hair_dark"] <= 0.33) & (face["hair_red"] <= 0.45),
-        "Brown_Hair": (
-            hair
-            & (face["hair_dark"] > 0.33)
-            & (face["hair_dark"] <= 0.83)
-            & (face["hair_red"] <= 0.45)
-        ),
+        "Blond_Hair": natural & (face["hair_dark"] <= 0.33),
+        "Brown_Hair": natural & (face["hair_dark"] > 0.33) & (face["hair_dark"] <= 0.83),
         "Bushy_Eyebrows": face["brow_thick"] > 0.7,
         "Chubby": face["face_w"] > 0.6,
         "Eyeglasses": face["glasses"] > 0.5,

@@ -13,8 +13,7 @@ from vae.data.synthetic.facial_features import EYE_ROWS, face
 
 FRAMES = (0.08, 0.07, 0.07)
 
-# Rows of the picture that a part can reach, from -1 (top) to 1 (bottom), over
-# every pose: it is painted only there, which halves the work.
+# Rows of the picture that a part can reach, as in `facial_features`.
 EAR_ROWS = (-0.5, 0.6)
 NECK_ROWS = (0.0, 1.0)
 CLOTHES_ROWS = (0.4, 1.0)
