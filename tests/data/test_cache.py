@@ -154,7 +154,6 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes] | None, str]] = {
     "images cut": ("train.npy", lambda images: images[:1000], "train.npy is damaged"),
     "a label": ("val.attributes.npy", flipped, "val.attributes.npy is damaged"),
     "no labels": ("val.attributes.npy", None, "val.attributes.npy is missing"),
-    "no index": ("index.json", None, "index.json is missing"),
     "index cut": ("index.json", lambda index: index[:20], "index.json is damaged"),
     "another name": ("index.json", renamed, "index.json is damaged"),
     "no checksum": (
