@@ -125,7 +125,8 @@ class Scene:
         azimuth = 1.1 * self["light_az"]
         height = -0.35 - 0.45 * self["light_el"]
         lamp = torch.cat([torch.sin(azimuth), height, torch.cos(azimuth)], dim=1)
-        self.lamp_x, self.lamp_y, self.lamp_z = (lamp / lamp.norm(dim=1, keepdim=True)).split(1, 1)
+        lamp = lamp / lamp.norm(dim=1, keepdim=True)
+        self.lamp_x, self.lamp_y, self.lamp_z = torch.split(lamp, 1, dim=1)
         self.ambient = 0.38 + 0.30 * self["light_amb"]
 
     def __getitem__(self, factor: str) -> Tensor:
