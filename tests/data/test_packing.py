@@ -16,23 +16,21 @@ from unittest.mock import Mock
 import pytest
 
 from tests.support.tiny_source import (
-    ENV,
     JOBS,
-    ROOT,
     Tiny,
     asked,
     caches,
     config,
     contents,
     cut,
+    in_a_fork,
     noted,
-    packing_code,
     partials,
     pids,
-    start_packing,
     wait_until,
     whole,
 )
+from tests.support.train_command import ROOT
 from vae.cli.main import main
 from vae.data.cache import open_or_pack
 from vae.data.partial_cache import PartialCache
@@ -118,19 +116,18 @@ def test_chunks_of_large_images_are_short(tmp_path, size, count):
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_concurrent_processes_pack_once(tmp_path, calls, caplog, killed):
-    gate = tmp_path / "gate"
-    packer = start_packing(tmp_path, calls, gate=gate)
+    source = Tiny(calls, gate=tmp_path / "gate")
+    packer = in_a_fork(lambda: open_or_pack(source, config(tmp_path)))
     wait_until(lambda: len(asked(calls)) == 2)
     with caplog.at_level(logging.INFO), ThreadPoolExecutor() as threads:
         waiting = threads.submit(open_or_pack, Tiny(tmp_path / "again"), config(tmp_path))
         wait_until(lambda: "another process is packing it; waiting" in caplog.text)
         if killed:
-            packer.kill()
-        else:
-            gate.touch()
+            os.kill(packer, signal.SIGKILL)
+        source.gate.touch()
         packed = waiting.result(60)
 
-    assert packer.wait(60) == (-signal.SIGKILL if killed else 0)
+    assert os.waitpid(packer, 0)[1] == (signal.SIGKILL if killed else 0)
     assert asked(tmp_path / "again") == (JOBS[1:] if killed else [])
     assert ("resuming at image 64" in caplog.text) == killed
     assert contents(packed.folder) == whole(tmp_path)
@@ -143,11 +140,19 @@ def test_ctrl_c_prints_one_word(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_script_without_a_main_guard_ends_with_the_reason(tmp_path, calls):
+def test_a_script_without_a_main_guard_ends_with_the_reason(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(packing_code(tmp_path, calls, 2))
+    script.write_text(f"""
+from pathlib import Path
+from tests.support.tiny_source import Tiny, config, open_or_pack
+from vae.data import packing
+packing.POOL_PAYS_FROM = -1
+root = Path({str(tmp_path)!r})
+open_or_pack(Tiny(root / "calls"), config(root, num_workers=2))
+""")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
-        [sys.executable, script], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300
+        [sys.executable, script], env=env, capture_output=True, text=True, timeout=300
     )
 
     assert result.returncode != 0

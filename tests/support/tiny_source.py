@@ -1,12 +1,10 @@
-"""A small source of noise, and helpers to pack it in this process, in a fork or in another."""
+"""A small source of noise, and helpers to pack it in this process or in a fork."""
 
 from __future__ import annotations
 
 import errno
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -108,31 +106,6 @@ def asked(calls: Path) -> list[tuple[str, int]]:
 def pids(calls: Path) -> set[int]:
     lines = calls.read_text().splitlines() if calls.exists() else []
     return {int(line.split()[2]) for line in lines}
-
-
-def packing_code(root: Path, calls: Path, num_workers: int, **options: Any) -> str:
-    """A program that packs."""
-    return (
-        "import signal\n"
-        "from pathlib import Path, PosixPath\n"  # the second for the options
-        "from tests.support import tiny_source as t\n"
-        "from vae.data import packing\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "packing.POOL_PAYS_FROM = -1\n"
-        f"source = t.Tiny(Path({str(calls)!r}), **{options!r})\n"
-        f"settings = t.config(Path({str(root)!r}), source.size, {num_workers})\n"
-        "t.open_or_pack(source, settings)\n"
-    )
-
-
-ROOT = Path(__file__).parents[2]
-ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def start_packing(root: Path, calls: Path, **options: Any) -> subprocess.Popen[bytes]:
-    """Another process that packs."""
-    code = packing_code(root, calls, 1, **options)
-    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=ENV)
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
