@@ -3,8 +3,9 @@
 import pickle
 
 import pytest
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
-from vae.benchmark.steps import build_variant
 from vae.utils.devices import cpu_threads
 
 
@@ -15,46 +16,43 @@ def one_thread():
         yield
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def kept_memory(monkeypatch):
-    """Leave the allocator unchanged; list the modules that called `keep_memory`."""
-    asked = []
-    for name in ("steps", "cases", "growth", "quality"):
-        path = f"vae.benchmark.{name}.keep_memory"
-        monkeypatch.setattr(path, lambda name=name: asked.append(name))
-    return asked
+    """Leave the allocator unchanged; list the calls of `keep_memory`."""
+    calls = []
+    libc_ver = lambda: calls.append("call") or ("not glibc", "")  # noqa: E731
+    monkeypatch.setattr("vae.utils.devices.platform.libc_ver", libc_ver)
+    return calls
 
 
 @pytest.fixture
-def in_process(monkeypatch, kept_memory):
+def in_process(monkeypatch):
     """Measure in this process; list the (names, threads, rounds) that were asked for."""
     asked = []
 
     def measure_in_turns(prepares, threads, rounds):
         asked.append((list(prepares), threads, rounds))
         measures = [prepare() for prepare in pickle.loads(pickle.dumps(prepares)).values()]
-        found = [measure() for _ in range(rounds) for measure in measures]
-        names = dict.fromkeys(name for figures in found for name in figures)
-        return {name: [figures[name] for figures in found if name in figures] for name in names}
+        series = {}
+        for measure in measures * rounds:
+            for name, figure in measure().items():
+                series.setdefault(name, []).append(figure)
+        return series
 
-    for name in ("suite", "growth", "quality"):
+    for name in ("suite", "cases", "quality"):
         monkeypatch.setattr(f"vae.benchmark.{name}.measure_in_turns", measure_in_turns)
     return asked
 
 
 @pytest.fixture
-def built(monkeypatch):
-    """List the models that are built, each with the bytes per value of its maps in `sizes`."""
-    models = []
+def map_bytes():
+    """The bytes per value of all maps that convolutions compute."""
+    found = set()
 
-    def remember(*arguments):
-        model = build_variant(*arguments)
-        model.sizes = set()
-        look = lambda _layer, _inputs, output: model.sizes.add(output.element_size())  # noqa: E731
-        model.encoder.blocks[0].register_forward_hook(look)
-        models.append(model)
-        return model
+    def look(layer, _inputs, output):
+        if isinstance(layer, nn.Conv2d):
+            found.add(output.element_size())
 
-    for name in ("steps", "cases"):
-        monkeypatch.setattr(f"vae.benchmark.{name}.build_variant", remember)
-    return models
+    hook = register_module_forward_hook(look)
+    yield found
+    hook.remove()

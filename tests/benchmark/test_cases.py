@@ -11,6 +11,7 @@ from vae.benchmark.cases import (
     prepare_loading,
     prepare_matrix,
     torchvision_dataset,
+    with_growth,
     write_pictures,
 )
 from vae.benchmark.steps import Setting
@@ -20,18 +21,10 @@ TINY = Setting(batch=4, image_size=16, channels=(8, 8), latent_dim=4, pictures=9
 
 
 @pytest.fixture(autouse=True)
-def quarter_seconds(kept_memory, monkeypatch):
+def quarter_seconds(monkeypatch):
     """Timers that do their work once, in a quarter of a second."""
-
-    class FakeTimer:
-        def __init__(self, work, *_):
-            self.work = work
-
-        def __call__(self):
-            self.work()
-            return 0.25
-
-    monkeypatch.setattr("vae.benchmark.cases.Timer", FakeTimer)
+    fake = lambda work, *_: lambda: (work(), 0.25)[1]  # noqa: E731
+    monkeypatch.setattr("vae.benchmark.cases.timer", fake)
 
 
 def test_both_ways_load_the_same_pictures(tmp_path):
@@ -40,9 +33,8 @@ def test_both_ways_load_the_same_pictures(tmp_path):
     assert len({file.read_bytes() for file in files}) == 5
     packed = torch.from_numpy(pack_array(files, 64, tmp_path).copy()).permute(0, 3, 1, 2) / 255
     decoded = torch.stack([image for image, _ in torchvision_dataset(tmp_path, 64)])
-    assert decoded.shape == packed.shape == (5, 3, 64, 64)
     # both antialias, one rounds to bytes a little otherwise
-    assert (decoded - packed).abs().max() <= 2 / 255
+    torch.testing.assert_close(decoded, packed, atol=2 / 255, rtol=0)
 
 
 def test_loading_counts_whole_batches(tmp_path):
@@ -61,10 +53,9 @@ def test_layers_are_timed_in_each_form(monkeypatch):
 
     monkeypatch.setattr(UpsampleConv, "forward", spied)
     found = prepare_layers(TINY)()
-    assert list(found.values()) == [250.0] * 2 * len(FORMS)
     assert calls == [(form, (4, 8, side, side)) for side in (4, 8) for form in FORMS]
     names = ("8 to 8 at 4 px", "8 to 3 at 8 px")
-    assert list(found) == [f"layers/{name}/{form}" for name in names for form in FORMS]
+    assert found == {f"layers/{name}/{form}": 250.0 for name in names for form in FORMS}
 
 
 def test_a_multiply_add_is_two_operations():
@@ -73,7 +64,23 @@ def test_a_multiply_add_is_two_operations():
 
 
 @pytest.mark.parametrize(("has_it", "bytes_a_value"), [(False, 4), (True, 2)])
-def test_evaluation_is_in_the_default_runs_precision(has_it, bytes_a_value, built, monkeypatch):
+def test_evaluation_is_in_the_default_runs_precision(has_it, bytes_a_value, map_bytes, monkeypatch):
     monkeypatch.setattr("vae.utils.devices.computes_in_bf16", lambda _: has_it)
     assert prepare_evaluation(TINY)() == {"evaluation": 512.0}  # 128 images
-    assert built[0].sizes == {bytes_a_value}
+    assert map_bytes == {bytes_a_value}
+
+
+def test_growth_is_relative_to_the_previous_row():
+    rows = [
+        {
+            "batch": batch,
+            "images_per_second": {"median": rate},
+            "peak_bytes": peak,
+            "flops_per_image": flops,
+        }
+        for batch, rate, peak, flops in ((4, 8.0, 10.0, 25), (4, 2.0, 30.0, 50), (8, 2.0, 30.0, 50))
+    ]
+    found = with_growth(rows)
+    # a step of 0.5 s, then 2 s for twice the work, then 4 s for twice that
+    assert [row["time_growth"] for row in found] == [None, 2.0, 1.0]
+    assert [row["memory_growth"] for row in found] == [None, 1.5, 0.5]

@@ -20,14 +20,17 @@ from vae.benchmark.steps import (
     build_variant,
     image_flops,
     prepare_training,
-    repeated_step,
+    training_step,
 )
 from vae.losses import loss_terms
-from vae.models import build_model
 from vae.models.layers import UpsampleConv
 from vae.runs.compose import compose
 
 TINY = Setting(batch=3, image_size=16, channels=(8, 12), latent_dim=5, seconds=0.001)
+
+
+def upsampling_layers(model):
+    return [layer for layer in model.modules() if isinstance(layer, UpsampleConv)]
 
 
 def reference(model, images, noise):
@@ -35,13 +38,9 @@ def reference(model, images, noise):
     parts = []
     for layer in model.decoder.blocks:
         if isinstance(layer, UpsampleConv):
-            plain = nn.Conv2d(
-                layer.in_channels, layer.out_channels, 3, padding=1, bias=layer.bias is not None
-            )
-            plain.weight = layer.weight
-            plain.bias = layer.bias
-            parts.append(nn.Upsample(scale_factor=2))
-            parts.append(plain)
+            plain = nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1)
+            plain.weight, plain.bias = layer.weight, layer.bias
+            parts += [nn.Upsample(scale_factor=2), plain]
         else:
             parts.append(layer)
     mean, logvar = model.encoder(images)
@@ -49,36 +48,27 @@ def reference(model, images, noise):
     return nn.Sequential(*parts)(model.decoder.project(z).view(len(z), *model.decoder.map_shape))
 
 
-def outcome(model, logits, images, posterior):
-    """The gradients of the loss, by name."""
-    loss = loss_terms(LOSS, logits, images, posterior, posterior.mean).loss
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
-
-
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v != BF16], ids=lambda v: v.name)
 def test_every_variant_computes_the_default_model(variant):
-    images, noise = TINY.images(3), TINY.noise(3)
-    model, default = build_variant(TINY, variant), build_variant(TINY, DEFAULT)
-    logits, posterior = model(images, noise)
-    wanted, theirs = default(images, noise)
-    assert torch.allclose(logits, wanted, atol=1e-5)
-    assert torch.allclose(logits, reference(model, images, noise), atol=1e-5)
-    found = outcome(model, logits, images, posterior)
-    expected = outcome(default, wanted, images, theirs)
-    assert found.keys() == expected.keys()
-    for name, gradient in found.items():
-        scale = expected[name].abs().max().clamp(min=1e-5)
-        assert ((gradient - expected[name]).abs().max() / scale) < 1e-3, name
+    images, noise = TINY.inputs(3)
+    gradients = []
+    for model in (build_variant(TINY, variant), build_variant(TINY, DEFAULT)):
+        logits, posterior = model(images, noise)
+        torch.testing.assert_close(logits, reference(model, images, noise), atol=1e-5, rtol=1e-5)
+        loss = loss_terms(LOSS, logits, images, posterior, posterior.mean).loss
+        names, parameters = zip(*model.named_parameters(), strict=True)
+        found = torch.autograd.grad(loss, parameters)
+        gradients.append(dict(zip(names, found, strict=True)))
+    for name, wanted in gradients[1].items():
+        scale = wanted.abs().max().clamp(min=1e-5).item()
+        torch.testing.assert_close(gradients[0][name], wanted, atol=1e-3 * scale, rtol=0)
 
 
 def test_the_plain_twin_is_contiguous_and_folds_nothing():
     plain, folded, default = (build_variant(TINY, variant) for variant in (PLAIN, FOLDED, DEFAULT))
-    layers = [layer for layer in plain.modules() if isinstance(layer, UpsampleConv)]
-    assert [layer.form for layer in layers] == ["plain", "plain"]
-    for model in (folded, default):
-        layers = [layer for layer in model.modules() if isinstance(layer, UpsampleConv)]
-        assert [layer.form for layer in layers] == [None, None]  # as the rule says
+    assert [layer.form for layer in upsampling_layers(plain)] == ["plain", "plain"]
+    for model in (folded, default):  # as the rule says
+        assert [layer.form for layer in upsampling_layers(model)] == [None, None]
 
     def layouts(model):
         """Whether each input of a convolution, and its kernel, is channels-last."""
@@ -89,14 +79,12 @@ def test_the_plain_twin_is_contiguous_and_folds_nothing():
                 strided = tensor.is_contiguous(memory_format=torch.channels_last)
                 seen.append(strided and not tensor.is_contiguous())
 
-        for layer in model.decoder.modules():
-            if isinstance(layer, nn.Conv2d):
-                layer.register_forward_pre_hook(look)
-        model(TINY.images(3), TINY.noise(3))
+        for layer in upsampling_layers(model):
+            layer.register_forward_pre_hook(look)
+        model(*TINY.inputs(3))
         return seen
 
-    assert not any(layouts(plain))
-    assert not any(layouts(folded))
+    assert not any(layouts(plain) + layouts(folded))
     assert all(layouts(default))
 
 
@@ -104,27 +92,26 @@ def test_the_plain_twin_is_contiguous_and_folds_nothing():
     ("variant", "has_bf16", "bytes_a_value"),
     [(FAST, True, 4), (BF16, False, 2), (DEFAULT, False, 4), (DEFAULT, True, 2)],
 )
-def test_a_step_trains_in_its_precision(variant, has_bf16, bytes_a_value, built, monkeypatch):
+def test_a_step_trains_in_its_precision(variant, has_bf16, bytes_a_value, map_bytes, monkeypatch):
     monkeypatch.setattr("vae.utils.devices.computes_in_bf16", lambda _: has_bf16)
-    step = repeated_step(TINY, variant)
-    (model,) = built
+    model = build_variant(TINY, variant).train()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    step()
-    assert model.sizes == {bytes_a_value}
+    optimizer = OPTIMIZERS[variant.optimizer].build(model.parameters())
+    training_step(TINY, variant, model, optimizer)(*TINY.inputs(3))
+    assert map_bytes == {bytes_a_value}
     for name, parameter in model.named_parameters():
         assert not torch.equal(parameter, before[name]), name
 
 
 def test_only_marked_variants_keep_memory(kept_memory, monkeypatch):
-    monkeypatch.setattr("vae.benchmark.steps.Timer", lambda *_: lambda: 0.5)
+    monkeypatch.setattr("vae.benchmark.steps.timer", lambda *_: lambda: 0.5)
     for variant in VARIANTS:
         kept_memory.clear()
         rate = prepare_training(TINY, variant)()
         assert rate == {f"training/{variant.name}": 6.0}  # 3 images in half a second
         assert bool(kept_memory) == variant.keeps_memory
     assert [v.keeps_memory for v in VARIANTS] == [False, False, False, True, True, True]
-    assert COMPILED.compiled
-    assert not any(variant.compiled for variant in VARIANTS)
+    assert [v.compiled for v in (*VARIANTS, COMPILED)] == [False] * len(VARIANTS) + [True]
 
 
 @pytest.mark.parametrize("side", [2, 4])  # of the smallest map; at 2 the rule does not fold
@@ -150,6 +137,3 @@ def test_the_setting_is_the_default_run():
     assert DEFAULT.precision == config.trainer.precision
     muon = OPTIMIZERS[DEFAULT.optimizer]  # at the rate that the default run begins with
     assert replace(muon, schedule=config.optimizer.schedule) == config.optimizer
-    ours = build_variant(default, DEFAULT).state_dict()
-    theirs = build_model(config.model, config.data.image_size).state_dict()
-    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}

@@ -5,14 +5,13 @@ import os
 import statistics
 from functools import partial
 
-import numpy as np
 import pytest
 
-from tests.support.benchmark_workers import prepare_dying, prepare_noting
+from tests.support.benchmark_workers import prepare_noting
 from vae.benchmark import timing
-from vae.benchmark.growth import prepare_growth
+from vae.benchmark.cases import prepare_growth
 from vae.benchmark.steps import Setting
-from vae.benchmark.timing import Timer, measure_in_turns, median_ratio, summarize
+from vae.benchmark.timing import measure_in_turns, median_ratio, summarize
 from vae.utils.errors import UserError
 
 
@@ -23,14 +22,16 @@ def test_workers_take_turns(tmp_path):
     assert notes.read_text() == "abABABAB"  # both are ready before the first measures
     assert list(series) == ["A", "pid of A", "B", "pid of B"]
     assert series["A"] == [1.0] * 3  # threads
-    pids = {pid for name in "AB" for pid in series[f"pid of {name}"]}
-    assert len(pids) == 2
-    assert os.getpid() not in pids
+    assert len({os.getpid(), *series["pid of A"], *series["pid of B"]}) == 3
     assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize(
-    ("prepare", "printed"), [(prepare_dying, ""), (partial(prepare_noting, "notes"), "TypeError")]
+    ("prepare", "printed"),
+    [
+        (partial(partial, os._exit, 7), ""),  # is ready, and then dies
+        (partial(prepare_noting, "notes"), "TypeError"),
+    ],
 )
 def test_a_dead_worker_is_reported(prepare, printed, capfd):
     with pytest.raises(UserError, match=r"^the poor one: its process died"):
@@ -42,8 +43,6 @@ def test_a_dead_worker_is_reported(prepare, printed, capfd):
 def test_memory_is_the_increase_during_training():
     setting = Setting(batch=64, channels=(16,), latent_dim=2, seconds=0.001)
     found = measure_in_turns({"growth": partial(prepare_growth, setting)}, 1, 1)
-    assert list(found) == ["rate", "bytes"]
-    assert found["rate"][0] > 0
     activations = 64 * 4 * (3 * 64 * 64 + 4 * 16 * 32 * 32)  # bytes of four layers, and the images
     assert activations < found["bytes"][0] < 200e6  # a process with torch begins with more
 
@@ -51,24 +50,18 @@ def test_memory_is_the_increase_during_training():
 def test_a_timer_repeats_for_long_enough(monkeypatch):
     ends = [0.0]  # of the calls, by a clock that nothing else moves
     monkeypatch.setattr(timing.time, "perf_counter", lambda: ends[-1])
-    timer = Timer(lambda: ends.append(ends[-1] + 2.0), "cpu", seconds=11.0)
+    measure = timing.timer(lambda: ends.append(ends[-1] + 2.0), "cpu", seconds=11.0)
     assert len(ends) == 1 + timing.WARM_UP + 1
-    assert timer() == 2.0
+    assert measure() == 2.0
     assert len(ends) == 1 + timing.WARM_UP + 1 + 6  # 12 seconds are the first that are enough
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 5, 8, 11])
-def test_a_summary_has_quartiles_and_every_round(count):
-    values = np.random.default_rng(count).normal(size=count).tolist()
-    found = summarize(values)
-    wanted = statistics.quantiles(values, n=4, method="inclusive")
-    assert [found["low"], found["median"], found["high"]] == pytest.approx(wanted)
-    assert found["values"] == values
-    assert summarize([2.0]) == {"median": 2.0, "low": 2.0, "high": 2.0, "values": [2.0]}
+@pytest.mark.parametrize("values", [[3.0, 1.0, 4.0, 1.5, 9.0], [2.0, 7.0, 1.0, 8.0]])
+def test_a_summary_has_quartiles_and_every_round(values):
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    assert summarize(values) == {"median": median, "low": low, "high": high, "values": values}
 
 
 def test_a_ratio_is_taken_round_by_round():
-    # the machine is three times slower in the second round, for both alike
-    assert median_ratio([30.0, 10.0, 31.0], [15.0, 5.0, 15.5]) == pytest.approx(2.0)
     # of 3, 1/2 and 1/4; of medians it would be 1/4
-    assert median_ratio([30.0, 1.0, 2.0], [10.0, 2.0, 8.0]) == pytest.approx(0.5)
+    assert median_ratio([30.0, 1.0, 2.0], [10.0, 2.0, 8.0]) == 0.5

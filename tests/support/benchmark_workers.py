@@ -1,7 +1,6 @@
-"""Measurements for benchmark workers; imports little, since each worker repeats it."""
+"""A measurement for benchmark workers; imports little, since each worker repeats it."""
 
 import os
-from functools import partial
 
 import torch
 
@@ -19,8 +18,3 @@ def prepare_noting(file, name):
 
     note(name.lower())
     return measure
-
-
-def prepare_dying():
-    """Is ready, and then dies."""
-    return partial(os._exit, 7)

@@ -1,11 +1,16 @@
-"""Single measurements: upsampling layers, matrix products, loading, evaluation."""
+"""Single measurements: upsampling layers, matrix products, loading, evaluation, growth."""
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +20,15 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from vae.benchmark.steps import DEFAULT, LOSS, Setting, build_variant
-from vae.benchmark.timing import Measure, Timer
+from vae.benchmark.steps import (
+    DEFAULT,
+    LOSS,
+    Setting,
+    build_variant,
+    image_flops,
+    prepare_training,
+)
+from vae.benchmark.timing import Measure, measure_in_turns, summarize, timer
 from vae.data.images import load_square
 from vae.data.loader import TrainingBatches
 from vae.data.synthetic.faces import draw, sample_factors
@@ -31,6 +43,18 @@ DISTINCT_FACES = 64  # different faces, as drawing so large takes longer than al
 JPEG_QUALITY = 90  # about CelebA's bytes a picture
 WORKERS = (0, 2)
 
+GROWTH: dict[str, dict[str, dict[str, Any]]] = {  # what is set in each case, by what grows
+    "image size": {f"{size} px": {"image_size": size} for size in (32, 64, 128, 256)},
+    "batch": {f"{batch} images": {"batch": batch} for batch in (8, 16, 32, 64, 128)},
+    "latents": {f"{latents} latents": {"latent_dim": latents} for latents in (8, 32, 128, 512)},
+    "widths": {
+        f"widths x {factor:g}": {"channels": tuple(round(factor * w) for w in Setting.channels)}
+        for factor in (0.5, 1, 2)
+    },
+}
+
+log = logging.getLogger(__name__)
+
 
 def upsampling_layers(setting: Setting) -> dict[str, tuple[UpsampleConv, int]]:
     """Return the default model's upsampling layers and the sides of their inputs in pixels.
@@ -39,12 +63,11 @@ def upsampling_layers(setting: Setting) -> dict[str, tuple[UpsampleConv, int]]:
     """
     modules = build_variant(setting, DEFAULT).modules()
     layers = [module for module in modules if isinstance(module, UpsampleConv)]
-    smallest = setting.image_size // 2 ** len(setting.channels)
-    found = {}
-    for doublings, layer in enumerate(layers):
-        side = smallest * 2**doublings
-        found[f"{layer.in_channels} to {layer.out_channels} at {side} px"] = (layer, side)
-    return found
+    sides = [setting.image_size // 2**halvings for halvings in range(len(layers), 0, -1)]
+    return {
+        f"{layer.in_channels} to {layer.out_channels} at {side} px": (layer, side)
+        for layer, side in zip(layers, sides, strict=True)
+    }
 
 
 def prepare_layers(setting: Setting) -> Measure:
@@ -62,8 +85,8 @@ def prepare_layers(setting: Setting) -> Measure:
         for form in FORMS:
             work = partial(forward_backward, layer, form, x, gradient)
             # a fraction of the time: there are many of them
-            timers[f"layers/{name}/{form}"] = Timer(work, setting.device, setting.seconds / 5)
-    return lambda: {name: 1e3 * timer() for name, timer in timers.items()}
+            timers[f"layers/{name}/{form}"] = timer(work, setting.device, setting.seconds / 5)
+    return lambda: {name: 1e3 * seconds() for name, seconds in timers.items()}
 
 
 def forward_backward(layer: UpsampleConv, form: str, x: Tensor, gradient: Tensor) -> None:
@@ -79,8 +102,8 @@ def prepare_matrix(setting: Setting) -> Measure:
     for name, dtype in PRECISIONS.items():
         a, b = torch.rand(2, side, side, device=setting.device).to(dtype)
         work = partial(torch.mm, a, b, out=torch.empty_like(a))
-        timers[name] = Timer(work, setting.device, setting.seconds)
-    return lambda: {f"matrix/{name}": 2e-9 * side**3 / timer() for name, timer in timers.items()}
+        timers[f"matrix/{name}"] = timer(work, setting.device, setting.seconds)
+    return lambda: {name: 2e-9 * side**3 / seconds() for name, seconds in timers.items()}
 
 
 def write_pictures(folder: Path, count: int, seed: int) -> list[Path]:
@@ -137,18 +160,75 @@ def prepare_loading(setting: Setting, folder: Path) -> Measure:
         )
         epochs[f"{workers} workers"] = partial(map, itemgetter(0), loader)  # without the labels
     timers = {
-        name: Timer(partial(load_epoch, epoch, device), setting.device, setting.seconds)
+        f"data/{name}": timer(partial(load_epoch, epoch, device), setting.device, setting.seconds)
         for name, epoch in epochs.items()
     }
-    return lambda: {f"data/{name}": count / timer() for name, timer in timers.items()}
+    return lambda: {name: count / seconds() for name, seconds in timers.items()}
 
 
 def prepare_evaluation(setting: Setting) -> Measure:
     """Measure `evaluation` in images/s, with the batch size of every run's validation."""
     keep_memory()
     model = build_variant(setting, DEFAULT)
-    images = setting.images(EVALUATION_BATCH).contiguous(memory_format=torch.channels_last)
+    images = setting.inputs(EVALUATION_BATCH)[0].contiguous(memory_format=torch.channels_last)
     context = autocast(DEFAULT.precision, torch.device(setting.device))
     work = partial(evaluate_split, model, [images], LOSS, context)
-    timer = Timer(work, setting.device, setting.seconds)
-    return lambda: {"evaluation": EVALUATION_BATCH / timer()}
+    seconds = timer(work, setting.device, setting.seconds)
+    return lambda: {"evaluation": EVALUATION_BATCH / seconds()}
+
+
+def peak_bytes(device: str) -> int:
+    """Return the peak memory in bytes: of tensors on a GPU, else of the process."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "linux":  # getrusage would include the parent's peak
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes, on macOS
+
+
+def prepare_growth(setting: Setting) -> Measure:
+    """Measure the default training step, and `bytes`: its peak memory beyond that at the start."""
+    before = peak_bytes(setting.device)
+    measure = prepare_training(setting, DEFAULT)
+    return lambda: {**measure(), "bytes": peak_bytes(setting.device) - before}
+
+
+def measure_growth(setting: Setting, rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Measure all cases one after the other, each in its own process; return rows by axis."""
+    found = {}
+    for axis, changes in GROWTH.items():
+        rows = []
+        for label, change in changes.items():
+            log.info("growth: %s", label)
+            case = replace(setting, **change)
+            series = measure_in_turns({label: partial(prepare_growth, case)}, case.threads, rounds)
+            rows.append(
+                {
+                    "case": label,
+                    "batch": case.batch,
+                    "images_per_second": summarize(series[f"training/{DEFAULT.name}"]),
+                    "peak_bytes": max(series["bytes"]),
+                    "flops_per_image": image_flops(case),
+                }
+            )
+        found[axis] = with_growth(rows)
+    return found
+
+
+def with_growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add the growth of time and memory relative to FLOPs, from the previous row.
+
+    1 is linear growth, more is superlinear. Beside the row before, not the first: what a
+    step costs whatever its size would hide a bend further up.
+    """
+    found = [rows[0] | {"time_growth": None, "memory_growth": None}]
+    for before, row in pairwise(rows):
+        images = row["batch"] / before["batch"]
+        work = row["flops_per_image"] / before["flops_per_image"]  # of an image
+        time = before["images_per_second"]["median"] / row["images_per_second"]["median"]
+        memory = row["peak_bytes"] / max(1, before["peak_bytes"])  # a tiny one may add none
+        found.append(row | {"time_growth": time / work, "memory_growth": memory / images / work})
+    return found

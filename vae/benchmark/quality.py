@@ -125,13 +125,11 @@ def measure_quality(setting: Setting, seeds: int) -> list[dict[str, Any]]:
         seeded = replace(setting, seed=seed)
         prepares = {each.name: partial(prepare_recipe, seeded, each) for each in recipes}
         series = measure_in_turns(prepares, setting.threads, TURNS)
-        rows += [
-            {"means": row["means"], "seed": seed} | row for row in quality_rows(recipes, series)
-        ]
+        rows += quality_rows(recipes, series, seed)
     return rows
 
 
-def quality_rows(recipes: Sequence[Recipe], series: Series) -> list[dict[str, Any]]:
+def quality_rows(recipes: Sequence[Recipe], series: Series, seed: int) -> list[dict[str, Any]]:
     """Return when each recipe reached the plain recipe's final PSNR: steps, seconds, speed-up.
 
     All three are None for those that did not reach it.
@@ -147,6 +145,7 @@ def quality_rows(recipes: Sequence[Recipe], series: Series) -> list[dict[str, An
         rows.append(
             {
                 "means": each.name,
+                "seed": seed,
                 "target": target,
                 "steps": turn * (each.steps // TURNS) if turn else None,
                 "seconds": taken,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from vae.benchmark.timing import Figures, Measure, Timer, synchronize
+from vae.benchmark.timing import Figures, Measure, synchronize, timer
 from vae.losses import BernoulliConfig, loss_terms
 from vae.models import build_model
 from vae.models.base import VAE
@@ -64,19 +64,18 @@ class Setting:
         """The configuration of the model."""
         return ConvConfig("conv", self.latent_dim, list(self.channels))
 
-    def images(self, count: int) -> Tensor:
-        """Return noise as images, (count, 3, size, size) in [0, 1], contiguous, on the device.
+    def inputs(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return random images and noise for their latents, on the device.
 
         The time of a step does not depend on the pictures.
+
+        Returns:
+            Uniform (count, 3, size, size) in [0, 1], contiguous, and normal (count, latent_dim).
         """
         generator = torch.Generator().manual_seed(self.seed)
-        shape = (count, 3, self.image_size, self.image_size)
-        return torch.rand(shape, generator=generator).to(self.device)
-
-    def noise(self, count: int) -> Tensor:
-        """Return standard normal noise for the latents, (count, latent_dim), on the device."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return torch.randn((count, self.latent_dim), generator=generator).to(self.device)
+        images = torch.rand(count, 3, self.image_size, self.image_size, generator=generator)
+        noise = torch.randn(count, self.latent_dim, generator=generator)
+        return images.to(self.device), noise.to(self.device)
 
 
 @dataclass(frozen=True)
@@ -147,8 +146,8 @@ def repeated_step(setting: Setting, variant: Variant) -> Callable[[], None]:
     optimizer = OPTIMIZERS[variant.optimizer].build(model.parameters())
     step = training_step(setting, variant, model, optimizer)
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
-    images = setting.images(setting.batch).contiguous(memory_format=layout)
-    return partial(step, images, setting.noise(setting.batch))
+    images, noise = setting.inputs(setting.batch)
+    return partial(step, images.contiguous(memory_format=layout), noise)
 
 
 def prepare_training(setting: Setting, variant: Variant) -> Measure:
@@ -160,10 +159,10 @@ def prepare_training(setting: Setting, variant: Variant) -> Measure:
     step()
     synchronize(setting.device)
     first = time.perf_counter() - started
-    timer = Timer(step, setting.device, setting.seconds)
+    time_step = timer(step, setting.device, setting.seconds)
 
     def measure() -> Figures:
-        seconds = timer()
+        seconds = time_step()
         found = {f"training/{variant.name}": setting.batch / seconds}
         if variant.compiled:
             found["compile_seconds"] = first - seconds

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from vae.benchmark import cases
-from vae.benchmark.growth import measure_growth
 from vae.benchmark.quality import measure_quality
 from vae.benchmark.steps import (
     COMPILED,
@@ -85,7 +84,7 @@ def run_benchmark(
             "images_per_second": summarize(series["evaluation"]),
             "ratio_to_training": median_ratio(series["evaluation"], series[DEFAULT_TRAINING]),
         },
-        "growth": measure_growth(setting, rounds) if growth else None,
+        "growth": cases.measure_growth(setting, rounds) if growth else None,
         "quality": measure_quality(setting, quality) if quality else None,
     }
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -51,7 +52,7 @@ def measure_in_turns(prepares: Mapping[str, Prepare], threads: int | None, round
             name: stack.enter_context(ProcessPoolExecutor(1, context, _start, (prepare, threads)))
             for name, prepare in prepares.items()
         }
-        for task in [_nothing] + [_round] * rounds:  # a worker prepares itself before its first
+        for task in [dict] + [_round] * rounds:  # a worker prepares itself before its first
             for name, worker in workers.items():
                 try:
                     figures = worker.submit(task).result()
@@ -74,39 +75,32 @@ def _start(prepare: Prepare, threads: int | None) -> None:
     _measure = prepare()
 
 
-def _nothing() -> Figures:
-    return {}
-
-
 def _round() -> Figures:
     return _measure()
 
 
-class Timer:
-    """Time a function by calling it repeatedly, equally often in every round.
+def timer(work: Callable[[], object], device: str, seconds: float) -> Callable[[], float]:
+    """Return a function that times `work`, repeated equally often in every round.
 
     Args:
         work: called a few times at once, for warming up.
         device: where it computes.
         seconds: for how long to repeat it, about; at least one call.
+
+    Returns:
+        A function that returns the seconds per call, including the device's pending work.
     """
 
-    def __init__(self, work: Callable[[], object], device: str, seconds: float) -> None:
-        self.work = work
-        self.device = device
-        self.calls = WARM_UP
-        self()
-        self.calls = 1
-        self.calls = math.ceil(seconds / self())
-
-    def __call__(self) -> float:
-        """Return the seconds per call in this round, including the device's pending work."""
-        synchronize(self.device)
+    def measure(calls: int) -> float:
+        synchronize(device)
         started = time.perf_counter()
-        for _ in range(self.calls):
-            self.work()
-        synchronize(self.device)
-        return (time.perf_counter() - started) / self.calls
+        for _ in range(calls):
+            work()
+        synchronize(device)
+        return (time.perf_counter() - started) / calls
+
+    measure(WARM_UP)
+    return partial(measure, math.ceil(seconds / measure(1)))
 
 
 def synchronize(device: str) -> None:
