@@ -1,117 +1,103 @@
-"""Calls in a separate process, where a hang, a crash or a lack of memory is a finding."""
+"""Examples, and a process for their calls: a hang, a crash or a lack of memory is a finding."""
 
 from __future__ import annotations
 
 import faulthandler
 import logging
-import multiprocessing
 import os
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-DEADLINE = 60  # seconds for a call, which take a fraction of one; starting takes a few
+from hypothesis import HealthCheck, Phase, settings
+
+from vae.utils.errors import UserError
+
+DEADLINE = 60  # seconds for a call, which take a fraction of one
 MEMORY = 3 << 30  # bytes that a call may take beyond what the process has: more is want of memory
+BY_HAND = os.environ.get("SEARCHED_EXAMPLES")
+
+# Hypothesis also draws constants that it finds in whatever local modules are loaded: which
+# examples there are would depend on what else is tested, and on each edit of any file.
+with suppress(ImportError, AttributeError):  # older ones do not
+    from hypothesis.internal.conjecture import providers
+
+    none = providers._local_constants
+    providers._get_local_constants = lambda: none
 
 
-class Outcome(NamedTuple):
-    """How a call ended."""
+def examples(count: int) -> settings:
+    """A decorator: the same `count` examples each time; by hand as many as are asked for, others.
 
-    kind: str  # works; refused, with a message; raised, anything else; hung; died
-    value: Any  # what it returned, its message, its traceback, what its process said last
+    What is found is shown as it was drawn. Making it smaller takes hundreds of further tries,
+    and where each of them hangs, that is until the whole of CI is ended.
+    """
+    return settings(
+        max_examples=int(BY_HAND or count),
+        derandomize=not BY_HAND,
+        database=None,
+        deadline=None,  # the process beside this one has one
+        phases=[Phase.explicit, Phase.generate, *([Phase.shrink] if BY_HAND else [])],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
 
-    def __repr__(self) -> str:
-        return f"{self.kind}: {self.value}"
 
-
-class Apart:
-    """A context manager that calls functions in one process and restarts it if it dies."""
+class Isolated:
+    """Call functions in one process, in `folder`; a new process follows on one that dies."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder  # the current one of the first call, and its home
-        self._process: Any = None
+        self.folder = folder
+        self.start()
 
-    def __enter__(self) -> Apart:
-        return self
+    def start(self) -> None:
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), _prepare, (self.folder,))
 
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._pipe.close()
-            self._process = None
+    def __call__(self, function: Callable[..., object], *arguments: Any) -> str | None:
+        """Return the message of the UserError that `function` raises, else None.
 
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Outcome:
-        """`function(*arguments)`, all of it pickled."""
-        if self._process is None:
-            self._start()
-        self._pipe.send((function, arguments))
+        Raises:
+            Exception: any other error of the function's.
+            BrokenProcessPool: the process died, or hung: stderr says where.
+        """
         try:
-            if self._pipe.poll(DEADLINE + 30):  # it ends itself before, and says where it hung
-                return Outcome(*self._pipe.recv())
-            kind = "hung"
-        except (EOFError, ConnectionResetError):
-            kind = "died"
-        said = self._said.read_text(errors="replace")[-5000:]
-        self.__exit__()
-        return Outcome("hung" if "Timeout (" in said else kind, said)
-
-    def _start(self) -> None:
-        self._said = Path(tempfile.mkstemp(dir=self.folder, suffix=".said")[1])
-        self._pipe, theirs = multiprocessing.get_context("spawn").Pipe()
-        context = multiprocessing.get_context("spawn")
-        arguments = (theirs, self.folder, self._said)
-        self._process = context.Process(target=_answer, args=arguments, daemon=True)
-        self._process.start()
-        theirs.close()
+            self.pool.submit(_call, function, *arguments).result()
+        except UserError as error:
+            return str(error)
+        except BrokenProcessPool:
+            self.start()
+            raise
+        return None
 
 
-def _answer(pipe: Connection, folder: Path, said: Path) -> None:
-    """In the process: do what is asked."""
-    output = os.open(said, os.O_WRONLY | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(output, stream)
+def _prepare(folder: Path) -> None:
+    """In the process: as conftest.py isolates it, and with a limit to its memory."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        del os.environ[name]  # as in conftest.py, which is not for this process
+        del os.environ[name]
     home = {"HOME": str(folder / "home"), "NETRC": str(folder / "home" / ".netrc")}
     os.environ.update(home, WANDB_BASE_URL="http://127.0.0.1:1", TQDM_DISABLE="1")
     os.chdir(folder)
+    logging.disable(logging.CRITICAL)
     import torch
 
     import train  # noqa: F401 - all that a run needs, before memory is limited
 
     torch.set_num_threads(1)
-    _limit_memory()
-    while True:
-        function, arguments = pipe.recv()
-        faulthandler.dump_traceback_later(DEADLINE, exit=True)
-        outcome = _outcome(function, arguments)
-        faulthandler.cancel_dump_traceback_later()
-        pipe.send(outcome)
+    if sys.platform == "linux":  # others do not heed it
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
-def _outcome(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[str, Any]:
-    from vae.utils.errors import UserError
-
-    logging.disable(logging.CRITICAL)
+def _call(function: Callable[..., object], *arguments: Any) -> None:
+    faulthandler.dump_traceback_later(DEADLINE, exit=True)
     try:
-        return "works", function(*arguments)
-    except UserError as error:
-        return "refused", str(error)
-    except (Exception, SystemExit):
-        return "raised", traceback.format_exc()
-
-
-def _limit_memory() -> None:
-    """Limit memory, so that excessive allocations fail immediately."""
-    if sys.platform != "linux":  # others do not heed it
-        return
-    import resource
-
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        function(*arguments)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
