@@ -1,4 +1,4 @@
-"""The other pages: their code runs, their links lead somewhere, their presets exist."""
+"""All pages: their code runs, their links lead somewhere, their presets exist."""
 
 import ast
 import re
@@ -6,7 +6,7 @@ import re
 from tests.support.train_command import ROOT
 from vae.runs.compose import CONF
 
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_CODE = [page for page in PAGES if page.stem != "CONTRIBUTING"]  # test_contributing.py does
 
 
