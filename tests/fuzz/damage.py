@@ -68,14 +68,14 @@ torch.eye(3).to_sparse() torch.empty(4,device='meta')""".split()
 class Swap(NamedTuple):
     """A value anywhere in a checkpoint that is removed or replaced; the seal is as it should be."""
 
-    path: list[int]  # which value of each nested dict or list, modulo their number
+    path: list[int | str]  # keys of nested dicts, or numbers of their values, modulo how many
     junk: str  # of JUNK
 
     def __call__(self, file: Path) -> None:
         state = inside = load_checkpoint(file)
         for depth, number in enumerate(self.path, start=1):
             keys = list(inside) if isinstance(inside, dict) else range(len(inside))
-            key = keys[number % len(keys)]
+            key = keys[number % len(keys)] if isinstance(number, int) else number
             deeper: Any = inside[key]
             if depth == len(self.path) or not isinstance(deeper, (dict, list)) or not deeper:
                 break

@@ -130,5 +130,7 @@ def _choices() -> st.SearchStrategy[str]:
 def _odd_keys(keys: list[str]) -> st.SearchStrategy[str]:
     """Keys that are added, removed or misspelt."""
     key = st.sampled_from([*keys, *GROUPS, "data", "sweep", "metrics"])
-    forms = "~{} +{}=1 ++{}=1 {}x=1 +{}.x=1 {}.x=1 +{}x= {} {}@x=1 =1 +={} ~{}=1 {}==1 {}/x=1 {}[0]=1"
+    forms = (
+        "~{} +{}=1 ++{}=1 {}x=1 +{}.x=1 {}.x=1 +{}x= {} {}@x=1 =1 +={} ~{}=1 {}==1 {}/x=1 {}[0]=1"
+    )
     return st.builds(str.format, st.sampled_from([*forms.split(), "{}=1 2"]), key)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz import readers
-from tests.fuzz.damage import edits, swaps
+from tests.fuzz.damage import Swap, edits, swaps
 from tests.fuzz.isolated import examples
 
 HYDRA = [f".hydra/{name}.yaml" for name in ("accepted", "overrides", "hydra", "config")]
@@ -50,3 +50,11 @@ def test_damaged_files(reader, count, isolated):
         isolated(readers.read, reader, name, damages)
 
     search()
+
+
+def test_a_forged_flag_is_refused(isolated):
+    """As the search found it."""
+    flag = Swap(["measured"], "torch.ones(3)")
+    message = isolated(readers.read, readers.stranger_resumed, *LAST, [flag])
+    assert "last.pt: not a checkpoint of this version" in message
+    assert "'measured' is missing or invalid" in message

@@ -146,6 +146,7 @@ def checkpoint_schema(config: RunConfig) -> dict[str, Any]:
         "seconds": float,
         "precision": str,
         "run_id": str,
+        "measured": lambda value: isinstance(value, (bool, NoneType)),  # None: an older version's
     }
 
 
