@@ -167,8 +167,7 @@ def checkpoint(file: Path) -> None:
     """A checkpoint: no other weights than were saved; of the last, the one before is taken."""
     run, is_whole = file.parents[1], _is_whole(file)
     if file.stem == "last":
-        settings = load_checkpoint(Path("whole/run/checkpoints/last.pt"))["config"]
-        state = load_resume_state(run_config({**settings, "resume": "copy/run"}), run)
+        state = load_resume_state(_config("whole/data"), run)
         assert state is not None
         assert state["step"] == (6 if is_whole else 4)
     found = load_run(run, file.stem)

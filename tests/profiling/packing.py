@@ -1,27 +1,39 @@
 """Measure packing of CelebA per core, beside the usual reading image by image.
 
-    python -m tests.profiling.packing data/celeba [--images 4000] [--rounds 5]
+    python -m tests.profiling.packing data/celeba
 
 The usual way is what a data set class does for each image in every epoch: Pillow decodes,
 crops and resizes, torchvision makes a tensor. Packing is all that `vae pack` does in one
 process: finding, reading, decoding, cropping, resizing, writing, checksums, flushing to disk.
-Both run on one thread, in turns, on the same files.
+Both run on one thread, in turns, on the same files of a folder.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
+import sys
 import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
+from vae.benchmark.timing import Measure, measure_in_turns, median_ratio, summarize, timer
 from vae.data import CelebAConfig, open_or_pack
+
+IMAGES, ROUNDS = 4000, 5
+
+
+def settings(folder: str, root: str) -> CelebAConfig:
+    """The first images of each split, `IMAGES` in all, packed by one process."""
+    return CelebAConfig("celeba", root, 64, 2, IMAGES, True, 1, path=folder, crop=148)
+
+
+def packing(folder: str) -> None:
+    """`vae pack celeba`."""
+    with tempfile.TemporaryDirectory() as root:
+        config = settings(folder, root)
+        open_or_pack(config.source(), config)
 
 
 def usual(files: list[Path]) -> None:
@@ -31,52 +43,23 @@ def usual(files: list[Path]) -> None:
         to_tensor(image.resize((64, 64), Image.Resampling.BILINEAR))
 
 
-def settings(folder: Path, count: int, root: str = "") -> CelebAConfig:
-    """The first images of each split, `count` in all, packed by one process."""
-    return CelebAConfig("celeba", root, 64, 2, count, True, 1, path=str(folder), crop=148)
-
-
-def packing(folder: Path, count: int) -> None:
-    """`vae pack celeba`."""
-    with tempfile.TemporaryDirectory() as root:
-        config = settings(folder, count, root)
-        open_or_pack(config.source(), config)
-
-
-def packed_files(folder: Path, count: int) -> list[Path]:
-    """The image files that are packed."""
-    source = settings(folder, count).source()
-    images = source.layout.store.path
-    names = source.layout.names
-    return [images / name for split, n in source.sizes().items() for name in names[split][:n]]
-
-
-def seconds(work: Callable[[], None]) -> float:
-    """How long a call takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def prepare(folder: str, way: str) -> Measure:
+    """Measure images per second."""
+    source = settings(folder, "").source()
+    images, names = source.layout.store.path, source.layout.names
+    files = [images / name for split, n in source.sizes().items() for name in names[split][:n]]
+    work = {"usual": partial(usual, files), "packing": partial(packing, folder)}[way]
+    seconds = timer(work, "cpu", 1e-3)
+    return lambda: {way: len(files) / seconds()}
 
 
 def main() -> None:
     """Measure in turns and print medians."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="CelebA, with its images in a folder")
-    parser.add_argument("--images", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    files = packed_files(options.folder, options.images)
-    count = len(files)
-    usual(files)  # brings the files into memory, for both
-    rates: dict[str, list[float]] = {"usual": [], "packing": []}
-    for _ in range(options.rounds):
-        rates["usual"].append(count / seconds(lambda: usual(files)))
-        rates["packing"].append(count / seconds(lambda: packing(options.folder, count)))
-    for name, values in rates.items():
-        print(f"{name:8} {statistics.median(values):7.0f} images/s a core")
-    pairs = zip(rates["packing"], rates["usual"], strict=True)
-    print(f"ratio    {statistics.median(ours / theirs for ours, theirs in pairs):7.2f}")
+    prepares = {way: partial(prepare, sys.argv[1], way) for way in ("usual", "packing")}
+    rates = measure_in_turns(prepares, 1, ROUNDS)
+    for way, values in rates.items():
+        print(f"{way:8} {summarize(values)['median']:7.0f} images/s a core")
+    print(f"ratio    {median_ratio(rates['packing'], rates['usual']):7.2f}")
 
 
 if __name__ == "__main__":

@@ -1,68 +1,57 @@
 """Measure the start on CelebA beyond the imports, and the reading of its lists.
 
-    python -m tests.profiling.starting data/celeba [--root data] [--rounds 5]
+    python -m tests.profiling.starting data/celeba
 
 Each round is a process of its own. The images must be packed: `vae pack celeba` does it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
-import statistics
-import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
-SETTINGS = {"image_size": 64, "batch_size": 32, "num_images": None, "flip": True, "crop": 148}
+import torch
+
+from vae.benchmark.cases import peak_bytes
+from vae.benchmark.timing import Measure, measure_in_turns, summarize
+from vae.data import CelebAConfig, open_data
+from vae.data.loader import TrainingBatches
+
+ROUNDS = 5
 
 
-def peak_mb() -> float:
-    """Return this process's peak memory in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+def read_lists(config: CelebAConfig) -> None:
+    source = config.source()
+    for split in source.sizes():
+        source.labels(split)
 
 
-def measure(folder: str, root: str, what: str) -> None:
-    """Print how long, in seconds, and how much memory, in MB, beyond the imports."""
-    import torch
+def load_first_batch(config: CelebAConfig) -> None:
+    images = open_data(config).images["train"]
+    next(TrainingBatches(images, 32, 0, True, torch.device("cpu")).epoch(0))
 
-    from vae.data import CelebAConfig, open_data
-    from vae.data.loader import TrainingBatches
 
-    config = CelebAConfig("celeba", root, num_workers=None, path=folder, **SETTINGS)
-    memory, started = peak_mb(), time.perf_counter()
-    if what == "lists":
-        source = config.source()
-        for split in source.sizes():
-            source.labels(split)
-    else:
-        images = open_data(config).images["train"]
-        next(TrainingBatches(images, 32, 0, True, torch.device("cpu")).epoch(0))
-    seconds = time.perf_counter() - started
-    print(json.dumps([seconds, peak_mb() - memory]))
+def prepare(folder: str, work: Callable[[CelebAConfig], None]) -> Measure:
+    """Measure seconds and bytes."""
+    config = CelebAConfig("celeba", "data", 64, 32, None, True, None, path=folder, crop=148)
+
+    def measure() -> dict[str, float]:
+        memory, started = peak_bytes("cpu"), time.perf_counter()
+        work(config)
+        return {"seconds": time.perf_counter() - started, "bytes": peak_bytes("cpu") - memory}
+
+    return measure
 
 
 def main() -> None:
     """Measure each in processes of their own and print medians."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", help="CelebA")
-    parser.add_argument("--root", default="data", help="where it is packed")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=("lists", "first batch"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.only:
-        measure(options.folder, options.root, options.only)
-        return
-    again = [sys.executable, "-m", "tests.profiling.starting", options.folder]
-    for what in ("lists", "first batch"):
-        command = [*again, "--root", options.root, "--only", what]
-        rounds = [
-            json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-            for _ in range(options.rounds)
-        ]
-        seconds, memory = (statistics.median(values) for values in zip(*rounds, strict=True))
-        print(f"{what:12} {seconds:5.2f} s {memory:6.0f} MB")
+    for name, work in (("lists", read_lists), ("first batch", load_first_batch)):
+        prepares = {name: partial(prepare, sys.argv[1], work)}
+        rounds = [measure_in_turns(prepares, None, 1) for _ in range(ROUNDS)]
+        medians = [summarize([r[key][0] for r in rounds])["median"] for key in ("seconds", "bytes")]
+        print(f"{name:12} {medians[0]:5.2f} s {medians[1] / 1e6:6.0f} MB")
 
 
 if __name__ == "__main__":

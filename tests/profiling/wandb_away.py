@@ -1,6 +1,6 @@
 """Measure the cost of W&B for a run, with and without a reachable server.
 
-    python -m tests.profiling.wandb_away [--rounds 3] [--steps 60] [KEY=VALUE ...]
+    python -m tests.profiling.wandb_away [KEY=VALUE ...]
 
 Each round has whole runs in turns, each a process of its own on one thread, with a server on
 this machine: W&B disabled; online; a server that is away from the start, hangs or dies after
@@ -12,7 +12,6 @@ rounds, the last two against the run without W&B in the same round.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -24,8 +23,10 @@ import time
 from pathlib import Path
 
 from tests.support.wandb_server import WandbServer
+from vae.benchmark.timing import median_ratio
 
 MODES = ("disabled", "online", "away", "hangs", "dies")
+ROUNDS, STEPS = 3, 60
 TIMED = """
 import atexit, sys, time
 import train
@@ -46,7 +47,7 @@ train.main()
 """
 
 
-def train(mode: str, steps: int, overrides: list[str]) -> tuple[float, float, float]:
+def train(mode: str, overrides: list[str]) -> tuple[float, float, float]:
     """Share of the training spent on rows, images per second, and seconds of the whole."""
     with tempfile.TemporaryDirectory() as folder, WandbServer() as server:
         away = "http://127.0.0.1:9"  # nobody listens there
@@ -54,7 +55,7 @@ def train(mode: str, steps: int, overrides: list[str]) -> tuple[float, float, fl
             "WANDB_BASE_URL": away if mode == "away" else server.url,
             "WANDB_API_KEY": server.key,
         }
-        fixed = ["trainer.num_threads=1", "trainer.epochs=null", f"trainer.max_steps={steps}"]
+        fixed = ["trainer.num_threads=1", "trainer.epochs=null", f"trainer.max_steps={STEPS}"]
         fixed += ["trainer.log_every=5", f"hydra.run.dir={folder}/run"]
         fixed += [f"wandb.mode={'disabled' if mode == 'disabled' else 'auto'}"]
         started = time.monotonic()
@@ -86,22 +87,17 @@ def fail(server: WandbServer, how: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60)
-    options, overrides = parser.parse_known_args()
-    found: dict[str, list[tuple[float, float, float]]] = {mode: [] for mode in MODES}
-    for number in range(options.rounds):
-        order = MODES[number % len(MODES) :] + MODES[: number % len(MODES)]
-        for mode in order:
-            found[mode].append(train(mode, options.steps, overrides))
+    found = {mode: [] for mode in MODES}
+    for number in range(ROUNDS):
+        for mode in MODES[number:] + MODES[:number]:
+            found[mode].append(train(mode, sys.argv[1:]))
             share, speed, _ = found[mode][-1]
             print(f"{mode:>9}: {share:.2%} on rows, {speed:.1f} images/s", flush=True)
+    _, base_speeds, base_seconds = zip(*found["disabled"], strict=True)
     for mode in MODES:
-        pairs = list(zip(found[mode], found["disabled"], strict=True))
-        share = statistics.median(one[0] for one in found[mode])
-        speed = statistics.median(one[1] / base[1] for one, base in pairs)
-        extra = statistics.median(one[2] - base[2] for one, base in pairs)
+        shares, speeds, seconds = zip(*found[mode], strict=True)
+        share, speed = statistics.median(shares), median_ratio(speeds, base_speeds)
+        extra = statistics.median(a - b for a, b in zip(seconds, base_seconds, strict=True))
         print(f"{mode:>9}: {share:.2%} on rows, {speed:.2f} times the speed, {extra:+.1f} s in all")
 
 
