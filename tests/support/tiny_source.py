@@ -7,9 +7,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -26,23 +27,18 @@ KINDS |= {"landmarks": np.int16}
 BAD = [("train", 0), ("train", 70), ("train", 71), ("val", 69), ("test", 3)]
 
 
+@dataclass
 class Tiny:
     """A source of noise that notes each call to `read` in a file; labels are row numbers."""
 
-    name = "tiny"
-
-    def __init__(
-        self,
-        calls: Path,
-        size: int = 8,
-        fails: str = "",  # what goes wrong at val's first image
-        bad: Iterable[tuple[str, int]] = (),  # images that cannot be read
-        kinds: Iterable[str] = ("attributes", "identities"),
-        says: str = "truncated.",  # of the bad images
-        gate: Path | None = None,  # all jobs but the first wait until this file is there
-    ) -> None:
-        self.calls, self.size, self.fails, self.says, self.gate = calls, size, fails, says, gate
-        self.bad, self.kinds = list(bad), list(kinds)
+    calls: Path
+    size: int = 8
+    fails: str = ""  # what goes wrong at val's first image
+    bad: Sequence[tuple[str, int]] = ()  # images that cannot be read
+    kinds: Iterable[str] = ("attributes", "identities")
+    says: str = "truncated."  # of the bad images
+    gate: Path | None = None  # all jobs but the first wait until this file is there
+    name: ClassVar[str] = "tiny"
 
     def fingerprint(self) -> dict[str, Any]:
         return {"size": self.size}
@@ -97,15 +93,17 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
 
+def _calls(file: Path) -> list[list[str]]:
+    return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+
 def asked(calls: Path) -> list[tuple[str, int]]:
     """Split and first image of each call to `read`."""
-    lines = calls.read_text().splitlines() if calls.exists() else []
-    return [(line.split()[0], int(line.split()[1])) for line in lines]
+    return [(split, int(start)) for split, start, _ in _calls(calls)]
 
 
 def pids(calls: Path) -> set[int]:
-    lines = calls.read_text().splitlines() if calls.exists() else []
-    return {int(line.split()[2]) for line in lines}
+    return {int(pid) for _, _, pid in _calls(calls)}
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
