@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from tests.support.run_files import rows
 from tests.support.train_command import ROOT, TINY
 from vae.runs.checkpoint import load_checkpoint
 
@@ -22,8 +23,7 @@ STEP = re.compile(
     re.DOTALL,
 )
 
-
-# A key of the run's rows, or a setting of its configuration, that the recipe brings about.
+# A setting of the run's configuration, or a key of its rows, that the recipe brings about.
 ADDS = {
     "A model": ("model", "name", "linear"),
     "A loss": ("loss", "delta", 0.1),
@@ -65,7 +65,10 @@ def test_the_recipe_works(recipe, copy):
     assert len(steps) + text.count("```bash") == text.count("```") / 2  # each is understood
     for step in steps:
         follow(step, copy)
-    assert_formatted([copy / step["new"] for step in steps if (step["new"] or "").endswith(".py")])
+    if files := [copy / step["new"] for step in steps if (step["new"] or "").endswith(".py")]:
+        for command in (["check"], ["format", "--check"]):  # as the repository's own code
+            settings = ["--no-cache", "--config", ROOT / "pyproject.toml"]
+            run(["-m", "ruff", *command, *settings, *files], ROOT)
     for command in re.findall(r"```bash\n(.*?)\n```", text, re.DOTALL):
         program, *arguments = shlex.split(command)
         assert program == "python"
@@ -75,7 +78,13 @@ def test_the_recipe_works(recipe, copy):
         runs = [path.parent for path in copy.rglob("summary.json")]
         assert len(runs) == (4 if "-m" in arguments else 1)
     if recipe in ADDS:
-        assert is_added(ADDS[recipe], runs[0])
+        if isinstance(ADDS[recipe], str):
+            found = [row[ADDS[recipe]] for row in rows(runs[0]) if ADDS[recipe] in row]
+            assert any(map(math.isfinite, found))
+        else:
+            group, key, value = ADDS[recipe]
+            state = load_checkpoint(runs[0] / "checkpoints" / "last.pt")
+            assert state["config"][group][key] == value
         run(["train.py", f"resume={runs[0]}", "trainer.max_steps=3"], copy)
         assert json.loads((runs[0] / "summary.json").read_text())["step"] == 3
 
@@ -96,29 +105,11 @@ def test_tests_take_new_choices_as_they_are(copy):
     run(["-m", "pytest", "-q", "-n0", "-x", "--no-header", *files], copy)
 
 
-def assert_formatted(files):
-    """As the repository's own code: by ruff, with its settings."""
-    settings = ["--no-cache", "--config", ROOT / "pyproject.toml"]
-    for command in (["check"], ["format", "--check"]):
-        if files:
-            run(["-m", "ruff", *command, *settings, *files], ROOT)
-
-
 def run(arguments, cwd):
     done = subprocess.run(
         [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def is_added(added, run):
-    """Whether the run has what the recipe adds."""
-    if isinstance(added, str):
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        return any(math.isfinite(row.get(added, math.nan)) for row in rows)
-    group, key, value = added
-    state = load_checkpoint(run / "checkpoints" / "last.pt")
-    return state["config"][group][key] == value
 
 
 def test_all_recipes_are_there():

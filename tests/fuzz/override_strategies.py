@@ -7,10 +7,9 @@ from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf
 
 from tests.support.train_command import TINY
-from vae.runs.compose import CONF, register_schemas, reject_unparsable
+from vae.runs.compose import CONF, compose, flatten
 
 SOURCES = ("synthetic", "folder", "celeba")  # the first is drawn most
 GROUPS = ("model", "optimizer", "loss", "trainer", "wandb", "loss/regularizer", "loss/schedule")
@@ -44,31 +43,12 @@ def base(source: str) -> list[str]:
     return [*least, "data.batch_size=4", f"data={source}", f"data.path={path}"]
 
 
-def composed(overrides: list[str]) -> DictConfig:
-    """Compose overrides with Hydra."""
-    from hydra import compose, initialize_config_dir
-
-    register_schemas()
-    reject_unparsable(overrides)
-    with initialize_config_dir(str(CONF)):
-        return compose("train", overrides)
-
-
 @cache
-def keys(source: str, chosen: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Every key of the configuration, by walking it, and its value."""
-    found: dict[str, Any] = {}
-
-    def walk(node: dict[str, Any], path: str) -> None:
-        for key, value in node.items():
-            found[path + key] = value
-            if isinstance(value, dict):
-                walk(value, f"{path}{key}.")
-
+def keys(source: str, chosen: tuple[str, ...]) -> dict[str, Any]:
+    """Every key of the configuration, and its value."""
     path = [] if source == "synthetic" else ["data.path=x"]
-    walk(OmegaConf.to_container(composed([f"data={source}", *path, *chosen])), "")  # type: ignore[arg-type]
-    leaves = {key: value for key, value in found.items() if not isinstance(value, dict)}
-    return {key: value for key, value in leaves.items() if key not in NOT_DRAWN}
+    config = compose([f"data={source}", *path, *chosen, "sweep.name=made"])
+    return {key: value for key, value in flatten(config.as_dict()).items() if key not in NOT_DRAWN}
 
 
 def values(key: str, current: Any) -> st.SearchStrategy[str]:

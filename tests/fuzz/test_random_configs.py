@@ -11,14 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hydra.errors import HydraException
 from hypothesis import example, given
-from omegaconf.errors import OmegaConfBaseException
 
 from tests.fuzz.isolated import examples
-from tests.fuzz.override_strategies import base, composed, overrides
+from tests.fuzz.override_strategies import base, overrides
 from tests.support.train_command import call_train
-from vae.runs.compose import to_config
+from vae.runs.compose import compose
 from vae.runs.launch import prepare_run
 from vae.runs.load import load_run
 from vae.utils.errors import UserError
@@ -30,12 +28,7 @@ PARTNERS = {"data.num_images": ("data.batch_size",), "model.channels": ("data.im
 def train(arguments: list[str]) -> None:
     """Two steps, and the run is read back."""
     shutil.rmtree("run", ignore_errors=True)
-    try:
-        found = composed(arguments)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{error}\n{error.__cause__}") from error
-    config = to_config(found)
-    run = Path("run").absolute()
+    config, run = compose(arguments), Path("run").absolute()
     metrics = prepare_run(config, run).train()
     assert all(map(math.isfinite, metrics.values())), metrics
     assert load_run(run).config == config

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.train_command import ROOT, TINY
+from tests.support.train_command import TINY, run_train
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +21,8 @@ def run_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "hydra.run.dir=run",
         "trainer.epochs=1",
     ]
-    command = [sys.executable, str(ROOT / "train.py"), *settings, "trainer.max_steps=20"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    done = run_train([*settings, "trainer.max_steps=20"], folder)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
