@@ -69,6 +69,7 @@ def test_the_record_of_a_real_run(in_process, kept_memory, monkeypatch):
     ]
     assert len(kept_memory) == 4 + 3 + 2  # variants, all other measurements but products, growth
     small, large = found["growth"]["batch"]
+    assert (small["batch"], large["batch"]) == (4, 8)
     assert large["flops_per_image"] == small["flops_per_image"] == image_flops(TINY)
     speeds = [row["images_per_second"]["median"] for row in (small, large)]
     assert large["time_growth"] == pytest.approx(speeds[0] / speeds[1])

@@ -18,10 +18,10 @@ from vae.utils.errors import UserError
 def test_workers_take_turns(tmp_path):
     notes = tmp_path / "notes"
     prepares = {name: partial(prepare_noting, notes, name) for name in "AB"}
-    series = measure_in_turns(prepares, threads=1, rounds=3)
+    series = measure_in_turns(prepares, threads=3, rounds=3)
     assert notes.read_text() == "abABABAB"  # both are ready before the first measures
     assert list(series) == ["A", "pid of A", "B", "pid of B"]
-    assert series["A"] == [1.0] * 3  # threads
+    assert series["A"] == [3.0] * 3  # threads
     assert len({os.getpid(), *series["pid of A"], *series["pid of B"]}) == 3
     assert multiprocessing.active_children() == []
 
