@@ -12,7 +12,6 @@ rounds, the last two against the run without W&B in the same round.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import subprocess
@@ -22,6 +21,7 @@ import threading
 import time
 from pathlib import Path
 
+from tests.support.run_files import rows
 from tests.support.wandb_server import WandbServer
 from vae.benchmark.timing import median_ratio
 
@@ -59,22 +59,14 @@ def train(mode: str, overrides: list[str]) -> tuple[float, float, float]:
         fixed += ["trainer.log_every=5", f"hydra.run.dir={folder}/run"]
         fixed += [f"wandb.mode={'disabled' if mode == 'disabled' else 'auto'}"]
         started = time.monotonic()
-        process = subprocess.Popen(
-            [sys.executable, "-c", TIMED, *fixed, *overrides],
-            env={**os.environ, **environment, "TQDM_DISABLE": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
         if mode in ("hangs", "dies"):
             threading.Thread(target=fail, args=(server, mode), daemon=True).start()
-        said, _ = process.communicate()
-        if process.returncode:
-            raise SystemExit(said)
-        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
-        rows = [json.loads(line) for line in lines]
-        speeds = [row["perf/images_per_second"] for row in rows if "train/loss" in row]
-        training = sum(rows[0]["images"] / speed for speed in speeds)
+        command = [sys.executable, "-c", TIMED, *fixed, *overrides]
+        env = {**os.environ, **environment, "TQDM_DISABLE": "1"}
+        said = subprocess.check_output(command, env=env, text=True)
+        found = rows(Path(folder) / "run")
+        speeds = [row["perf/images_per_second"] for row in found if "train/loss" in row]
+        training = sum(found[0]["images"] / speed for speed in speeds)
         spent = float(said.rpartition("spent ")[2].split()[0])
         return spent / training, statistics.median(speeds[1:]), time.monotonic() - started
 
