@@ -90,7 +90,7 @@ def read(reader: Callable[[Path], None], name: str, damages: list[Callable[[Path
             damage(file)
         reader(file)
     except UserError as error:
-        assert file.name in str(error) or "data.path" in str(error), error
+        assert any(name in str(error) for name in (file.name, "data.path", "resume: ")), error
         raise
 
 
