@@ -10,8 +10,9 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
@@ -76,6 +77,8 @@ class Isolated:
 
 def _prepare(folder: Path) -> None:
     """In the process: as conftest.py isolates it, and with a limit to its memory."""
+    # or it would outlive tests that are killed
+    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         del os.environ[name]
     home = {"HOME": str(folder / "home"), "NETRC": str(folder / "home" / ".netrc")}
