@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from vae.cli.options import FACE_OPTIONS, open_run, option, output_folder, print_result, run_command
+from vae.cli.options import FACE_OPTIONS, Result, open_run, option, output_folder, run_command
 
 if TYPE_CHECKING:
     from vae.runs.load import SavedRun
@@ -16,14 +16,13 @@ UNTESTED = "no held-out face has it, or all have"
 
 
 @run_command(
-    "reconstruct",
     help="show faces beside their reconstructions",
     description="Show faces beside their reconstructions: photographs, or faces of the split.",
     example="vae reconstruct outputs/DATE/TIME face.jpg",
     inputs="[IMAGE ...]",
     options=FACE_OPTIONS,
 )
-def reconstruct(options: argparse.Namespace) -> None:
+def reconstruct(options: argparse.Namespace) -> Result:
     from vae.generation.decode import reconstruct
 
     run, inputs = open_run(options)
@@ -35,12 +34,10 @@ def reconstruct(options: argparse.Namespace) -> None:
         f"{face:{width}}  psnr {m['psnr']:5.2f} dB  ssim {m['ssim']:.3f}  mse {m['mse']:.5f}"
         for face, m in rows.items()
     ]
-    found = {"files": [str(made.sheet)], "faces": faces, "mean": made.mean}
-    print_result(options, found, "\n".join([*lines, str(made.sheet)]))
+    return {"files": [made.sheet], "faces": faces, "mean": made.mean}, [*lines, made.sheet]
 
 
 @run_command(
-    "interpolate",
     help="lead from one face to another",
     description="Lead from one face to another, along a straight line between their latents "
     "and along an arc: a strip of both, and an animation of each.",
@@ -52,21 +49,19 @@ def reconstruct(options: argparse.Namespace) -> None:
         *FACE_OPTIONS,
     ],
 )
-def interpolate(options: argparse.Namespace) -> None:
+def interpolate(options: argparse.Namespace) -> Result:
     from vae.generation.decode import interpolate
 
     run, inputs = open_run(options)
-    folder = output_folder(options)
     pair = inputs or ["0", "1"]
-    made = interpolate(
+    folder = output_folder(options)
+    files = interpolate(
         run, pair, options.steps, options.split, options.crop, options.method, folder=folder
     )
-    files = [str(file) for file in made]
-    print_result(options, {"files": files}, "\n".join(files))
+    return {"files": files}, files
 
 
 @run_command(
-    "traverse",
     help="move one latent of a face at a time",
     description="Move one latent of a face at a time, those of most KL, over three standard "
     "deviations of the aggregate posterior either side: a sheet and an animation.",
@@ -78,32 +73,27 @@ def interpolate(options: argparse.Namespace) -> None:
         *FACE_OPTIONS,
     ],
 )
-def traverse(options: argparse.Namespace) -> None:
+def traverse(options: argparse.Namespace) -> Result:
+    from dataclasses import asdict
+
     from vae.generation.decode import traverse
     from vae.utils.errors import require
 
     run, inputs = open_run(options)
     require(len(inputs) <= 1, "IMAGE", inputs, "one face")
+    (face,) = inputs or ["0"]
+    folder = output_folder(options)
     made = traverse(
-        run,
-        inputs[0] if inputs else "0",
-        options.latents,
-        options.steps,
-        options.split,
-        options.crop,
-        folder=output_folder(options),
+        run, face, options.latents, options.steps, options.split, options.crop, folder=folder
     )
-    files = [str(file) for file in made.files]
     lines = [
         f"z{latent:<4} {kl:6.2f} nats{'' if active else '  inactive'}"
         for latent, kl, active in zip(made.latents, made.kl, made.active, strict=True)
     ]
-    found = {"files": files, "latents": made.latents, "kl": made.kl, "active": made.active}
-    print_result(options, found, "\n".join([*lines, *files]))
+    return asdict(made), [*lines, *made.files]
 
 
 @run_command(
-    "edit",
     help="change an attribute of faces: Smiling, Eyeglasses, ...",
     description="Give faces an attribute, or take it away: photographs, or faces of the split. "
     "The directions are found once, on the training faces, and kept in the run's folder.",
@@ -143,7 +133,7 @@ def traverse(options: argparse.Namespace) -> None:
         *FACE_OPTIONS,
     ],
 )
-def edit(options: argparse.Namespace) -> None:
+def edit(options: argparse.Namespace) -> Result:
     from vae.evaluation.attributes import learn_directions
     from vae.evaluation.directions import require_method
     from vae.generation.edit import edit
@@ -151,8 +141,7 @@ def edit(options: argparse.Namespace) -> None:
 
     run, inputs = open_run(options)
     if options.list:
-        _list(options, run)
-        return
+        return _list(run)
     require_method(options.method)
     require(math.isfinite(options.strength), "--strength", options.strength, "a number")
     attributes = [name.strip() for name in options.attribute.split(",") if name.strip()]
@@ -170,13 +159,12 @@ def edit(options: argparse.Namespace) -> None:
         folder=folder,
         tag="" if run.checkpoint == "last" else run.checkpoint,
     )
-    files = [str(file) for file in (edited.sheet, *edited.files)]
-    found = {"files": files, "attributes": attributes, "strength": options.strength}
-    print_result(options, found, "\n".join(files))
+    files = [edited.sheet, *edited.files]
+    return {"files": files, "attributes": attributes, "strength": options.strength}, files
 
 
-def _list(options: argparse.Namespace, run: SavedRun) -> None:
-    """Print the attributes by the balanced accuracy of the default direction, best first."""
+def _list(run: SavedRun) -> Result:
+    """Return the attributes by the balanced accuracy of the default direction, best first."""
     from vae.evaluation.attributes import learn_directions
     from vae.evaluation.directions import METHODS
 
@@ -194,11 +182,10 @@ def _list(options: argparse.Namespace, run: SavedRun) -> None:
     lines += [line("?" * len(METHODS), f"{name}: {UNTESTED}") for name in unknown]
     nothing = dict.fromkeys(METHODS)
     found = {name: known.get(name, nothing) for name in [*ordered, *unknown]}
-    print_result(options, {"balanced_accuracy": found}, "\n".join(lines))
+    return {"balanced_accuracy": found}, lines
 
 
 @run_command(
-    "sample",
     help="draw new faces",
     description="Draw new faces from the prior, or from a Gaussian mixture fitted to the "
     "latents of the training images (Ghosh et al. 2020), which are mostly better: the gain "
@@ -212,7 +199,7 @@ def _list(options: argparse.Namespace, run: SavedRun) -> None:
         option("--separate", action="store_true", help="also write each as a PNG"),
     ],
 )
-def sample(options: argparse.Namespace) -> None:
+def sample(options: argparse.Namespace) -> Result:
     from dataclasses import asdict
 
     from vae.generation.sample import fit_density, measure_gain, sample
@@ -232,7 +219,7 @@ def sample(options: argparse.Namespace) -> None:
     gain, notes = None, list[str]()
     if options.prior == "fitted" and not options.no_gain:
         gain, notes = measure_gain(run, options.split, options.seed, density)
-    lines = [str(files[0])]
+    lines: list[object] = [files[0]]
     if len(files) > 1:
         lines += [f"{len(files) - 1:,} PNGs in {files[1].parent}"]
     if gain:
@@ -240,10 +227,6 @@ def sample(options: argparse.Namespace) -> None:
             f"Fréchet distance ({gain.features}, n = {gain.n:,}): {gain.standard:.4f} from the "
             f"prior, {gain.fitted:.4f} from the fitted density; floor {gain.floor:.4f}"
         ]
-    found = {
-        "files": [str(file) for file in files],
-        "prior": options.prior,
-        "gain": asdict(gain) if gain else None,
-        "notes": notes,
-    }
-    print_result(options, found, "\n".join([*lines, *notes]))
+    measured = asdict(gain) if gain else None
+    found = {"files": files, "prior": options.prior, "gain": measured, "notes": notes}
+    return found, [*lines, *notes]

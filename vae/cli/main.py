@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import os
 import sys
 
 from vae.cli.face_commands import edit, interpolate, reconstruct, sample, traverse
-from vae.cli.options import DEVICE, JSON, SEED, command, option, print_result
+from vae.cli.options import DEVICE, JSON, SEED, Result, command, option
 from vae.cli.result_commands import compare, dashboard, evaluate, export, report
 from vae.utils.errors import UserError, require
 
 
 @command(
-    "pack",
     help="decode or draw a data set into its cache, ahead of training",
     description="Decode or draw a data set into its cache, ahead of training. Training does "
     "the same when it finds no cache.",
@@ -27,7 +28,7 @@ from vae.utils.errors import UserError, require
         JSON,
     ],
 )
-def pack(options: argparse.Namespace) -> None:
+def pack(options: argparse.Namespace) -> Result:
     from vae.data import open_or_pack, verify
     from vae.runs.compose import CONF, compose
 
@@ -40,7 +41,6 @@ def pack(options: argparse.Namespace) -> None:
     size = sum(file.stat().st_size for file in packed.folder.iterdir())
     skipped = len(packed.skipped())
     labels = packed.label_names()
-    found = {"cache": str(packed.folder), "images": counts, "skipped": skipped, "bytes": size}
     lines = [f"cache  {packed.folder}"]
     lines += [f"{split:5}  {count:>9,} images" for split, count in counts.items()]
     lines += [f"with   {len(names):>9,} {kind}" for kind, names in labels.items()]
@@ -48,11 +48,11 @@ def pack(options: argparse.Namespace) -> None:
         lines += [f"less   {skipped:>9,} that could not be read"]
     checked = ", every byte as it was written" * options.verify
     lines += [f"size   {size / 1e6:>9,.1f} MB{checked}"]
-    print_result(options, found | {"labels": labels}, "\n".join(lines))
+    found = {"cache": packed.folder, "images": counts, "skipped": skipped, "bytes": size}
+    return found | {"labels": labels}, lines
 
 
 @command(
-    "benchmark",
     help="measure the speed of training on this machine",
     description="Measure on this machine, in turns and again and again: the training step "
     "against a plain twin, the upsampling layers in each form, the peak of matrix products, "
@@ -82,7 +82,7 @@ def pack(options: argparse.Namespace) -> None:
         JSON,
     ],
 )
-def benchmark(options: argparse.Namespace) -> None:
+def benchmark(options: argparse.Namespace) -> Result:
     require(options.rounds >= 1, "--rounds", options.rounds, "an int >= 1")
     require(options.quality >= 0, "--quality", options.quality, "an int >= 0")
 
@@ -101,7 +101,7 @@ def benchmark(options: argparse.Namespace) -> None:
         matrix_side=2048 if device == "cpu" else 8192,
     )
     found = run_benchmark(setting, options.rounds, options.compile, options.growth, options.quality)
-    print_result(options, found, "" if options.json else format_benchmark(found))
+    return found, [] if options.json else [format_benchmark(found)]
 
 
 COMMANDS = (  # in the order of the help
@@ -114,8 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on stderr and exit code 1."""
     parser = argparse.ArgumentParser(prog="vae", description="Data and runs of MiniFaceApp.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for each in COMMANDS:
-        each.add_to(commands)
+    for add_to in COMMANDS:
+        add_to(commands)
     options, rest = parser.parse_known_args(arguments)
     # argparse takes no further words after an option: vae pack celeba --verify data.path=...
     if rest and not any(word.startswith("-") for word in rest) and "inputs" in options:
@@ -124,7 +124,11 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        options.run(options)
+        found, lines = options.run(options)
+        if options.json:
+            print(json.dumps(found, default=os.fspath))
+        else:
+            print(*lines, sep="\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -6,37 +6,21 @@ Nothing heavy is imported before a command runs, since `vae --help` imports all 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from vae.runs.load import SavedRun
 
-Run: TypeAlias = Callable[[argparse.Namespace], None]
+Result: TypeAlias = tuple[Any, Sequence[object]]  # for --json, and lines for a person
+Run: TypeAlias = Callable[[argparse.Namespace], Result]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+AddCommand: TypeAlias = Callable[[Commands], None]
 Option: TypeAlias = tuple[tuple[str, ...], dict[str, Any]]  # arguments of `add_argument`
 
 OVERRIDE = re.compile(r"[a-z_]+\.[a-z_]+=")
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command of `vae`: what argparse is told of it, and the function that it calls."""
-
-    name: str
-    run: Run
-    texts: dict[str, Any]  # help, description, epilog
-    options: Sequence[Option]
-
-    def add_to(self, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-        """Add the command to the subparsers of `vae`."""
-        parser = commands.add_parser(self.name, **self.texts)
-        for names, settings in self.options:
-            parser.add_argument(*names, **settings)
-        parser.set_defaults(run=self.run)
 
 
 def option(*names: str, **settings: Any) -> Option:
@@ -78,23 +62,28 @@ FACE_OPTIONS = (
 
 
 def command(
-    name: str, *, help: str, description: str, example: str, options: Sequence[Option] = ()
-) -> Callable[[Run], Command]:
-    """Decorate a function of the parsed options so that it is a command of `vae`."""
-    texts = {"help": help, "description": description, "epilog": f"example: {example}"}
-    return lambda run: Command(name, run, texts, options)
+    *, help: str, description: str, example: str, options: Sequence[Option]
+) -> Callable[[Run], AddCommand]:
+    """Decorate a function of the parsed options: the result adds a command of its name to `vae`."""
+
+    def decorate(run: Run) -> AddCommand:
+        def add_to(commands: Commands) -> None:
+            parser = commands.add_parser(
+                run.__name__, help=help, description=description, epilog=f"example: {example}"
+            )
+            for names, settings in options:
+                parser.add_argument(*names, **settings)
+            parser.set_defaults(run=run)
+
+        return add_to
+
+    return decorate
 
 
 def run_command(
-    name: str,
-    *,
-    help: str,
-    description: str,
-    example: str,
-    inputs: str = "",
-    options: Sequence[Option] = (),
-) -> Callable[[Run], Command]:
-    """Decorate a function so that it is a command on a run's folder; it calls `open_run`.
+    *, options: Sequence[Option], inputs: str = "", **texts: str
+) -> Callable[[Run], AddCommand]:
+    """Return `command` for a function that calls `open_run`, with the options of that.
 
     Args:
         inputs: what may follow the folder, for the help: "IMAGE", "A B" ...; none if empty.
@@ -107,8 +96,7 @@ def run_command(
         metavar=f"{inputs} KEY=VALUE".strip(),
         help=f"{what}data.path=FOLDER where the images have moved",
     )
-    options = (run_folder, words, *RUN_OPTIONS, *options)
-    return command(name, help=help, description=description, example=example, options=options)
+    return command(options=(run_folder, words, *RUN_OPTIONS, *options), **texts)
 
 
 def open_run(options: argparse.Namespace, takes_inputs: bool = True) -> tuple[SavedRun, list[str]]:
@@ -143,8 +131,3 @@ def output_folder(options: argparse.Namespace, below: str = "") -> Path:
     require(not folder.is_file(), "--out", str(folder), "a folder, and that is a file")
     require_writable(folder)
     return folder
-
-
-def print_result(options: argparse.Namespace, found: dict[str, Any], text: str) -> None:
-    """Print a command's result: one JSON object, or text for a person."""
-    print(json.dumps(found) if options.json else text)

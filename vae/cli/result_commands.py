@@ -6,28 +6,13 @@ Nothing heavy is imported before it is needed, since `vae --help` imports this m
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from vae.cli.options import (
-    JSON,
-    command,
-    open_run,
-    option,
-    output_folder,
-    print_result,
-    run_command,
-)
+from vae.cli.options import JSON, Result, command, open_run, option, output_folder, run_command
 from vae.utils.errors import UserError
-
-if TYPE_CHECKING:
-    from vae.evaluation.evaluate import Report
-    from vae.generation.export import Exported
 
 
 @run_command(
-    "evaluate",
     help="measure a run on the validation or test split",
     description="Measure a run on the validation or test split: metrics.json, with the number "
     "of images and the seed beside each metric, and figures. Settings are in "
@@ -38,10 +23,11 @@ if TYPE_CHECKING:
         option("--wandb", metavar="MODE", help="wandb.mode; default: the run's own"),
     ],
 )
-def evaluate(options: argparse.Namespace) -> None:
+def evaluate(options: argparse.Namespace) -> Result:
     from dataclasses import replace
 
     from vae.runs.load import METRICS_FILE, evaluate_and_record
+    from vae.utils.tables import format_table
 
     run, _ = open_run(options, takes_inputs=False)
     if options.wandb:
@@ -56,25 +42,17 @@ def evaluate(options: argparse.Namespace) -> None:
         "step": run.step,
         "metrics": report.figures,
         "notes": report.notes,
-        "files": [str(file), *map(str, pictures.values())],
+        "files": [file, *pictures.values()],
     }
-    print_result(options, found, _table(report) + f"\n\n{file}")
-
-
-def _table(report: Report) -> str:
-    """Format the metrics, notes on missing ones, and the time of each part."""
-    from vae.utils.tables import format_table
-
-    figures = [
+    rows = [
         [name, f"{figure['value']:.5g}", f"n = {figure['n']:,}"]
         for name, figure in report.figures.items()
     ]
     took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
-    return "\n".join([format_table(figures), "", *report.notes, f"took: {took}"])
+    return found, [format_table(rows), "", *report.notes, f"took: {took}", "", file]
 
 
 @run_command(
-    "export",
     help="write a run's model for use elsewhere",
     description="Write a run's encoder and decoder as files that are used without this "
     "project, into RUN/export: torch (encoder.pt2, decoder.pt2, for torch.export.load), onnx "
@@ -91,21 +69,22 @@ def _table(report: Report) -> str:
         ),
     ],
 )
-def export(options: argparse.Namespace) -> None:
+def export(options: argparse.Namespace) -> Result:
     from vae.generation.export import export_model
     from vae.utils.tables import format_table
 
     run, _ = open_run(options, takes_inputs=False)
     folder = output_folder(options, "export")
-    formats = dict.fromkeys(options.format or ["torch"])
-    exports: list[Exported] = []
-    for name in formats:
-        exports += export_model(run, name, folder, options.seed, step=run.step, epoch=run.epoch)
+    exports = [
+        made
+        for name in dict.fromkeys(options.format or ["torch"])
+        for made in export_model(run, name, folder, options.seed, step=run.step, epoch=run.epoch)
+    ]
     found = {
         "run": str(run.folder),
         "checkpoint": run.checkpoint,
         "step": run.step,
-        "files": [str(made.file) for made in exports],
+        "files": [made.file for made in exports],
         "bytes": [made.size for made in exports],
         "largest_differences": [made.difference for made in exports],
     }
@@ -113,11 +92,10 @@ def export(options: argparse.Namespace) -> None:
     table += [
         [str(made.file), f"{made.size / 1e6:,.2f} MB", f"{made.difference:.1e}"] for made in exports
     ]
-    print_result(options, found, format_table(table))
+    return found, [format_table(table)]
 
 
 @command(
-    "compare",
     help="put the runs of a sweep side by side",
     description="Put the runs of a sweep side by side: comparison.csv, comparison.png, "
     "reconstructions.png, samples.png and report.md. A sweep does so itself when it ends; "
@@ -129,7 +107,7 @@ def export(options: argparse.Namespace) -> None:
         JSON,
     ],
 )
-def compare(options: argparse.Namespace) -> None:
+def compare(options: argparse.Namespace) -> Result:
     from vae.sweeps.comparison import rows
     from vae.sweeps.report import REPORT_FILES, overview, write_report
     from vae.sweeps.wandb_sweep import link_runs
@@ -137,13 +115,12 @@ def compare(options: argparse.Namespace) -> None:
     comparison = write_report(options.sweep, options.out)
     link_runs(comparison.folder)
     out = Path(options.out or options.sweep)
-    files = [str(out / name) for name in REPORT_FILES if (out / name).exists()]
+    files = [out / name for name in REPORT_FILES if (out / name).exists()]
     found = {"sweep": comparison.name, "runs": rows(comparison), "files": files}
-    print_result(options, found, f"{overview(comparison)}\n\n{out / 'report.md'}")
+    return found, [overview(comparison), "", out / "report.md"]
 
 
 @command(
-    "dashboard",
     help="make the workspace of a sweep on W&B",
     description="Make the workspace of a sweep on W&B and print its address: parallel "
     "coordinates, rate against distortion, learning curves, faces. Needs a login.",
@@ -157,7 +134,8 @@ def compare(options: argparse.Namespace) -> None:
         ),
     ],
 )
-def dashboard(options: argparse.Namespace) -> None:
+def dashboard(options: argparse.Namespace) -> Result:
+    from vae.runs.wandb_run import error_text, resolve_mode, unreachable
     from vae.sweeps.comparison import read_sweep
     from vae.sweeps.wandb_sweep import build_workspace
 
@@ -171,21 +149,7 @@ def dashboard(options: argparse.Namespace) -> None:
         raise UserError(f"{options.sweep}: no run says its W&B project. Give --project NAME.")
     workspace = build_workspace(comparison, entity, project, group)
     if options.json:
-        print(json.dumps(workspace._spec))  # the package has no public way to it
-    else:
-        print(save_workspace(workspace))
-
-
-def save_workspace(workspace: Any) -> str:
-    """Save a workspace on W&B as a new view of its project, and return its address.
-
-    Where it names no entity, it is that of the account.
-
-    Raises:
-        UserError: there is no login, or the server does not take it.
-    """
-    from vae.runs.wandb_run import error_text, resolve_mode, unreachable
-
+        return workspace._spec, []  # the package has no public way to it
     if resolve_mode("auto") != "online":
         raise UserError(
             "vae dashboard: there is no login on W&B, or W&B is switched off. Run `wandb login`; "
@@ -198,7 +162,7 @@ def save_workspace(workspace: Any) -> str:
     if trouble is None:
         try:
             workspace.entity = workspace.entity or wandb.Api().default_entity
-            return str(workspace.save().url)
+            return None, [workspace.save().url]
         except Exception as error:
             trouble = error_text(error)
     raise UserError(
@@ -208,7 +172,6 @@ def save_workspace(workspace: Any) -> str:
 
 
 @command(
-    "report",
     help="make the tables and pictures of a page in docs/experiments",
     description="Make the tables and pictures of a page in docs/experiments. With the folder "
     "of its sweep, from the runs in it: metrics that training does not measure are measured "
@@ -221,12 +184,10 @@ def save_workspace(workspace: Any) -> str:
         JSON,
     ],
 )
-def report(options: argparse.Namespace) -> None:
+def report(options: argparse.Namespace) -> Result:
     from vae.sweeps.pages import make_page
-    from vae.utils.errors import UserError
 
     if not options.page.is_file():
         raise UserError(f"{options.page}: there is no such page.")
     files = make_page(options.page, options.sweep)
-    found = {"page": str(options.page), "files": [str(file) for file in files]}
-    print_result(options, found, "\n".join(map(str, files)))
+    return {"page": options.page, "files": files}, files

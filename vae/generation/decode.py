@@ -145,10 +145,10 @@ def interpolate(
 class TraversalResult:
     """The result of `traverse`."""
 
+    files: list[Path]  # a PNG and a GIF
     latents: list[int]  # by their KL, the largest first
     kl: list[float]  # of each, nats per image
     active: list[bool]  # whether its mean varies by more than ACTIVE_VARIANCE
-    files: list[Path]  # a PNG and a GIF
 
 
 @torch.inference_mode()
@@ -206,7 +206,7 @@ def traverse(
     names = [f"z{latent}" for latent in latents]
     frames = decoded(tqdm(strips(FRAMES).transpose(0, 1), desc="animating", disable=None))
     animated = figures.write_animation(frames, path.with_suffix(".gif"), labels=names)
-    return TraversalResult(latents, kl[latents].tolist(), active, [sheet, animated])
+    return TraversalResult([sheet, animated], latents, kl[latents].tolist(), active)
 
 
 def _measure(trained: TrainedModel, split: str) -> tuple[Tensor, AggregatePosterior]:
