@@ -75,7 +75,7 @@ def edit(
     parts = (1,) if len(attributes) > 1 else (-1, -0.5, 0.5, 1)
     changes = [(attribute, strength * part) for attribute in attributes for part in parts]
     directions = learned.directions
-    ways = directions.normal if method == "normal" else directions.means
+    ways = getattr(directions, method)
     plain = trained.model.decode(latents).cpu()
     changed = []
     for attribute, size in changes:
@@ -85,7 +85,14 @@ def edit(
     if keep_detail:
         images = (images + (originals - plain)[:, None]).clamp(0, 1)
 
-    how = _how(method, keep_detail, crop, tag)
+    # File names have all unusual settings, so that files do not collide.
+    settings = {
+        method: method != "normal",
+        "detail": keep_detail,
+        safe_stem(f"crop-{crop.replace(',', '-')}"): crop != "auto",
+        tag: bool(tag),
+    }
+    how = [name for name, is_unusual in settings.items() if is_unusual]
     sheet = figures.write_table(
         torch.cat([originals[:, None], plain[:, None], images], dim=1),
         folder / "figures" / f"{'_'.join(['edit', *attributes, *how])}.png",
@@ -97,17 +104,6 @@ def edit(
             name = "_".join([stem, attribute, f"{strength:+g}", *how])
             files.append(figures.save_png(figures.to_pil(image), folder / "edited" / f"{name}.png"))
     return EditResult(images, sheet, files)
-
-
-def _how(method: str, keep_detail: bool, crop: str, tag: str) -> list[str]:
-    """Return file name suffixes of all non-default settings, so that files do not collide."""
-    inputs = {
-        method: method != "normal",
-        "detail": keep_detail,
-        safe_stem(f"crop-{crop.replace(',', '-')}"): crop != "auto",
-        tag: bool(tag),
-    }
-    return [word for word, is_unusual in inputs.items() if is_unusual]
 
 
 def _require_known(attributes: Sequence[str], learned: LearnedDirections) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 GAP = 2  # white pixels between the images of a grid
 LABEL_HEIGHT = 13  # pixels of Pillow's own font, at its default size
 LABEL_LINES = 5  # above a column, at most
+ANIMATION_MS = 4000  # there and back
 BACKGROUND = (255, 255, 255)
 INK = (40, 40, 40)
 
@@ -42,9 +43,8 @@ def grid(images: Tensor, columns: int) -> Image:
     images = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     rows = -(-len(images) // columns)
     tiles = F.pad(images, (GAP, 0, GAP, 0, 0, 0, 0, rows * columns - len(images)), value=1.0)
-    sheet = tiles.view(rows, columns, *tiles.shape[1:]).permute(
-        0, 3, 1, 4, 2
-    )  # rows, y, columns, x, rgb
+    # rows, y, columns, x, rgb
+    sheet = tiles.view(rows, columns, *tiles.shape[1:]).permute(0, 3, 1, 4, 2)
     sheet = F.pad(sheet.flatten(2, 3).flatten(0, 1), (0, 0, 0, GAP, 0, GAP), value=1.0)
     return Image.fromarray((sheet * 255).round().byte().numpy())
 
@@ -143,9 +143,7 @@ def write_table(
 def write_animation(
     frames: Iterable[Tensor],
     path: Path,
-    *,
     labels: Sequence[str] | None = None,
-    seconds: float = 4.0,
 ) -> Path:
     """Write a GIF that loops through frames and back.
 
@@ -157,11 +155,10 @@ def write_animation(
             about half as many rows as columns. One is held at a time.
         path: the GIF to write.
         labels: of the faces of a frame, above each.
-        seconds: there and back.
     """
     there = [_frame(frame, labels).quantize(256) for frame in frames]
     first, *others = there + there[-2:0:-1]
-    duration = max(20, round(1000 * seconds / (1 + len(others))))  # viewers slow below 20 ms
+    duration = max(20, round(ANIMATION_MS / (1 + len(others))))  # viewers slow below 20 ms
 
     def write(file: Path) -> None:
         first.save(
@@ -184,10 +181,7 @@ def _frame(images: Tensor, labels: Sequence[str] | None) -> Image:
         named = list(labels[start : start + columns])
         named += [""] * (columns - len(named))
         rows.append(label_columns(grid(images[start : start + columns], columns), named))
-    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), BACKGROUND)
-    for number, row in enumerate(rows):
-        sheet.paste(row, (0, sum(above.height for above in rows[:number])))
-    return sheet
+    return Image.fromarray(np.concatenate([np.asarray(row) for row in rows]))
 
 
 @torch.inference_mode()
@@ -267,7 +261,6 @@ def move_latent(
         (steps, latent_dim), equal to `latents` in every other column.
     """
     strip = latents.repeat(steps, 1)
-    strip[:, latent] = (mean + std * torch.linspace(-TRAVERSAL_RANGE, TRAVERSAL_RANGE, steps)).to(
-        strip
-    )
+    places = torch.linspace(-TRAVERSAL_RANGE, TRAVERSAL_RANGE, steps)
+    strip[:, latent] = (mean + std * places).to(strip)
     return strip

@@ -140,36 +140,27 @@ def _load(word: str, crop: str, data: DataConfig) -> np.ndarray:
 
 def _square(crop: str, shape: tuple[int, int], data: DataConfig, word: str) -> Square:
     """Return the square of a picture (width, height) that a crop names."""
-    if crop == "auto":
-        return _centre(shape, _side_of_training(shape, data, word))
-    if crop == "none":
+    width, height = shape
+    trained = data.celeba_crop
+    if crop == "none" or (crop == "auto" and trained is None):
+        return _centre(shape, min(shape))
+    wants = f"this model wants {describe_framing(trained)}" if trained else ""
+    if crop == "auto" and trained:
+        if abs(width / height / (CELEBA_SIZE[0] / CELEBA_SIZE[1]) - 1) <= ASPECT_TOLERANCE:
+            return _centre(shape, min(width, round(trained * width / CELEBA_SIZE[0])))
+        log.info(
+            "%s: its largest centre square is taken; %s. --crop LEFT,TOP,SIDE takes such a square.",
+            word,
+            wants,
+        )
         return _centre(shape, min(shape))
     numbers = crop.split(",")
     well_formed = len(numbers) in (1, 3) and all(n.strip().isdecimal() for n in numbers)
-    trained = data.celeba_crop
-    wants = f" (this model wants {describe_framing(trained)})" if trained else ""
-    require(well_formed, "--crop", crop, CROP_HELP + wants)
+    require(well_formed, "--crop", crop, CROP_HELP + (f" ({wants})" if wants else ""))
     if len(numbers) == 1:
         return _centre(shape, int(crop))
     left, top, side = map(int, numbers)
     return left, top, side
-
-
-def _side_of_training(shape: tuple[int, int], data: DataConfig, word: str) -> int:
-    """Return the side of `auto`'s centre square; log the wanted framing for other proportions."""
-    crop = data.celeba_crop
-    if crop is None:
-        return min(shape)
-    width, height = shape
-    if abs(width / height / (CELEBA_SIZE[0] / CELEBA_SIZE[1]) - 1) > ASPECT_TOLERANCE:
-        log.info(
-            "%s: its largest centre square is taken; this model wants %s. "
-            "--crop LEFT,TOP,SIDE takes such a square.",
-            word,
-            describe_framing(crop),
-        )
-        return min(shape)
-    return min(width, round(crop * width / CELEBA_SIZE[0]))
 
 
 def _centre(shape: tuple[int, int], side: int) -> Square:

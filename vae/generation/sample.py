@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import trange
@@ -21,7 +20,6 @@ from vae.evaluation import TrainedModel, distances
 from vae.evaluation.distances import Latents, measure_distances, pick_features, random_subset
 from vae.evaluation.latents import encode_batches
 from vae.generation import figures
-from vae.models.base import VAE
 from vae.training.metrics import EVALUATION_BATCH
 from vae.utils.errors import UserError, require
 
@@ -37,6 +35,7 @@ PRIORS = ("standard", "fitted")
 MAX_SHOWN = 256  # samples on a sheet
 
 
+@torch.inference_mode()
 def fit_density(trained: TrainedModel, seed: int) -> GaussianMixture:
     """Fit a mixture of at most COMPONENTS Gaussians to the latents of the training images.
 
@@ -55,44 +54,22 @@ def fit_density(trained: TrainedModel, seed: int) -> GaussianMixture:
 
     images = trained.data.images["train"]
     images = random_subset(images, min(MAX_LATENTS, len(images)), seed)
-    latents = _sample_latents(trained.model, images, seed)
-    components = min(COMPONENTS, len(latents) // PER_COMPONENT)
+    components = min(COMPONENTS, len(images) // PER_COMPONENT)
     if components < 1:
         raise UserError(
             f"--prior fitted: needs at least {PER_COMPONENT} training images; there are "
-            f"{len(latents)}."
+            f"{len(images)}."
         )
+    generator = torch.Generator().manual_seed(seed)
+    latents = []
+    for posterior in encode_batches(trained.model, images, "encoding train"):
+        noise = torch.randn(posterior.mode.shape, generator=generator)
+        latents.append(posterior.rsample(noise.to(posterior.mode)).cpu().double())
     mixture = GaussianMixture(components, reg_covar=VARIANCE_FLOOR, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred steps are near enough
-        mixture.fit(latents)
+        mixture.fit(torch.cat(latents).numpy())
     return mixture
-
-
-def density_source(density: GaussianMixture, seed: int) -> Latents:
-    """Return a function that draws from what `fit_density` returned, one stream per seed."""
-    weights, means = torch.from_numpy(density.weights_), torch.from_numpy(density.means_)
-    roots = torch.linalg.cholesky(torch.from_numpy(density.covariances_))
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(count: int) -> Tensor:
-        which = torch.multinomial(weights, count, replacement=True, generator=generator)
-        shape = (count, means.shape[1])
-        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-        return (means[which] + torch.einsum("nij,nj->ni", roots[which], noise)).float()
-
-    return draw
-
-
-@torch.inference_mode()
-def _sample_latents(model: VAE, images: np.ndarray, seed: int) -> np.ndarray:
-    """Sample one latent per image from its posterior, (n, latent_dim) float64."""
-    generator = torch.Generator().manual_seed(seed)
-    latents = []
-    for posterior in encode_batches(model, images, "encoding train"):
-        noise = torch.randn(posterior.mode.shape, generator=generator)
-        latents.append(posterior.rsample(noise.to(posterior.mode)).cpu().double())
-    return torch.cat(latents).numpy()
 
 
 @dataclass(frozen=True)
@@ -109,9 +86,10 @@ class SamplingGain:
 def latent_sampler(
     trained: TrainedModel, prior: str, seed: int, density: GaussianMixture | None = None
 ) -> Latents:
-    """Return a function of a number that draws latents from the `standard` or `fitted` prior.
+    """Return a function of a number that draws latents, one stream per seed.
 
     Args:
+        prior: `standard` or `fitted`.
         density: what `fit_density` returned for this model; fitted now if None and it is needed.
 
     Raises:
@@ -120,7 +98,18 @@ def latent_sampler(
     require(prior in PRIORS, "--prior", prior, "standard or fitted")
     if prior == "standard":
         return distances.prior_source(trained.model.latent_dim, seed)
-    return density_source(density or fit_density(trained, seed), seed)
+    density = density or fit_density(trained, seed)
+    weights, means = torch.from_numpy(density.weights_), torch.from_numpy(density.means_)
+    roots = torch.linalg.cholesky(torch.from_numpy(density.covariances_))
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(count: int) -> Tensor:
+        which = torch.multinomial(weights, count, replacement=True, generator=generator)
+        shape = (count, means.shape[1])
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return (means[which] + torch.einsum("nij,nj->ni", roots[which], noise)).float()
+
+    return draw
 
 
 @torch.inference_mode()
