@@ -11,11 +11,10 @@ from vae.models import ConvConfig, build_model
 from vae.training.metrics import Evaluation
 
 
-def smooth(seed, count, size=32):
+def smooth(seed, count):
     """Smooth pictures of many colours."""
     rough = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
-    shape = (size, size)
-    return torch.nn.functional.interpolate(rough, shape, mode="bilinear", align_corners=True)
+    return torch.nn.functional.interpolate(rough, 32, mode="bilinear", align_corners=True)
 
 
 def frames_of(path):
@@ -24,14 +23,6 @@ def frames_of(path):
             np.asarray(animation.seek(number) or animation.convert("RGB")).astype(float)
             for number in range(animation.n_frames)
         ]
-
-
-def packed(count):
-    return np.random.default_rng(0).integers(256, size=(count, 16, 16, 3), dtype=np.uint8)
-
-
-def shades(*values):
-    return torch.stack([torch.full((3, 96, 96), v) for v in values])
 
 
 def test_reconstructions_are_below_their_originals(tmp_path):
@@ -56,63 +47,49 @@ def test_grid_equals_torchvisions():
 
 
 def test_small_images_are_enlarged_and_values_clamped(tmp_path):
-    images = torch.stack([torch.full((3, 32, 32), v) for v in (-1.0, 2.0)])
+    images = torch.tensor([-1.0, 2.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32)
     picture = np.asarray(Image.open(figures.write_samples(images, tmp_path / "s.png")))
     assert picture.shape == (100, 198, 3)
     assert picture[50, 50].tolist() == [0, 0, 0]
     assert picture[50, 150].tolist() == [255, 255, 255]
 
 
-def evaluation(latents):
-    return Evaluation(
-        {},
-        torch.arange(float(latents)).double(),
-        torch.ones(latents).double(),
-        torch.full((latents,), 2.0).double(),
-    )
-
-
 @pytest.mark.parametrize(("faces", "latents"), [(1, 2), (2, 1), (3, 3), (16, 20)])
-def test_the_standard_figures_at_any_size(tmp_path, faces, latents):
+def test_the_standard_figures_at_any_size(tmp_path, faces, latents, monkeypatch):
+    labelled, label_rows = [], figures.label_rows
+    monkeypatch.setattr(
+        figures,
+        "label_rows",
+        lambda rows, labels: labelled.extend(labels) or label_rows(rows, labels),
+    )
+    images = np.random.default_rng(0).integers(256, size=(faces, 16, 16, 3), dtype=np.uint8)
+    kl = torch.arange(latents, dtype=torch.float64)
     model = build_model(ConvConfig(name="conv", latent_dim=latents, channels=[4]), 16).train()
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    paths = draw_figures(model, packed(faces), evaluation(latents), tmp_path)
+    evaluation = Evaluation({}, kl, torch.ones_like(kl), torch.full_like(kl, 2))
+    paths = draw_figures(model, images, evaluation, tmp_path)
     assert set(paths) == {
         "figures/reconstructions", "figures/samples", "figures/interpolation", "figures/traversal"
     }  # fmt: skip
     for path in paths.values():
         assert Image.open(path).width > 100
+    most = list(range(latents))[:-9:-1]
+    assert labelled[-len(most) :] == [f"z{latent}: {latent}.0 nats" for latent in most]
     assert model.training
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
-
-
-def test_most_active_latents_come_first(tmp_path, monkeypatch):
-    seen = []
-    label_rows = figures.label_rows
-
-    def spy(rows, labels):
-        seen[:] = labels
-        return label_rows(rows, labels)
-
-    monkeypatch.setattr(figures, "label_rows", spy)
-    model = build_model(ConvConfig(name="conv", latent_dim=20, channels=[4]), 16)
-    draw_figures(model, packed(2), evaluation(20), tmp_path)
-    assert seen == [f"z{i}: {i}.0 nats" for i in range(19, 11, -1)]
 
 
 def test_animations_loop_forward_and_backward(tmp_path):
     start, end = smooth(0, 2)
     frames = torch.stack([torch.lerp(start, end, place)[None] for place in (0.0, 0.3, 0.8, 1.0)])
-    path = figures.write_animation(frames, tmp_path / "a.gif", seconds=3.0)
+    path = figures.write_animation(iter(frames), tmp_path / "a.gif")
     found = frames_of(path)
     for number, shown in zip((0, 1, 2, 3, 2, 1), found, strict=True):
         expected = np.asarray(figures.grid(frames[number], 1)).astype(float)
         assert np.square(shown - expected).mean() ** 0.5 < 6.5  # of 255
     with Image.open(path) as animation:
         assert animation.info["loop"] == 0
-        assert animation.info["duration"] == 500
-    before = path.read_bytes()
-    assert figures.write_animation(iter(frames), path, seconds=3.0).read_bytes() == before
+        assert 6 * animation.info["duration"] == pytest.approx(4000, abs=60)  # rounded to 10 ms
     assert [p.name for p in tmp_path.iterdir()] == ["a.gif"]
 
 
@@ -135,12 +112,10 @@ def test_animation_frames_have_labelled_rows(count, columns, tmp_path):
         expected = values[number].item() * 255 if number < count else 255
         np.testing.assert_allclose(face, expected, atol=1)
         assert (label.min() < 128) == (number < count)
-    bare = figures.write_animation([frame, 1 - frame], tmp_path / "b.gif")
-    assert frames_of(bare)[0].shape == (98 * rows + 2, 98 * columns + 2, 3)
 
 
 def test_long_labels_stay_above_their_column():
-    picture = figures.grid(shades(0.5, 0.5, 0.5), 3)
+    picture = figures.grid(torch.full((3, 3, 96, 96), 0.5), 3)
     for label in ("x" * 90, "long " * 30, "Mouth_Slightly_Open_And_More +2"):
         labelled = np.asarray(figures.label_columns(picture, ["", label, ""]))
         margin = labelled.shape[0] - picture.height

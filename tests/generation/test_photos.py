@@ -1,45 +1,39 @@
 """Photographs and numbers as input faces: crops, names, messages."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from tests.support.data_sets import save_noise
-from vae.cli.main import main
 from vae.data.images import load_square
 from vae.evaluation import TrainedModel
 from vae.generation.photos import file_stems, load_faces
 from vae.runs.compose import compose
-from vae.runs.load import load_run
 from vae.utils.errors import UserError
 
 
-def run_of(settings):
+def trained(*settings):
     config = compose([*settings, "data.image_size=32", "model.channels=[4,8]"])
     return TrainedModel(None, config.model, config.data, config.loss, config.metrics)
 
 
-CELEBA = run_of(["data=celeba"])
-UNCROPPED = run_of(["data=celeba", "data.crop=178"])
-DRAWN = run_of([])
-OTHERS = run_of(["data=folder", "data.path=x"])
+CELEBA = trained("data=celeba")
+UNCROPPED = trained("data=celeba", "data.crop=178")
+DRAWN = trained()
+OTHERS = trained("data=folder", "data.path=x")
 
 
-def loaded(file, run=DRAWN, crop="auto"):
-    faces, _ = load_faces([str(file)], run, crop=crop)
+def loaded(file, model=DRAWN, crop="auto"):
+    faces, _ = load_faces([str(file)], model, crop=crop)
     assert faces.shape == (1, 3, 32, 32)
     return (faces[0].permute(1, 2, 0) * 255).round().byte().numpy()
 
 
-def cut(file, left, top, side):
-    with Image.open(file) as image:
-        square = image.convert("RGB").crop((left, top, left + side, top + side))
-    return np.asarray(square.resize((32, 32), Image.Resampling.BILINEAR))
-
-
 @pytest.mark.parametrize(
-    ("shape", "run", "crop", "square"),
+    ("shape", "model", "crop", "square"),
     [
         ((178, 218), CELEBA, "auto", (15, 35, 148)),
         ((356, 436), CELEBA, "auto", (30, 70, 296)),
@@ -54,21 +48,19 @@ def cut(file, left, top, side):
         ((300, 100), DRAWN, "200,0,100", (200, 0, 100)),
     ],
 )
-def test_crops_of_celeba_and_other_photographs(shape, run, crop, square, tmp_path):
+def test_crops_of_celeba_and_other_photographs(shape, model, crop, square, tmp_path):
     file = save_noise(tmp_path / "a.png", *shape)
-    assert (loaded(file, run, crop) == cut(file, *square)).all()
-    if shape == (178, 218) and crop == "auto":  # as the training images
-        trained_on = run.data_config.celeba_crop
-        assert (loaded(file, run) == load_square(file, 32, trained_on)).all()
-
-
-def test_a_turned_photograph_is_upright(tmp_path):
-    file = save_noise(tmp_path / "a.png", 60, 40)
+    left, top, side = square
     with Image.open(file) as image:
+        face = image.crop((left, top, left + side, top + side))
         exif = image.getexif()
         exif[0x0112] = 6  # to be turned by 90 degrees
         image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
-    assert (loaded(tmp_path / "turned.png") == loaded(file)).all()
+    expected = np.asarray(face.resize((32, 32), Image.Resampling.BILINEAR))
+    assert (loaded(file, model, crop) == expected).all()
+    assert (loaded(tmp_path / "turned.png", model, crop) == expected).all()
+    if shape == (178, 218) and crop == "auto":  # as the training images
+        assert (expected == load_square(file, 32, model.data_config.celeba_crop)).all()
 
 
 @pytest.mark.parametrize(
@@ -85,28 +77,28 @@ def test_a_turned_photograph_is_upright(tmp_path):
 )
 def test_invalid_crops_are_refused(crop, says, tmp_path):
     file = save_noise(tmp_path / "a.png", 300, 100)
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError, match=says):
         loaded(file, crop=crop)
-    assert says in str(refusal.value)
 
 
-def test_files_that_are_no_images_are_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "page.jpg").write_text("<html>")
-    (tmp_path / "folder").mkdir()
-    for word, says in [
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
         ("page.jpg", "page.jpg: not an image, but an HTML"),
-        ("gone.jpg", "gone.jpg: there is no such file"),
         ("folder", "folder: is a folder"),
         ("x" * 300, "there is no such file"),
         ("-1", "-1: there is no such file, and it is no number"),
-    ]:
-        with pytest.raises(UserError, match=says):
-            loaded(word)
+    ],
+)
+def test_files_that_are_no_images_are_refused(word, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "page.jpg").write_text("<html>")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=says):
+        loaded(word)
 
 
-def test_numbers_select_faces_of_the_split(finished):
-    run = load_run("run")
+def test_numbers_select_faces_of_the_split(run):
     images = run.data.images
     for split in ("train", "val", "test"):
         faces, labels = load_faces(["2", "0"], run, split)
@@ -117,27 +109,20 @@ def test_numbers_select_faces_of_the_split(finished):
         load_faces(["40"], run)
 
 
-def test_folders_are_not_taken_for_faces(finished):
-    """The number is meant, as a folder cannot be."""
-    (finished.parent / "1").mkdir()
-    run = load_run("run")
-    faces, _ = load_faces(["1"], run)
-    assert torch.equal(faces, load_faces(["3", "01"], run)[0][1:])
-    save_noise(finished.parent / "3.png").rename("3")
-    assert (
-        load_faces(["3"], run)[0][0].permute(1, 2, 0) * 255
-    ).round().byte().numpy().tolist() == (load_square(finished.parent / "3", 16).tolist())
+def test_a_file_is_taken_for_a_number_but_a_folder_is_not(run):
+    Path("1").mkdir()
+    save_noise(Path("3.png")).rename("3")
+    (number, file, same), _ = load_faces(["1", "3", "01"], run)
+    assert torch.equal(number, same)
+    assert np.array_equal((file.permute(1, 2, 0) * 255).round(), load_square(Path("3"), 16))
 
 
 def test_different_pictures_have_different_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["a/me.png", "b/me.png", "c/you.png", "a/me.png"]
-    for number, word in enumerate(words[:3]):
-        save_noise(tmp_path / word, seed=number)
-    faces, labels = load_faces(words, DRAWN)
-    assert labels == ["a/me.png", "b/me.png", "you.png", "a/me.png"]
-    assert torch.equal(faces[0], faces[3])
-    assert not torch.equal(faces[0], faces[1])
+    for word in words:
+        save_noise(tmp_path / word)
+    assert load_faces(words, DRAWN)[1] == ["a/me.png", "b/me.png", "you.png", "a/me.png"]
     assert load_faces(["a/me.png", "a/me.png"], DRAWN)[1] == ["me.png", "me.png"]
 
 
@@ -157,37 +142,35 @@ def test_file_names_are_safe():
 
 
 @pytest.mark.parametrize(
-    ("run", "eyes", "height", "mouth", "times"),
+    ("model", "eyes", "height", "mouth", "times"),
     [
         (DRAWN, "36 and 63", 51, 79, 3.8),
         (CELEBA, "36 and 63", 51, 79, 3.8),
-        (run_of(["data=celeba", "data.crop=none"]), "39 and 61", 51, 74, 4.6),
-        (run_of(["data=celeba", "data.crop=100"]), "30 and 69", 52, 93, 2.6),
+        (trained("data=celeba", "data.crop=none"), "39 and 61", 51, 74, 4.6),
+        (trained("data=celeba", "data.crop=100"), "30 and 69", 52, 93, 2.6),
     ],
 )
-def test_other_proportions_log_the_framing(run, eyes, height, mouth, times, tmp_path, caplog):
+def test_other_proportions_log_the_framing(model, eyes, height, mouth, times, tmp_path, caplog):
     says = (
         f"the eyes at {eyes} % of the width and {height} % of the height, the mouth at {mouth} % "
         f"of the height: a side of {times} times"
     )
     snapshot = save_noise(tmp_path / "me.png", 300, 200)
     with caplog.at_level("INFO"):
-        for file, cropped in [(save_noise(tmp_path / "a.png", 178, 218), "auto"), (snapshot, "50")]:
-            loaded(file, run, cropped)
+        loaded(save_noise(tmp_path / "a.png", 178, 218), model)
+        loaded(snapshot, model, "50")
         loaded(snapshot, OTHERS)
         assert not caplog.records
-        loaded(snapshot, run)
+        loaded(snapshot, model)
     (said,) = caplog.messages
     assert "me.png: its largest centre square" in said
     assert says in said
     with pytest.raises(UserError, match=says[:60]):
-        loaded(snapshot, run, "face")
+        loaded(snapshot, model, "face")
 
 
-def test_photographs_need_no_data(finished, capsys):
+def test_photographs_need_no_data(finished, vae_json):
     """Where the images of the run are gone, a photograph goes through all the same."""
-    file = save_noise(finished.parent / "me.png")
-    for command in ("reconstruct", "interpolate"):
-        words = [str(file)] * (1 + (command == "interpolate"))
-        assert main([command, "run", *words, "data.root=/dev/null/none"]) == 0, capsys.readouterr()
-    assert (finished / "figures" / "interpolate_me_me.png").exists()
+    save_noise(finished.parent / "me.png")
+    files = vae_json("interpolate", "run", "me.png", "me.png", "data.root=/dev/null/none")["files"]
+    assert files[0] == "run/figures/interpolate_me_me.png"
