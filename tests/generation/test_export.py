@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import vae.generation.export
+from tests.support.train_command import ROOT
 from vae.cli.main import main
 from vae.generation.export import export_model, load_safetensors
 from vae.generation.export_formats import split_encoder_decoder
@@ -118,25 +119,16 @@ def test_safetensors_restore_the_model_exactly(exports, saved):
     assert exports["safetensors"][0].difference == 0
 
 
-ELSEWHERE = """
-import logging, sys
-from vae.cli.main import main
-logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-sys.exit(main(["export", "moved", *sys.argv[1:]]))
-"""
-
-
 @pytest.mark.slow
 def test_another_process_writes_the_same_bytes_and_only_json(exports, saved, tmp_path):
     """Of the run somewhere else; sets and symbols differ from process to process."""
     shutil.copytree(saved[0] / "checkpoints", tmp_path / "moved" / "checkpoints")
-    words = ["--json", "--device", "cpu", "--seed", "9", "--out", "."]
+    words = ["export", "moved", "--json", "--device", "cpu", "--seed", "9", "--out", "."]
     words += [word for format in FILES for word in ("--format", format)]
-    path = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "77"}
     done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, *words],
+        [sys.executable, "-m", "vae.cli.main", *words],
         cwd=tmp_path,
-        env={**os.environ, **path},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "77"},
         check=True,
         capture_output=True,
         timeout=300,
@@ -203,15 +195,20 @@ def test_export_leaves_the_model_unchanged(saved, tmp_path):
         assert weight.stride() == before[key].stride()
 
 
+OUTPUTS = {"mean": ("encoder", 0), "logvar": ("encoder", 1), "images": ("decoder", 0)}
+
+
 @pytest.fixture
 def altered(saved, monkeypatch):
-    """`altered(name, output, batch, off)`: export where a file's output of a batch is off."""
+    """`altered(output, batch, off, folder)`: an export whose output of one batch is off."""
 
-    def export(name, output, batch, off, folder):
+    def export(output, batch, off, folder):
+        name, place = OUTPUTS[output]
+
         def draft(model, about, staging):
             def function(values):
                 found = list(parts[name](values)) if name == "encoder" else [parts[name](values)]
-                found[output] = found[output] + off * (len(values) == batch)
+                found[place] = found[place] + off * (len(values) == batch)
                 return found
 
             parts = split_encoder_decoder(model, about["image_size"])
@@ -228,24 +225,18 @@ def altered(saved, monkeypatch):
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 @pytest.mark.parametrize(
-    ("name", "output", "off", "words"),
-    [
-        ("encoder", 0, 0.002, "mean"),
-        ("encoder", 1, 0.002, "logvar"),
-        ("decoder", 0, 0.0005, "images"),  # an eighth of a grey level
-        ("decoder", 0, torch.nan, "images"),
-    ],
+    ("output", "off"),
+    [("mean", 0.002), ("logvar", 0.002), ("images", 0.0005), ("images", torch.nan)],
 )
-def test_exports_with_different_outputs_are_not_written(
-    name, output, batch, off, words, altered, tmp_path
-):
-    with pytest.raises(UserError, match=rf"{name}\.pt2: not written, as {words} .* differs"):
-        altered(name, output, batch, off, tmp_path / "export")
+def test_exports_with_different_outputs_are_not_written(output, batch, off, altered, tmp_path):
+    says = rf"{OUTPUTS[output][0]}\.pt2: not written, as {output} .* differs"
+    with pytest.raises(UserError, match=says):
+        altered(output, batch, off, tmp_path / "export")
     assert not list(tmp_path.rglob("*.*"))  # nor is the file of the other half
 
 
 def test_the_largest_difference_is_returned(altered, tmp_path):
-    encoder, decoder = altered("encoder", 0, 1, 2**-18, tmp_path)
+    encoder, decoder = altered("mean", 1, 2**-18, tmp_path)
     assert encoder.difference == pytest.approx(2**-18, rel=0.1)
     assert decoder.difference == 0
 

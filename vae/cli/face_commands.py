@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from vae.cli.options import FACE_OPTIONS, Result, open_run, option, output_folder, run_command
 
 if TYPE_CHECKING:
     from vae.runs.load import SavedRun
-
-UNTESTED = "no held-out face has it, or all have"
 
 
 @run_command(
@@ -173,13 +170,11 @@ def _list(run: SavedRun) -> Result:
     ordered = sorted(known, key=lambda name: -known[name][METHODS[0]])
     unknown = sorted(accuracy.keys() - known.keys())
 
-    def line(cells: Iterable[str], name: str) -> str:
-        return "  ".join([*(f"{cell:>6}" for cell in cells), name])
-
+    rows = [[*METHODS, "attribute"]]
+    rows += [[*(f"{known[name][method]:.3f}" for method in METHODS), name] for name in ordered]
+    rows += [["?", "?", f"{name}: no held-out face has it, or all have"] for name in unknown]
     lines = ["balanced accuracy of each direction on held-out faces (chance is 0.5):"]
-    lines += [line(METHODS, "attribute")]
-    lines += [line((f"{known[name][m]:.3f}" for m in METHODS), name) for name in ordered]
-    lines += [line("?" * len(METHODS), f"{name}: {UNTESTED}") for name in unknown]
+    lines += [f"{normal:>6}  {means:>6}  {name}" for normal, means, name in rows]
     nothing = dict.fromkeys(METHODS)
     found = {name: known.get(name, nothing) for name in [*ordered, *unknown]}
     return {"balanced_accuracy": found}, lines

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vae.data import DataConfig
@@ -31,8 +32,7 @@ from vae.utils.errors import UserError, require
 
 log = logging.getLogger(__name__)
 
-CELEBA_EYES = ((69, 111), (108, 111))  # pixels of the aligned images, on average
-CELEBA_MOUTH = ((73, 152), (105, 152))  # its corners
+CELEBA_EYES_X, CELEBA_EYES_Y, CELEBA_MOUTH_Y = (69, 108), 111, 152  # pixels, on average
 ASPECT_TOLERANCE = 0.01  # within which a picture has CelebA's
 CROP_HELP = "auto, none, PIXELS of the centre square, or LEFT,TOP,SIDE"
 MAX_STEM = 24  # characters of a label in a file's name, which has up to two of them
@@ -98,13 +98,12 @@ def safe_stem(text: str) -> str:
 def describe_framing(crop: int) -> str:
     """Describe where the eyes and the mouth are in CelebA's centre squares of `crop` pixels."""
     left, top, side = _centre(CELEBA_SIZE, crop)
-    (left_eye, eyes), (right_eye, _) = CELEBA_EYES
-    x, other_x = ((eye - left) / side for eye in (left_eye, right_eye))
-    y, mouth = ((height - top) / side for height in (eyes, CELEBA_MOUTH[0][1]))
+    x, other_x = (100 * (eye - left) / side for eye in CELEBA_EYES_X)
+    y, mouth = (100 * (height - top) / side for height in (CELEBA_EYES_Y, CELEBA_MOUTH_Y))
     return (
-        f"the eyes at {100 * x:.0f} and {100 * other_x:.0f} % of the width and {100 * y:.0f} % of "
-        f"the height, the mouth at {100 * mouth:.0f} % of the height: a side of "
-        f"{side / (right_eye - left_eye):.1f} times the distance of the eyes"
+        f"the eyes at {x:.0f} and {other_x:.0f} % of the width and {y:.0f} % of the height, the "
+        f"mouth at {mouth:.0f} % of the height: a side of {100 / (other_x - x):.1f} times the "
+        "distance of the eyes"
     )
 
 
@@ -122,8 +121,6 @@ def _labels(inputs: Sequence[str], split: str) -> list[str]:
 
 def _load(word: str, crop: str, data: DataConfig) -> np.ndarray:
     """Load a picture's square, (size, size, 3) uint8, resized as the training images were."""
-    from PIL import Image
-
     if os.path.isdir(word):
         raise UserError(f"{word}: is a folder. Name the pictures in it: {word}/*.jpg.")
     if not os.path.isfile(word):
