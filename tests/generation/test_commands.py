@@ -1,5 +1,7 @@
-"""`vae reconstruct`, `interpolate`, `traverse` and `sample` on a finished run."""
+"""`vae reconstruct`, `interpolate`, `traverse`, `edit` and `sample` on a finished run."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,22 +9,25 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.train_command import ROOT
 from vae.cli.main import main
 from vae.generation.sample import latent_sampler
 
-COMMANDS = {
-    "reconstruct": ["reconstruct", "run"],
-    "interpolate": ["interpolate", "run", "1", "3", "--steps", "4"],
-    "traverse": ["traverse", "run", "2", "--latents", "3"],
-    "sample": ["sample", "run", "--num", "10"],
-    "fitted": ["sample", "run", "--num", "10", "--prior", "fitted", "--separate"],
-}
 
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_same_command_writes_the_same_bytes(name, finished, vae_json):
-    first = vae_json(*COMMANDS[name])["files"]
-    again = vae_json(*COMMANDS[name], "--out", "again")["files"]
+@pytest.mark.parametrize(
+    "command",
+    [
+        "reconstruct run",
+        "interpolate run 1 3 --steps 4",
+        "traverse run 2 --latents 3",
+        "edit run 3 --attribute Smiling",
+        "sample run --num 10",
+        "sample run --num 10 --prior fitted --separate",
+    ],
+)
+def test_the_same_command_writes_the_same_bytes(command, finished, vae_json):
+    first = vae_json(*command.split())["files"]
+    again = vae_json(*command.split(), "--out", "again")["files"]
     assert first
     assert [file.replace("again/", "run/", 1) for file in again] == first
     for one, other in zip(first, again, strict=True):
@@ -115,3 +120,34 @@ def test_mistakes_are_one_message(arguments, words, finished, capsys):
     assert err.splitlines()[-1].startswith("error: ")
     assert words in err
     assert "Traceback" not in err
+
+
+NOTEBOOK = """
+import sys
+sys.modules["hydra"] = None  # to import it, or anything of it, is an ImportError from here on
+from vae.evaluation.attributes import learn_directions
+from vae.evaluation.evaluate import evaluate_model
+from vae.generation.edit import edit
+from vae.generation.decode import interpolate, reconstruct, traverse
+from vae.generation.sample import sample
+from vae.runs.load import load_run
+
+run = load_run("run", overrides=["metrics.bound_images=1", "metrics.inception_weights=none"])
+out = run.folder
+assert reconstruct(run, ["3"], folder=out).sheet.exists()
+assert all(file.exists() for file in sample(run, num=4, prior="fitted", folder=out))
+assert all(file.exists() for file in interpolate(run, ["1", "2"], folder=out))
+assert all(file.exists() for file in traverse(run, folder=out).files)
+assert edit(run, learn_directions(run), ["3"], ["Smiling"], folder=out).sheet.exists()
+"""
+
+
+def test_the_functions_work_without_hydra(finished):
+    done = subprocess.run(
+        [sys.executable, "-c", NOTEBOOK],
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr

@@ -151,14 +151,21 @@ def test_method_selects_linear_spherical_or_both(method, kinds, run):
 
 def test_rows_are_decoded_moved_latents(outspoken, monkeypatch):
     run, seen = outspoken, {}
-    monkeypatch.setattr(
-        figures, "write_table", lambda images, path, **words: seen.update(words, images=images)
-    )
-    monkeypatch.setattr(
-        figures, "write_animation", lambda frames, path, **_: seen.update(frames=list(frames))
-    )
+
+    def table(images, path, **words):
+        seen.update(words, images=images)
+        return path
+
+    def animation(frames, path, **_):
+        seen.update(frames=list(frames))
+        return path
+
+    monkeypatch.setattr(figures, "write_table", table)
+    monkeypatch.setattr(figures, "write_animation", animation)
+    monkeypatch.setattr(decode, "RANKING_IMAGES", 10)
     made = traverse(run, "2", count=9, steps=5, split="test", folder=run.folder)
-    _, posterior = encoded(run, numbers(40), "test")
+    assert [file.name for file in made.files] == ["traverse_test_2.png", "traverse_test_2.gif"]
+    _, posterior = encoded(run, numbers(10), "test")
     centre = posterior.mean.mean(0)
     spread = (posterior.mean.var(0) + posterior.logvar.exp().mean(0)).sqrt()
     kl = posterior.kl().mean(0)
@@ -175,17 +182,6 @@ def test_rows_are_decoded_moved_latents(outspoken, monkeypatch):
     assert seen["columns"] == ["-3sd", "-1.5sd", "mean", "+1.5sd", "+3sd"]
     activity = ["", "", ", inactive", ""]
     assert seen["rows"] == [f"z{n}: {kl[n]:.1f} nats{activity[n]}" for n in made.latents]
-
-
-def test_only_the_needed_images_are_encoded(run, monkeypatch):
-    monkeypatch.setattr(decode, "RANKING_IMAGES", 10)
-    sizes = []
-    run.model.encoder.register_forward_hook(lambda _, given, out: sizes.append(len(given[0])))
-    made = traverse(run, "2", count=4, folder=run.folder)
-    assert sum(sizes) == 11  # with the face
-    assert [file.name for file in made.files] == ["traverse_2.png", "traverse_2.gif"]
-    kl = encoded(run, numbers(10))[1].kl().mean(0)
-    assert made.kl == pytest.approx(kl[made.latents].tolist(), rel=1e-4)
 
 
 def test_a_lone_image_has_no_spread(run, monkeypatch):

@@ -296,23 +296,12 @@ def test_a_missing_package_is_named_with_its_extra(format, package, saved, tmp_p
             load_safetensors(tmp_path / "x")
 
 
-def test_the_command_writes_torch_into_the_run(exports, saved, capfd):
-    folder = saved[0] / "export"
-    before = [(folder / name).read_bytes() for name in FILES["torch"]]
-    assert main(["export", str(saved[0]), "--device", "cpu"]) == 0
-    out, err = capfd.readouterr()
-    head, *rows = (line.split() for line in out.splitlines())
-    assert (head[0], err) == ("file", "")
-    assert [row[0] for row in rows] == [str(folder / name) for name in FILES["torch"]]
-    assert all(row[2] == "MB" and 0 <= float(row[3]) < 1e-4 for row in rows)
-    assert [(folder / name).read_bytes() for name in FILES["torch"]] == before
-    assert {file.name for file in folder.iterdir()} == {*chain(*FILES.values())}
-
-
-def test_the_command_prints_json(exports, saved, tmp_path, vae_json):
-    words = ["--out", str(tmp_path), "--format", "safetensors", "--device", "cpu"]
+def test_the_command_prints_what_it_writes(exports, saved, tmp_path, capfd):
+    command = ["export", str(saved[0]), "--device", "cpu"]
+    assert main([*command, "--format", "safetensors", "--out", str(tmp_path), "--json"]) == 0
     file = tmp_path / "model.safetensors"
-    assert vae_json("export", str(saved[0]), *words) == {
+    assert file.read_bytes() == exports["safetensors"][0].file.read_bytes()
+    assert json.loads(capfd.readouterr().out) == {
         "run": str(saved[0]),
         "checkpoint": "last",
         "step": 7,
@@ -320,4 +309,14 @@ def test_the_command_prints_json(exports, saved, tmp_path, vae_json):
         "bytes": [file.stat().st_size],
         "largest_differences": [0.0],
     }
-    assert file.read_bytes() == exports["safetensors"][0].file.read_bytes()
+
+    before = [made.file.read_bytes() for made in exports["torch"]]
+    assert main(command) == 0  # torch, into the run's folder
+    out, err = capfd.readouterr()
+    head, *rows = (line.split() for line in out.splitlines())
+    assert (head[0], err) == ("file", "")
+    assert [row[0] for row in rows] == [str(made.file) for made in exports["torch"]]
+    assert all(row[2] == "MB" and 0 <= float(row[3]) < 1e-4 for row in rows)
+    assert [made.file.read_bytes() for made in exports["torch"]] == before
+    names = {file.name for file in (saved[0] / "export").iterdir()}
+    assert names == {*chain(*FILES.values())}  # no temporary file
