@@ -67,9 +67,8 @@ def test_directions_are_cached_per_checkpoint(checkpoint, finished, monkeypatch,
     with monkeypatch.context() as none_there:
         none_there.setattr("vae.runs.load.SavedRun.data", None)  # not needed again
         again = learn(load_run("run", checkpoint))
-    assert again.directions.names == first.directions.names
     assert torch.equal(again.directions.normal, first.directions.normal)
-    assert again.accuracy.keys() == first.accuracy.keys()
+    assert str(again.accuracy) == str(first.accuracy)  # with NaN
 
     file.write_bytes(before[:-40])
     learn(load_run("run", checkpoint))

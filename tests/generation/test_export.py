@@ -195,48 +195,46 @@ def test_export_leaves_the_model_unchanged(saved, tmp_path):
         assert weight.stride() == before[key].stride()
 
 
+BIAS = "encoder.mean.bias"
 OUTPUTS = {"mean": ("encoder", 0), "logvar": ("encoder", 1), "images": ("decoder", 0)}
 
 
-@pytest.fixture
-def altered(saved, monkeypatch):
-    """`altered(output, batch, off, folder)`: an export whose output of one batch is off."""
+def export_altered(run, output, batch, off, folder, monkeypatch):
+    """Export a run as torch would, but with one output of the files off for one batch."""
+    name, place = OUTPUTS[output]
 
-    def export(output, batch, off, folder):
-        name, place = OUTPUTS[output]
+    def draft(model, about, staging):
+        def altered(values):
+            found = list(parts[name](values)) if name == "encoder" else [parts[name](values)]
+            found[place] = found[place] + off * (len(values) == batch)
+            return found
 
-        def draft(model, about, staging):
-            def function(values):
-                found = list(parts[name](values)) if name == "encoder" else [parts[name](values)]
-                found[place] = found[place] + off * (len(values) == batch)
-                return found
+        parts = split_encoder_decoder(model, about["image_size"])
+        files = {part: staging / f"{part}.pt2" for part in parts}
+        for file in files.values():
+            file.touch()
+        return {files[part]: {part: altered if part == name else parts[part]} for part in parts}
 
-            parts = split_encoder_decoder(model, about["image_size"])
-            for part in parts:
-                (staging / f"{part}.pt2").touch()
-            functions = parts | {name: function}
-            return {staging / f"{part}.pt2": {part: functions[part]} for part in parts}
-
-        monkeypatch.setattr(vae.generation.export, "export_torch", draft)
-        return export_model(load_run(saved[0]), "torch", folder)
-
-    return export
+    monkeypatch.setattr(vae.generation.export, "export_torch", draft)
+    return export_model(load_run(run), "torch", folder)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize("batch", [1, 2, 5])  # of those that are compared
 @pytest.mark.parametrize(
     ("output", "off"),
     [("mean", 0.002), ("logvar", 0.002), ("images", 0.0005), ("images", torch.nan)],
 )
-def test_exports_with_different_outputs_are_not_written(output, batch, off, altered, tmp_path):
+def test_exports_with_different_outputs_are_not_written(
+    output, batch, off, saved, tmp_path, monkeypatch
+):
     says = rf"{OUTPUTS[output][0]}\.pt2: not written, as {output} .* differs"
     with pytest.raises(UserError, match=says):
-        altered(output, batch, off, tmp_path / "export")
+        export_altered(saved[0], output, batch, off, tmp_path / "export", monkeypatch)
     assert not list(tmp_path.rglob("*.*"))  # nor is the file of the other half
 
 
-def test_the_largest_difference_is_returned(altered, tmp_path):
-    encoder, decoder = altered("mean", 1, 2**-18, tmp_path)
+def test_the_largest_difference_is_returned(saved, tmp_path, monkeypatch):
+    encoder, decoder = export_altered(saved[0], "mean", 1, 2**-18, tmp_path, monkeypatch)
     assert encoder.difference == pytest.approx(2**-18, rel=0.1)
     assert decoder.difference == 0
 
@@ -252,10 +250,7 @@ def test_the_largest_difference_is_returned(altered, tmp_path):
         (lambda about, _: about.update(image_size=-16), "image_size: got -16"),
         (lambda about, _: about.update(image_size=18), "data.image_size: got 18"),
         (lambda _, weights: weights.update(more=torch.ones(1)), "are not those of the model"),
-        (
-            lambda _, w: w.update({"encoder.mean.bias": w["encoder.mean.bias"].half()}),
-            "are not those of the model",
-        ),
+        (lambda _, weights: weights.update({BIAS: weights[BIAS].half()}), "are not those of the"),
     ],
 )
 def test_safetensors_of_another_kind_are_refused(edit, words, exports, tmp_path):

@@ -59,11 +59,9 @@ def test_the_standard_figures_at_any_size(tmp_path, faces, latents, monkeypatch)
     before = {n: t.clone() for n, t in model.state_dict().items()}
     evaluation = Evaluation({}, kl, torch.ones_like(kl), torch.full_like(kl, 2))
     paths = draw_figures(model, images, evaluation, tmp_path)
-    assert set(paths) == {
-        "figures/reconstructions", "figures/samples", "figures/interpolation", "figures/traversal"
-    }  # fmt: skip
-    for path in paths.values():
-        assert Image.open(path).width > 100
+    names = ["reconstructions", "samples", "interpolation", "traversal"]
+    assert paths == {f"figures/{name}": tmp_path / f"{name}.png" for name in names}
+    assert all(Image.open(path).width > 100 for path in paths.values())
     most_active = list(range(latents))[:-9:-1]
     assert seen.call_args.args[1] == [f"z{latent}: {latent}.0 nats" for latent in most_active]
     assert model.training

@@ -1,7 +1,4 @@
-"""Commands of `vae` as decorated functions, and the options that they share.
-
-Nothing heavy is imported before a command runs, since `vae --help` imports all of them.
-"""
+"""Commands of `vae` as decorated functions, and the options that they share."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""`vae evaluate`, `export`, `compare`, `dashboard` and `report`: results of runs and sweeps.
-
-Nothing heavy is imported before it is needed, since `vae --help` imports this module.
-"""
+"""`vae evaluate`, `export`, `compare`, `dashboard` and `report`: results of runs and sweeps."""
 
 from __future__ import annotations
 
