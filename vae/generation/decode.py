@@ -65,10 +65,15 @@ def reconstruct(
     if not faces:
         faces = [str(i) for i in range(min(DEFAULT_FACES, len(trained.data.images[split])))]
     originals, labels = load_faces(faces, trained, split, crop)
-    batches = torch.split(originals, EVALUATION_BATCH)
-    model, device = trained.model, trained.device
-    made = [model.decode(model.encode(batch.to(device)).mode).cpu() for batch in batches]
-    metrics = [row for pair in zip(batches, made, strict=True) for row in _metrics_of_each(*pair)]
+    functions = {m.name: m.function for m in run_metrics().values() if m.function}
+    made: list[Tensor] = []
+    metrics: list[dict[str, float]] = []
+    for batch in torch.split(originals, EVALUATION_BATCH):
+        made += [trained.model.decode(trained.model.encode(batch.to(trained.device)).mode).cpu()]
+        columns = {"mse": F.mse_loss(made[-1], batch, reduction="none").flatten(1).mean(1)}
+        columns |= {name: function(batch, made[-1]) for name, function in functions.items()}
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        metrics += [dict(zip(columns, row, strict=True)) for row in rows]
     images = torch.cat(made)
     sheet = folder / "figures" / "reconstruct.png"
     figures.write_reconstructions(_whole_rows(originals), _whole_rows(images), sheet)
@@ -80,16 +85,6 @@ def _whole_rows(images: Tensor) -> Tensor:
     shown = images[:MAX_SHOWN]
     missing = -len(shown) % min(COLUMNS, len(shown))
     return torch.cat([shown, shown.new_ones(missing, *shown.shape[1:])])
-
-
-def _metrics_of_each(originals: Tensor, images: Tensor) -> list[dict[str, float]]:
-    """Return mse and each image metric of each reconstruction in a batch."""
-    columns = {"mse": F.mse_loss(images, originals, reduction="none").flatten(1).mean(1)}
-    for metric in run_metrics().values():
-        if metric.function:
-            columns[metric.name] = metric.function(originals, images)
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 @torch.inference_mode()
