@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.support.train_command import ROOT
 from vae.cli.main import main
+from vae.generation.figures import grid
 from vae.generation.sample import latent_sampler
 
 
@@ -52,9 +53,11 @@ def test_separate_samples_are_decoded_draws_of_the_seed(run, vae_json):
     assert [Path(file).name for file in files[1:]] == ["00000.png", "00001.png", "00002.png"]
     noise = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        expected = run.model.decode(noise).permute(0, 2, 3, 1) * 255
-    with Image.open(files[3]) as image:
-        assert np.array_equal(np.asarray(image), expected[2].round().byte())
+        expected = run.model.decode(noise)
+    with Image.open(files[0]) as sheet, Image.open(files[3]) as image:
+        assert np.array_equal(np.asarray(sheet), np.asarray(grid(expected, 3)))
+        pixels = (expected[2].permute(1, 2, 0) * 255).round().byte()
+        assert np.array_equal(np.asarray(image), pixels)
 
 
 @pytest.mark.parametrize(

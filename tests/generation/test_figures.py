@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 from torch.nn.functional import interpolate
+from torchvision.utils import make_grid
 
 from vae.generation import figures
 from vae.generation.figures import draw_figures
@@ -32,21 +33,13 @@ def test_reconstructions_are_below_their_originals(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["r.png"]
 
 
-def test_grid_equals_torchvisions():
-    from torchvision.utils import make_grid
-
-    images = torch.rand(7, 3, 96, 96)  # the last row is not full
-    expected = make_grid(torch.cat([images, torch.ones(1, 3, 96, 96)]), nrow=4, pad_value=1.0)
-    expected = (expected * 255).round().byte().permute(1, 2, 0).numpy()
+@pytest.mark.parametrize(("size", "scale"), [(96, 1), (32, 3), (256, 1)])
+def test_a_grid_is_torchvisions_of_enlarged_images(size, scale):
+    images = 3 * torch.rand(7, 3, size, size) - 1  # beyond [0, 1]; the last row is not full
+    shown = torch.cat([images, torch.ones(1, 3, size, size)]).clamp(0, 1)
+    shown = shown.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    expected = (make_grid(shown, nrow=4, pad_value=1.0) * 255).round().byte().permute(1, 2, 0)
     assert np.array_equal(np.asarray(figures.grid(images, 4)), expected)
-
-
-def test_small_images_are_enlarged_and_values_clamped(tmp_path):
-    images = torch.tensor([-1.0, 2.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32)
-    picture = np.asarray(Image.open(figures.write_samples(images, tmp_path / "s.png")))
-    assert picture.shape == (100, 198, 3)
-    assert picture[50, 50].tolist() == [0, 0, 0]
-    assert picture[50, 150].tolist() == [255, 255, 255]
 
 
 @pytest.mark.parametrize(("faces", "latents"), [(1, 2), (2, 1), (3, 3), (16, 20)])
@@ -104,7 +97,7 @@ def test_animation_frames_have_labelled_rows(count, columns, tmp_path):
         assert (label.min() < 128) == (number < count)
 
 
-def test_long_labels_stay_above_their_column():
+def test_long_labels_wrap_and_stay_above_their_column(monkeypatch):
     picture = figures.grid(torch.full((3, 3, 96, 96), 0.5), 3)
     for label in ("x" * 90, "long " * 30, "Mouth_Slightly_Open_And_More +2"):
         labelled = np.asarray(figures.label_columns(picture, ["", label, ""]))
@@ -114,13 +107,9 @@ def test_long_labels_stay_above_their_column():
         assert labels[:, 100:196].min() < 128
         assert labels[:, :98].min() == labels[:, 198:].min() == 255
 
-
-def test_long_names_wrap_at_words(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(
-        "PIL.ImageDraw.ImageDraw.multiline_text", lambda _, place, text, **more: drawn.append(text)
-    )
-    names = ["Mouth_Slightly_Open +2", "x" * 30]
-    figures.label_columns(figures.grid(torch.rand(2, 3, 128, 128), 2), names)
-    assert drawn[0] == "Mouth_Slightly_\nOpen\n+2"
-    assert drawn[1].replace("\n", "") == "x" * 30
+    draw = Mock()
+    monkeypatch.setattr("PIL.ImageDraw.ImageDraw.multiline_text", draw)
+    figures.label_columns(picture, ["Mouth_Slightly_Open +2", "x" * 30, ""])
+    name, long, _ = (call.args[1] for call in draw.mock_calls)
+    assert name == "Mouth_\nSlightly_Open\n+2"
+    assert long.replace("\n", "") == "x" * 30

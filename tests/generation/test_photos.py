@@ -64,38 +64,28 @@ def test_crops_of_celeba_and_other_photographs(shape, model, crop, square, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("crop", "says"),
+    ("word", "crop", "says"),
     [
-        ("face", "--crop: got 'face', but it takes auto, none, PIXELS"),
-        ("1,2", "--crop: got '1,2'"),
-        ("-5", "--crop: got '-5'"),
-        ("0", "a square within"),
-        ("101", "a square within"),
-        ("250,0,51", "a square within"),
-        ("0,60,41", "a square within"),
+        ("a.png", "face", "--crop: got 'face', but it takes auto, none, PIXELS"),
+        ("a.png", "1,2", "--crop: got '1,2'"),
+        ("a.png", "-5", "--crop: got '-5'"),
+        ("a.png", "0", "a square within"),
+        ("a.png", "101", "a square within"),
+        ("a.png", "250,0,51", "a square within"),
+        ("a.png", "0,60,41", "a square within"),
+        ("page.jpg", "auto", "page.jpg: not an image, but an HTML"),
+        ("folder", "auto", "folder: is a folder"),
+        ("x" * 300, "auto", "there is no such file"),
+        ("-1", "auto", "-1: there is no such file, and it is no number"),
     ],
 )
-def test_invalid_crops_are_refused(crop, says, tmp_path):
-    file = save_noise(tmp_path / "a.png", 300, 100)
-    with pytest.raises(UserError, match=says):
-        loaded(file, crop=crop)
-
-
-@pytest.mark.parametrize(
-    ("word", "says"),
-    [
-        ("page.jpg", "page.jpg: not an image, but an HTML"),
-        ("folder", "folder: is a folder"),
-        ("x" * 300, "there is no such file"),
-        ("-1", "-1: there is no such file, and it is no number"),
-    ],
-)
-def test_files_that_are_no_images_are_refused(word, says, tmp_path, monkeypatch):
+def test_mistakes_are_named(word, crop, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "page.jpg").write_text("<html>")
-    (tmp_path / "folder").mkdir()
+    save_noise(Path("a.png"), 300, 100)
+    Path("page.jpg").write_text("<html>")
+    Path("folder").mkdir()
     with pytest.raises(UserError, match=says):
-        loaded(word)
+        loaded(word, crop=crop)
 
 
 def test_numbers_select_faces_of_the_split(run):
