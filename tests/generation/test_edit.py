@@ -182,18 +182,23 @@ def test_the_list_is_sorted_by_accuracy(run, vae_json, capsys):
     assert f" {row['normal']:.3f}   {row['means']:.3f}  {NAME}" in rows
 
 
-def test_few_faces_have_no_accuracy_or_no_directions(run, vae_json, monkeypatch, capsys):
-    images = run.data.images
-    few = replace(run.data, images={**images, "val": images["val"][:1]})
-    monkeypatch.setattr(SavedRun, "data", few)
-    accuracy = vae_json("edit", "run", "--list")["balanced_accuracy"]
-    assert accuracy[NAME] == {"normal": None, "means": None}
-    assert main(["edit", "run", "--list"]) == 0
+def few(monkeypatch, **counts):
+    """Of some splits there are so many images only."""
+    data = load_run("run").data
+    fewer = {split: data.images[split][:count] for split, count in counts.items()}
+    monkeypatch.setattr(SavedRun, "data", replace(data, images={**data.images, **fewer}))
+
+
+def test_few_faces_have_no_accuracy_or_no_directions(finished, vae_json, monkeypatch, capsys):
+    with monkeypatch.context() as one_held_out:
+        few(one_held_out, val=1)
+        accuracy = vae_json("edit", "run", "--list")["balanced_accuracy"]
+        assert accuracy[NAME] == {"normal": None, "means": None}
+        assert main(["edit", "run", "--list"]) == 0
     assert f"     ?       ?  {NAME}: no held-out face has it, or all" in capsys.readouterr().out
 
-    few = replace(run.data, images={**images, "train": images["train"][:16]})
-    monkeypatch.setattr(SavedRun, "data", few)
-    run.directions_file.unlink()
+    (finished / "directions" / "last.npz").unlink()
+    few(monkeypatch, train=16)
     for arguments in (["--list"], ["--attribute", NAME]):
         assert main(["edit", "run", *arguments]) == 1
         says = "data.num_images: no attribute is on at least 10 of the 16 training images and miss"
