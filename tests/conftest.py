@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from urllib.error import URLError
 
 import matplotlib
@@ -22,42 +23,26 @@ pytest_plugins = [
     "tests.support.disks",
     "tests.support.killed_runs",
     "tests.support.finished_runs",
+    "tests.support.wandb_server",
 ]
 
 
 @pytest.fixture(autouse=True)
 def no_outside_world(monkeypatch, tmp_path):
     """Isolate W&B: no key, no settings, no server but on this machine."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("torch.hub.download_url_to_file", no_download)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
     monkeypatch.setenv("MPLCONFIGDIR", CACHE_OF_MATPLOTLIB)
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()  # it reads the environment once in a process
 
 
 def no_download(url, *_args, **_kwargs):
     """Raise the error of torch.hub without a network."""
     raise URLError(f"no network for {url}")
-
-
-@pytest.fixture
-def fresh_wandb(monkeypatch, tmp_path):
-    """A machine without W&B's keys and settings, and on which W&B knows 127.0.0.1 alone.
-
-    wandb reads the environment once in a process, unless it is torn down.
-    """
-    import wandb
-
-    for key in [key for key in os.environ if key.startswith("WANDB_")]:
-        monkeypatch.delenv(key)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "settings"))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    wandb.teardown()
-    yield
-    wandb.teardown()

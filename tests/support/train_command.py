@@ -20,6 +20,8 @@ TINY = [
     "trainer.precision=fp32",  # the same figures on every machine
     "wandb.mode=disabled",
 ]
+# With TINY: a run that is long enough to be interrupted.
+ENDLESS = ["trainer.epochs=null", "trainer.max_steps=1000000", "trainer.figures_every=100000"]
 
 
 def run_train(arguments, cwd, **environment):

@@ -1,7 +1,7 @@
 """A stand-in for the W&B server on 127.0.0.1.
 
     with WandbServer() as server:
-        ...  # with WANDB_BASE_URL=server.url and WANDB_API_KEY=server.key
+        ...  # with server.environment
     server.runs["<run id>"].history
 
 wandb sends three kinds of requests: GraphQL queries, the rows of a run
@@ -14,10 +14,13 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 
 @dataclass
@@ -32,7 +35,43 @@ class OnlineRun:
     exit_code: int | None = None
 
 
-class WandbServer:
+class Handler(BaseHTTPRequestHandler):
+    """Answers as its server says; silent about it."""
+
+    protocol_version = "HTTP/1.1"
+    server: WandbServer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def answer(self) -> None:
+        server = self.server
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        with server.lock:
+            failing = server.fault
+            if failing is None:
+                status, reply = server._reply(self.command, self.path, body)
+        if failing == "dies" and not server.closing.is_set():
+            server.stop()
+        if failing in ("dies", "hangs"):
+            server.closing.wait()
+            return self.connection.close()
+        if failing is not None:
+            status, reply = int(failing), {"errors": [{"message": "refused"}]}
+        data = json.dumps(reply).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    do_GET = do_HEAD = do_POST = do_PUT = answer  # noqa: N815
+
+
+class WandbServer(ThreadingHTTPServer):
     """Listens while the context is open. With `refuse` every query gets that HTTP status.
 
     From when `fault` is set on, it serves no more: it "hangs" (takes what is sent, and is
@@ -41,68 +80,33 @@ class WandbServer:
 
     key = "0123456789" * 4
     entity = "tester"
+    daemon_threads = True
 
     def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
         self.runs: dict[str, OnlineRun] = {}
         self.refuse: int | None = None
         self.fault: str | int | None = None
         self.closing = threading.Event()
         self.unknown: list[str] = []  # what was asked for and is not played here
-        self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._http.daemon_threads = True
-        self._http.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client left
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        self.lock = threading.Lock()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.environment = {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": self.key}
 
     def __enter__(self) -> WandbServer:
-        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def handle_error(self, *_: object) -> None:
+        """A client has left."""
+
     def stop(self) -> None:
         self.closing.set()
-        self._http.shutdown()
-        self._http.server_close()
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-            def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                if self.headers.get("Content-Encoding") == "gzip":
-                    body = gzip.decompress(body)
-                with server._lock:
-                    failing = server.fault
-                    if failing is None:
-                        status, reply = server._reply(self.command, self.path, body)
-                if failing == "dies":
-                    if not server.closing.is_set():
-                        server.stop()
-                    return self.connection.close()
-                if failing == "hangs":
-                    server.closing.wait()
-                    return self.connection.close()
-                if failing is not None:
-                    status, reply = int(failing), {"errors": [{"message": "refused"}]}
-                data = json.dumps(reply).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(data)
-
-            do_GET = do_HEAD = do_POST = do_PUT = answer  # noqa: N815
-
-        return Handler
+        self.shutdown()
+        self.server_close()
 
     def _reply(self, method: str, address: str, body: bytes) -> tuple[int, Any]:
         path = unquote(urlsplit(address).path)
@@ -155,13 +159,19 @@ class WandbServer:
             bucket = {"id": run_id, "name": run_id, "displayName": run_id, "project": project}
             return {"upsertBucket": {"inserted": True, "bucket": bucket}}
         if name == "CreateRunFiles":
-            run_id = given["run"]
-            files = [
-                {"name": file, "uploadUrl": f"{self.url}/storage/{run_id}/{file}"}
-                for file in given["files"]
-            ]
+            run_id, place = given["run"], f"{self.url}/storage/{given['run']}"
+            files = [{"name": file, "uploadUrl": f"{place}/{file}"} for file in given["files"]]
             return {"createRunFiles": {"runID": run_id, "uploadHeaders": [], "files": files}}
         if name == "OrganizationCoreWeaveOrganizationID":  # is this a machine of W&B's owner?
             return {"entity": None}
         self.unknown.append(f"query {name}")
         return {}
+
+
+@pytest.fixture
+def wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A server that this process uses, with a key."""
+    with WandbServer() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server

@@ -14,10 +14,7 @@ from vae.cli.main import main
 
 pytest.importorskip("wandb_workspaces", reason="the extra `dashboard` is not installed")
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning"),
-    pytest.mark.usefixtures("fresh_wandb"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")
 
 GROUP = "it's β=1"  # not easy to quote
 

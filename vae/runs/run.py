@@ -35,7 +35,7 @@ from vae.training.trainer import Trainer
 from vae.utils import devices
 from vae.utils.distributed import local_slice, on_rank_zero, rank
 from vae.utils.errors import UserError
-from vae.utils.files import annotate_os_error, backup_as, remove_unfinished
+from vae.utils.files import backup_as, remove_unfinished
 from vae.utils.signals import InterruptedRun, Interrupts
 
 log = logging.getLogger(__name__)
@@ -205,8 +205,7 @@ class Run:
 
     @on_rank_zero
     def _log(self, row: Mapping[str, float]) -> None:
-        with annotate_os_error(self.folder / "metrics.jsonl"):
-            self.tracker.log(row)
+        self.tracker.log(row)
 
     def _end_epoch(self) -> None:
         """Validate, draw figures, save checkpoints."""
@@ -245,8 +244,7 @@ class Run:
     def _save(self, name: str) -> None:
         """Write checkpoints/NAME.pt; keep the last one before it as previous.pt."""
         path = self.folder / "checkpoints" / f"{name}.pt"
-        with annotate_os_error(self.folder / "metrics.jsonl"):
-            self.tracker.sync()  # the rows before it are to be there where it is
+        self.tracker.sync()  # the rows before it are to be there where it is
         checkpoint = {
             **self.trainer.state(),
             "measured": self.measured,

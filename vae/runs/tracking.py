@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from vae.runs.wandb_run import WandbRun, resolve_mode
-from vae.utils.files import write_text_atomically
+from vae.runs.wandb_run import WandbRun
+from vae.utils.files import annotate_os_error, write_text_atomically
 from vae.utils.registry import run_metrics
 
 if TYPE_CHECKING:
@@ -64,30 +64,28 @@ class Tracker(WandbRun):
     WandbRun.
     """
 
-    _file: IO[str]
-
     def __enter__(self) -> Tracker:
-        resolve_mode(self.settings.mode)  # before anything is created
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
         super().__enter__()
         self.send("could not be told of the metrics", _define_metrics)
-        return self
+        with self._open():  # there is a run from now on, even without a row
+            return self
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        with suppress(OSError):  # a full disk: the row that did not fit has been told of
-            self._file.close()
-        super().__exit__(kind, error, traceback)
+    @contextmanager
+    def _open(self) -> Iterator[IO[str]]:
+        path = self.folder / "metrics.jsonl"
+        with annotate_os_error(path), path.open("a", encoding="utf-8") as file:
+            yield file
 
     def log(self, row: Mapping[str, float]) -> None:
         """Record one row of finite numbers: `step`, `epoch`, `images`, metrics."""
-        self._file.write(json.dumps(dict(row)) + "\n")
-        self._file.flush()
+        with self._open() as file:
+            file.write(json.dumps(dict(row)) + "\n")
         self.report(row)
 
     def sync(self) -> None:
         """Flush the rows so far to the disk."""
-        os.fsync(self._file.fileno())
+        with self._open() as file:
+            os.fsync(file.fileno())
 
     def summarise(self, values: Mapping[str, Any]) -> None:
         """Put values into the run's summary on W&B, the columns of its table.
