@@ -1,48 +1,33 @@
 """Loading a trained model from its folder; unusable checkpoints."""
 
-import shutil
+import math
+import re
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.support.run_files import DAMAGES
 from vae.models import build_model
-from vae.runs.checkpoint import load_checkpoint, save_checkpoint
+from vae.runs.checkpoint import load_checkpoint, load_resume_state, save_checkpoint
 from vae.runs.compose import compose, run_config
 from vae.runs.load import load_run, resolve_data_paths
 from vae.utils.errors import UserError
 from vae.utils.registry import choices
 
 
-@pytest.fixture
-def config():
-    return compose(["data.image_size=16", "model.channels=[4,8]", "model.latent_dim=3"])
-
-
-@pytest.fixture
-def saved(config, tmp_path):
-    """A run's folder, and the model whose weights are in it."""
+def test_the_loaded_model_equals_the_saved(tmp_path):
+    config = compose(["data.image_size=16", "model.channels=[4,8]", "model.latent_dim=3"])
     model = build_model(config.model, 16)
     model(torch.rand(8, 3, 16, 16), torch.randn(8, 3))  # so that BatchNorm has seen something
     state = {"model": model.state_dict(), "config": asdict(config), "step": 7, "epoch": 0.5}
-    final = {"val/bpd": 6.5, "val/rate": 3.0}
-    save_checkpoint(tmp_path / "checkpoints" / "last.pt", {**state, "final": final})
-    save_checkpoint(tmp_path / "checkpoints" / "best.pt", {**state, "step": 5, "final": final})
-    return tmp_path, model
-
-
-def change(folder, edit):
-    path = folder / "checkpoints" / "last.pt"
-    state = load_checkpoint(path)
-    edit(state)
-    save_checkpoint(path, state)
-
-
-def test_the_loaded_model_equals_the_saved(saved, config):
-    folder, model = saved
+    state["final"] = {"val/bpd": 6.5, "val/rate": 3.0}
+    save_checkpoint(tmp_path / "checkpoints" / "last.pt", state)
+    for key in ("schedule", "regularizer"):  # an older version had none
+        del state["config"]["loss"][key]
+    save_checkpoint(tmp_path / "checkpoints" / "best.pt", {**state, "step": 5})
     random = torch.get_rng_state()
-    run = load_run(folder)
+    run = load_run(tmp_path)
     assert torch.equal(torch.get_rng_state(), random)
     assert not run.model.training
     images = torch.rand(2, 3, 16, 16)
@@ -50,37 +35,28 @@ def test_the_loaded_model_equals_the_saved(saved, config):
     with torch.inference_mode():
         again, expected = (m.decode(m.encode(images).mode) for m in (run.model, model))
     assert torch.equal(again, expected)
-    assert run.config == config
     assert type(run.config.model) is type(config.model)
     assert (run.step, run.epoch, run.metrics["val/bpd"]) == (7, 0.5, 6.5)
-    assert load_run(str(folder), "best").step == 5
+    older = load_run(str(tmp_path), "best")
+    assert older.step == 5
+    assert older.config == run.config == config
 
 
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (lambda file: file.write_bytes(b"torn"), "not a valid checkpoint"),
-        (Path.unlink, "there is no such checkpoint"),
-    ],
-)
 @pytest.mark.parametrize("checkpoint", ["last", "ema"])
-def test_a_damaged_last_checkpoint_loads_the_previous(checkpoint, damage, reason, saved, caplog):
-    folder, model = saved
-    average = {"model": model.state_dict(), "updates": 3}
-    change(folder, lambda state: state.update(step=3, ema=average))
-    last = folder / "checkpoints" / "last.pt"
-    last.rename(last.with_name("previous.pt"))
-    shutil.copy(last.with_name("best.pt"), last)
-    damage(last)
-    assert load_run(folder, checkpoint).step == 3
-    assert f"last.pt: {reason}" in caplog.text
-    assert "previous.pt, step 3." in caplog.text
-    assert load_run(folder, "best").step == 5
-    damage(last.with_name("previous.pt"))
-    with pytest.raises(
-        UserError, match=r"(last|previous)\.pt: (not a valid|there is no such) checkpoint"
-    ):
-        load_run(folder, checkpoint)
+def test_a_damaged_last_checkpoint_loads_the_previous(checkpoint, finished, caplog):
+    last = finished / "checkpoints" / "last.pt"
+    state = load_checkpoint(last)
+    average = {"model": state["model"], "updates": 3}
+    save_checkpoint(last.with_name("previous.pt"), {**state, "step": 3, "ema": average})
+    for damage, reason in DAMAGES:
+        damage(last)
+        assert load_run(finished, checkpoint).step == 3
+        assert f"last.pt: {reason}" in caplog.text
+        assert "previous.pt, step 3." in caplog.text
+    assert load_run(finished, "best").step == state["step"]
+    last.with_name("previous.pt").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"previous\.pt: not a valid checkpoint"):
+        load_run(finished, checkpoint)
 
 
 @pytest.mark.parametrize("data", choices("data"))
@@ -89,38 +65,93 @@ def test_every_data_source_is_reopened(data):
     assert run_config(asdict(config)) == config
 
 
-@pytest.mark.parametrize(
-    ("edit", "words"),
-    [
-        (lambda s: s["config"]["model"].update(name="os.system"), "model.name: got 'os.system'"),
-        (lambda s: s["config"]["model"].update(_target_="os.system"), "model._target_: Key"),
-        (lambda s: s["config"]["data"].update(root="${oc.env:HOME}"), "data.root: got '${oc.env"),
-        (lambda s: s["config"]["loss"].pop("beta"), "loss.beta: needs a value"),
-        (lambda s: s["config"]["loss"].update(beta=-1.0), "loss.beta: got -1.0"),
-        (lambda s: s["config"]["loss"]["regularizer"].update(nats=1), "loss.regularizer.nats: Key"),
-        (lambda s: s["config"]["model"].update(latent_dim="many"), "model.latent_dim: Value"),
-        (lambda s: s["config"]["model"].update(latent_dim=5), "its 'model' is missing or"),
-        (lambda s: s["config"]["model"].update(latent_dim=3 * 10**9), "its 'model' is missing or"),
-        (lambda s: s["config"]["model"].update(latent_dim=10**30), "no model has these sizes"),
-        (lambda s: s["config"].update(loss=torch.ones(3)), "loss: "),
-        (lambda s: s.pop("config"), "config: not settings of this"),
-        (lambda s: s["model"].popitem(), "its 'model' is missing or"),
-    ],
-)
-def test_unknown_keys_are_refused_by_name(edit, words, saved):
-    folder, _ = saved
-    change(folder, edit)
+def nested(depth):
+    """A dict in a dict in a dict ..."""
+    found = {}
+    for _ in range(depth):
+        found = {"a": found}
+    return found
+
+
+ZEROS, BIAS = torch.zeros(2).double(), "model encoder.mean.bias"
+NOT_SETTINGS = "config: not settings"
+GONE = "gone"
+FORGED = [  # an entry, its new value, and what the message says
+    ("config", GONE, NOT_SETTINGS),
+    ("config", "[" * 10**5, NOT_SETTINGS),
+    ("config model", nested(250), NOT_SETTINGS),
+    ("config model name", "os.system", "model.name: got 'os.system'"),
+    ("config model _target_", "os.system", "model._target_: Key"),
+    ("config model latent_dim", "many", "model.latent_dim: Value"),
+    ("config seed", GONE, "seed: needs a value"),
+    ("config wandb name", GONE, r"wandb\.name: needs"),
+    ("config objective", "${oc.env:HOME}", r"objective: got .* without \${"),
+    ("config loss", ZEROS, "loss: .*not a supported"),
+    ("config loss beta", GONE, "loss.beta: needs a value"),
+    ("config loss beta", -1.0, "loss.beta: got -1.0"),
+    ("config loss regularizer nats", 1, "loss.regularizer.nats: Key"),
+    (BIAS, GONE, "'model'"),
+    (BIAS, torch.zeros(9), "'model'"),
+    (BIAS, torch.zeros(4).double(), "'model'"),
+    (BIAS, torch.zeros(()).expand(4), "'model'"),  # a tensor without data for its values
+    ("step", -1, "'step'"),
+    ("final", {"val/bpd": 10**400}, "'final'"),
+    ("best", GONE, "'best'"),
+    ("best val/bpd", GONE, "'best'"),
+    ("best val/mse", math.nan, "'best'"),
+    ("skipped more", 1, "'skipped'"),
+    ("skipped total", None, "'skipped'"),
+    ("seconds", math.nan, "'seconds'"),
+    ("pending", {"a": ZEROS, "b": torch.zeros(3).double()}, "'pending'"),
+    ("pending", {"a": ZEROS.float()}, "'pending'"),
+    ("pending", {"a": torch.empty(2, dtype=torch.float64, device="meta")}, "'pending'"),
+    ("pending", {"a": ZEROS.to_sparse()}, "'pending'"),
+    ("ema", {"updates": math.inf}, "'ema'"),
+    ("optimizer", 3, "'optimizer'"),
+    ("optimizer state", {0: {"exp_avg": torch.zeros(9)}}, "'optimizer'"),
+    ("optimizer state", {1: {}}, "'optimizer'"),
+]
+
+
+def put(values, path, value):
+    """A copy of nested dicts with another value at one place, or none."""
+    key, _, rest = path.partition(" ")
+    value = put(values[key], rest, value) if rest else value
+    return {k: v for k, v in {**values, key: value}.items() if v is not GONE}
+
+
+def refused(function, *arguments):
     with pytest.raises(UserError) as refusal:
-        load_run(folder)
-    assert words in str(refusal.value)
-    assert str(folder / "checkpoints" / "last.pt") in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+        function(*arguments)
+    return str(refusal.value)
 
 
-def test_a_run_from_before_schedules_loads(saved, config):
-    folder, _ = saved
-    change(folder, lambda s: [s["config"]["loss"].pop(key) for key in ("schedule", "regularizer")])
-    assert load_run(folder).config == config
+@pytest.mark.parametrize(("path", "value", "words"), FORGED, ids=lambda part: str(part)[:30])
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+def test_a_forged_checkpoint_is_no_traceback(path, value, words, finished):
+    """Its file and what is wrong with it are named, by `vae` and by a run that resumes."""
+    last = finished / "checkpoints" / "last.pt"
+    state = load_checkpoint(last)
+    config = run_config(state["config"])
+    save_checkpoint(last, put(state, path, value))
+    expected = rf"^(resume: )?\S*last\.pt: .*{words}"
+    assert re.search(expected, refused(load_resume_state, config, finished))
+    if path.split()[0] in ("config", "model", "step", "final"):
+        assert re.search(expected + ".*$", refused(load_run, finished))
+    last.rename(last.with_name("previous.pt"))
+    assert "resume: " in (said := refused(load_resume_state, config, finished))
+    assert "previous.pt: " in said
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(5, "its 'model' is"), (3 * 10**9, "its 'model' is"), (10**30, "no model has these sizes")],
+)
+def test_weights_of_another_size_are_refused(size, words, finished):
+    last = finished / "checkpoints" / "last.pt"
+    save_checkpoint(last, put(load_checkpoint(last), "config model latent_dim", size))
+    assert f"{last}: " in (said := refused(load_run, finished))
+    assert words in said
 
 
 def test_data_are_looked_for_where_the_run_was_started(tmp_path):

@@ -1,10 +1,16 @@
 """What a run has left in its folder: rows of metrics, weights, the state to resume from."""
 
 import json
+from pathlib import Path
 
 import torch
 
 from vae.runs.checkpoint import load_checkpoint
+
+DAMAGES = [  # of a checkpoint, and what is said of it
+    (lambda file: file.write_bytes(file.read_bytes()[:-9]), "not a valid checkpoint"),
+    (Path.unlink, "there is no such checkpoint"),
+]
 
 
 def rows(folder):
