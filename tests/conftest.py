@@ -21,7 +21,6 @@ CACHE_OF_MATPLOTLIB = matplotlib.get_cachedir()  # or each process would list al
 pytest_plugins = [
     "tests.support.data_sets",
     "tests.support.disks",
-    "tests.support.killed_runs",
     "tests.support.finished_runs",
     "tests.support.wandb_server",
 ]

@@ -42,14 +42,15 @@ def accepted(run, text="- loss.beta=0.1\n- resume=elsewhere\n"):
 
 
 def test_resume_restores_the_accepted_overrides(tmp_path):
-    run = tmp_path / "it's a run, loss.beta=0.1"
-    accepted(run)
+    """But for those that are given anew."""
+    run, team = tmp_path / "it's a run, loss.beta=0.1", "wandb.entity=${oc.env:TEAM}"
+    accepted(run, f"- loss.beta=0.1\n- seed=1\n- {team}\n- resume=elsewhere\n")
     (run / ".hydra" / "overrides.yaml").write_text("- model.latent_dim=0\n")  # refused, later
     quoted = "'" + str(run).replace("'", "\\'") + "'"
-    assert expand_resume([f"resume={run}", "trainer.epochs=9"]) == [
-        "loss.beta=0.1", "trainer.epochs=9", f"resume={quoted}", f"hydra.run.dir={quoted}"
-    ]  # fmt: skip
-    parsed = OverridesParser.create().parse_overrides(expand_resume([f"resume={run}"]))
+    words = expand_resume([f"resume={run}", "seed=2", team])
+    expected = ["loss.beta=0.1", "seed=2", team, f"resume={quoted}", f"hydra.run.dir={quoted}"]
+    assert words == expected
+    parsed = OverridesParser.create().parse_overrides(words)
     assert parsed[-1].value() == parsed[-2].value() == str(run)
 
 
@@ -96,16 +97,10 @@ def test_an_untrusted_run_provides_values_only(override, tmp_path):
         expand_resume([f"resume={tmp_path / 'run'}"])
 
 
-def test_new_overrides_replace_recorded_ones(tmp_path):
-    accepted(tmp_path / "run", "- wandb.entity=${oc.env:TEAM}\n- loss.beta=0.1\n")
-    words = expand_resume([f"resume={tmp_path / 'run'}", "wandb.entity=${oc.env:TEAM}"])
-    assert words[:2] == ["loss.beta=0.1", "wandb.entity=${oc.env:TEAM}"]
-
-
 @pytest.mark.parametrize(
     "text",
     ["loss.beta: 0.1\n", "\x00\xff", "[" * 200_000],
-    ids=lambda text: text[:9],
+    ids=["no list", "no text", "nested"],
 )
 def test_damaged_overrides_are_reported(text, tmp_path):
     accepted(tmp_path / "run")

@@ -1,7 +1,6 @@
 """Whole runs: the folder, the metrics, resuming, sweeping by hand."""
 
 import json
-import os
 import re
 import shutil
 import signal

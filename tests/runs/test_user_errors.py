@@ -24,14 +24,9 @@ def assert_refused(result, folder, *words):
         (["+model.latent_dmi=3"], ["model.latent_dmi", "latent_dim"]),
         (["modle=conv"], ["modle"]),
         (["experiment=exp_10"], ["experiment/exp_10", "exp_01_baseline"]),
-        (["model=cnv"], ["model/cnv", "conv"]),
         (["model.latent_dim=abc"], ["model.latent_dim", "abc", "Integer"]),
-        (["model.latent_dim=3.7"], ["model.latent_dim", "3.7"]),
         (["model.latent_dim=null"], ["latent_dim"]),
-        (["loss.beta=-1"], ["loss.beta: got -1", ">= 0"]),
-        (["data.image_size=50"], ["data.image_size: got 50", "multiple of 4"]),
         (["data.batch_size=1000"], ["data.batch_size: got 1000", "64"]),
-        (["trainer.device=tpu"], ["trainer.device: got 'tpu'", "cuda"]),
         (["objective=val/loss"], ["objective: got 'val/loss'", "beta"]),
         (["wandb.mode=online"], ["wandb", "login"]),
         (["data=folder"], ["data.path"]),
@@ -39,11 +34,10 @@ def assert_refused(result, folder, *words):
         (["data=celeba", "data.path=nowhere"], ["nowhere", "img_align_celeba"]),
         (["resume=nowhere"], ["resume", "nowhere"]),
         (["optimizer.lr=${nope}"], ["optimizer.lr: ", "nope"]),
+        (["wandb.name=${nope}"], ["wandb.name: ", "nope"]),
         (["experiment=null"], ["experiment: got null", "debug"]),
         (["data.batch_size=" + "9" * 5000], ["data.batch_size=9999", "5000 digits"]),
         (["=1"], ["=1: got", "KEY=VALUE"]),
-        (["+=optimizer.betas"], ["KEY=VALUE"]),
-        (["wandb.name=${nope}"], ["wandb.name: ", "nope"]),
         (["optimizer.betas=${seed}"], ["optimizer.betas: ", "int"]),
     ],
     ids=lambda value: " ".join(value) if "=" in value[0] else "",
@@ -81,13 +75,12 @@ def test_in_a_sweep_one_bad_value_costs_one_run(tmp_path, monkeypatch, capsys):
     assert "loss.beta: got -1" in err
     assert "Traceback" not in out + err
     sweep = tmp_path / "multirun" / "s"
-    statuses = {p.parent.name: read_summary(p.parent) for p in sweep.glob("*/summary.json")}
-    assert statuses["loss.beta=0.1"]["status"] == "finished"
-    assert statuses["loss.beta=-1"]["status"] == "failed"
-    assert "loss.beta: got -1" in statuses["loss.beta=-1"]["error"]
-    assert sorted(p.name for p in (sweep / "loss.beta=-1").iterdir()) == [
-        ".hydra", "summary.json", "train.log",
-    ]  # fmt: skip
+    assert read_summary(sweep / "loss.beta=0.1")["status"] == "finished"
+    failed = read_summary(sweep / "loss.beta=-1")
+    assert failed["status"] == "failed"
+    assert "loss.beta: got -1" in failed["error"]
+    left = sorted(path.name for path in (sweep / "loss.beta=-1").iterdir())
+    assert left == [".hydra", "summary.json", "train.log"]
 
 
 @pytest.mark.parametrize(
