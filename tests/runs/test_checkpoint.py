@@ -97,31 +97,22 @@ def settings(*overrides):
     return compose(list(overrides)).as_dict()
 
 
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (["wandb.mode=offline", "trainer.epochs=9"], []),
-        (["data.root=elsewhere"], []),  # the same images
-        (["seed=5"], [("seed", 0, 5)]),
-        (["model.norm=group"], [("model.norm", "batch", "group")]),
-        (["model=residual"], [("model.name", "conv", "residual"), ("model.norm", "batch", None)]),
-        (["loss/schedule=warmup"], [("loss.schedule.name", "constant", "warmup")]),
-    ],
-)
-def test_changed_keys_are_named(overrides, expected):
-    assert config_changes(settings(), settings(*overrides)) == expected
+def test_changed_keys_are_named():
+    before = settings()
+    elsewhere = settings("wandb.mode=offline", "trainer.epochs=9", "data.root=elsewhere")
+    assert config_changes(before, elsewhere) == []
+    assert config_changes(before, settings("seed=5", "model=residual", "loss/schedule=warmup")) == [
+        ("seed", 0, 5),
+        ("model.name", "conv", "residual"),
+        ("model.norm", "batch", None),
+        ("loss.schedule.name", "constant", "warmup"),
+    ]
 
 
 def test_missing_keys_have_their_defaults():
     older = settings()
     del older["loss"]["schedule"], older["loss"]["regularizer"], older["model"]["norm"]
-    before = run_config(older).as_dict()
-    assert config_changes(before, settings()) == []
-    now = settings("model.norm=group", "loss/regularizer=capacity")
-    assert config_changes(before, now) == [
-        ("model.norm", "batch", "group"),
-        ("loss.regularizer.name", "kl", "capacity"),
-    ]
+    assert run_config(older).as_dict() == settings()
 
 
 def test_a_parameter_without_a_gradient_has_no_moments():

@@ -202,22 +202,16 @@ def test_interrupted_runs_lose_no_step(number, whole, folder):
     ends_as(folder, whole[0])
 
 
-@pytest.mark.parametrize("call", [2, 3, 7], ids=["average", "model", "end"])
-def test_an_interrupt_does_not_wait_for_a_validation(call, whole, folder):
+@pytest.mark.parametrize(
+    ("call", "function", "step"),
+    [(2, VALIDATION, 4), (3, VALIDATION, 8), (7, VALIDATION, 16), (8, STEP, 8)],
+    ids=["average", "model", "end", "last step of an epoch"],
+)
+def test_an_interrupt_does_not_wait_for_a_validation(call, function, step, whole, folder):
     """What was measured by then is measured again, and the rest of it, when the run goes on."""
-    assert finish(folder, in_call(call, VALIDATION)) == 128 + signal.SIGTERM
-    step = 4 * ((call + 1) // 2)
+    assert finish(folder, in_call(call, function)) == 128 + signal.SIGTERM
     assert state_of(folder)["step"] == step
-    assert timeless_rows(folder) == rows_before_validation(whole[0], step)
+    before = [r for r in timeless_rows(whole[0]) if r["step"] < step + ("train/loss" in r)]
+    assert timeless_rows(folder) == before
     assert finish(folder, SignalAt(9)) == -signal.SIGKILL  # once its row is written
     ends_as(folder, whole[0])
-
-
-def test_an_interrupt_in_the_last_step_of_an_epoch(whole, folder):
-    assert finish(folder, in_call(8, STEP)) == 128 + signal.SIGTERM
-    assert timeless_rows(folder) == rows_before_validation(whole[0], 8)
-    ends_as(folder, whole[0])
-
-
-def rows_before_validation(folder, step):
-    return [r for r in timeless_rows(folder) if r["step"] < step + ("train/loss" in r)]

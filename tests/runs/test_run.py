@@ -162,28 +162,25 @@ def test_an_untrusted_folder_runs_no_code(finished, tmp_path, monkeypatch, capsy
     assert not proof.exists()
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_previous(finished, monkeypatch, capsys):
-    cwd, folder = finished.parent, finished / "checkpoints"
-    expected, course = weights(finished), timeless_rows(finished)
+def test_a_damaged_checkpoint_falls_back_to_the_previous(finished, tmp_path, monkeypatch, capsys):
+    """Two damaged ones are named, and stay as they are."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    last, previous = (run / "checkpoints" / name for name in ("last.pt", "previous.pt"))
     for damage, reason in DAMAGES:
-        assert load_checkpoint(folder / "previous.pt")["step"] == 4
-        damage(folder / "last.pt")
-        code, out, err = call_train([f"resume={finished}"], cwd, monkeypatch, capsys)
+        assert load_checkpoint(previous)["step"] == 4
+        damage(last)
+        code, out, err = call_train(["resume=run"], tmp_path, monkeypatch, capsys)
         assert code == 0, err
         assert f"last.pt: {reason}" in out
-        assert f"In its place: {folder / 'previous.pt'}, step 4." in out
-        assert identical(weights(finished), expected)
-        assert timeless_rows(finished) == course
-
-
-def test_two_damaged_checkpoints_are_named_and_kept(finished, tmp_path, monkeypatch, capsys):
-    run = shutil.copytree(finished, tmp_path / "run")
-    for name in ("last.pt", "previous.pt"):
-        (run / "checkpoints" / name).write_bytes(b"torn")
+        assert f"In its place: {previous}, step 4." in out
+        assert identical(weights(run), weights(finished))
+        assert timeless_rows(run) == timeless_rows(finished)
+    for file in (last, previous):
+        file.write_bytes(b"torn")
     code, _, err = call_train(["resume=run"], tmp_path, monkeypatch, capsys)
     assert code != 0
     assert "previous.pt: not a valid checkpoint" in err
-    assert (run / "checkpoints" / "last.pt").read_bytes() == b"torn"
+    assert last.read_bytes() == previous.read_bytes() == b"torn"
 
 
 @pytest.mark.parametrize(

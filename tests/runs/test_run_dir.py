@@ -1,14 +1,11 @@
 """The run folder: claimed once, locked by one process, removed if nothing was trained."""
 
 import logging
-import subprocess
-import sys
 import threading
 
 import pytest
 
 from tests.support.sweep_processes import wait_until
-from tests.support.train_command import ROOT
 from vae.runs.run_dir import (
     RunFolderInUseError,
     claim_run_folder,
@@ -58,46 +55,24 @@ def test_folders_above_the_current_one_are_never_touched(tmp_path, monkeypatch):
     assert not (tmp_path / "elsewhere" / "run").exists()
 
 
-HOLD = """
-import sys
-from pathlib import Path
-from vae.runs.run_dir import run_lock
-
-with run_lock(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@pytest.fixture
-def holder(tmp_path):
-    """Another process, which holds the lock of `tmp_path` until its input ends."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
-
-
-def test_a_locked_folder_is_refused(tmp_path, holder):
+def test_a_locked_folder_is_refused(tmp_path):
     """Also to a command that is refused: images are still being packed, without any metrics."""
     hydras_files(tmp_path)
     claim_run_folder(tmp_path)
-    before = sorted(tmp_path.rglob("*"))
-    assert is_locked(tmp_path)
-    with pytest.raises(RunFolderInUseError, match="another process is training this run"):
-        run_lock(tmp_path).__enter__()
-    remove_run_folder(tmp_path)
-    assert sorted(tmp_path.rglob("*")) == before
-    assert is_locked(tmp_path)
-    assert not is_locked(tmp_path / ".hydra")
-    assert sorted(tmp_path.rglob("*")) == before  # looking does not lock
+    with run_lock(tmp_path):
+        before = sorted(tmp_path.rglob("*"))
+        assert is_locked(tmp_path)
+        with pytest.raises(RunFolderInUseError, match="another process is training this run"):
+            run_lock(tmp_path).__enter__()
+        remove_run_folder(tmp_path)
+        assert is_locked(tmp_path)
+        assert not is_locked(tmp_path / ".hydra")
+        assert sorted(tmp_path.rglob("*")) == before  # looking does not lock
+    assert not is_locked(tmp_path)  # whether the file is there means nothing
 
 
-def test_a_locked_folder_can_be_waited_for(tmp_path, holder, caplog):
-    """While it is held the wait goes on, and says so; it is over with the process that holds it."""
+def test_a_locked_folder_can_be_waited_for(tmp_path, caplog):
+    """While it is held the wait goes on, and says so; then it is over."""
     caplog.set_level(logging.INFO)
     entered = threading.Event()
 
@@ -106,14 +81,12 @@ def test_a_locked_folder_can_be_waited_for(tmp_path, holder, caplog):
             entered.set()
 
     thread = threading.Thread(target=wait)
-    thread.start()
-    wait_until(lambda: "waiting for it" in caplog.text)
-    assert not entered.wait(0.2)
-    holder.kill()
+    with run_lock(tmp_path):
+        thread.start()
+        wait_until(lambda: "waiting for it" in caplog.text)
+        assert not entered.wait(0.2)
     assert entered.wait(20)
     thread.join()
-    assert (tmp_path / ".lock").exists()  # the file stays, which means nothing
-    assert not is_locked(tmp_path)
 
 
 def test_an_unfinished_file_stays_while_its_process_lives(tmp_path):

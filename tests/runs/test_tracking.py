@@ -148,29 +148,25 @@ def test_settings_refused_by_wandb_are_user_errors(tmp_path, monkeypatch, variab
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize("source", ["environment", "netrc", "home", "identity token", "none"])
+@pytest.mark.parametrize(
+    "source", ["WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "NETRC", "~/.netrc"]
+)
 def test_a_key_is_found_where_wandb_finds_it(tmp_path, monkeypatch, source):
-    home = tmp_path / "home"
-    home.mkdir()
-    if source == "environment":
-        monkeypatch.setenv("WANDB_API_KEY", WandbServer.key)
-    elif source == "identity token":
-        monkeypatch.setenv("WANDB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
-    elif source == "none":  # a key for another server
-        (home / ".netrc").write_text("machine api.wandb.ai login user password x\n")
-        with pytest.raises(UserError, match=r"wandb\.mode.*`wandb login`.*wandb\.mode=offline"):
-            resolve_mode("online")
-        return
+    path = tmp_path / "home" / (".netrc" if source == "~/.netrc" else "elsewhere")
+    path.parent.mkdir()
+    path.write_text("machine api.wandb.ai login user password x\n")  # of another server
+    if source == "~/.netrc":
+        monkeypatch.delenv("NETRC")
     else:
-        path = home / ".netrc"
-        if source == "home":
-            monkeypatch.delenv("NETRC")
-        else:
-            path = tmp_path / "netrc"
-            monkeypatch.setenv("NETRC", str(path))
-        entry = f"machine 127.0.0.1:9 login user password {WandbServer.key}\n"
-        path.write_text(f"machine elsewhere login user password x\n{entry}")
-        path.chmod(0o600)
+        monkeypatch.setenv("NETRC", str(path))
+    with pytest.raises(UserError, match=r"wandb\.mode.*`wandb login`.*wandb\.mode=offline"):
+        resolve_mode("online")
+    wandb.teardown()  # it reads the environment once
+    if source.startswith("WANDB"):
+        monkeypatch.setenv(source, WandbServer.key)
+    else:
+        with path.open("a") as file:
+            file.write(f"machine 127.0.0.1:9 login user password {WandbServer.key}\n")
     assert resolve_mode("online") == "online"
 
 
