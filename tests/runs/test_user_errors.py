@@ -34,7 +34,6 @@ def assert_refused(result, folder, *words):
         (["data=celeba", "data.path=nowhere"], ["nowhere", "img_align_celeba"]),
         (["resume=nowhere"], ["resume", "nowhere"]),
         (["optimizer.lr=${nope}"], ["optimizer.lr: ", "nope"]),
-        (["wandb.name=${nope}"], ["wandb.name: ", "nope"]),
         (["experiment=null"], ["experiment: got null", "debug"]),
         (["data.batch_size=" + "9" * 5000], ["data.batch_size=9999", "5000 digits"]),
         (["=1"], ["=1: got", "KEY=VALUE"]),

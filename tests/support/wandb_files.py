@@ -12,7 +12,6 @@ import json
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +20,41 @@ HEADER = struct.Struct("<IHB")
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
-@dataclass
 class OfflineRun:
     """One run as wandb wrote it down; `exit_code` is None until the run has ended."""
 
-    folder: Path
-    id: str = ""
-    project: str = ""
-    name: str = ""
-    group: str = ""
-    job_type: str = ""
-    tags: list[str] = field(default_factory=list)
-    config: dict[str, Any] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)  # as logged
-    summary: dict[str, Any] = field(default_factory=dict)
-    step_metrics: dict[str, str] = field(default_factory=dict)  # metric or glob -> its x axis
-    artifacts: list[tuple[str, str]] = field(default_factory=list)  # name, type
-    exit_code: int | None = None
+    def __init__(self, path: Path) -> None:
+        from wandb.proto import wandb_internal_pb2
+
+        self.folder = path.parent
+        self.config: dict[str, Any] = {}
+        self.rows: list[dict[str, Any]] = []  # as logged
+        self.summary: dict[str, Any] = {}
+        self.step_metrics: dict[str, str] = {}  # metric or glob -> its x axis
+        self.artifacts: list[tuple[str, str]] = []  # name, type
+        self.exit_code: int | None = None
+        for data in _records(path.read_bytes()):
+            record = vars(wandb_internal_pb2)["Record"]()
+            record.ParseFromString(data)
+            kind = record.WhichOneof("record_type")
+            content = getattr(record, kind)
+            if kind == "run":
+                self.id, self.project = content.run_id, content.project
+                self.name, self.group = content.display_name, content.run_group
+                self.job_type, self.tags = content.job_type, list(content.tags)
+                _merge(self.config, content.config.update)
+            elif kind == "history":
+                self.rows.append({})
+                _merge(self.rows[-1], content.item)
+            elif kind in ("config", "summary"):
+                _merge(getattr(self, kind), content.update)
+            elif kind == "metric":
+                self.step_metrics[content.name or content.glob_name] = content.step_metric
+            elif kind == "artifact":
+                self.artifacts.append((content.name, content.type))
+            elif kind == "exit":
+                self.exit_code = content.exit_code
+        self.config.pop("_wandb", None)
 
     @property
     def metric_rows(self) -> list[dict[str, Any]]:
@@ -72,7 +89,7 @@ def read_runs(folder: Path, timeout: float = 10.0) -> list[OfflineRun]:
     deadline = time.monotonic() + timeout
     while True:
         paths = sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))
-        runs = [_read(path) for path in paths]
+        runs = [OfflineRun(path) for path in paths]
         if time.monotonic() > deadline or all(run.exit_code is not None for run in runs):
             return runs
         time.sleep(0.02)
@@ -100,39 +117,6 @@ def _records(data: bytes) -> Iterator[bytes]:
         record = chunk if kind in (WHOLE, FIRST) else record + chunk
         if kind in (WHOLE, LAST):
             yield record
-
-
-def _read(path: Path) -> OfflineRun:
-    from wandb.proto import wandb_internal_pb2
-
-    new_record: Any = vars(wandb_internal_pb2)["Record"]
-    run = OfflineRun(path.parent)
-    for data in _records(path.read_bytes()):
-        record = new_record()
-        record.ParseFromString(data)
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            run.id, run.project = record.run.run_id, record.run.project
-            run.name, run.group = record.run.display_name, record.run.run_group
-            run.job_type = record.run.job_type
-            run.tags = list(record.run.tags)
-            _merge(run.config, record.run.config.update)
-        elif kind == "config":
-            _merge(run.config, record.config.update)
-        elif kind == "history":
-            run.rows.append({})
-            _merge(run.rows[-1], record.history.item)
-        elif kind == "summary":
-            _merge(run.summary, record.summary.update)
-        elif kind == "metric":
-            name = record.metric.name or record.metric.glob_name
-            run.step_metrics[name] = record.metric.step_metric
-        elif kind == "artifact":
-            run.artifacts.append((record.artifact.name, record.artifact.type))
-        elif kind == "exit":
-            run.exit_code = record.exit.exit_code
-    run.config.pop("_wandb", None)
-    return run
 
 
 def _merge(into: dict[str, Any], items: Any) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -65,13 +65,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: this is no checkpoint of tensors and plain values ({type(error).__name__})."
         ) from error
-    found = state.get("format") if isinstance(state, dict) else None
-    if found != FORMAT:
+    found = state if isinstance(state, dict) else {}
+    if found.get("format") != FORMAT:
         raise UserError(
-            f"{path}: this checkpoint is of format {found}; this version reads format {FORMAT}."
+            f"{path}: this checkpoint is of format {found.get('format')}; "
+            f"this version reads format {FORMAT}."
         )
-    assert isinstance(state, dict)
-    return state
+    return found
 
 
 def read_checkpoint(folder: Path, name: str = "last") -> tuple[dict[str, Any], Path]:
@@ -122,7 +122,7 @@ def checkpoint_schema(config: RunConfig) -> dict[str, Any]:
     """
     model = build_shapes(config.model, config.data.image_size)
     weights, shapes = model.state_dict(), [weight.shape for weight in model.parameters()]
-    metrics = mapping_of(float)
+    metrics = {str: float}
 
     def is_optimizer_state(value: Any) -> bool:  # of the parameters that had a gradient by then
         state = value.get("state") if isinstance(value, Mapping) else None
@@ -141,7 +141,7 @@ def checkpoint_schema(config: RunConfig) -> dict[str, Any]:
         "epoch": float,
         "skipped": {"total": int, "in_a_row": int},
         "pending": _are_step_values,
-        "best": lambda value: metrics(value) and (not value or BEST_METRIC in value),
+        "best": lambda best: matches(best, metrics) and (not best or BEST_METRIC in best),
         "final": metrics,
         "seconds": float,
         "precision": str,
@@ -154,13 +154,16 @@ def matches(value: Any, schema: Any) -> bool:
     """Return whether a value is what a schema says.
 
     Args:
-        schema: a dict: a mapping of these very keys; a tensor: a dense one of its shape and type;
-            int: a count; float: a finite number; str: a text or None; a function of the value;
-            else an example, whose type it has.
+        schema: a dict: a mapping of these very keys, or with `str` as its key: of any names; a
+            tensor: a dense one of its shape and type; int: a count; float: a finite number;
+            str: a text or None; a function of the value; else an example, whose type it has.
     """
     if isinstance(schema, Mapping):
-        same = isinstance(value, Mapping) and value.keys() == schema.keys()
-        return same and all(matches(value[key], schema[key]) for key in schema)
+        if not isinstance(value, Mapping):
+            return False
+        if str in schema:
+            return all(isinstance(k, str) and matches(v, schema[str]) for k, v in value.items())
+        return value.keys() == schema.keys() and all(matches(value[k], schema[k]) for k in schema)
     if isinstance(schema, Tensor):
         kind = (schema.shape, schema.dtype)
         return _is_dense(value) and (value.shape, value.dtype) == kind
@@ -171,14 +174,6 @@ def matches(value: Any, schema: Any) -> bool:
     if schema is str:
         return isinstance(value, (str, NoneType))
     return bool(schema(value)) if callable(schema) else type(value) is type(schema)
-
-
-def mapping_of(schema: Any) -> Callable[[Any], bool]:
-    """Return the schema of a mapping of names to values of one schema."""
-    return lambda value: (
-        isinstance(value, Mapping)
-        and all(isinstance(name, str) and matches(part, schema) for name, part in value.items())
-    )
 
 
 def _is_dense(value: Any) -> bool:
@@ -192,13 +187,12 @@ def _is_dense(value: Any) -> bool:
     return plain and value.untyped_storage().nbytes() >= value.nbytes
 
 
-def _is_column(value: Any) -> bool:
-    return _is_dense(value) and value.ndim == 1 and value.dtype is torch.float64
-
-
 def _are_step_values(value: Any) -> bool:
     """Return whether these are named values of the same steps, (steps,) float64 each."""
-    return mapping_of(_is_column)(value) and len({len(column) for column in value.values()}) <= 1
+    if not matches(value, {str: _is_dense}):
+        return False
+    kinds = {(column.ndim, column.dtype) for column in value.values()}
+    return kinds <= {(1, torch.float64)} and len({len(column) for column in value.values()}) <= 1
 
 
 def validate_checkpoint(state: Mapping[str, Any], config: RunConfig, *entries: str) -> None:
@@ -226,8 +220,7 @@ def load_resume_state(config: RunConfig, folder: Path) -> dict[str, Any] | None:
         UserError: it is another run's: what decides a run's course has changed; or it is
             damaged, and so is the one before it; or somebody else has written it.
     """
-    names = ("last.pt", "previous.pt")
-    if not any((folder / "checkpoints" / name).exists() for name in names):
+    if not any((folder / "checkpoints" / f"{name}.pt").exists() for name in ("last", "previous")):
         return None
     state, file = read_checkpoint(folder)
     try:

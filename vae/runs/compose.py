@@ -144,16 +144,14 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _unresolvable(node: DictConfig, path: str = "") -> str:
-    """Return the key whose interpolation fails, for errors that do not name it; "" for none."""
-    for key in node:
+def _unresolvable(composed: DictConfig) -> str:
+    """Return the key whose interpolation fails, for errors that do not name it."""
+    plain: Any = OmegaConf.to_container(composed)
+    for key in flatten(plain):
         try:
-            value = node[key]
+            OmegaConf.select(composed, key)
         except OmegaConfBaseException:
-            return f"{path}{key!s}"
-        found = _unresolvable(value, f"{path}{key!s}.") if isinstance(value, DictConfig) else ""
-        if found:
-            return found
+            return key
     return ""
 
 

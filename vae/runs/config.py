@@ -23,8 +23,6 @@ from vae.training.optim import OptimizerConfig
 from vae.utils.errors import require, without_password
 from vae.utils.registry import choices, groups, run_metrics
 
-PRUNERS = (None, "median", "hyperband")
-
 
 @dataclass
 class SweepConfig:
@@ -44,7 +42,8 @@ class SweepConfig:
         require(usable, "sweep.name", self.name, takes)
         fits = self.max_failures is None or self.max_failures >= 1
         require(fits, "sweep.max_failures", self.max_failures, "null or an int >= 1")
-        require(self.pruner in PRUNERS, "sweep.pruner", self.pruner, "null, median or hyperband")
+        known = self.pruner in (None, "median", "hyperband")
+        require(known, "sweep.pruner", self.pruner, "null, median or hyperband")
         require(
             self.pruner_startup >= 0, "sweep.pruner_startup", self.pruner_startup, "an int >= 0"
         )

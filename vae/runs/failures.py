@@ -8,19 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING
 
 import torch
 
 from vae.models.base import build_shapes
 from vae.runs.config import RunConfig
+from vae.training.trainer import Trainer
 from vae.utils.devices import pick_device, pick_precision
 from vae.utils.distributed import is_failed_exchange
 from vae.utils.errors import UserError
 from vae.utils.files import DISK_FULL_ERRORS, free_bytes
-
-if TYPE_CHECKING:
-    from vae.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +36,6 @@ class ResourceError(UserError):
 
 class LostRankError(ResourceError):
     """An exchange with the other processes of the run failed: one of them has ended."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an allocation failed, in torch on any device or in Python."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def require_memory(config: RunConfig) -> None:
@@ -82,7 +72,9 @@ def translate_resource_errors(
         yield
     except Exception as error:
         if is_failed_exchange(error):
-            message = _lost_rank_message(error, folder, trainer)
+            cause = shorten(f"{type(error).__name__}: {error}", 300)
+            message = f"another process of this run has ended, or cannot be reached ({cause})"
+            message += _where_stopped(folder, trainer, f"Resume by torchrun with  resume={folder}")
             log.error("%s", message)  # now: torchrun may end this process before it leaves W&B
             raise LostRankError(message) from error
         lack = _disk_error(error, folder, trainer) or _memory_error(
@@ -100,15 +92,12 @@ def last_checkpoint_hint(folder: Path) -> str:
     return f"The last good checkpoint is {last}." if there else "There is no checkpoint yet."
 
 
-def _lost_rank_message(error: Exception, folder: Path, trainer: Trainer | None) -> str:
-    cause = shorten(f"{type(error).__name__}: {error}", 300)
-    text = f"another process of this run has ended, or cannot be reached ({cause})"
+def _where_stopped(folder: Path, trainer: Trainer | None, remedy: str) -> str:
+    """Return the end of a message: where training stopped, if it had begun, and the remedy."""
     if trainer is None:
-        return f"{text}."
-    return (
-        f"{text}; training stopped at step {trainer.step}. {last_checkpoint_hint(folder)} "
-        f"Resume by torchrun with  resume={folder}"
-    )
+        return "."
+    hint = last_checkpoint_hint(folder)
+    return f"; training stopped at step {trainer.step}. {hint} {remedy}"
 
 
 def _disk_error(error: Exception, folder: Path, trainer: Trainer | None) -> str | None:
@@ -126,17 +115,16 @@ def _disk_error(error: Exception, folder: Path, trainer: Trainer | None) -> str 
         return None
     if trainer is None:
         return f"{file}: {what}. {remedy}, and start again."
-    return (
-        f"{file}: {what}; training stopped at step {trainer.step}. {last_checkpoint_hint(folder)} "
-        f"{remedy}, and resume:  python train.py resume={folder}"
-    )
+    remedy += f", and resume:  python train.py resume={folder}"
+    return f"{file}: {what}{_where_stopped(folder, trainer, remedy)}"
 
 
 def _memory_error(
     error: Exception, config: RunConfig, folder: Path, trainer: Trainer | None, batch: int | None
 ) -> str | None:
-    """Return a message for a failed allocation; None for other errors."""
-    if not is_out_of_memory(error):
+    """Return a message for a failed allocation, in torch or in Python; None for other errors."""
+    by_text = isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+    if not by_text and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return None
     device = trainer.batches.device if trainer else pick_device(config.trainer.device)
     images = f"{batch} images" if batch else f"data.batch_size={config.data.batch_size} images"

@@ -183,8 +183,12 @@ def join_run() -> None:
         asked = broadcast_object()
         if asked is None:  # rank 0 had nothing to train: --cfg
             return
+        config, folder, state = asked
         try:
-            _run_of_rank_zero(*asked).train()
+            with translate_resource_errors(config, folder):
+                device = local_device(pick_device(config.trainer.device))
+                run = Run(config, folder, open_data(config.data), device, state, lambda *_: True)
+            run.train()
         except ResourceError:
             raise
         except (UserError, InterruptedRun):
@@ -198,10 +202,3 @@ def join_run() -> None:
         if isinstance(error, RuntimeError) and not is_failed_exchange(error):
             raise
         sys.exit(1)
-
-
-def _run_of_rank_zero(config: RunConfig, folder: Path, state: dict[str, Any] | None) -> Run:
-    """Prepare the run that rank 0 has prepared, from the same state."""
-    with translate_resource_errors(config, folder):
-        device = local_device(pick_device(config.trainer.device))
-        return Run(config, folder, open_data(config.data), device, state, lambda *_: True)

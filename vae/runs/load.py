@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -116,10 +116,9 @@ def resolve_data_paths(data: DataConfig, run: Path) -> DataConfig:
     """
     try:
         started_in = Path(read_yaml(run / ".hydra" / "hydra.yaml")["hydra"]["runtime"]["cwd"])
-        there = started_in.is_dir()
+        if not started_in.is_dir():
+            return data
     except Exception:  # no such file, or a damaged one: YAML and OmegaConf have many words for it
-        return data
-    if not there:
         return data
     moved: dict[str, Any] = {"root": str(started_in / data.root)}
     if getattr(data, "path", None):  # drawn faces have none
@@ -161,7 +160,14 @@ def evaluate_and_record(
     write_metrics(run, report, folder / METRICS_FILE)
     images = run.data.images[split]
     pictures = draw_figures(run.model, images, evaluation, folder / "figures" / split)
-    _report_to_wandb(run, report, pictures, folder)
+    settings = run.config.wandb
+    named = replace(settings, name=f"{settings.name or run.folder.name} {split}")
+    config = {**asdict(run.config), "checkpoint": run.checkpoint, "evaluated": str(run.folder)}
+    with WandbRun(folder, named, config, job_type="evaluate") as wandb_run:
+        row = {name: figure["value"] for name, figure in report.figures.items()}
+        wandb_run.report({"step": run.step, **row})
+        keyed = {f"{split}/{key}": path for key, path in pictures.items()}
+        wandb_run.report({"step": run.step}, keyed)
     return report, pictures
 
 
@@ -185,16 +191,3 @@ def _others(before: Any, split: str) -> dict[str, Any]:
     """Return the entries of other splits."""
     entries = before if isinstance(before, dict) else {}
     return {key: value for key, value in entries.items() if key.partition("/")[0] != split}
-
-
-def _report_to_wandb(
-    run: SavedRun, report: Report, pictures: Mapping[str, Path], folder: Path
-) -> None:
-    settings = run.config.wandb
-    named = replace(settings, name=f"{settings.name or run.folder.name} {report.split}")
-    config = {**asdict(run.config), "checkpoint": run.checkpoint, "evaluated": str(run.folder)}
-    with WandbRun(folder, named, config, job_type="evaluate") as wandb_run:
-        row = {name: figure["value"] for name, figure in report.figures.items()}
-        wandb_run.report({"step": run.step, **row})
-        keyed = {f"{report.split}/{key}": path for key, path in pictures.items()}
-        wandb_run.report({"step": run.step}, keyed)

@@ -130,33 +130,21 @@ def _safe_overrides(folder: Path, anew: set[str]) -> list[str]:
     select code to run, resolvers (`${oc.env:...}`) read this machine's environment.
 
     Raises:
-        UserError: there is another one among them; says which.
+        UserError: the file is damaged, or there is another value in it; says which.
     """
-    kept = []
-    for override in _recorded(folder / ACCEPTED):
-        key = override.partition("=")[0]
-        if key in {"resume", *anew}:
-            continue
+    path = folder / ACCEPTED
+    try:
+        found = read_yaml(path)
+    except Exception as error:  # of YAML's, OmegaConf's or the disk's
+        raise UserError(f"resume: {path} cannot be read ({type(error).__name__}).") from error
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise UserError(f"resume: {path} is damaged: it is no list of KEY=VALUE.")
+    kept = [each for each in found if each.partition("=")[0] not in {"resume", *anew}]
+    for override in kept:
         harmless = re.fullmatch(r"[+~]{0,2}\w[\w./@]*(=.*)?", override, re.DOTALL)
         if not harmless or re.match(r"[+~]*hydra\b", override) or RESOLVER.search(override):
             raise UserError(
-                f"resume: {folder / ACCEPTED} holds {override!r}, which may do more than set a "
+                f"resume: {path} holds {override!r}, which may do more than set a "
                 "value of the run. Where you know that it is yours, give it anew."
             )
-        kept.append(override)
     return kept
-
-
-def _recorded(path: Path) -> list[str]:
-    """Read the overrides in a file.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    try:
-        found = read_yaml(path)
-        if isinstance(found, list) and all(isinstance(each, str) for each in found):
-            return [str(each) for each in found]
-    except Exception as error:  # of YAML's, OmegaConf's or the disk's
-        raise UserError(f"resume: {path} cannot be read ({type(error).__name__}).") from error
-    raise UserError(f"resume: {path} is damaged: it is no list of KEY=VALUE.")

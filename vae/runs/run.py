@@ -76,23 +76,21 @@ class Run:
         self.device = device
         self.should_continue = should_continue
         self.validation = data.images["val"]
-        self.best: dict[str, float] = {}
-        self.final: dict[str, float] = {}
-        self.seconds = 0.0  # of training before this process
-        self.began = time.monotonic()
         self.interrupts = Interrupts()
-        self.measured = state is None or state.get("measured", True)
+        before = state or {}
+        self.best: dict[str, float] = before.get("best", {})
+        self.final: dict[str, float] = before.get("final", {})
+        self.measured = before.get("measured", True)
+        self.began: float = time.monotonic() - before.get("seconds", 0.0)  # as if not interrupted
         self.precision = devices.pick_precision(config.trainer.precision, device)
         self.trainer = self._build_trainer(data, state)
         self.model = self.trainer.model
         self.translate_errors = partial(translate_resource_errors, config, folder, self.trainer)
-        reporting, run_id = config.wandb, None
-        if state is not None:
-            self.best, self.final, run_id = state["best"], state["final"], state["run_id"]
-            before = state["config"].wandb  # the same run there, in the same group
-            reporting = replace(config.wandb, name=before.name, group=before.group)
-            self.seconds = state["seconds"]
-        self._clean_up(state or {})
+        reporting = config.wandb
+        if state is not None:  # the same run there, in the same group
+            there = state["config"].wandb
+            reporting = replace(reporting, name=there.name, group=there.group)
+        self._clean_up(before)
         self.record = {
             **config.as_dict(),
             "beta_elbo": beta_elbo(config.loss, config.data.image_size, self.model.latent_dim),
@@ -100,7 +98,7 @@ class Run:
             "multiply_adds": multiply_adds(self.model, config.data.image_size),  # of an image
             "precision": self.precision,
         }
-        self.tracker = Tracker(folder, reporting, self.record, run_id=run_id)
+        self.tracker = Tracker(folder, reporting, self.record, run_id=before.get("run_id"))
 
     def _build_trainer(self, data: Packed, state: Mapping[str, Any] | None) -> Trainer:
         """Build model, optimizer and trainer; restore the state of a checkpoint."""
@@ -170,8 +168,14 @@ class Run:
             self.interrupts,  # until all is saved
         ):
             try:
-                with self.translate_errors():
-                    self._fit()
+                with self.translate_errors(), devices.cpu_threads(self.config.trainer.num_threads):
+                    try:
+                        if not self.measured:
+                            self._end_epoch()
+                        self.trainer.fit(self.interrupts)
+                    except InterruptedRun:
+                        self._save("last")
+                        raise
                 status = "finished"
             except PrunedRun:
                 status = "pruned"
@@ -191,17 +195,6 @@ class Run:
                 self._write_summary(status, reason)
             self.tracker.log_model(self.folder / "checkpoints" / "best.pt")
         return self.final
-
-    def _fit(self) -> None:
-        """Train to the end, or save a checkpoint at an interrupt."""
-        try:
-            with devices.cpu_threads(self.config.trainer.num_threads):
-                if not self.measured:
-                    self._end_epoch()
-                self.trainer.fit(self.interrupts)
-        except InterruptedRun:
-            self._save("last")
-            raise
 
     @on_rank_zero
     def _log(self, row: Mapping[str, float]) -> None:
@@ -284,4 +277,4 @@ class Run:
 
     def _elapsed(self) -> float:
         """Return the seconds of training, including earlier sessions of the run."""
-        return round(self.seconds + time.monotonic() - self.began, 1)
+        return round(time.monotonic() - self.began, 1)

@@ -66,37 +66,29 @@ def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     Raises:
         RunFolderInUseError: another process holds it, and this one is not to wait for it.
     """
-    lock = _lock(folder)
+    lock = FileLock(folder / LOCK_FILE)
     try:
-        lock.acquire(timeout=0.5)  # `is_locked` holds it for a moment
+        held = lock.acquire(timeout=0.5)  # `is_locked` holds it for a moment
     except Timeout:
         if not wait:
             raise RunFolderInUseError(f"{folder}: another process is training this run.") from None
         log.info("%s: another process is training this run; waiting for it", folder)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def is_locked(folder: Path) -> bool:
     """Return whether a process is training the run in `folder` now."""
     if not (folder / LOCK_FILE).exists():  # and looking must not make it
         return False
-    lock = _lock(folder)
     try:
-        lock.acquire(timeout=0)
+        with FileLock(folder / LOCK_FILE, timeout=0):
+            return False
     except Timeout:
         return True
     except OSError:  # somebody else's folder: it cannot be told
         return False
-    lock.release()
-    return False
-
-
-def _lock(folder: Path) -> FileLock:
-    return FileLock(folder / LOCK_FILE)
 
 
 def remove_run_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -163,9 +164,8 @@ class WandbRun:
 
     def send(self, what: str, act: Callable[[wandb.Run], object]) -> None:
         """Call `act` with the W&B run, if there is one; an error is one warning of its kind."""
-        run = self._run
-        if run is not None:
-            self._attempt(what, lambda: act(run))
+        if self._run is not None:
+            self._attempt(what, partial(act, self._run))
 
     def report(self, row: Mapping[str, float], pictures: Mapping[str, Path] | None = None) -> None:
         """Log one row: numbers, and image files (`figures/samples` → path)."""
