@@ -13,12 +13,9 @@ from tests.support.disks import fill
 from tests.support.run_files import identical, rows, state_of, weights
 from tests.support.train_command import TINY, call_train, run_train
 from vae.runs.checkpoint import load_checkpoint
-from vae.runs.compose import compose
-from vae.runs.launch import prepare_run
 from vae.runs.run import Run
 from vae.runs.run_dir import read_summary
 from vae.runs.tracking import Tracker
-from vae.utils.errors import UserError
 
 RUN = [*TINY, "hydra.run.dir=run"]
 
@@ -137,29 +134,17 @@ def test_a_full_disk_is_one_message_at_the_terminal(small_disk, tmp_path):
         assert "No space left" in done.stderr or "full" in done.stderr
 
 
-def test_unwritable_folders_are_reported(small_disk, tmp_path):
-    """It is said before anything is packed."""
+@pytest.mark.parametrize("where", ["disk/run", "file/run", "run/checkpoints"])
+def test_unwritable_folders_are_reported(where, small_disk, tmp_path, monkeypatch, capsys):
+    """A read-only disk, a file, and checkpoints elsewhere; it is said before anything is packed."""
     disk = small_disk(1 << 20, "ro")
     (tmp_path / "file").touch()
-    for folder in (disk / "run", tmp_path / "file" / "run"):
-        done = run_train([*TINY, f"hydra.run.dir={folder}"], tmp_path)
-        assert done.returncode == 1
-        assert "Traceback" not in done.stderr
-        assert len(done.stderr.splitlines()) == 1
-        assert f"hydra.run.dir: {folder}" in done.stderr
-        assert not (tmp_path / "data").exists()
-
-
-@pytest.mark.parametrize("why", ["Read-only", "Not a directory"])
-def test_unwritable_checkpoints_are_reported(why, small_disk, tmp_path):
-    """A disk that is read only, a file; nothing is packed before."""
-    folder = tmp_path / "run"
-    if why == "Read-only":  # a folder that can be written to is not enough
-        folder.mkdir()
-        (folder / "checkpoints").symlink_to(small_disk(1 << 20, "ro"))
-    else:
-        folder.touch()
-    config = compose([*TINY, f"data.root={tmp_path / 'data'}"])
-    with pytest.raises(UserError, match=rf"run/checkpoints: cannot be written \({why}"):
-        prepare_run(config, folder, resume=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(disk)
+    run = where.removesuffix("/checkpoints")
+    arguments = [*TINY, f"hydra.run.dir={run}", "resume=auto"]
+    code, out, err = call_train(arguments, tmp_path, monkeypatch, capsys)
+    assert code == 1
+    assert "Traceback" not in out + err
+    assert re.search(rf"{where}:? cannot be written", err.splitlines()[-1])
     assert not (tmp_path / "data").exists()

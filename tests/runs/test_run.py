@@ -184,21 +184,23 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous(finished, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("arguments", "words"),
     [
-        ("model.latent_dim=5", "resume: model.latent_dim was 4"),
-        ("trainer.max_steps=5", "is at step 8 already, and with .* it would end at step 5"),
-        ("optimizer=adam", "its 'optimizer' is missing or invalid"),  # it has other moments
-        ("seed=7", "seed was 0"),
-        ("data.image_size=32", "data.image_size was 16"),
-        ("data.batch_size=8", "data.batch_size was 16"),
-        ("model.latent_dim=0", "model.latent_dim: got 0"),
+        ([*TINY, "hydra.run.dir=run"], "run holds a run already"),
+        (["resume=run", "model.latent_dim=5"], "resume: model.latent_dim was 4"),
+        (["resume=run", "trainer.max_steps=5"], "is at step 8 already, and .* would end at step 5"),
+        (["resume=run", "optimizer=adam"], "its 'optimizer' is missing or invalid"),  # its moments
+        (["resume=run", "seed=7"], "seed was 0"),
+        (["resume=run", "data.image_size=32"], "data.image_size was 16"),
+        (["resume=run", "data.batch_size=8"], "data.batch_size was 16"),
+        (["resume=run", "model.latent_dim=0"], "model.latent_dim: got 0"),
     ],
 )
-def test_a_refused_command_leaves_the_run_unchanged(override, words, finished, monkeypatch, capsys):
+def test_a_refused_command_leaves_the_run_unchanged(
+    arguments, words, finished, monkeypatch, capsys
+):
     names = ("metrics.jsonl", "summary.json", "checkpoints/last.pt", ".hydra/accepted.yaml")
     before = [(finished / name).read_bytes() for name in names]
-    arguments = [f"resume={finished}", override]
     code, _, err = call_train(arguments, finished.parent, monkeypatch, capsys)
     assert code != 0
     assert re.search(words, err)

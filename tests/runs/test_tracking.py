@@ -83,30 +83,27 @@ def test_runs_in_one_process_share_nothing(tmp_path):
         assert run.summary["val/bpd"] == {"min": number, "last": number}
 
 
-def test_auto_without_a_key_is_offline_with_a_notice(tmp_path, caplog, capfd):
+@pytest.mark.parametrize("asked", [None, "offline", "disabled"])
+def test_auto_sends_nothing_without_a_key_or_where_asked(
+    asked, tmp_path, monkeypatch, wandb_server, caplog, capfd
+):
     folder = tmp_path / "a run"
-    resolve_mode("auto")
+    if asked:
+        monkeypatch.setenv("WANDB_MODE", asked)
+    else:
+        monkeypatch.delenv("WANDB_API_KEY")
+        resolve_mode("auto")
     with caplog.at_level(logging.INFO), Tracker(folder, AUTO, CONFIG) as tracker:
         tracker.log(ROWS[0])
-    run = read_run(folder)
-    assert run.metric_rows == ROWS[:1]
-    assert said(caplog) == [f"W&B is offline; to upload this run: wandb sync '{run.folder}'"]
-    assert capfd.readouterr() == ("", "")
-
-
-def test_auto_respects_the_environment(tmp_path, monkeypatch, wandb_server):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    with Tracker(tmp_path / "a", AUTO, CONFIG):
-        pass
-    assert read_run(tmp_path / "a").exit_code == 0
-
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    wandb.teardown()  # it reads the environment once
-    with Tracker(tmp_path / "b", AUTO, CONFIG) as tracker:
-        tracker.log(ROWS[0])
-    assert not (tmp_path / "b" / "wandb").exists()
-    assert rows(tmp_path / "b") == ROWS[:1]
     assert wandb_server.runs == {}
+    assert capfd.readouterr() == ("", "")
+    assert rows(folder) == ROWS[:1]
+    if asked == "disabled":
+        assert not (folder / "wandb").exists()
+    else:
+        run = read_run(folder)
+        assert (run.metric_rows, run.exit_code) == (ROWS[:1], 0)
+        assert said(caplog) == [f"W&B is offline; to upload this run: wandb sync '{run.folder}'"]
 
 
 def test_auto_with_a_key_is_online(tmp_path, wandb_server, caplog, capfd):
@@ -170,40 +167,37 @@ def test_a_key_is_found_where_wandb_finds_it(tmp_path, monkeypatch, source):
     assert resolve_mode("online") == "online"
 
 
-@pytest.mark.parametrize("door", ["closed", "silent"])
-def test_an_unreachable_server_costs_no_rows(tmp_path, monkeypatch, caplog, door):
+@pytest.mark.parametrize("door", ["closed", "silent", 401, 500])
+def test_a_server_that_cannot_be_used_costs_no_rows(
+    door, wandb_server, tmp_path, monkeypatch, caplog, capfd
+):
     init, modes = wandb.init, []
     monkeypatch.setattr(wandb, "init", lambda **given: modes.append(given["mode"]) or init(**given))
     monkeypatch.setattr(wandb_run, "REACH_TIMEOUT", 0.3)
-    monkeypatch.setenv("WANDB_API_KEY", WandbServer.key)
+    monkeypatch.setattr(wandb_run, "INIT_TIMEOUT", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as listening:  # but nobody accepts
-        url = f"http://127.0.0.1:{listening.getsockname()[1] if door == 'silent' else 9}"
+        ports = {"closed": 9, "silent": listening.getsockname()[1]}
+        url = f"http://127.0.0.1:{ports.get(door, wandb_server.server_port)}"
         monkeypatch.setenv("WANDB_BASE_URL", url)
-        with Tracker(tmp_path, ONLINE, CONFIG, run_id="resumed1") as tracker:
+        wandb_server.fault = door
+        with (
+            caplog.at_level(logging.INFO),
+            Tracker(tmp_path, ONLINE, CONFIG, run_id="id") as tracker,
+        ):
             tracker.log(ROWS[0])
-    assert modes == ["offline"]  # wandb itself would have tried for long
-    (warning,) = said(caplog, logging.WARNING)
+    warning, how_to_upload = said(caplog)
     assert f"{url} cannot be used" in warning
     run = read_run(tmp_path)
-    assert (run.id, run.exit_code) == ("resumed1", 0)  # `wandb sync` goes on with that run
-    assert tracker.run_id == "resumed1"
-    assert run.metric_rows == rows(tmp_path) == ROWS[:1]
-
-
-@pytest.mark.parametrize("status", [401, 500])
-def test_a_server_that_refuses_makes_the_run_offline(
-    status, wandb_server, tmp_path, monkeypatch, caplog, capfd
-):
-    monkeypatch.setattr(wandb_run, "INIT_TIMEOUT", 1.0)
-    wandb_server.refuse = status
-    with caplog.at_level(logging.INFO), Tracker(tmp_path, AUTO, CONFIG, run_id="taken") as tracker:
-        tracker.log(ROWS[0])
-    warning, how_to_upload = said(caplog)
-    assert "cannot be used" in warning
-    run = read_run(tmp_path)
     assert str(run.folder) in how_to_upload
-    assert run.id == tracker.run_id != "taken"
-    assert run.metric_rows == ROWS[:1]
+    assert tracker.run_id == run.id
+    if door in ports:
+        assert modes == ["offline"]  # wandb itself would have tried for long
+        assert run.id == "id"  # `wandb sync` goes on with that run
+    else:
+        assert modes == ["online", "offline"]
+        assert run.id != "id"  # which the failed start has taken in this process
+    assert run.exit_code == 0
+    assert run.metric_rows == rows(tmp_path) == ROWS[:1]
     assert wandb_server.key not in capfd.readouterr().err + caplog.text
 
 

@@ -56,17 +56,6 @@ def test_as_a_process_too(tmp_path):
     assert_refused((done.returncode, done.stdout, done.stderr), tmp_path, "loss.beta: got -1")
 
 
-def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path, monkeypatch, capsys):
-    arguments = [*TINY, "hydra.run.dir=mine"]
-    assert call_train(arguments, tmp_path, monkeypatch, capsys)[0] == 0
-    before = {p: p.read_bytes() for p in (tmp_path / "mine").rglob("*.pt")}
-    assert before
-    code, _, err = call_train(arguments, tmp_path, monkeypatch, capsys)
-    assert code != 0
-    assert "holds a run already" in err
-    assert all(p.read_bytes() == content for p, content in before.items())
-
-
 def test_in_a_sweep_one_bad_value_costs_one_run(tmp_path, monkeypatch, capsys):
     arguments = ["-m", *TINY, "loss.beta=-1,0.1", "sweep.name=s"]
     code, out, err = call_train(arguments, tmp_path, monkeypatch, capsys)

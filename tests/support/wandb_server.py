@@ -72,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class WandbServer(ThreadingHTTPServer):
-    """Listens while the context is open. With `refuse` every query gets that HTTP status.
+    """Listens while the context is open.
 
     From when `fault` is set on, it serves no more: it "hangs" (takes what is sent, and is
     silent), "dies" (nobody listens any longer), or answers all by an HTTP status.
@@ -85,7 +85,6 @@ class WandbServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.runs: dict[str, OnlineRun] = {}
-        self.refuse: int | None = None
         self.fault: str | int | None = None
         self.closing = threading.Event()
         self.unknown: list[str] = []  # what was asked for and is not played here
@@ -112,8 +111,6 @@ class WandbServer(ThreadingHTTPServer):
         path = unquote(urlsplit(address).path)
         parts = path.strip("/").split("/")
         if path == "/graphql":
-            if self.refuse:
-                return self.refuse, {"errors": [{"message": "refused"}]}
             return 200, {"data": self._query(json.loads(body))}
         if parts[0] == "files" and parts[-1] == "file_stream":
             self._rows(self._run(parts[-2]), json.loads(body))
