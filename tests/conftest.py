@@ -28,16 +28,21 @@ pytest_plugins = [
 
 @pytest.fixture(autouse=True)
 def no_outside_world(monkeypatch, tmp_path):
+    """A home of the test's own, and no downloads."""
+    monkeypatch.setattr("torch.hub.download_url_to_file", no_download)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MPLCONFIGDIR", CACHE_OF_MATPLOTLIB)
+
+
+@pytest.fixture(autouse=True)
+def fresh_wandb(monkeypatch, tmp_path):
     """Isolate W&B: no key, no settings, no server but on this machine."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("torch.hub.download_url_to_file", no_download)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
-    monkeypatch.setenv("MPLCONFIGDIR", CACHE_OF_MATPLOTLIB)
     if "wandb" in sys.modules:
         sys.modules["wandb"].teardown()  # it reads the environment once in a process
 

@@ -4,10 +4,8 @@ import re
 
 import pytest
 import yaml
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 
-from vae.runs.compose import CONF, compose, to_config
+from vae.runs.compose import CONF, compose
 from vae.runs.config import RunConfig
 from vae.utils.errors import UserError
 from vae.utils.registry import choices
@@ -111,8 +109,6 @@ def test_help_names_every_choice():
 
 def test_records_hide_the_storage_password():
     storage = "postgresql://me:s3cret%21@host:5432/db"
-    with initialize_config_dir(str(CONF)):
-        composed = hydra_compose("train", ["sweep.name=s", f"sweep.storage='{storage}'"])
-    config = to_config(composed)
+    config = compose(["sweep.name=s", f"sweep.storage='{storage}'"])
     assert config.as_dict()["sweep"]["storage"] == "postgresql://me:***@host:5432/db"
     assert config.sweep.storage == storage  # what the run itself connects with

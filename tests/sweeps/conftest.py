@@ -4,6 +4,7 @@ import os
 from multiprocessing import forkserver
 
 import pytest
+import wandb
 
 from tests.support.train_command import TINY, call_train
 
@@ -39,3 +40,16 @@ def sweep(monkeypatch, capfd, printed_by_runs):
         return code, out + err + printed_by_runs.read_bytes()[before:].decode()
 
     return call
+
+
+@pytest.fixture
+def fresh_wandb(monkeypatch):
+    """wandb reads its environment once a process; nothing is known there but 127.0.0.1."""
+    for key in [key for key in os.environ if key.startswith("WANDB_")]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    wandb.teardown()
+    yield
+    wandb.teardown()

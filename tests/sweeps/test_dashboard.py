@@ -14,7 +14,10 @@ from vae.cli.main import main
 
 pytest.importorskip("wandb_workspaces", reason="the extra `dashboard` is not installed")
 
-pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning"),
+    pytest.mark.usefixtures("fresh_wandb"),
+]
 
 GROUP = "it's β=1"  # not easy to quote
 

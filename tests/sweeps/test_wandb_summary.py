@@ -17,6 +17,8 @@ from vae.runs.wandb_run import WandbConfig
 from vae.sweeps.comparison import read_sweep
 from vae.sweeps.wandb_sweep import SUMMARY_ID_FILE, log_summary
 
+pytestmark = pytest.mark.usefixtures("fresh_wandb")
+
 SETTINGS = WandbConfig("offline", "faces", None, None, None, ["celeba"], log_model=False)
 
 

@@ -121,12 +121,10 @@ class Run:
         if state is not None:
             trainer.load_state(state)
             log.info("resuming at step %d", trainer.step)
-            if state.get("precision") not in (None, self.precision):  # None: an older version's
-                before = state["precision"]
-                log.warning(
-                    "resume: the run was computed in %s before, and is in %s now",
-                    *(before, self.precision),
-                )
+            before = state.get("precision")
+            if before not in (None, self.precision):  # None: an older version's
+                text = "resume: the run was computed in %s before, and is in %s now"
+                log.warning(text, before, self.precision)
         if trainer.step > trainer.total_steps:
             raise UserError(
                 f"resume: the run in {self.folder} is at step {trainer.step} already, and with "
