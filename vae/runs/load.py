@@ -175,19 +175,17 @@ def write_metrics(run: SavedRun, report: Report, file: Path) -> None:
     """Write metrics.json; keep the entries of the same checkpoint on other splits."""
     about: dict[str, Any] = {"checkpoint": run.checkpoint, "step": run.step}
     before = read_json(file)
-    same = all(before.get(key) == value for key, value in about.items())
-    parts: dict[str, Any] = {
+    if any(before.get(key) != value for key, value in about.items()):
+        before = {}
+    parts: dict[str, dict[str, Any]] = {
         "metrics": report.figures,
         "kl_per_latent": {report.split: report.kl_per_latent},
         "attributes": {report.split: report.separability},
         "notes": {report.split: report.notes},
     }
-    if same:
-        parts = {key: _others(before.get(key), report.split) | new for key, new in parts.items()}
-    write_json(file, about | {key: dict(sorted(part.items())) for key, part in parts.items()})
-
-
-def _others(before: Any, split: str) -> dict[str, Any]:
-    """Return the entries of other splits."""
-    entries = before if isinstance(before, dict) else {}
-    return {key: value for key, value in entries.items() if key.partition("/")[0] != split}
+    for key, part in parts.items():
+        entries = before.get(key)
+        others = entries.items() if isinstance(entries, dict) else ()
+        kept = {name: entry for name, entry in others if name.partition("/")[0] != report.split}
+        parts[key] = dict(sorted({**kept, **part}.items()))
+    write_json(file, about | parts)
