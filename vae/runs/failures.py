@@ -44,6 +44,8 @@ def require_memory(config: RunConfig) -> None:
     Raises:
         UserError: names the keys that decide its size.
     """
+    if not hasattr(os, "sysconf"):  # Windows tells its memory by other means
+        return
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     model = build_shapes(config.model, config.data.image_size)
     weights = sum(weight.nbytes for weight in model.parameters())
