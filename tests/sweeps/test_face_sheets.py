@@ -15,8 +15,7 @@ from vae.runs.checkpoint import load_checkpoint, save_checkpoint
 from vae.runs.compose import compose
 from vae.runs.load import load_run
 from vae.sweeps.comparison import read_sweep
-from vae.sweeps.face_sheets import FACES, MAX_ROWS, choose_runs, draw_face_sheets
-from vae.sweeps.report import write_report
+from vae.sweeps.report import FACES, MAX_ROWS, choose_runs, draw_face_sheets, write_report
 
 TILE, MARGIN = 98, 2 + FACES * 98  # pixels: a face with its gap, and all of a row's
 SCALE = 6  # small faces are enlarged

@@ -13,31 +13,50 @@ A page has results of its own, in `results/<page>.csv` beside it; a third part n
 | `table KEYS \| COLUMNS` | a line for each combination of settings, means over seeds |
 | `front OBJECTIVES \| COLUMNS` | the runs that no other beats |
 | `best OBJECTIVE COUNT \| COLUMNS` | the best runs by one objective |
-| `pictures NAMES` | what `vae.sweeps.pages.pictures` draws |
+| `pictures NAMES` | see `make_pictures` |
 """
 
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from statistics import fmean, stdev
+from tempfile import TemporaryDirectory
 
-from vae.sweeps.comparison import read_sweep
-from vae.sweeps.pages.pictures import draw_pictures, picture_links
+from vae.sweeps.charts import DOTS_PER_INCH, draw_charts
+from vae.sweeps.comparison import Comparison, is_log_scale, read_sweep, sort_key
 from vae.sweeps.pages.tables import (
+    Row,
+    cell,
     collect_results,
     describe_set_up,
+    format_figure,
     front,
     means_table,
     ranked,
     read_results,
     runs_table,
 )
+from vae.sweeps.report import draw_face_sheets
+from vae.sweeps.results import parse_number
 from vae.utils.errors import UserError
-from vae.utils.files import write_text_atomically
+from vae.utils.files import write_atomically, write_text_atomically
+from vae.utils.registry import axis_label
 from vae.utils.tables import write_csv
 
 KINDS = "set up|table|front|best|pictures"
 BLOCK = re.compile(rf"(<!-- ({KINDS})\b([^>]*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+CAPTIONS = {
+    "comparison": "Rate against distortion, and the effect of each swept value; all runs",
+    "reconstructions": "The same validation faces through each model, the originals on top; "
+    "the first seed",
+    "samples": "Faces decoded from random latents; the first seed",
+}
+RUN_FIGURES = ("reconstructions", "samples", "interpolation", "traversal")  # in its figures/
 
 
 def make_page(page: Path, sweep: Path | str | None = None) -> list[Path]:
@@ -54,20 +73,25 @@ def make_page(page: Path, sweep: Path | str | None = None) -> list[Path]:
     Raises:
         UserError: the folder is no sweep's, a block asks for what there is not, ...
     """
-    written = []
+    written, comparison = [], None
     if sweep is not None:
         comparison = read_sweep(sweep)
+        blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+        # three parts: of another page's results
+        own = " ".join(words for _, _, words, *_ in blocks if words.count("|") < 2)
+        metrics = re.findall(r"(?<![^\s:,])val/[^\s:,|]+", own)
         results = results_file(page)
-        write_csv(collect_results(comparison, required_metrics(page)), results)
-        names = [name for kind, parts in _blocks(page) if kind == "pictures" for name in parts[0]]
-        draw_pictures(read_results(results), names, page, comparison)
+        write_csv(collect_results(comparison, dict.fromkeys(metrics)), results)
         written.append(results)
-    write_text_atomically(page, fill_page(page))
+    write_text_atomically(page, fill_page(page, comparison))
     return [*written, page]
 
 
-def fill_page(page: Path) -> str:
+def fill_page(page: Path, sweep: Comparison | None = None) -> str:
     """Return a page's Markdown with each block filled from the results beside it.
+
+    Args:
+        sweep: that of the results; its runs are drawn. None: no picture is.
 
     Raises:
         UserError: a block cannot be made; names it.
@@ -75,23 +99,18 @@ def fill_page(page: Path) -> str:
 
     def make(block: re.Match[str]) -> str:
         start, kind, words, _, end = block.groups()
+        parts = [part.split() for part in words.split("|")]
         try:
-            return f"{start}{_body(kind, _parts(words), page)}\n{end}"
+            return f"{start}{_body(kind, parts, page, sweep)}\n{end}"
+        except ValueError as error:
+            raise UserError(
+                f"{page}: {start.strip()}: has a malformed block ({error}). The syntax is in "
+                "vae/sweeps/pages/__init__.py."
+            ) from error
         except UserError as error:
             raise UserError(f"{page}: {start.strip()}: {error}") from error
 
     return BLOCK.sub(make, page.read_text(encoding="utf-8"))
-
-
-def required_metrics(page: Path) -> list[str]:
-    """Return the metrics that a page's blocks need of each of its runs."""
-    keys: list[str] = []
-    for kind, parts in _blocks(page):
-        if kind == "pictures":
-            keys += [key for name in parts[0] for key in name.rpartition(":")[2].split(",")]
-        elif len(parts) < 3:  # else of another page's results
-            keys += [key for part in parts for key in part]
-    return [key for key in dict.fromkeys(keys) if key.startswith("val/")]
 
 
 def results_file(page: Path) -> Path:
@@ -99,36 +118,104 @@ def results_file(page: Path) -> Path:
     return page.parent / "results" / f"{page.stem}.csv"
 
 
-def _blocks(page: Path) -> list[tuple[str, list[list[str]]]]:
-    """Return kind and arguments of each block."""
-    found = BLOCK.findall(page.read_text(encoding="utf-8"))
-    return [(kind, _parts(words)) for _, kind, words, *_ in found]
-
-
-def _parts(words: str) -> list[list[str]]:
-    """Return a block's arguments: the words between the bars."""
-    return [part.split() for part in words.split("|")]
-
-
-def _body(kind: str, parts: list[list[str]], page: Path) -> str:
-    """Return the Markdown of a block."""
+def _body(kind: str, parts: list[list[str]], page: Path, sweep: Comparison | None) -> str:
+    """Return the Markdown of a block; `parts` are the words between the bars."""
     others = page.parent / " ".join(parts.pop()) if len(parts) == 3 else None
     rows = read_results(others or results_file(page))
-    try:
-        match kind, parts:
-            case "set up", _:
-                return describe_set_up(rows)
-            case "table", [keys, columns]:
-                return means_table(rows, keys, columns)
-            case "front", [objectives, columns]:
-                return runs_table(front(rows, objectives), columns)
-            case "best", [[objective, count], columns]:
-                return runs_table(ranked(rows, [objective])[: int(count)], columns)
-            case "pictures", [names]:
-                return picture_links(rows, names, page)
+    match kind, parts:
+        case "set up", _:
+            return describe_set_up(rows)
+        case "table", [keys, columns]:
+            return means_table(rows, keys, columns)
+        case "front", [objectives, columns]:
+            return runs_table(front(rows, objectives), columns)
+        case "best", [[objective, count], columns]:
+            return runs_table(ranked(rows, [objective])[: int(count)], columns)
+        case "pictures", [names]:
+            return make_pictures(rows, names, page, sweep)
+    raise ValueError("it takes other arguments")
+
+
+def make_pictures(
+    found: Sequence[Row], names: Sequence[str], page: Path, sweep: Comparison | None
+) -> str:
+    """Return Markdown links to the pictures of a page, with captions; draw them from `sweep`.
+
+    Args:
+        found: the results.
+        names: `comparison`, `reconstructions`, `samples` of the whole sweep;
+            `traversal:best:val/mig`, `traversal:worst:val/mig` and so on, of one run;
+            `curves:KEY:FIGURE,FIGURE`, drawn of the results alone.
+        page: the pictures are in `figures/<page>/` beside it; `curves:loss.beta:val/bpd` is
+            curves_loss.beta.png.
+        sweep: None: nothing is drawn.
+
+    Raises:
+        UserError: a name is none of a picture, or a run has no such figure.
+    """
+    links = []
+    folder = page.parent / "figures" / page.stem
+    for name in names:
+        file = folder / f"{'_'.join(name.split(':')[:2])}.png"
+        match name.split(":"):
+            case [picture] if picture in CAPTIONS:
+                caption = CAPTIONS[picture]
+            case ["curves", key, metrics]:
+                caption = f"Against {key}: means over the seeds, and their standard deviation"
+                if sweep:
+                    draw_curves(found, key, metrics.split(","), file)
+            case [picture, choice, metric]:
+                if picture not in RUN_FIGURES or choice not in ("best", "worst"):
+                    known = ", ".join(RUN_FIGURES)
+                    raise UserError(f"{name}: is no picture; {known}:best:METRIC is.")
+                run = ranked(found, [metric])[0 if choice == "best" else -1]
+                value = format_figure(metric, cell(run, metric))
+                caption = f"The {picture} of {run['run']}, the {choice} by {metric} ({value})"
+                if sweep:
+                    figure = sweep.folder / run["run"] / "figures" / f"{picture}.png"
+                    if not figure.exists():
+                        raise UserError(f"{name}: there is no {figure}.")
+                    write_atomically(file, partial(shutil.copy, figure))
             case _:
-                raise ValueError("it takes other arguments")
-    except ValueError as error:
-        raise UserError(
-            f"has a malformed block ({error}). The syntax is in vae/sweeps/pages/__init__.py."
-        ) from error
+                raise UserError(f"{name}: is no picture; {', '.join(CAPTIONS)} are.")
+        link = file.relative_to(page.parent).as_posix()
+        links.append(f"![{caption}]({link})\n\n*{caption}.*")
+    if sweep and "comparison" in names:
+        draw_charts(sweep, folder / "comparison.png")
+    sheets = {"reconstructions", "samples"}.intersection(names)
+    if sweep and sheets:
+        seed = min((run.value("seed") for run in sweep.ranked), key=sort_key)
+        first = [run for run in sweep.runs if run.value("seed") == seed]
+        keys = [key for key in sweep.swept if key != "seed"]
+        with TemporaryDirectory() as drawn:
+            draw_face_sheets(replace(sweep, runs=first, swept=keys), Path(drawn))
+            for sheet in sheets:
+                made = Path(drawn, f"{sheet}.png")
+                write_atomically(folder / made.name, partial(shutil.copy, made))
+    return "\n\n".join(links)
+
+
+def draw_curves(found: Sequence[Row], key: str, metrics: Sequence[str], path: Path) -> None:
+    """Draw metrics against a setting: means and deviations over the runs of each value."""
+    from matplotlib.figure import Figure
+
+    labels = sorted({cell(row, key) for row in found}, key=sort_key)
+    numbers = [number for label in labels if (number := parse_number(label)) is not None]
+    numeric = len(numbers) == len(labels)
+    places = numbers if numeric else labels
+    columns = min(len(metrics), 3)
+    lines = -(-len(metrics) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.4 * lines), layout="constrained")
+    for panel, metric in enumerate(metrics, start=1):
+        axes = figure.add_subplot(lines, columns, panel)
+        groups = [[float(row[metric]) for row in found if row[key] == label] for label in labels]
+        means = [fmean(group) for group in groups]
+        spreads = [stdev(group) if len(group) > 1 else 0.0 for group in groups]
+        line = "-" if numeric else ""
+        axes.errorbar(places, means, yerr=spreads, marker="o", capsize=3, linestyle=line)
+        if numeric:
+            axes.set_xscale("log" if is_log_scale([x for x in numbers if x > 0]) else "linear")
+            axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
+            axes.set_xticks([], minor=True)
+        axes.set(xlabel=key, title=axis_label(metric))
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DOTS_PER_INCH))
