@@ -42,11 +42,10 @@ QUIET = "#999999"
 RATE_DISTORTION = ("val/rate", "val/distortion")
 
 
-def draw_charts(comparison: Comparison, path: Path) -> Path:
+def draw_charts(comparison: Comparison, path: Path) -> None:
     """Write the figure of `draw_comparison` as a PNG."""
     figure = draw_comparison(comparison)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DOTS_PER_INCH))
-    return path
 
 
 def draw_comparison(comparison: Comparison) -> Figure:

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,9 @@ class Comparison:
     name: str
     command: str | None  # that started it (last)
     objectives: list[str]
-    started: str | None = None  # ISO time
-    swept: list[str] = field(default_factory=list)  # keys whose values differ between runs
-    runs: list[SweepRun] = field(default_factory=list)
+    started: str | None  # ISO time
+    swept: list[str]  # keys whose values differ between runs
+    runs: list[SweepRun]
 
     @property
     def ranked(self) -> list[SweepRun]:

@@ -39,11 +39,9 @@ class SweepRun:
     folder: Path
     status: str  # finished, pruned, failed, interrupted, running or cut (its process is gone)
     error: str | None  # why it failed
-    trial: int | None  # number of the Optuna trial
     arguments: list[str]  # overrides of the run, `loss.beta=1e-05`
     config: dict[str, Any]  # composed, nested
     metrics: dict[str, float]  # val/* as they last stood
-    beta_elbo: float | None
     step: int
     total_steps: int | None
     seconds: float | None
@@ -52,6 +50,23 @@ class SweepRun:
     def name(self) -> str:
         """The run's name: its folder's name."""
         return self.folder.name
+
+    @property
+    def trial(self) -> int | None:
+        """The number of the Optuna trial."""
+        found = self.value("sweep.trial")
+        return found if isinstance(found, int) else None
+
+    @property
+    def beta_elbo(self) -> float | None:
+        """β relative to the ELBO; None if the configuration is damaged, or another version's."""
+        config = self.config
+        try:
+            keys = ("name", "beta", "kl_reduction")
+            loss = LossConfig(**{key: config["loss"][key] for key in keys})
+            return beta_elbo(loss, config["data"]["image_size"], config["model"]["latent_dim"])
+        except (KeyError, TypeError, ZeroDivisionError, UserError):
+            return None
 
     @property
     def overrides(self) -> dict[str, str]:
@@ -106,11 +121,9 @@ def read_run(folder: Path) -> SweepRun:
         folder=folder,
         status=str(status or "cut"),
         error=str(summary["error"]) if summary.get("error") else None,
-        trial=_trial(config),
         arguments=[str(argument) for argument in _read_yaml(folder / accepted, list)],
         config=config,
         metrics=_metrics(summary.get("final")) or metrics,
-        beta_elbo=_beta_elbo(config),
         step=int(parse_number(summary.get("step")) or step),
         total_steps=None if total is None else int(total),
         seconds=parse_number(summary.get("seconds")),
@@ -147,19 +160,3 @@ def _metrics(row: Any) -> dict[str, float]:
     pairs = row.items() if isinstance(row, dict) else ()
     found = {key: parse_number(value) for key, value in pairs if key.startswith("val/")}
     return {key: value for key, value in found.items() if value is not None}
-
-
-def _beta_elbo(config: dict[str, Any]) -> float | None:
-    """Compute beta_elbo from the configuration, for runs without a summary."""
-    try:
-        keys = ("name", "beta", "kl_reduction")
-        loss = LossConfig(**{key: config["loss"][key] for key in keys})
-        return beta_elbo(loss, config["data"]["image_size"], config["model"]["latent_dim"])
-    except (KeyError, TypeError, ZeroDivisionError, UserError):  # damaged, or another version's
-        return None
-
-
-def _trial(config: dict[str, Any]) -> int | None:
-    sweep = config.get("sweep")
-    trial = sweep.get("trial") if isinstance(sweep, dict) else None
-    return trial if isinstance(trial, int) else None

@@ -73,7 +73,8 @@ def run_in_subprocess(
     try:
         with interrupts:
             while not wait([receiver, process.sentinel], timeout=1.0):
-                if _launcher_is_gone():  # nobody is left to answer to
+                # joblib's workers outlive their launcher when it is killed
+                if parent_process() is not None and os.getppid() != LAUNCHER:
                     process.terminate()
                     process.join()
                     os._exit(1)
@@ -96,11 +97,6 @@ def run_in_subprocess(
     if failure is not None:
         raise UserError(failure)
     return value
-
-
-def _launcher_is_gone() -> bool:
-    """Return whether the launcher is gone; joblib's workers outlive it when it is killed."""
-    return parent_process() is not None and os.getppid() != LAUNCHER
 
 
 def _cause_of_death(exit_code: int) -> str:

@@ -113,9 +113,16 @@ def build_workspace(comparison: Comparison, entity: str, project: str, group: st
             f"vae dashboard needs the package wandb-workspaces ({error}). "
             "Run `pip install wandb-workspaces`."
         ) from error
-    parameters = [*_swept(comparison), "beta_elbo"]
+    config = next((run.config for run in comparison.runs if run.config), {})
+    parameters = [
+        f"{key}.name" if isinstance(config.get(key), dict) else key
+        for key in dict.fromkeys([*LEADING_KEYS, *comparison.swept])
+        if key.split(".")[0] in config  # not, say, experiment
+    ]
+    parameters.append("beta_elbo")
     metrics = [summary_key(key) for key in dict.fromkeys([*METRICS, *comparison.objectives])]
-    columns = [_config_column(key) for key in parameters] + [f"summary:{key}" for key in metrics]
+    columns = [re.sub(r"^[^.]+", r"config:\g<0>.value", key) for key in parameters]
+    columns += [f"summary:{key}" for key in metrics]
     axes = [
         wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key), log=key in LOGARITHMIC)
         for key in parameters
@@ -136,6 +143,9 @@ def build_workspace(comparison: Comparison, entity: str, project: str, group: st
             wr.MediaBrowser(title=key, media_keys=[key], gallery_axis="run") for key in FACES
         ],
     }
+    # Each character by its number: the package stumbles over quotes in a name, and makes two
+    # of each `=`.
+    escaped = "".join(f"\\U{ord(character):08x}" for character in group)
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -143,29 +153,7 @@ def build_workspace(comparison: Comparison, entity: str, project: str, group: st
         name=re.sub(r"[^\w .,()-]", "_", f"Sweep {group}"),
         sections=[ws.Section(name=name, panels=of, is_open=True) for name, of in panels.items()],
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=MAX_PANEL_RUNS),
-        runset_settings=ws.RunsetSettings(filters=_of_group(group), pinned_columns=columns),
+        runset_settings=ws.RunsetSettings(
+            filters=f"Metric('Group') == '{escaped}'", pinned_columns=columns
+        ),
     )
-
-
-def _swept(comparison: Comparison) -> list[str]:
-    """Return the config keys of beta, latent size and the other swept keys."""
-    config = next((run.config for run in comparison.runs if run.config), {})
-    keys = dict.fromkeys([*LEADING_KEYS, *comparison.swept])
-    known = [key for key in keys if key.split(".")[0] in config]  # not, say, experiment
-    return [f"{key}.name" if isinstance(config.get(key), dict) else key for key in known]
-
-
-def _config_column(key: str) -> str:
-    """Return `loss.beta` as a column of W&B's table of runs."""
-    top, dot, rest = key.partition(".")
-    return f"config:{top}.value{dot}{rest}"
-
-
-def _of_group(group: str) -> str:
-    """Return the filter for the runs of a group, in the package's language.
-
-    Each character is written as its number: the package stumbles over quotes in a name,
-    and makes two of each `=`.
-    """
-    escaped = "".join(f"\\U{ord(character):08x}" for character in group)
-    return f"Metric('Group') == '{escaped}'"
