@@ -8,27 +8,35 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
+
 from tests.support.train_command import ROOT, TINY
 
 # A run that lasts some seconds, next to those of TINY: something to kill in the middle of.
 STEPS = 80
+EPOCHS = list(range(4, STEPS + 1, 4))  # the step at the end of each
 LONG = ["trainer.epochs=null", f"trainer.max_steps={STEPS}", "trainer.figures_every=1000"]
 FROM_STUDY = ["sweep=optuna", "model.latent_dim=4"]
 
 
-def start(arguments, cwd, **environment):
+def start(arguments, cwd, script=ROOT / "train.py"):
     """`python train.py -m ARGUMENTS` on tiny runs, in the background."""
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), "-m", *TINY, *arguments],
-        cwd=cwd, env={**os.environ, **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, str(script), "-m", *TINY, *arguments],
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
 def finish(process, timeout=300):
     """(exit code, what it printed)."""
     out, _ = process.communicate(timeout=timeout)
+    assert "Traceback" not in out, out
     return process.returncode, out
+
+
+def run_sweep(arguments, cwd, script=ROOT / "train.py"):
+    """(exit code, what it printed) of a sweep on tiny runs."""
+    return finish(start(arguments, cwd, script))
 
 
 def wait_until(condition, timeout=120):
@@ -41,7 +49,7 @@ def wait_until(condition, timeout=120):
 
 
 def kill(process):
-    """SIGKILL, as the system's own; waits until it is gone."""
+    """SIGKILL, as the system's own; waits until it and its runs are gone."""
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
 
@@ -52,17 +60,26 @@ def summaries(folder):
     return {file.parent.name: json.loads(file.read_text()) for file in files}
 
 
-def rows(folder):
-    """The rows of a run's metrics.jsonl."""
+def statuses(folder):
+    """The status of each run that has ended, by name."""
+    return {name: summary["status"] for name, summary in summaries(folder).items()}
+
+
+def trials_of(file):
+    """The trials of the only study in a database, by Optuna alone."""
+    return optuna.load_study(study_name=None, storage=f"sqlite:///{file}").trials
+
+
+def validated(folder):
+    """The steps after which a run was validated; its metrics.jsonl may be being written."""
     file = folder / "metrics.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    return [json.loads(line)["step"] for line in lines if "val/bpd" in line and line[-1] == "}"]
 
 
 def is_training(folder):
     """Whether the run in `folder` has a checkpoint and is not done."""
-    validated = [row for row in rows(folder) if "val/bpd" in row]
-    return len(validated) >= 2 and not (folder / "summary.json").exists()
+    return len(validated(folder)) >= 2 and not (folder / "summary.json").exists()
 
 
 def is_gone(pid):

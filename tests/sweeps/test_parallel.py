@@ -4,10 +4,10 @@ import os
 import signal
 from pathlib import Path
 
-import optuna
 import pytest
 
 from tests.support.sweep_processes import (
+    EPOCHS,
     FROM_STUDY,
     LONG,
     STEPS,
@@ -15,9 +15,11 @@ from tests.support.sweep_processes import (
     is_training,
     kill,
     process_of,
-    rows,
+    run_sweep,
     start,
-    summaries,
+    statuses,
+    trials_of,
+    validated,
     wait_until,
 )
 from tests.support.wandb_files import read_run
@@ -26,32 +28,27 @@ from vae.runs.checkpoint import load_checkpoint
 pytestmark = pytest.mark.slow
 
 
-def test_joblib_runs_trials_in_parallel(sweep, tmp_path):
+def test_joblib_runs_trials_in_parallel(tmp_path):
     """Two at a time: one cache, the cores divided, a W&B run each, a failure among them."""
     arguments = [
         "hydra/launcher=joblib", "loss.beta=0.1,0.2,-1,0.3", "sweep.name=j", "wandb.mode=offline",
         "trainer.num_threads=null",
     ]  # fmt: skip
-    code, out = sweep(arguments, tmp_path)
+    code, out = run_sweep(arguments, tmp_path)
     assert code != 0
     assert "loss.beta: got -1" in out
     folder = tmp_path / "multirun" / "j"
-    found = {name: summary["status"] for name, summary in summaries(folder).items()}
-    assert found == {
-        "loss.beta=0.1": "finished", "loss.beta=0.2": "finished", "loss.beta=0.3": "finished",
-        "loss.beta=-1": "failed",
-    }  # fmt: skip
+    good = [folder / f"loss.beta={beta}" for beta in (0.1, 0.2, 0.3)]
+    expected = {"loss.beta=-1": "failed", **{run.name: "finished" for run in good}}
+    assert statuses(folder) == expected
     assert out.count("packed 80 images") == 1
-    good = [folder / name for name, status in found.items() if status == "finished"]
     runs = [read_run(run) for run in good]
     assert len({run.id for run in runs}) == 3
+    threads = f"on cpu (threads: {max(1, (os.cpu_count() or 1) // 2)})"
     for run, path in zip(runs, good, strict=True):
         assert (run.name, run.group, run.exit_code) == (path.name, "j", 0)
         assert run.config["loss"]["beta"] == float(path.name.partition("=")[2])
-        assert (
-            f"on cpu (threads: {max(1, (os.cpu_count() or 1) // 2)})"
-            in (path / "train.log").read_text()
-        )
+        assert threads in (path / "train.log").read_text()
 
 
 def test_submitit_requeues_a_run_that_is_preempted(tmp_path):
@@ -60,21 +57,16 @@ def test_submitit_requeues_a_run_that_is_preempted(tmp_path):
     run = tmp_path / "multirun" / "s" / "defaults"
     process = start([*launcher, *LONG, "sweep.name=s"], tmp_path)
     wait_until(lambda: is_training(run))
-    os.kill(submitit_process_of(run), signal.SIGUSR2)
+    job = wait_until(lambda: process_of(run))
+    while "submitit.core._submit" not in Path(f"/proc/{job}/cmdline").read_text():
+        job = int(Path(f"/proc/{job}/stat").read_text().rpartition(")")[2].split()[1])  # its parent
+        assert job > 1
+    os.kill(job, signal.SIGUSR2)
     code, out = finish(process)
     assert code == 0, out
     assert "resuming at step" in (run / "train.log").read_text()
-    assert [row["step"] for row in rows(run) if "val/bpd" in row] == list(range(4, STEPS + 1, 4))
-    assert summaries(run.parent)[run.name]["status"] == "finished"
-
-
-def submitit_process_of(run):
-    """The process of the job that waits for the one that trains."""
-    pid = wait_until(lambda: process_of(run))
-    while "submitit.core._submit" not in Path(f"/proc/{pid}/cmdline").read_text():
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])  # its parent
-        assert pid > 1
-    return pid
+    assert validated(run) == EPOCHS
+    assert statuses(run.parent) == {run.name: "finished"}
 
 
 def test_two_processes_share_a_study(tmp_path):
@@ -82,9 +74,10 @@ def test_two_processes_share_a_study(tmp_path):
 
     By hand the same was done with PostgreSQL; here it is SQLite, in a place that both see.
     """
+    shared = tmp_path / "shared.db"
     arguments = [
         *FROM_STUDY, "sweep.name=o", "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler.seed=1",
-        f"sweep.storage=sqlite:///{tmp_path}/shared.db", *LONG,
+        f"sweep.storage=sqlite:///{shared}", *LONG,
     ]  # fmt: skip
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
@@ -93,13 +86,12 @@ def test_two_processes_share_a_study(tmp_path):
     kill(two)
     code, out = finish(one)
     assert code == 0, out
-    study = optuna.load_study(study_name="o", storage=f"sqlite:///{tmp_path}/shared.db")
-    done = [t for t in study.trials if t.state.name == "COMPLETE"]
-    assert len(done) == 4
-    assert len({t.params["loss.beta"] for t in done}) == 4
-    (cut,) = [t for t in study.trials if t.state.name == "FAIL"]
-    assert cut.params in [t.params for t in done]  # taken over by the one that lived
-    assert len(study.trials) == 5
+    trials = trials_of(shared)
+    done = [t.params for t in trials if t.state.name == "COMPLETE"]
+    assert len({params["loss.beta"] for params in done}) == len(done) == 4
+    (cut,) = [t for t in trials if t.state.name != "COMPLETE"]
+    assert cut.state.name == "FAIL"
+    assert cut.params in done  # taken over by the one that lived
 
 
 def test_a_run_in_two_sweeps_is_trained_once(tmp_path):
@@ -109,6 +101,6 @@ def test_a_run_in_two_sweeps_is_trained_once(tmp_path):
     assert (code, other_code) == (0, 0), out + other_out
     for run in ("loss.beta=0.1", "loss.beta=0.2"):
         folder = tmp_path / "multirun" / "s" / run
-        assert [r["step"] for r in rows(folder) if "val/bpd" in r] == list(range(4, STEPS + 1, 4))
+        assert validated(folder) == EPOCHS
         assert load_checkpoint(folder / "checkpoints/last.pt")["step"] == STEPS
         assert (folder / "train.log").read_text().count(f"{STEPS} steps in fp32 on") == 1

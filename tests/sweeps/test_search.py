@@ -1,25 +1,59 @@
 """The search of a study, with a launcher that trains nothing."""
 
+import multiprocessing
 import threading
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import cache
 
 import optuna
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
+from optuna.distributions import FloatDistribution
+from optuna.samplers import RandomSampler
+from optuna.storages import RDBStorage
+from optuna.study import Study
 
-from tests.support.search_processes import (
-    ask_for_all,
-    at_once,
-    launcher,
-    make_search,
-    raise_after,
-    search_slowly,
-)
 from vae.runs.run_dir import write_summary
 from vae.sweeps import search as search_module
-from vae.sweeps.study import MAX_TRIES, counted_trials, requeue
+from vae.sweeps.search import Search
+from vae.sweeps.study import MAX_TRIES, counted_trials, open_storage, open_study, requeue
 from vae.utils.errors import UserError
+
+
+def make_search(folder, launch=None, objectives=("val/bpd",), total=4, at_once=1):
+    """A search for loss.beta, from 0 to 1, in `folder`, which is the sweep's."""
+    storage = open_storage(f"sqlite:///{folder}/study.db")
+    study = open_study(storage, "s", list(objectives), RandomSampler(seed=0))
+    space = {"loss.beta": FloatDistribution(0.0, 1.0)}
+    return Search(study, folder, list(objectives), space, ["seed=1"], total, at_once, launch)
+
+
+def run_search(folder, train=lambda beta: beta, **options):
+    """Search, with jobs that are calls of `train(beta)`; the overrides of each job."""
+    launched = []
+
+    def launch(overrides, initial_job_idx):
+        assert overrides[0][-1] == f"sweep.trial={initial_job_idx}"
+        launched.extend(overrides)
+        values = []
+        for job in overrides:
+            try:
+                values.append(train(float(job[0].removeprefix("loss.beta="))))
+            except UserError as error:
+                values.append(error)
+        return [returned(folder / job[0], v) for job, v in zip(overrides, values, strict=True)]
+
+    make_search(folder, launch, **options).run()
+    return launched
+
+
+def returned(folder, value):
+    """What Hydra's launchers return of a job: its value, or the error that it ended with."""
+    status = JobStatus.FAILED if isinstance(value, Exception) else JobStatus.COMPLETED
+    config = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(folder)}}})
+    return JobReturn(status=status, hydra_cfg=config, _return_value=value)
 
 
 @cache
@@ -40,51 +74,72 @@ def results_of(folder):
     return OmegaConf.to_container(OmegaConf.load(folder / "optimization_results.yaml"))
 
 
-def test_trials_are_launched_together_and_told(tmp_path):
-    launch = launcher(tmp_path, lambda beta: 2 * beta)
-    make_search(tmp_path, launch, total=7, at_once=3).run()
+def test_trials_are_launched_together_and_the_best_is_the_result(tmp_path):
+    launched = run_search(
+        tmp_path, lambda beta: (beta - 0.5) ** 2, objectives=["val/psnr"], total=7, at_once=3
+    )
     trials = trials_of(tmp_path)
     assert states_of(tmp_path) == ["COMPLETE"] * 7
-    assert launch.firsts == [0, 3, 6]
-    assert [trial.value for trial in trials] == [2 * t.params["loss.beta"] for t in trials]
-    assert launch.launched == [
+    assert [trial.value for trial in trials] == [
+        (trial.params["loss.beta"] - 0.5) ** 2 for trial in trials
+    ]
+    assert launched == [
         [f"loss.beta={t.params['loss.beta']}", "seed=1", f"sweep.trial={t.number}"] for t in trials
     ]
-    assert [trial.user_attrs["run"] for trial in trials] == [job[0] for job in launch.launched]
+    assert [trial.user_attrs["run"] for trial in trials] == [job[0] for job in launched]
+    best = max(trials, key=lambda trial: trial.value)
+    assert results_of(tmp_path) == {
+        "name": "optuna", "best_params": best.params, "best_value": best.value,
+        "best_trial": best.number, "best_run": launched[best.number][0],
+    }  # fmt: skip
 
 
 def test_n_trials_counts_all_starts(tmp_path):
     for total, launched in ((3, 3), (3, 0), (5, 2), (2, 0)):
-        launch = launcher(tmp_path, lambda beta: beta)
-        make_search(tmp_path, launch, total=total).run()
-        assert len(launch.launched) == launched
+        assert len(run_search(tmp_path, total=total)) == launched
     assert len({trial.params["loss.beta"] for trial in trials_of(tmp_path)}) == 5
 
 
-def test_n_trials_counts_all_processes(tmp_path):
-    """They ask at the same time: no trial is lost, doubled, or one too many."""
-    at_once(search_slowly, tmp_path, 8, 2)
-    trained = list(map(float, (tmp_path / "trained").read_text().split()))
-    counted = counted_trials(study_of(tmp_path))
-    assert len(counted) == 8
-    assert sorted(trial.value for trial in counted) == sorted(trained)
-    assert len(set(trained)) == 8
+def search_in_step(folder, total, barrier):
+    """One process's part in a study of which the other asks, and tells, at the same moments."""
+
+    def train(beta):
+        with suppress(threading.BrokenBarrierError):
+            barrier.wait()
+        with open(folder / "trained", "a") as file:
+            file.write(f"{beta}\n")
+        return beta
+
+    run_search(folder, train, total=total)
+    barrier.abort()
+
+
+def test_processes_share_the_trials(tmp_path):
+    """Queued or drawn, no trial is lost, run twice, or one too many."""
+    study = make_search(tmp_path).study
+    for number in range(12):
+        study.enqueue_trial({"loss.beta": number / 12})
+    context = multiprocessing.get_context("forkserver")
+    barrier = context.Barrier(2, timeout=60)
+    parts = [context.Process(target=search_in_step, args=(tmp_path, 21, barrier)) for _ in range(2)]
+    for part in parts:
+        part.start()
+    for part in parts:
+        part.join(120)
+        part.kill()
+    assert [part.exitcode for part in parts] == [0, 0]
+    trained = sorted(map(float, (tmp_path / "trained").read_text().split()))
+    assert sorted(trial.value for trial in counted_trials(study)) == trained
+    assert len(set(trained)) == 21
+    assert {number / 12 for number in range(12)} <= set(trained)
 
 
 def test_no_process_exceeds_the_total(tmp_path, monkeypatch):
-    search = make_search(tmp_path, None, total=1)
+    search = make_search(tmp_path, total=1)
     ask, other = search.study.ask, study_of(tmp_path)
     monkeypatch.setattr(search.study, "ask", lambda: (other.ask(), ask())[1])
     assert search.ask() == []
     assert states_of(tmp_path) == ["RUNNING", "WAITING"]
-
-
-def test_a_queued_trial_runs_once(tmp_path):
-    study = make_search(tmp_path, None).study
-    for number in range(24):
-        study.enqueue_trial({"loss.beta": number / 24})
-    at_once(ask_for_all, tmp_path)
-    assert sorted(map(int, (tmp_path / "asked").read_text().split())) == list(range(24))
 
 
 def test_each_end_is_told(tmp_path):
@@ -98,7 +153,7 @@ def test_each_end_is_told(tmp_path):
         write_summary(run, {"status": "pruned" if beta > 0.5 else "finished"})
         return beta
 
-    make_search(tmp_path, launcher(tmp_path, train), total=9).run()
+    run_search(tmp_path, train, total=9)
     for trial in trials_of(tmp_path):
         beta = trial.params["loss.beta"]
         state = "FAIL" if beta > 0.7 else "PRUNED" if beta > 0.5 else "COMPLETE"
@@ -109,21 +164,24 @@ def test_each_end_is_told(tmp_path):
 
 def test_an_interrupted_search_gives_its_trials_back(tmp_path):
     """However often: they have taken no process down. The next start begins with them."""
+
+    def train(beta):
+        if len(trials_of(tmp_path)) > 2:
+            raise error
+        return beta
+
     for error in (SystemExit("stop"), *[KeyboardInterrupt()] * (MAX_TRIES + 1)):
-        train = raise_after(2 if isinstance(error, SystemExit) else 0, error)
         with pytest.raises(type(error)):
-            make_search(tmp_path, launcher(tmp_path, train), at_once=2).run()
+            run_search(tmp_path, train, at_once=2)
         assert states_of(tmp_path) == ["COMPLETE"] * 2 + ["WAITING"] * 2
-    cut = [trial.params["loss.beta"] for trial in trials_of(tmp_path)[2:]]
-    launch = launcher(tmp_path, lambda beta: beta)
-    make_search(tmp_path, launch, total=5).run()
-    assert [job[0] for job in launch.launched[:2]] == [f"loss.beta={beta}" for beta in cut]
+    cut = [f"loss.beta={trial.params['loss.beta']}" for trial in trials_of(tmp_path)[2:]]
+    assert [job[0] for job in run_search(tmp_path, total=5)[:2]] == cut
     assert states_of(tmp_path) == ["COMPLETE"] * 5
 
 
 def test_trials_of_a_dead_search_are_requeued(tmp_path):
-    (left,) = make_search(tmp_path, None).ask()
-    make_search(tmp_path, launcher(tmp_path, lambda beta: beta), total=2).run()
+    (left,) = make_search(tmp_path).ask()
+    run_search(tmp_path, total=2)
     assert states_of(tmp_path) == ["FAIL", "COMPLETE", "COMPLETE"]
     assert trials_of(tmp_path)[1].params == left.params
 
@@ -139,11 +197,10 @@ def test_a_trial_may_be_taken_over_by_another_host(when, tmp_path, monkeypatch):
             requeue(study_of(tmp_path), taken[0]._trial_id)
         return value
 
-    search = make_search(tmp_path, launcher(tmp_path, take), total=2)
     if when == "before its claim":
-        ask = search.study.ask
-        monkeypatch.setattr(search.study, "ask", lambda: take(ask()))
-    search.run()
+        ask = Study.ask
+        monkeypatch.setattr(Study, "ask", lambda study: take(ask(study)))
+    run_search(tmp_path, take, total=2)
     assert states_of(tmp_path) == ["FAIL", "COMPLETE", "COMPLETE"]
 
 
@@ -156,7 +213,7 @@ def test_runs_that_kill_every_worker_are_given_up(tmp_path):
             raise BrokenProcessPool("a worker died")
         return beta
 
-    make_search(tmp_path, launcher(tmp_path, train), total=2).run()
+    run_search(tmp_path, train, total=2)
     assert first.count(first[0]) == MAX_TRIES
     assert states_of(tmp_path) == ["FAIL"] * MAX_TRIES + ["COMPLETE"]
     assert [trial.number for trial in counted_trials(study_of(tmp_path))] == [2, 3]
@@ -164,35 +221,18 @@ def test_runs_that_kill_every_worker_are_given_up(tmp_path):
 
 def test_running_trials_send_heartbeats(tmp_path, monkeypatch):
     monkeypatch.setattr(search_module, "HEARTBEAT", 0.02)
-    third = threading.Semaphore(0)
-    search = make_search(tmp_path, None, total=1)
-    record = search.study._storage.record_heartbeat
+    sent = threading.Semaphore(0)
+    record = RDBStorage.record_heartbeat
 
-    def spy(trial_id):
-        record(trial_id)
-        third.release()
+    def spy(storage, trial_id):
+        record(storage, trial_id)
+        sent.release()
 
-    monkeypatch.setattr(search.study._storage, "record_heartbeat", spy)
-    search.launch = launcher(
-        tmp_path, lambda beta: beta if all(third.acquire(timeout=10) for _ in range(3)) else None
-    )
+    monkeypatch.setattr(RDBStorage, "record_heartbeat", spy)
     threads = threading.active_count()
-    search.run()
-    assert states_of(tmp_path) == ["COMPLETE"]
+    run_search(tmp_path, lambda beta: all(sent.acquire(timeout=60) for _ in range(3)), total=1)
+    assert trials_of(tmp_path)[0].value == 1.0  # True: three came
     assert threading.active_count() == threads
-
-
-def test_the_result_is_the_best_trial(tmp_path):
-    launch = launcher(tmp_path, lambda beta: (beta - 0.5) ** 2)
-    make_search(tmp_path, launch, objectives=["val/psnr"], total=6).run()
-    value, number, beta = max(
-        ((t.params["loss.beta"] - 0.5) ** 2, t.number, t.params["loss.beta"])
-        for t in trials_of(tmp_path)
-    )
-    assert results_of(tmp_path) == {
-        "name": "optuna", "best_params": {"loss.beta": beta}, "best_value": value,
-        "best_trial": number, "best_run": f"loss.beta={beta}",
-    }  # fmt: skip
 
 
 def test_the_result_of_two_objectives_is_the_pareto_front(tmp_path):
@@ -201,8 +241,7 @@ def test_the_result_of_two_objectives_is_the_pareto_front(tmp_path):
     def train(beta):
         return [beta, -abs(beta - 0.5)]
 
-    launch = launcher(tmp_path, train)
-    make_search(tmp_path, launch, objectives=["val/rate", "val/psnr"], total=8).run()
+    run_search(tmp_path, train, objectives=["val/rate", "val/psnr"], total=8)
     values = [train(trial.params["loss.beta"]) for trial in trials_of(tmp_path)]
     front = [v for v in values if not any(o != v and o[0] <= v[0] and o[1] >= v[1] for o in values)]
     assert 1 < len(front) < len(values)
@@ -213,17 +252,19 @@ def test_the_result_of_two_objectives_is_the_pareto_front(tmp_path):
         assert (solution["values"], solution["run"]) == (train(beta), f"loss.beta={beta}")
 
 
-def test_no_completed_trial_means_no_result(tmp_path):
-    launch = launcher(tmp_path, raise_after(0, UserError("no")))
-    with pytest.raises(UserError, match="no trial of s succeeded"):
-        make_search(tmp_path, launch, total=2).run()
-    assert not (tmp_path / "optimization_results.yaml").exists()
-
-
-def test_a_lost_storage_is_a_user_error(tmp_path):
+@pytest.mark.parametrize(
+    ("storage", "words"),
+    [
+        (None, "no trial of s succeeded"),
+        (b"no database" * 1000, r"^sweep\.storage: .*sweep\.name=s: it goes on where"),
+    ],
+)
+def test_a_search_without_a_result_is_a_user_error(storage, words, tmp_path):
     def train(beta):
-        (tmp_path / "study.db").write_bytes(b"no database" * 1000)
-        return beta
+        if storage:
+            (tmp_path / "study.db").write_bytes(storage)
+        raise UserError("no")
 
-    with pytest.raises(UserError, match=r"^sweep\.storage: .*sweep\.name=s: it goes on where"):
-        make_search(tmp_path, launcher(tmp_path, train)).run()
+    with pytest.raises(UserError, match=words):
+        run_search(tmp_path, train, total=2)
+    assert not (tmp_path / "optimization_results.yaml").exists()

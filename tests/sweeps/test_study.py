@@ -4,9 +4,8 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -15,9 +14,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from sqlalchemy import create_engine, text
 
-from tests.support.search_processes import SPACE, ask, sweep_config
 from vae.sweeps.study import (
-    MAX_TRIES,
     check_space,
     claim,
     counted_trials,
@@ -30,7 +27,10 @@ from vae.sweeps.study import (
 )
 from vae.utils.errors import UserError
 
+BETA = {"loss.beta": FloatDistribution(0, 1)}
+CHOICES = {"loss.beta": CategoricalDistribution([0.1, 0.2])}
 LATENT_DIM = {"model.latent_dim": IntDistribution(8, 512)}
+OWN = SimpleNamespace(storage=None)  # sweep.storage=null
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def storage(folder):
-    return open_storage(storage_url(sweep_config(), folder))
+    return open_storage(storage_url(OWN, folder))
 
 
 @pytest.fixture
@@ -54,6 +54,14 @@ def processes():
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     return {"own": os.getpid(), "parent": os.getppid(), "dead": dead.pid}
+
+
+def ask(study, space=BETA):
+    """A running trial, as the study has it."""
+    trial = study.ask()
+    for key, values in space.items():
+        trial._suggest(key, values)
+    return study.get_trials()[trial.number]
 
 
 def states_of(study):
@@ -100,55 +108,33 @@ def test_requeued_trials_keep_their_values(study, storage):
     before = ask(study)
     storage.set_trial_user_attr(before._trial_id, "owner", {"host": "h", "pid": 1})
     storage.set_trial_intermediate_value(before._trial_id, 1, 7.5)  # of epoch 1
-    requeue(study, before._trial_id)
+    for _ in range(2):  # the second process is too late
+        requeue(study, before._trial_id)
+        assert states_of(study) == ["FAIL", "WAITING"]
     assert study.get_trials()[0].user_attrs["reason"] == "its process died"
-    again = ask(study, {**SPACE, **LATENT_DIM})  # it had been half drawn
+    again = ask(study, {**BETA, **LATENT_DIM})  # it had been half drawn
     assert (again.number, again.user_attrs) == (1, {})
     assert again.params["loss.beta"] == before.params["loss.beta"]
     assert again.params.keys() == {"loss.beta", "model.latent_dim"}
     assert again.intermediate_values == {1: 7.5}
-
-
-def test_concurrent_requeues_queue_once(study, folder):
-    """Each has its own connection, as in a process of its own."""
-    study.tell(ask(study).number, 0.5)  # finished trials are not touched
-    cut = [ask(study) for _ in range(15)]
-    barrier = threading.Barrier(3)
-
-    def take_all_back():
-        storage = open_storage(storage_url(sweep_config(), folder))
-        mine = open_study(storage, study.study_name, ["val/bpd"])
-        for trial in mine.get_trials()[:16]:
-            barrier.wait()
-            requeue(mine, trial._trial_id)
-
-    with ThreadPoolExecutor(3) as pool:
-        for done in [pool.submit(take_all_back) for _ in range(3)]:
-            done.result()
-    assert states_of(study) == ["COMPLETE", *["FAIL"] * 15, *["WAITING"] * 15]
-    assert [trial.params for trial in study.get_trials()[16:]] == [trial.params for trial in cut]
+    study.tell(again.number, 0.5)
+    requeue(study, again._trial_id)  # finished trials are not touched
+    assert states_of(study) == ["FAIL", "COMPLETE"]
 
 
 def test_trials_are_counted_once(study, storage):
-    """Not while they wait, and not if they are tried again; after the last try, as failed."""
+    """Not while they wait, and not if they are tried again."""
     study.tell(ask(study).number, 0.5)
     for state in (TrialState.FAIL, TrialState.PRUNED):
         study.tell(ask(study).number, state=state)
     requeued = ask(study)  # by an earlier version
     storage.set_trial_user_attr(requeued._trial_id, "void", True)
     study.tell(requeued.number, state=TrialState.FAIL)
-    tries = [ask(study)]
-    study.enqueue_trial({"loss.beta": 0.5})
-    assert states_of(study) == ["COMPLETE", "FAIL", "PRUNED", "FAIL", "RUNNING", "WAITING"]
-    assert [trial.number for trial in counted_trials(study)] == [0, 1, 2, 4]
+    requeue(study, ask(study)._trial_id)
+    assert states_of(study) == ["COMPLETE", "FAIL", "PRUNED", "FAIL", "FAIL", "WAITING"]
+    assert [trial.number for trial in counted_trials(study)] == [0, 1, 2]
     ask(study)
-    while len(tries) < MAX_TRIES:
-        requeue(study, tries[-1]._trial_id)
-        tries.append(ask(study))
-        assert [t.number for t in counted_trials(study)] == [0, 1, 2, 5, tries[-1].number]
-    requeue(study, tries[-1]._trial_id)
-    assert [t.number for t in counted_trials(study)] == [0, 1, 2, 5, tries[-1].number]
-    assert "WAITING" not in states_of(study)
+    assert [trial.number for trial in counted_trials(study)] == [0, 1, 2, 5]
 
 
 def test_only_the_first_process_uses_the_seed(storage):
@@ -170,18 +156,11 @@ def test_a_study_with_other_objectives_is_refused(objectives, words, storage, st
     assert open_study(storage, study.study_name, ["val/mse"]).study_name == study.study_name
 
 
-BETA = {"loss.beta": FloatDistribution(0, 1)}
-CHOICES = {"loss.beta": CategoricalDistribution([0.1, 0.2])}
-
-
 @pytest.mark.parametrize(
     ("before", "now", "refused"),
     [
         (BETA, {"loss.beta": FloatDistribution(0.1, 100)}, False),
-        (CHOICES, {"loss.beta": CategoricalDistribution([0.1, 0.2])}, False),
         (BETA, {"loss.beta": FloatDistribution(0.1, 1, log=True)}, True),
-        (BETA, {"loss.beta": IntDistribution(0, 1)}, True),
-        (BETA, CHOICES, True),
         (CHOICES, {"loss.beta": CategoricalDistribution([0.1, 0.3])}, True),
         (BETA, {**BETA, **LATENT_DIM}, True),
         (BETA, LATENT_DIM, True),
@@ -211,17 +190,13 @@ def test_another_space_is_refused(before, now, refused, study):
     ],
 )
 def test_an_unusable_storage_is_a_user_error(url, words):
-    with pytest.raises(UserError, match=words) as caught:
+    with pytest.raises(UserError, match=rf"^sweep\.storage: .*{words}.*$") as caught:
         open_storage(url)
-    assert str(caught.value).startswith("sweep.storage: ")
     assert "secret" not in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["study", "50%20off", "what?"])
+@pytest.mark.parametrize("name", ["50%20off", "what?"])
 def test_the_study_lies_in_the_folder_of_the_sweep(name, tmp_path):
     (tmp_path / name).mkdir()
-    open_storage(storage_url(sweep_config(), tmp_path / name))
-    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.db")] == [
-        f"{name}/study.db"
-    ]
+    open_storage(storage_url(OWN, tmp_path / name))
+    assert list(tmp_path.rglob("*.db")) == [tmp_path / name / "study.db"]

@@ -1,27 +1,33 @@
-"""Calls in a subprocess: results, errors, signals."""
+"""Calls in a subprocess: results, errors, signals.
+
+`python -m tests.sweeps.test_subprocess_runner NAME FOLDER` is a caller to send signals to.
+"""
 
 import logging
 import multiprocessing
+import operator
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.support import subprocess_functions
-from tests.support.subprocess_functions import LOGS
 from tests.support.sweep_processes import is_gone, wait_until
 from tests.support.train_command import ROOT
-from vae.sweeps.subprocess_runner import run_in_subprocess
+from vae.sweeps import subprocess_runner
 from vae.utils.errors import UserError
+from vae.utils.signals import InterruptedRun, Interrupts
+
+LOGS = {"version": 1, "disable_existing_loggers": False}
 
 
 def call(function, *arguments, logs=LOGS):
-    return run_in_subprocess(function, *arguments, logs=logs)
+    return subprocess_runner.run_in_subprocess(function, *arguments, logs=logs)
 
 
 def log_to(file):
@@ -29,64 +35,86 @@ def log_to(file):
     return {**LOGS, "handlers": {"file": handler}, "root": {"handlers": ["file"]}}
 
 
+def surroundings(names):
+    """The process, its folder, and some variables of its environment."""
+    logging.getLogger("tests").info("looking")
+    return os.getpid(), os.getcwd(), [os.environ.get(name) for name in names]
+
+
+def fail(error):
+    raise error
+
+
+def call_twice(a, b):
+    """For a worker of joblib's: (its process, the other one's, the sum)."""
+    subprocess_runner.PRELOADED = subprocess_runner.PRELOADED[-1:]  # torch takes seconds
+    return os.getpid(), call(surroundings, ())[0], call(operator.add, a, b)
+
+
+def save_when_asked(folder):
+    """Behave like a run at a signal: save for a moment, then end, without a handler."""
+    with Interrupts() as interrupts:
+        (folder / "pid").write_text(str(os.getpid()))
+        while not interrupts.received:
+            time.sleep(0.01)
+        time.sleep(0.3)
+    time.sleep(1.2)  # as W&B's upload
+    (folder / "saved").write_text(interrupts.received.name)
+    raise InterruptedRun(interrupts.received)
+
+
+def never_end(folder):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (folder / "pid").write_text(str(os.getpid()))
+    while True:
+        time.sleep(1)
+
+
 def test_the_result_comes_from_another_process():
     """Also a large one."""
-    assert call(subprocess_functions.add, b"x" * 2_000_000, b"y") == b"x" * 2_000_000 + b"y"
-    (one, *_), (two, *_) = (call(subprocess_functions.surroundings, ()) for _ in range(2))
+    assert call(operator.add, b"x" * 2_000_000, b"y") == b"x" * 2_000_000 + b"y"
+    (one, *_), (two, *_) = (call(surroundings, ()) for _ in range(2))
     assert len({one, two, os.getpid()}) == 3
 
 
 @pytest.mark.parametrize(("level", "logged"), [("INFO", "looking\n"), ("WARNING", "")])
 def test_folder_environment_and_logging_level_are_the_callers(level, logged, tmp_path, monkeypatch):
     """As they are now, not as they were when the first process was started."""
-    call(subprocess_functions.add, 1, 2)
+    call(int)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("APART", "now")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(logging.getLogger(), "level", getattr(logging, level))
-    names = "APART", "HOME"
-    _, cwd, values = call(subprocess_functions.surroundings, names, logs=log_to(tmp_path / "log"))
+    _, cwd, values = call(surroundings, ("APART", "HOME"), logs=log_to(tmp_path / "log"))
     assert (cwd, values) == (str(tmp_path), ["now", None])
     assert (tmp_path / "log").read_text() == logged
-
-
-def test_user_errors_keep_their_text():
-    with pytest.raises(UserError, match=r"^loss\.beta: got -1\ntwo lines$"):
-        call(subprocess_functions.refuse, "loss.beta: got -1\ntwo lines")
-
-
-def test_other_errors_are_logged_with_traceback(tmp_path):
-    with pytest.raises(UserError, match=r"^ZeroDivisionError: division by zero$"):
-        call(subprocess_functions.divide, 1, 0, logs=log_to(tmp_path / "log"))
-    text = (tmp_path / "log").read_text()
-    assert "Traceback (most recent call last)" in text
-    assert "return a / b" in text
 
 
 @pytest.mark.parametrize(
     ("function", "argument", "words"),
     [
+        (fail, UserError("loss.beta: got -1\ntwo lines"), r"loss\.beta: got -1\ntwo lines$"),
+        (fail, ZeroDivisionError("by zero"), "ZeroDivisionError: by zero$"),
+        (fail, InterruptedRun(signal.SIGTERM), "ended by SIGTERM$"),  # from outside
         (signal.raise_signal, signal.SIGKILL, "killed by SIGKILL, perhaps by the system for want "),
-        (signal.raise_signal, signal.SIGSEGV, "killed by SIGSEGV"),
-        (os._exit, 3, "its process ended with exit code 3"),
-        (sys.exit, 4, "its process ended with exit code 4"),
+        (signal.raise_signal, signal.SIGSEGV, "killed by SIGSEGV$"),
+        (os._exit, 3, "its process ended with exit code 3$"),
+        (sys.exit, 4, "its process ended with exit code 4$"),
     ],
 )
-def test_a_dead_process_is_reported_with_its_cause(function, argument, words):
-    with pytest.raises(UserError) as caught:
-        call(function, argument)
-    assert str(caught.value).startswith(words)
-    assert call(subprocess_functions.add, 1, 2) == 3  # the next is not concerned
-
-
-def test_a_process_ended_from_outside_has_failed():
-    with pytest.raises(UserError, match=r"^ended by SIGTERM$"):
-        call(subprocess_functions.end_by_sigterm)
+def test_each_end_is_a_user_error_with_its_reason(function, argument, words, tmp_path):
+    """With a traceback in the log, if the function raised something else."""
+    with pytest.raises(UserError, match=f"^{words}"):
+        call(function, argument, logs=log_to(tmp_path / "log"))
+    log = (tmp_path / "log").read_text()
+    assert ("Traceback" in log) == ("raise error" in log) == ("by zero" in log)
+    assert ("by zero" in log) == isinstance(argument, ZeroDivisionError)
+    assert call(operator.add, 1, 2) == 3  # the next is not concerned
 
 
 def test_signals_for_the_caller_are_ignored():
-    numbers = [signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
-    assert call(subprocess_functions.send_itself, numbers) == "alive"
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        assert call(signal.raise_signal, number) is None
 
 
 def state():
@@ -102,7 +130,7 @@ def test_the_callers_signal_handlers_are_restored():
     mask = signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR1})
     try:
         before = state()
-        for function, argument in ((int, "3"), (subprocess_functions.refuse, "no"), (os._exit, 3)):
+        for function, argument in ((int, "3"), (fail, UserError("no")), (os._exit, 3)):
             with suppress(UserError):
                 call(function, argument)
             assert state() == before
@@ -114,7 +142,7 @@ def test_joblib_workers_can_start_subprocesses():
     from joblib import Parallel, delayed
     from joblib.externals.loky import get_reusable_executor
 
-    found = Parallel(n_jobs=2)(delayed(subprocess_functions.add_apart)(n, 1) for n in range(2))
+    found = Parallel(n_jobs=2)(delayed(call_twice)(n, 1) for n in range(2))
     get_reusable_executor().shutdown(wait=True)
     assert [total for *_, total in found] == [1, 2]
     assert all(len({worker, other, os.getpid()}) == 3 for worker, other, _ in found)
@@ -126,7 +154,7 @@ def start(function, folder):
     The other may be there before the caller is ready to pass SIGTERM on.
     """
     caller = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.subprocess_functions", function, str(folder)],
+        [sys.executable, "-m", "tests.sweeps.test_subprocess_runner", function.__name__, folder],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     file = folder / "pid"
@@ -145,7 +173,7 @@ def catches(pid, number):
 @pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["the caller", "the whole job"])
 def test_an_interrupt_waits_for_the_subprocess_to_save(send, number, tmp_path):
     """It gets one SIGTERM, and the caller ends after it, although a scheduler signals both."""
-    caller, pid = start("save_when_asked", tmp_path)
+    caller, pid = start(save_when_asked, tmp_path)
     send(caller.pid, number)
     caller.wait(timeout=20)
     assert (tmp_path / "saved").read_text() == "SIGTERM"
@@ -154,7 +182,7 @@ def test_an_interrupt_waits_for_the_subprocess_to_save(send, number, tmp_path):
 
 
 def test_a_second_interrupt_does_not_wait(tmp_path):
-    caller, pid = start("never_end", tmp_path)
+    caller, pid = start(never_end, tmp_path)
     caller.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
         caller.wait(timeout=1)
@@ -165,8 +193,16 @@ def test_a_second_interrupt_does_not_wait(tmp_path):
 
 
 def test_a_killed_caller_ends_the_subprocess(tmp_path):
-    caller, pid = start("save_when_asked", tmp_path)
+    caller, pid = start(save_when_asked, tmp_path)
     caller.kill()
     caller.communicate(timeout=20)
     wait_until(lambda: is_gone(pid), timeout=10)
     assert (tmp_path / "saved").read_text() == "SIGTERM"  # in an orderly way
+
+
+if __name__ == "__main__":
+    subprocess_runner.PRELOADED = ()
+    try:
+        call(globals()[sys.argv[1]], Path(sys.argv[2]))
+    except BaseException as error:
+        print(type(error).__name__)
