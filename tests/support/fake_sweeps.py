@@ -2,36 +2,28 @@
 
 import json
 import random
-from copy import deepcopy
 from dataclasses import asdict
 from functools import cache
 from itertools import product
-from math import exp, log, log10
+from math import exp, log10
 
 from omegaconf import OmegaConf
 
 from vae.runs.compose import compose
 from vae.runs.overrides import ACCEPTED
 from vae.runs.run_dir import write_summary
-from vae.sweeps.results import write_record
+from vae.sweeps.results import RECORD_FILE
 from vae.training.metrics import bits_per_dim, gaussian_distortion
+from vae.utils.files import write_json
 
 VALUES = 3 * 64**2  # of an image, at the default size
 
 
 def measured(beta=1e-4, latent_dim=128, seed=0):
-    """Metrics that a run could have: those of the best linear code of a Gaussian source.
-
-    Reverse water-filling (Cover & Thomas 2006, 10.3.3): latents above the water carry bits;
-    the less there is of beta, the lower the water.
-    """
+    """Metrics that a run could have: the more beta, the less rate, and the more error."""
     noise = random.Random(f"{beta} {latent_dim} {seed}").gauss
-    variances = [160 * i**-1.5 for i in range(1, 1000)]
-    water = 0.05 * beta * VALUES / latent_dim + 0.0005
-    coded = [v for v in variances[:latent_dim] if v > water]
-    rate = sum(0.5 * log(v / water) for v in coded) * exp(noise(0, 0.02))
-    error = len(coded) * water + sum(variances[len(coded) :])
-    mse = (0.002 + error / VALUES) * exp(noise(0, 0.01))
+    rate = 40 * (latent_dim / (1 + 1000 * beta)) ** 0.5 * exp(noise(0, 0.02))
+    mse = (0.002 + 1 / (50 + rate)) * exp(noise(0, 0.01))
     distortion = gaussian_distortion(1.02 * mse, VALUES)
     metrics = {
         "loss": 0.5 + mse,
@@ -41,7 +33,7 @@ def measured(beta=1e-4, latent_dim=128, seed=0):
         "mse": mse,
         "psnr": -10 * log10(mse),
         "ssim": 1 / (1 + 60 * mse),
-        "active_units": float(len(coded)),
+        "active_units": float(latent_dim // (1 + beta)),
     }
     return {f"val/{name}": value for name, value in metrics.items()}
 
@@ -92,7 +84,7 @@ def make_sweep(folder, runs, objective=("val/bpd",)):
         "objective": list(objective),
         "swept": sorted({key for values in runs for key in values}),
     }
-    write_record(folder, record)
+    write_json(folder / RECORD_FILE, record)
     return folder
 
 
@@ -103,14 +95,8 @@ def _defaults():
 
 def _config(values):
     """The composed configuration; a group's choice sets no more than the group's name."""
-    config = deepcopy(_defaults())
+    config = OmegaConf.create(_defaults())
     for key, value in values.items():
-        *groups, last = key.split(".")
-        node = config
-        for group in groups:
-            node = node[group]
-        if isinstance(node.get(last), dict):
-            node[last]["name"] = value
-        else:
-            node[last] = value
+        a_group = OmegaConf.is_dict(OmegaConf.select(config, key))
+        OmegaConf.update(config, f"{key}.name" if a_group else key, value)
     return config

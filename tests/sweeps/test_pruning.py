@@ -1,5 +1,7 @@
 """Ending bad trials early, through Optuna's pruners."""
 
+from statistics import median
+
 import optuna
 import pytest
 
@@ -15,14 +17,11 @@ def expected_by_median(trials, startup, warmup):
     stops = {}
     for number, trial in enumerate(trials):
         others = [t.intermediate_values for t in trials[:number] if t.state.name == "COMPLETE"]
-        for epoch, _ in sorted(trial.intermediate_values.items()):
-            at_epoch = sorted(o[epoch] for o in others if epoch in o)
+        for epoch in sorted(trial.intermediate_values):
+            at_epoch = [other[epoch] for other in others if epoch in other]
             best = min(v for e, v in trial.intermediate_values.items() if e <= epoch)
-            if len(others) < startup or epoch < warmup or not at_epoch:
-                continue
-            middle = len(at_epoch) // 2
-            median = at_epoch[middle] if len(at_epoch) % 2 else sum(at_epoch[middle - 1 :][:2]) / 2
-            if best > median:
+            may = len(others) >= startup and epoch >= warmup and at_epoch
+            if may and best > median(at_epoch):
                 stops[number] = epoch
                 break
     return stops

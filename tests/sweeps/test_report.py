@@ -14,8 +14,8 @@ from vae.cli.main import main
 from vae.runs.compose import compose
 from vae.runs.run_dir import record_failure, run_lock
 from vae.sweeps.comparison import read_sweep
-from vae.sweeps.report import BEST_RUNS, overview, report_markdown
-from vae.sweeps.results import read_record, write_record
+from vae.sweeps.report import BEST_RUNS, overview, report_markdown, write_report
+from vae.utils.errors import UserError
 
 BETAS = [{"loss.beta": beta} for beta in (1e-2, 1e-4, 1e-3)]
 
@@ -47,18 +47,13 @@ def table(text, title):
     return [dict(zip(heads, row, strict=True)) for row in rows]
 
 
-def links(text):
-    return dict(re.findall(r"(?<!!)\[([^]]+)\]\(<([^>]+)>\)", text))
-
-
 def test_the_table_has_all_runs_in_order(tmp_path):
     rows = table(page(make(tmp_path)), "All runs")
     assert [row["loss.beta"] for row in rows] == ["1e-04", "1e-03", "1e-02"]
     for row, run in zip(rows, read_sweep(tmp_path / "sweep").runs, strict=True):
         metrics = json.loads((run.folder / "summary.json").read_text())["final"]
-        assert float(row["val/bpd"]) == pytest.approx(metrics["val/bpd"], abs=5e-4)
-        assert float(row["val/psnr"]) == pytest.approx(metrics["val/psnr"], abs=5e-3)
-        assert float(row["val/mse"]) == pytest.approx(metrics["val/mse"], abs=5e-6)
+        for key, digits in (("val/bpd", 3), ("val/psnr", 2), ("val/mse", 5)):
+            assert row[key] == f"{metrics[key]:.{digits}f}"
         assert float(row["beta_elbo"]) == pytest.approx(run.value("loss.beta") * 96, rel=1e-2)
         assert (row["step"], row["status"]) == ("1200", "finished")
 
@@ -76,10 +71,9 @@ def test_the_best_run_is_bold_and_the_best_are_listed_first(tmp_path):
 
 
 def test_several_objectives_show_the_pareto_front(tmp_path):
-    for name, rate, psnr in (("0", 1.0, 10.0), ("1", 2.0, 20.0), ("2", 2.5, 15.0)):
-        metrics = {"val/rate": rate, "val/psnr": psnr}
-        make_run(tmp_path / "sweep", {"seed": name}, metrics=metrics)
-    write_record(tmp_path / "sweep", {"objective": ["val/rate", "val/psnr"]})
+    for seed, (rate, psnr) in enumerate([(1.0, 10.0), (2.0, 20.0), (2.5, 15.0)]):
+        make_run(tmp_path / "sweep", {"seed": seed}, metrics={"val/rate": rate, "val/psnr": psnr})
+    (tmp_path / "sweep/sweep.json").write_text('{"objective": ["val/rate", "val/psnr"]}')
     text = page(tmp_path / "sweep")
     front = table(text, "The 2 best trade-offs")
     assert [row["run"].split("]")[0] for row in front] == ["[seed=0", "[seed=1"]
@@ -123,14 +117,28 @@ def test_markdown_characters_are_escaped(tmp_path):
     assert sorted(shown(row["data.path"]) for row in rows) == sorted(values)
 
 
-def test_the_page_describes_the_sweep(tmp_path):
+def test_the_page_describes_the_sweep_whatever_cannot_be_drawn(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("vae.sweeps.report.draw_charts", fail)
+    monkeypatch.setattr("vae.sweeps.report.draw_face_sheets", fail)
     sweep = make(tmp_path)
-    text = page(sweep)
-    assert text.startswith("# sweep\n")
-    assert f"```bash\n{read_record(sweep)['command']}\n```" in text
-    assert "started 2026-11-22 18:39:07" in text
+    write_report(sweep)
+    text = (sweep / "report.md").read_text(encoding="utf-8")
+    assert text.startswith("# sweep\n\n3 runs (3 finished), started 2026-11-22 18:39:07.\n")
+    assert f"```bash\n{json.loads((sweep / 'sweep.json').read_text())['command']}\n```" in text
+    for what in ("charts", "faces"):
+        assert f"No new {what}: ZeroDivisionError: by zero" in text
     (sweep / "sweep.json").unlink()
     assert page(sweep).startswith("# sweep\n\n3 runs (3 finished).\n")
+    with pytest.raises(UserError, match="a report cannot be written there"):
+        write_report(sweep, sweep / "report.md" / "below")
+
+
+def settings(overrides):
+    config = asdict(compose([*overrides, "sweep.name=s"]))
+    return {key: config[key] for key in ("seed", "model", "data", "optimizer", "loss")}
 
 
 def test_printed_commands_give_the_same_settings(tmp_path):
@@ -145,21 +153,14 @@ def test_printed_commands_give_the_same_settings(tmp_path):
     sweep = make(tmp_path, runs)
     for accepted in sweep.glob("*/.hydra/accepted.yaml"):
         accepted.write_text(json.dumps([*yaml.safe_load(accepted.read_text()), *of_the_sweep]))
-    text = page(sweep)
-    block = text.partition("These again, each by itself:")[2].split("```")[1]
-    lines = block.removeprefix("bash\n").splitlines()
-    assert len(lines) == 3
-    found = []
-    for line in lines:
-        program, script, *arguments = shlex.split(line)
-        assert (program, script) == ("python", "train.py")
-        config = asdict(compose([*arguments, "sweep.name=alone"]))
-        assert not [a for a in arguments if a.lstrip("+").startswith(("sweep", "hydra", "wandb"))]
-        found.append({key: config[key] for key in ("seed", "model", "data", "optimizer", "loss")})
+    block = page(sweep).partition("These again, each by itself:")[2].split("```")[1]
+    commands = [shlex.split(line) for line in block.removeprefix("bash\n").splitlines()]
+    assert [command[:2] for command in commands] == [["python", "train.py"]] * 3
+    for word in [word for command in commands for word in command]:
+        assert not word.lstrip("+").startswith(("sweep", "hydra", "wandb"))
+    found = [settings(command[2:]) for command in commands]
     for values in runs:
-        given = [f"{key}={value}" for key, value in values.items()]
-        config = asdict(compose([*given, "sweep.name=made"]))
-        assert {key: config[key] for key in found[0]} in found
+        assert settings(f"{key}={value}" for key, value in values.items()) in found
 
 
 @pytest.mark.parametrize("out", ["sweep", "elsewhere/deep", "."])
@@ -178,7 +179,10 @@ def test_files_are_written_where_asked(out, tmp_path, monkeypatch, capsys):
     assert found["files"] == [str(Path(out, name)) for name in names]
     assert all(Path(file).is_file() for file in found["files"])
     assert out == "sweep" or {path.name for path in sweep.iterdir()} == before
-    linked = links((tmp_path / out / "report.md").read_text())
+    text = (tmp_path / out / "report.md").read_text()
+    assert "No new faces: no run has a checkpoint yet" in text
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["comparison.png"]
+    linked = dict(re.findall(r"(?<!!)\[([^]]+)\]\(<([^>]+)>\)", text))
     assert len(linked) == 4
     for name, target in linked.items():
         assert (tmp_path / out / target).resolve() == sweep / shown(name)

@@ -23,7 +23,6 @@ from vae.sweeps.study import (
     open_study,
     requeue,
     requeue_abandoned,
-    storage_url,
 )
 from vae.utils.errors import UserError
 
@@ -40,7 +39,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def storage(folder):
-    return open_storage(storage_url(OWN, folder))
+    return open_storage(OWN, folder)
 
 
 @pytest.fixture
@@ -145,14 +144,10 @@ def test_only_the_first_process_uses_the_seed(storage):
     assert len({value for values in drawn for value in values}) == 6
 
 
-@pytest.mark.parametrize(
-    ("objectives", "words"),
-    [(["val/psnr"], "1 (maximize)"), (["val/bpd", "val/rate"], "2 (minimize, minimize)")],
-)
-def test_a_study_with_other_objectives_is_refused(objectives, words, storage, study):
-    with pytest.raises(UserError, match=r"^objective: the study .* has 1 \(minimize\), and") as e:
-        open_study(storage, study.study_name, objectives)
-    assert f"would be {words}" in str(e.value)
+def test_a_study_with_other_objectives_is_refused(storage, study):
+    said = r"^objective: .* has 1 \(minimize\), and now it would be 2 \(minimize, maximize\)"
+    with pytest.raises(UserError, match=said):
+        open_study(storage, study.study_name, ["val/bpd", "val/psnr"])
     assert open_study(storage, study.study_name, ["val/mse"]).study_name == study.study_name
 
 
@@ -184,19 +179,18 @@ def test_another_space_is_refused(before, now, refused, study):
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("nosuch://host/db", "nosuch://host/db cannot be used"),
         ("mysql://me:secret@host/db", r"mysql://me:\*\*\*@host/db .*pip install 'psycopg\[binary"),
         ("mysql//me:secret@host/db", "cannot be used"),  # mistyped, so no URL
     ],
 )
-def test_an_unusable_storage_is_a_user_error(url, words):
+def test_an_unusable_storage_is_a_user_error(url, words, tmp_path):
     with pytest.raises(UserError, match=rf"^sweep\.storage: .*{words}.*$") as caught:
-        open_storage(url)
+        open_storage(SimpleNamespace(storage=url), tmp_path)
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["50%20off", "what?"])
-def test_the_study_lies_in_the_folder_of_the_sweep(name, tmp_path):
-    (tmp_path / name).mkdir()
-    open_storage(storage_url(OWN, tmp_path / name))
-    assert list(tmp_path.rglob("*.db")) == [tmp_path / name / "study.db"]
+def test_the_study_lies_in_the_folder_of_the_sweep(tmp_path):
+    folder = tmp_path / "what? 50%20off"
+    folder.mkdir()
+    open_storage(OWN, folder)
+    assert list(tmp_path.rglob("*.db")) == [folder / "study.db"]

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -90,6 +89,15 @@ def test_folder_environment_and_logging_level_are_the_callers(level, logged, tmp
     assert (tmp_path / "log").read_text() == logged
 
 
+def state():
+    return (
+        signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)],
+        multiprocessing.active_children(),
+        dict(os.environ),
+    )
+
+
 @pytest.mark.parametrize(
     ("function", "argument", "words"),
     [
@@ -104,38 +112,20 @@ def test_folder_environment_and_logging_level_are_the_callers(level, logged, tmp
 )
 def test_each_end_is_a_user_error_with_its_reason(function, argument, words, tmp_path):
     """With a traceback in the log, if the function raised something else."""
+    call(int)
+    before = state()
     with pytest.raises(UserError, match=f"^{words}"):
         call(function, argument, logs=log_to(tmp_path / "log"))
     log = (tmp_path / "log").read_text()
     assert ("Traceback" in log) == ("raise error" in log) == ("by zero" in log)
     assert ("by zero" in log) == isinstance(argument, ZeroDivisionError)
     assert call(operator.add, 1, 2) == 3  # the next is not concerned
+    assert state() == before
 
 
 def test_signals_for_the_caller_are_ignored():
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         assert call(signal.raise_signal, number) is None
-
-
-def state():
-    return (
-        signal.pthread_sigmask(signal.SIG_BLOCK, ()),
-        [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)],
-        multiprocessing.active_children(),
-        dict(os.environ),
-    )
-
-
-def test_the_callers_signal_handlers_are_restored():
-    mask = signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR1})
-    try:
-        before = state()
-        for function, argument in ((int, "3"), (fail, UserError("no")), (os._exit, 3)):
-            with suppress(UserError):
-                call(function, argument)
-            assert state() == before
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def test_joblib_workers_can_start_subprocesses():

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,10 @@ from vae.runs.checkpoint import config_changes
 from vae.runs.config import objectives_of
 from vae.runs.run_dir import remove_empty, require_writable
 from vae.runs.wandb_run import WandbConfig
-from vae.sweeps.results import RECORD_FILE, read_record, write_record
+from vae.sweeps.results import RECORD_FILE
 from vae.sweeps.wandb_sweep import link_runs
 from vae.utils.errors import UserError, without_password
+from vae.utils.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ class PrepareSweep(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        before = read_record(Path(config.hydra.sweep.dir))
+        file = Path(config.hydra.sweep.dir, RECORD_FILE)
+        before = read_json(file)
         chosen = config.hydra.sweeper.params or {}
         parameters = [f"{key}={value}" for key, value in chosen.items()]
         parsed = OverridesParser.create().parse_overrides(
@@ -65,11 +66,27 @@ class PrepareSweep(Callback):
         # Keys swept earlier stay in the names, even if only one value is left.
         swept = {key for key, o in values.items() if o.is_sweep_override()}
         swept |= set(before.get("swept", ()))
+        plain: Any = OmegaConf.to_container(config)  # without the values that are swept
+        settings = {key: plain[key] for key in ("seed", "model", "data", "optimizer", "loss")}
         try:
-            record = describe(config, before, swept)
+            objectives = objectives_of(plain["objective"])
         except UserError as error:
             sys.exit(f"error: {error}")
-        write_record(Path(config.hydra.sweep.dir), record)
+        for key, was, now in config_changes(before["settings"], settings) if before else ():
+            if not swept & {key, key.split(".")[0]}:
+                sys.exit(
+                    f"error: sweep.name: {config.hydra.sweep.dir} is a sweep with {key}={was}, and "
+                    f"it is {now} now. Take another sweep.name, or restore the earlier settings."
+                )
+        record = {
+            "name": config.sweep.name,
+            "command": without_password(shlex.join(["python", *sys.argv])),
+            "started": datetime.now().isoformat(timespec="milliseconds"),
+            "objective": objectives,
+            "swept": sorted(swept),
+            "settings": settings,
+        }
+        write_json(file, record)
         fixed = ",".join(key for key in values if key not in swept)
         with read_write(config.hydra):
             # each job's config is composed anew, from these overrides and its own
@@ -104,34 +121,3 @@ class ReportOnSweep(Callback):
             log.warning("%s has no report: %s", folder, error)
         else:
             log.info("%s\n%s\n%s", folder, overview(comparison), folder / "report.md")
-
-
-def describe(config: DictConfig, before: Mapping[str, Any], swept: set[str]) -> dict[str, Any]:
-    """Return the contents of sweep.json for the sweep that is about to start.
-
-    Args:
-        config: composed, without the values that are swept.
-        before: its contents of an earlier start.
-        swept: the keys whose values differ between the runs.
-
-    Raises:
-        UserError: the earlier one was another sweep, or the objective cannot be one.
-    """
-    plain = OmegaConf.to_container(config)
-    assert isinstance(plain, dict)
-    objectives = objectives_of(plain["objective"])
-    settings = {key: plain[key] for key in ("seed", "model", "data", "optimizer", "loss")}
-    for key, was, now in config_changes(before["settings"], settings) if before else ():
-        if not swept & {key, key.split(".")[0]}:
-            raise UserError(
-                f"sweep.name: {config.hydra.sweep.dir} is a sweep with {key}={was}, and it is "
-                f"{now} now. Take another sweep.name, or restore the earlier settings."
-            )
-    return {
-        "name": config.sweep.name,
-        "command": without_password(shlex.join(["python", *sys.argv])),
-        "started": datetime.now().isoformat(timespec="milliseconds"),
-        "objective": objectives,
-        "swept": sorted(swept),
-        "settings": settings,
-    }

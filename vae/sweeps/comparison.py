@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from vae.runs.overrides import UNNAMED_KEYS
-from vae.sweeps.results import SweepRun, parse_number, read_record, read_run
+from vae.sweeps.results import RECORD_FILE, SweepRun, parse_number, read_run
 from vae.utils.errors import UserError
+from vae.utils.files import read_json
 from vae.utils.registry import cost, run_metrics
 
 LEADING_KEYS = ("loss.beta", "model.latent_dim")  # what runs are ordered by, before all else
@@ -116,7 +117,7 @@ def read_sweep(folder: Path | str) -> Comparison:
     swept = _swept(runs)
     order = dict.fromkeys([*LEADING_KEYS, *swept])
     runs.sort(key=lambda run: ([sort_key(run.value(key)) for key in order], run.name))
-    about = read_record(folder)
+    about = read_json(folder / RECORD_FILE)
     objective = about.get("objective") or runs[0].config.get("objective") or "val/bpd"
     return Comparison(
         folder=folder,

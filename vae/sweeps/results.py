@@ -15,21 +15,11 @@ from vae.losses import LossConfig, beta_elbo
 from vae.runs.overrides import ACCEPTED
 from vae.runs.run_dir import is_locked, read_summary
 from vae.utils.errors import UserError
-from vae.utils.files import read_json, read_yaml, write_json
+from vae.utils.files import read_yaml
 
-RECORD_FILE = "sweep.json"
+RECORD_FILE = "sweep.json"  # what PrepareSweep notes of a sweep
 
 ENDED = ("finished", "pruned")  # the process may continue with the sweep's next run
-
-
-def read_record(sweep: Path) -> dict[str, Any]:
-    """Read sweep.json in this folder, {} if there is none."""
-    return read_json(sweep / RECORD_FILE)
-
-
-def write_record(sweep: Path, record: dict[str, Any]) -> None:
-    """Replace sweep.json atomically."""
-    write_json(sweep / RECORD_FILE, record)
 
 
 @dataclass(frozen=True)

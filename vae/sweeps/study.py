@@ -47,18 +47,14 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)
 warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used")
 
 
-def storage_url(sweep: SweepConfig, folder: Path) -> str:
-    """Return the storage URL of the study of the sweep in `folder`."""
-    own = URL.create("sqlite", database=str(folder.resolve() / "study.db"))  # with % and ? quoted
-    return sweep.storage or own.render_as_string()
-
-
-def open_storage(url: str) -> RDBStorage:
-    """Connect to the storage; create missing tables.
+def open_storage(sweep: SweepConfig, folder: Path) -> RDBStorage:
+    """Connect to the storage of the study of the sweep in `folder`; create missing tables.
 
     Raises:
         UserError: there is no such storage, or no driver for it.
     """
+    own = URL.create("sqlite", database=str(folder.resolve() / "study.db"))  # with % and ? quoted
+    url = sweep.storage or own.render_as_string()
     sqlite = url.startswith("sqlite")
     # Many processes write to one SQLite file: they wait for one another.
     arguments = {"timeout": 60, "isolation_level": None} if sqlite else {}
@@ -111,8 +107,7 @@ def open_study(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # what matters, the sweeper says
     ways: list[Any] = ["maximize" if higher_is_better(key) else "minimize" for key in objectives]
-    arguments: dict[str, Any] = {"study_name": name, "storage": storage}
-    arguments |= {"sampler": sampler, "pruner": pruner}
+    arguments: Any = {"study_name": name, "storage": storage, "sampler": sampler, "pruner": pruner}
     try:
         return optuna.create_study(**arguments, directions=ways)
     except DuplicatedStudyError:

@@ -63,7 +63,7 @@ class StudySweeper(OptunaSweeper):
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         opened = study.open_study(
-            study.open_storage(study.storage_url(sweep, folder)),
+            study.open_storage(sweep, folder),
             sweep.name,
             objectives,
             plugin.sampler,

@@ -19,9 +19,10 @@ from vae.runs.launch import prepare_run
 from vae.runs.overrides import save_accepted_overrides
 from vae.runs.run import ShouldContinue
 from vae.runs.run_dir import read_summary, record_failure, run_lock
-from vae.sweeps.results import ENDED, read_record
+from vae.sweeps.results import ENDED, RECORD_FILE
 from vae.sweeps.subprocess_runner import run_in_subprocess
 from vae.utils.errors import UserError
+from vae.utils.files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,9 @@ def pruning_callback(config: RunConfig, folder: Path) -> ShouldContinue:
         return lambda epochs, metrics: True
     from optuna import load_study
 
-    from vae.sweeps.study import build_pruner, open_storage, storage_url
+    from vae.sweeps.study import build_pruner, open_storage
 
-    storage = open_storage(storage_url(sweep, folder.parent))
+    storage = open_storage(sweep, folder.parent)
     pruner = build_pruner(sweep, config.trainer.epochs)
     study = load_study(study_name=sweep.name, storage=storage, pruner=pruner)
     trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, sweep.trial)
@@ -113,7 +114,7 @@ def stop_after_failures_in_a_row(limit: int | None, sweep: Path) -> None:
     """End the sweep if the last `limit` runs since its start all failed."""
     if limit is None:
         return
-    started = read_record(sweep).get("started", "")
+    started = read_json(sweep / RECORD_FILE).get("started", "")
     summaries = [read_summary(file.parent) for file in sweep.glob("*/summary.json")]
     ended = [summary for summary in summaries if summary.get("ended", "") >= started]
     last = sorted(ended, key=lambda summary: summary["ended"])[-limit:]

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.support.fake_sweeps import make_run, make_sweep
-from tests.support.train_command import ROOT, TINY, call_train
+from tests.support.sweep_processes import run_sweep
+from tests.support.train_command import ROOT
 from vae.cli.main import main
 from vae.sweeps.pages import BLOCK, fill_page, results_file
 from vae.sweeps.pages.tables import read_results
@@ -70,9 +71,9 @@ def test_a_page_is_filled_from_runs_and_stored_results(page, sweep):
     assert page.read_text(encoding="utf-8") == text
 
 
-def test_missing_metrics_are_evaluated(page, tmp_path, monkeypatch, capsys):
-    arguments = [*TINY, "data.preset=core", "data.num_images=400", "sweep.name=s", "seed=0,1"]
-    assert call_train(["-m", *arguments], tmp_path, monkeypatch, capsys)[0] == 0
+def test_missing_metrics_are_evaluated(page, tmp_path, monkeypatch):
+    arguments = ["data.preset=core", "data.num_images=400", "sweep.name=s", "seed=0,1"]
+    assert run_sweep(arguments, tmp_path)[0] == 0
     monkeypatch.setattr("vae.evaluation.disentanglement.VOTES", 6)
     page.write_text(
         "<!-- table seed | val/bpd val/mig -->\n<!-- end -->\n"

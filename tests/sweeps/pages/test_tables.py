@@ -1,10 +1,8 @@
 """Tables of results against independently computed means, deviations and fronts."""
 
 import numpy as np
-import pytest
 
-from vae.sweeps.pages.tables import describe_set_up, front, means_table, ranked, runs_table
-from vae.utils.errors import UserError
+from vae.sweeps.pages.tables import front, means_table, ranked, runs_table
 
 
 def row(**values):
@@ -61,28 +59,3 @@ def test_the_best_respects_the_direction():
     rows = [row(run=name, val_bpd=b, val_mig=m) for name, b, m in [("a", 6, 0.1), ("b", 7, 0.4)]]
     assert [row["run"] for row in ranked(rows, ["val/bpd"])] == ["a", "b"]
     assert [row["run"] for row in ranked(rows, ["val/mig"])] == ["b", "a"]
-
-
-def test_a_missing_column_is_named():
-    with pytest.raises(UserError, match="val/mgi"):
-        means_table([row(seed=0)], ["seed"], ["val/mgi"])
-
-
-def test_the_set_up_is_described():
-    common = row(
-        data__name="synthetic",
-        data__preset="rich",
-        data__num_images=12000,
-        data__image_size=64,
-        data__batch_size=32,
-        optimizer__name="muon",
-        step=600,
-        precision="bf16",
-        machine="A CPU, 2 threads, torch 2.9",
-    )
-    rows = [common | row(seed=seed, seconds=seconds) for seed, seconds in ((1, 90), (0, 150))]
-    said = describe_set_up(rows)
-    assert said == (
-        "12,000 drawn faces (`rich`) at 64 px, 600 steps of 32 images by muon, seeds 0, 1. "
-        "2 runs, 4 minutes of training in all, in bf16 on A CPU, 2 threads, torch 2.9."
-    )

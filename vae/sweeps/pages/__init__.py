@@ -41,7 +41,7 @@ from vae.sweeps.pages.tables import (
     read_results,
     runs_table,
 )
-from vae.sweeps.report import draw_face_sheets
+from vae.sweeps.report import PICTURES, draw_face_sheets
 from vae.sweeps.results import parse_number
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically, write_text_atomically
@@ -50,12 +50,7 @@ from vae.utils.tables import write_csv
 
 KINDS = "set up|table|front|best|pictures"
 BLOCK = re.compile(rf"(<!-- ({KINDS})\b([^>]*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-CAPTIONS = {
-    "comparison": "Rate against distortion, and the effect of each swept value; all runs",
-    "reconstructions": "The same validation faces through each model, the originals on top; "
-    "the first seed",
-    "samples": "Faces decoded from random latents; the first seed",
-}
+CAPTIONS = {name.removesuffix(".png"): what for name, what in PICTURES.items()}
 RUN_FIGURES = ("reconstructions", "samples", "interpolation", "traversal")  # in its figures/
 
 
@@ -159,7 +154,8 @@ def make_pictures(
         file = folder / f"{'_'.join(name.split(':')[:2])}.png"
         match name.split(":"):
             case [picture] if picture in CAPTIONS:
-                caption = CAPTIONS[picture]
+                of = "all runs" if picture == "comparison" else "the first seed"
+                caption = f"{CAPTIONS[picture]}; {of}"
             case ["curves", key, metrics]:
                 caption = f"Against {key}: means over the seeds, and their standard deviation"
                 if sweep:

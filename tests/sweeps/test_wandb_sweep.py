@@ -1,0 +1,183 @@
+"""A sweep on W&B: links to its runs, as W&B's tools expect them, and its summary run."""
+
+import json
+import logging
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import wandb
+from PIL import Image
+
+from tests.support.fake_sweeps import make_run, make_sweep
+from tests.support.wandb_files import read_runs
+from vae.runs.wandb_run import WandbConfig
+from vae.sweeps.comparison import read_sweep
+from vae.sweeps.wandb_sweep import SUMMARY_ID_FILE, link_runs, log_summary
+
+LINKED = {
+    "offline-run-20261122_100000-aaaa": "loss.beta=1e-05",
+    "offline-run-20261122_110000-aaaa": "loss.beta=1e-05",
+    "run-20261122_100000-bbbb": "loss.beta=0.1",
+}
+
+
+@pytest.fixture
+def tracked(tmp_path):
+    """Two runs, one of them resumed: three folders of W&B's; and W&B's own link and log."""
+    sweep = tmp_path / "a sweep, β"
+    for folder, run in LINKED.items():
+        shelf = sweep / run / "wandb"
+        (shelf / folder).mkdir(parents=True)
+        (shelf / folder / "run.wandb").write_text(run)
+        (shelf / "debug.log").write_text("")
+    (shelf / "latest-run").symlink_to(folder)
+    return sweep
+
+
+def test_each_run_is_linked_once(tracked, tmp_path, monkeypatch):
+    link_runs(tmp_path)
+    assert list(tmp_path.iterdir()) == [tracked]  # without runs there is no folder
+    link_runs(tracked)
+    monkeypatch.chdir(tmp_path)
+    link_runs(Path(tracked.name))
+    links = {path.name: os.readlink(path) for path in (tracked / "wandb").iterdir()}
+    assert links == {name: f"../{run}/wandb/{name}" for name, run in LINKED.items()}
+    moved = tracked.rename(tmp_path / "moved")
+    for name, run in LINKED.items():
+        assert (moved / "wandb" / name / "run.wandb").read_text() == run
+
+
+def test_dead_links_are_removed_and_others_kept(tracked):
+    link_runs(tracked)
+    summary = tracked / "wandb" / "offline-run-20261122_120000-cccc"  # a run of the sweep itself
+    summary.mkdir()
+    shutil.rmtree(tracked / "loss.beta=0.1")
+    link_runs(tracked)
+    assert {path.name for path in (tracked / "wandb").iterdir()} == {
+        *list(LINKED)[:2],
+        summary.name,
+    }
+    assert not summary.is_symlink()
+
+
+def test_concurrent_runs_link_once(tracked, caplog):
+    """Links are removed, broken and made by four at once."""
+    for number in range(40):
+        (tracked / str(number) / "wandb" / f"offline-run-20261122_130000-{number:04}").mkdir(
+            parents=True
+        )
+
+    def remove_break_and_link(_):
+        for path in (tracked / "wandb").glob("*-000*"):
+            path.unlink(missing_ok=True)
+        for number in range(20):
+            with suppress(FileExistsError):
+                (tracked / "wandb" / f"run-{number}").symlink_to("nowhere")
+        link_runs(tracked)
+
+    link_runs(tracked)
+    with caplog.at_level(logging.INFO), ThreadPoolExecutor(4) as threads:
+        list(threads.map(remove_break_and_link, range(300)))
+    assert caplog.records == []
+    link_runs(tracked)
+    assert len(list((tracked / "wandb").iterdir())) == 43
+
+
+@pytest.mark.parametrize("error", [PermissionError("no symlinks here"), NotImplementedError("no")])
+def test_no_links_on_file_systems_without_them(tracked, monkeypatch, caplog, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Path, "symlink_to", fail)
+    with caplog.at_level(logging.INFO):
+        link_runs(tracked)
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert str(error) in record.getMessage()
+
+
+SETTINGS = WandbConfig("offline", "faces", None, None, None, ["celeba"], log_model=False)
+
+
+@pytest.fixture
+def sweep(tmp_path, fresh_wandb):
+    """A finished run, a failed one, and two of the three figures."""
+    folder = make_sweep(tmp_path / "beta", [])
+    make_run(folder, {"loss.beta": 1e-3}, metrics={"val/bpd": 3.5, "val/rate": 20.0})
+    make_run(folder, {"loss.beta": "nonsense"}, "failed", {}, error="loss.beta: got 'nonsense'")
+    for number, name in enumerate(["comparison", "samples"]):
+        Image.new("RGB", (8, 8), (200, 100, number)).save(folder / f"{name}.png")
+    return read_sweep(folder)
+
+
+def table_of(run):
+    """The rows of a run's table as dicts; fails on what is not JSON, such as NaN."""
+    text = run.tables["comparison"].read_text()
+    found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    return [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
+
+
+def test_a_sweep_is_one_run_with_a_table_and_figures(sweep):
+    log_summary(sweep, SETTINGS, sweep.folder)
+    (run,) = read_runs(sweep.folder)
+    assert (run.name, run.group, run.job_type) == ("beta summary", "beta", "sweep")
+    assert (run.project, run.tags, run.exit_code) == ("faces", ["celeba"], 0)
+    assert run.config["command"] == sweep.command
+    good, bad = table_of(run)
+    assert (good["run"], good["status"], good["error"]) == ("loss.beta=0.001", "finished", None)
+    assert (good["loss.beta"], good["model.latent_dim"], good["beta_elbo"]) == (1e-3, 128, 0.096)
+    assert (good["val/bpd"], good["val/rate"], good["val/psnr"]) == (3.5, 20.0, None)
+    assert (bad["loss.beta"], bad["status"], bad["val/bpd"]) == ("nonsense", "failed", None)
+    assert bad["error"] == "loss.beta: got 'nonsense'"
+    assert str(sweep.folder) not in str(bad)  # nothing of this machine
+    assert {key: path.read_bytes() for key, path in run.pictures.items()} == {
+        f"sweep/{name}": (sweep.folder / f"{name}.png").read_bytes()
+        for name in ("comparison", "samples")
+    }
+
+
+def test_a_resumed_sweep_keeps_its_wandb_run(sweep):
+    log_summary(sweep, SETTINGS, sweep.folder)
+    time.sleep(1)  # wandb names a run's folder by the second
+    log_summary(replace(sweep, runs=sweep.runs[:1]), SETTINGS, sweep.folder)
+    first, second = read_runs(sweep.folder)
+    assert first.id == second.id == (sweep.folder / SUMMARY_ID_FILE).read_text().strip()
+    assert [len(table_of(run)) for run in (first, second)] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "groups"), [({"group": "mine"}, ["mine"]), ({"mode": "disabled"}, [])]
+)
+def test_the_settings_of_the_runs_are_used(sweep, changed, groups):
+    before = sorted(sweep.folder.iterdir())
+    log_summary(sweep, replace(SETTINGS, **changed), sweep.folder)
+    assert [run.group for run in read_runs(sweep.folder)] == groups
+    assert (sorted(sweep.folder.iterdir()) == before) is not bool(groups)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [("no key", "wandb login"), ("not started", "broken"), ("not taken", "picture")],
+)
+def test_any_wandb_error_is_one_warning(trouble, words, sweep, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise RuntimeError("broken")
+
+    if trouble == "not started":
+        monkeypatch.setattr(wandb, "init", fail)
+    if trouble == "not taken":
+        (sweep.folder / "comparison.png").write_text("no picture")
+    mode = "online" if trouble == "no key" else "offline"
+    log_summary(sweep, replace(SETTINGS, mode=mode), sweep.folder)
+    ours = [record for record in caplog.records if record.name.startswith("vae.")]
+    (warning,) = [record for record in ours if record.levelno >= logging.WARNING]
+    assert words in warning.getMessage()
+    if trouble == "not taken":
+        (run,) = read_runs(sweep.folder)
+        assert len(table_of(run)) == 2
