@@ -1,6 +1,7 @@
 """report.md of a sweep, read back; and `vae compare`, which writes it."""
 
 import json
+import math
 import re
 import shlex
 from dataclasses import asdict
@@ -168,13 +169,14 @@ def test_files_are_written_where_asked(out, tmp_path, monkeypatch, capsys):
     """And named on stdout, in one JSON object; links are relative to the page."""
     monkeypatch.chdir(tmp_path)
     sweep = make(tmp_path)
-    make_run(sweep, {"loss.beta": 1}, status="failed", error=NASTY)
+    make_run(sweep, {"loss.beta": 1, "trainer.grad_clip": math.inf}, "failed", error=NASTY)
     before = {path.name for path in sweep.iterdir()}
     assert main(["compare", "sweep", "--json", *(["--out", out] if out != "sweep" else [])]) == 0
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert found["sweep"] == "sweep"
     assert [run["loss.beta"] for run in found["runs"]] == [1e-4, 1e-3, 1e-2, 1]
     assert found["runs"][-1]["error"] == NASTY
+    assert found["runs"][-1]["trainer.grad_clip"] == "inf"  # which JSON has not
     names = ("comparison.csv", "comparison.png", "report.md")
     assert found["files"] == [str(Path(out, name)) for name in names]
     assert all(Path(file).is_file() for file in found["files"])

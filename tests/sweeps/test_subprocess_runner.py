@@ -44,12 +44,6 @@ def fail(error):
     raise error
 
 
-def call_twice(a, b):
-    """For a worker of joblib's: (its process, the other one's, the sum)."""
-    subprocess_runner.PRELOADED = subprocess_runner.PRELOADED[-1:]  # torch takes seconds
-    return os.getpid(), call(surroundings, ())[0], call(operator.add, a, b)
-
-
 def save_when_asked(folder):
     """Behave like a run at a signal: save for a moment, then end, without a handler."""
     with Interrupts() as interrupts:
@@ -126,16 +120,6 @@ def test_each_end_is_a_user_error_with_its_reason(function, argument, words, tmp
 def test_signals_for_the_caller_are_ignored():
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         assert call(signal.raise_signal, number) is None
-
-
-def test_joblib_workers_can_start_subprocesses():
-    from joblib import Parallel, delayed
-    from joblib.externals.loky import get_reusable_executor
-
-    found = Parallel(n_jobs=2)(delayed(call_twice)(n, 1) for n in range(2))
-    get_reusable_executor().shutdown(wait=True)
-    assert [total for *_, total in found] == [1, 2]
-    assert all(len({worker, other, os.getpid()}) == 3 for worker, other, _ in found)
 
 
 def start(function, folder):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vae.sweeps.pages.tables import front, means_table, ranked, runs_table
+from vae.sweeps.pages.tables import means_table, ranked
 
 
 def row(**values):
@@ -43,16 +43,6 @@ def test_lines_without_deviation():
     pairs = [row(loss=loss, seed=0, val_bpd=bpd) for loss, bpd in (("mse", 6), ("bce", 5))]
     found = cells(means_table(pairs, ["loss", "seed"], ["val/bpd"]))[1:]
     assert found == [["bce", "0", "5.000"], ["mse", "0", "6.000"]]
-
-
-def test_the_front_is_not_dominated():
-    rng = np.random.default_rng(1)
-    points = rng.uniform(0, 1, (40, 2))
-    rows = [row(run=i, val_rate=x, val_mse=y) for i, (x, y) in enumerate(points)]
-    lines = cells(runs_table(front(rows, ["val/rate", "val/mse"]), ["run", "val/rate"]))[1:]
-    on_front = [i for i, p in enumerate(points) if not any((q < p).all() for q in points)]
-    assert {int(line[0]) for line in lines} == set(on_front)
-    assert [float(line[1]) for line in lines] == sorted(float(line[1]) for line in lines)
 
 
 def test_the_best_respects_the_direction():
