@@ -55,28 +55,26 @@ def search(tmp_path_factory):
     return panels(make_sweep(folder, searched(), objective=["val/rate", "val/psnr"]))
 
 
-def places(axes, filled):
-    drawn = [c for c in axes.collections if isinstance(c, PathCollection)]
-    chosen = [c for c in drawn if bool(len(c.get_facecolors())) == filled]
-    return {tuple(map(float, place)) for c in chosen for place in c.get_offsets()}
-
-
-def dots(axes):
-    """Where the runs are drawn."""
-    return places(axes, filled=True)
-
-
-def rings(axes):
-    """Where the best are marked."""
-    return places(axes, filled=False)
+def places(axes):
+    """Where the runs are drawn, and where the best are marked by rings."""
+    dots, rings = set(), set()
+    for drawn in axes.collections:
+        if isinstance(drawn, PathCollection):
+            found = {tuple(map(float, place)) for place in drawn.get_offsets()}
+            (dots if len(drawn.get_facecolors()) else rings).update(found)
+    return dots, rings
 
 
 def contours(axes):
     return [c for c in axes.collections if hasattr(c, "levels")]
 
 
-def values_of(runs, *keys):
-    return {tuple(run.value(k) if "." in k else run.metrics[k] for k in keys) for run in runs}
+def values_of(runs, best, *keys):
+    """The same by the runs: two values of each."""
+    return tuple(
+        {tuple(run.value(k) if "." in k else run.metrics[k] for k in keys) for run in some}
+        for some in (runs, best)
+    )
 
 
 def test_finished_runs_are_at_their_rate_and_distortion(grid):
@@ -84,9 +82,8 @@ def test_finished_runs_are_at_their_rate_and_distortion(grid):
     axes = found["Rate and distortion"]
     finished = [run for run in comparison.runs if run.status == "finished"]
     assert len(finished) == len(comparison.runs) - 4
-    assert dots(axes) == values_of(finished, "val/rate", "val/distortion")
     best = min(finished, key=lambda run: run.metrics["val/bpd"])
-    assert rings(axes) == values_of([best], "val/rate", "val/distortion")
+    assert places(axes) == values_of(finished, [best], "val/rate", "val/distortion")
 
 
 def test_equal_bpd_lines_are_exact(grid):
@@ -104,7 +101,7 @@ def test_the_line_of_each_size_goes_through_its_means(grid):
     comparison, found = grid
     axes = found["val/bpd by β"]
     assert axes.get_xscale() == "log"
-    assert len(dots(axes)) == 24
+    assert len(places(axes)[0]) == 24
     for size, line in zip(SIZES, axes.lines, strict=True):
         means = {
             beta: fmean(
@@ -122,8 +119,7 @@ def test_each_objective_of_a_search_has_panels_with_the_front(search):
     front = comparison.front
     assert 2 < len(front) < 40
     trade = found.pop("val/rate and val/psnr")
-    assert dots(trade) == values_of(comparison.runs, "val/rate", "val/psnr")
-    assert rings(trade) == values_of(front, "val/rate", "val/psnr")
+    assert places(trade) == values_of(comparison.runs, front, "val/rate", "val/psnr")
     (line,) = trade.lines  # the front: of two points on it, more rate buys more psnr
     assert (np.diff(line.get_xdata()) > 0).all()
     assert (np.diff(line.get_ydata()) > 0).all()
@@ -134,8 +130,7 @@ def test_each_objective_of_a_search_has_panels_with_the_front(search):
     for metric, across in effects:
         axes = found[f"{metric} by {across}"]
         assert len(axes.lines) == 0  # no grid, so points are not joined
-        assert dots(axes) == values_of(comparison.runs, keys[across], metric)
-        assert rings(axes) == values_of(front, keys[across], metric)
+        assert places(axes) == values_of(comparison.runs, front, keys[across], metric)
         better = "higher" if metric == "val/psnr" else "lower"
         assert f"{better} is better" in axes.get_ylabel()
 
@@ -166,7 +161,7 @@ def test_axes_are_chosen_by_the_swept_keys(values, across, between, tmp_path):
 def test_beta_zero_has_a_place_and_a_colour(tmp_path):
     betas = {0.0, 1e-4, 1e-2}
     _, found = panels(make_sweep(tmp_path / "s", grid_of({"loss.beta": betas})))
-    assert {x for x, _ in dots(found["val/bpd by β"])} == betas
+    assert {x for x, _ in places(found["val/bpd by β"])[0]} == betas
     assert found["val/bpd by β"].get_xscale() == "symlog"
     colours = found["Rate and distortion"].collections[0].get_facecolors()
     assert len(np.unique(colours.round(1), axis=0)) == 3
