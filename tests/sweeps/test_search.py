@@ -175,6 +175,7 @@ def test_an_interrupted_search_gives_its_trials_back(tmp_path):
         with pytest.raises(type(error)):
             run_search(tmp_path, train, at_once=2)
         assert states_of(tmp_path) == ["COMPLETE"] * 2 + ["WAITING"] * 2
+    assert [trial.user_attrs["owner"] for trial in trials_of(tmp_path)[2:]] == [None, None]
     cut = [f"loss.beta={trial.params['loss.beta']}" for trial in trials_of(tmp_path)[2:]]
     assert [job[0] for job in run_search(tmp_path, total=5)[:2]] == cut
     assert states_of(tmp_path) == ["COMPLETE"] * 5
