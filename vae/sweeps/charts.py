@@ -27,7 +27,7 @@ from vae.sweeps.results import SweepRun
 from vae.training.metrics import bits_per_dim
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically
-from vae.utils.registry import axis_label, cost, higher_is_better
+from vae.utils.registry import find_metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,7 +122,9 @@ def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> No
 
     runs = [run for run in comparison.ranked if run.metrics.keys() >= set(pair)]
     points = {run.name: (run.metrics[pair[0]], run.metrics[pair[1]]) for run in runs}
-    front = pareto_front([[cost(key, run.metrics[key]) for key in pair] for run in runs])
+    front = pareto_front(
+        [[find_metric(key).cost(run.metrics[key]) for key in pair] for run in runs]
+    )
     if len(front) > 1:
         on_front = sorted(points[runs[i].name] for i in front)
         axes.plot(*zip(*on_front, strict=True), color=QUIET, linewidth=1.2, label="Pareto front")
@@ -151,7 +153,7 @@ def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> No
     if pair == RATE_DISTORTION:
         _draw_equal_bpd(axes, {run.value("data.image_size") for run in runs})
     title = "Rate and distortion" if pair == RATE_DISTORTION else f"{pair[0]} and {pair[1]}"
-    axes.set(xlabel=axis_label(pair[0]), ylabel=axis_label(pair[1]), title=title)
+    axes.set(xlabel=find_metric(pair[0]).label, ylabel=find_metric(pair[1]).label, title=title)
     _legend(axes)
 
 
@@ -196,9 +198,9 @@ def _draw_effect(axes: Axes, comparison: Comparison, metric: str, across: str) -
         crowded = sum(map(len, labels)) > 60
         axes.set_xticks(list(places.values()), labels, rotation=30 if crowded else 0)
         axes.set_xticks([], minor=True)
-    better = "higher" if higher_is_better(metric) else "lower"
+    better = "higher" if find_metric(metric).higher_is_better else "lower"
     axes.set_xlabel(across if across not in SYMBOLS else f"{SYMBOLS[across]}  ({across})")
-    axes.set_ylabel(f"{axis_label(metric)} ({better} is better)")
+    axes.set_ylabel(f"{find_metric(metric).label} ({better} is better)")
     axes.set_title(f"{metric} by {SYMBOLS.get(across, across)}")
     _legend(axes)
 

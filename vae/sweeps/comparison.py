@@ -16,7 +16,7 @@ from vae.runs.overrides import UNNAMED_KEYS
 from vae.sweeps.results import RECORD_FILE, SweepRun, parse_number, read_run
 from vae.utils.errors import UserError
 from vae.utils.files import read_json
-from vae.utils.registry import cost, run_metrics
+from vae.utils.registry import find_metric, run_metrics
 
 LEADING_KEYS = ("loss.beta", "model.latent_dim")  # what runs are ordered by, before all else
 SYMBOLS = {"loss.beta": "β", "model.latent_dim": "z"}
@@ -69,7 +69,7 @@ class Comparison:
         return ", ".join(parts) or run.name
 
     def _costs(self, run: SweepRun) -> list[float]:
-        return [cost(key, run.metrics[key]) for key in self.objectives]
+        return [find_metric(key).cost(run.metrics[key]) for key in self.objectives]
 
 
 def pareto_front(costs: Sequence[Sequence[float]]) -> list[int]:
@@ -194,7 +194,7 @@ def importances(comparison: Comparison, metric: str) -> dict[str, float]:
     optuna.logging.set_verbosity(verbosity)
     for run in runs:
         places = {key: found.index(run.value(key)) for key, found in values.items()}
-        value = cost(metric, run.metrics[metric])
+        value = find_metric(metric).cost(run.metrics[metric])
         trial = optuna.create_trial(params=places, distributions=distributions, value=value)
         study.add_trial(trial)
     good = min(0.5, max(0.1, 5 / len(runs)))  # what counts as coming out well: five runs at least

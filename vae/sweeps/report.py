@@ -16,7 +16,7 @@ from vae.sweeps.comparison import Comparison, format_value, read_sweep, rows
 from vae.sweeps.results import SweepRun
 from vae.utils.errors import UserError
 from vae.utils.files import write_text_atomically
-from vae.utils.registry import format_metric, higher_is_better
+from vae.utils.registry import find_metric
 from vae.utils.tables import format_table, markdown_table, write_csv
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def run_command(run: SweepRun) -> str:
 def _best(comparison: Comparison, out: Path) -> list[str]:
     if not comparison.ranked:
         return []
-    ways = [f"`{k}`, {'higher' if higher_is_better(k) else 'lower'}" for k in comparison.objectives]
+    better = {True: "higher", False: "lower"}
+    ways = [f"`{k}`, {better[find_metric(k).higher_is_better]}" for k in comparison.objectives]
     if len(comparison.objectives) > 1:
         chosen = comparison.front
         title = f"## The {len(chosen)} best trade-offs"
@@ -155,7 +156,7 @@ def _table(comparison: Comparison, runs: Iterable[SweepRun], out: Path) -> str:
 
 def _figures(run: SweepRun, keys: Iterable[str]) -> list[str]:
     found = run.metrics
-    return [format_metric(key, found[key]) if key in found else "" for key in keys]
+    return [find_metric(key).format(found[key]) if key in found else "" for key in keys]
 
 
 def _cell(text: Any) -> str:
@@ -247,7 +248,7 @@ def _images_of(data: DataConfig) -> DataConfig:
 
 def _label(comparison: Comparison, run: SweepRun) -> str:
     bpd = run.metrics.get("val/bpd")
-    measured = "" if bpd is None else f"   {format_metric('val/bpd', bpd)} bpd"
+    measured = "" if bpd is None else f"   {find_metric('val/bpd').format(bpd)} bpd"
     mark = "   best" if run is comparison.best else ""
     label = comparison.label(run).replace("β", "beta")  # the font of figures has no β
     return f"{label}{measured}{mark}"

@@ -33,7 +33,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 from vae.runs.config import SweepConfig
 from vae.utils.errors import UserError, without_password
 from vae.utils.files import is_alive
-from vae.utils.registry import higher_is_better
+from vae.utils.registry import find_metric
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,9 @@ def open_study(
         UserError: the study is there, but has other objectives.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # what matters, the sweeper says
-    ways: list[Any] = ["maximize" if higher_is_better(key) else "minimize" for key in objectives]
+    ways: list[Any] = [
+        "maximize" if find_metric(key).higher_is_better else "minimize" for key in objectives
+    ]
     arguments: Any = {"study_name": name, "storage": storage, "sampler": sampler, "pruner": pruner}
     try:
         return optuna.create_study(**arguments, directions=ways)

@@ -80,7 +80,7 @@ class Metric:
     Args:
         name: without the split's prefix: `psnr` is `val/psnr` where it is logged.
         label: what an axis says, with the unit.
-        digits: decimals, in tables.
+        digits: decimals, in tables; None: four digits in all.
         higher_is_better: else a sweep minimises it.
         best_on_wandb: W&B's summary keeps the best and the last value; else the last.
         in_every_run: validation measures it; else only `vae evaluate` does.
@@ -90,7 +90,7 @@ class Metric:
 
     name: str
     label: str
-    digits: int
+    digits: int | None
     higher_is_better: bool = False
     best_on_wandb: bool = True
     in_every_run: bool = True
@@ -100,6 +100,14 @@ class Metric:
     def key(self) -> str:
         """The key of the logged value."""
         return f"val/{self.name}"
+
+    def cost(self, value: float) -> float:
+        """Return the value to minimise: negated where higher is better."""
+        return -value if self.higher_is_better else value
+
+    def format(self, value: float) -> str:
+        """Format a value with the metric's number of digits."""
+        return f"{value:.4g}" if self.digits is None else f"{value:.{self.digits}f}"
 
 
 _METRICS: dict[str, Metric] = {}  # by key
@@ -140,34 +148,14 @@ def all_metrics() -> dict[str, Metric]:
     return _METRICS
 
 
-def find_metric(key: str) -> Metric | None:
-    """Return the metric of a key, `val/bpd`, or of best.pt, `best/val/bpd`; None if unknown."""
-    return all_metrics().get(key.removeprefix("best/"))
+def find_metric(key: str) -> Metric:
+    """Return the metric of a key, `val/bpd`, or of best.pt, `best/val/bpd`.
+
+    A key of no metric is a label without a fixed number of digits, minimised by a sweep.
+    """
+    return all_metrics().get(key.removeprefix("best/")) or Metric(key, key, digits=None)
 
 
 def run_metrics() -> dict[str, Metric]:
     """Return the metrics that every run measures, by key."""
     return {key: metric for key, metric in all_metrics().items() if metric.in_every_run}
-
-
-def higher_is_better(key: str) -> bool:
-    """Return whether a larger value of a metric is better; false for unknown keys."""
-    metric = find_metric(key)
-    return metric is not None and metric.higher_is_better
-
-
-def cost(key: str, value: float) -> float:
-    """Return the value to minimise: the metric, negated where higher is better."""
-    return -value if higher_is_better(key) else value
-
-
-def axis_label(key: str) -> str:
-    """Return the label of a metric's axis; the key itself where it is unknown."""
-    metric = find_metric(key)
-    return key if metric is None else metric.label
-
-
-def format_metric(key: str, value: float) -> str:
-    """Format a metric with its number of digits, and four digits in all where it is unknown."""
-    metric = find_metric(key)
-    return f"{value:.4g}" if metric is None else f"{value:.{metric.digits}f}"

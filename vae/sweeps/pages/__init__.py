@@ -45,7 +45,7 @@ from vae.sweeps.report import PICTURES, draw_face_sheets
 from vae.sweeps.results import parse_number
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically, write_text_atomically
-from vae.utils.registry import axis_label
+from vae.utils.registry import find_metric
 from vae.utils.tables import write_csv
 
 KINDS = "set up|table|front|best|pictures"
@@ -213,5 +213,5 @@ def draw_curves(found: Sequence[Row], key: str, metrics: Sequence[str], path: Pa
             axes.set_xscale("log" if is_log_scale([x for x in numbers if x > 0]) else "linear")
             axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
             axes.set_xticks([], minor=True)
-        axes.set(xlabel=key, title=axis_label(metric))
+        axes.set(xlabel=key, title=find_metric(metric).label)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DOTS_PER_INCH))

@@ -18,7 +18,7 @@ from vae.sweeps.comparison import Comparison, format_value, pareto_front, rows, 
 from vae.sweeps.results import SweepRun, parse_number
 from vae.utils.errors import UserError
 from vae.utils.files import read_json
-from vae.utils.registry import choices, cost, find_metric, format_metric
+from vae.utils.registry import choices, find_metric
 from vae.utils.tables import markdown_table
 
 log = logging.getLogger(__name__)
@@ -209,8 +209,9 @@ def format_figure(key: str, value: float | str) -> str:
     found = float(value)
     if key in DIGITS:
         return f"{found:.{DIGITS[key]}f}"
-    if find_metric(key):
-        return format_metric(key, found)
+    metric = find_metric(key)
+    if metric.digits is not None:
+        return metric.format(found)
     return f"{found:.3f}" if "/" in key and abs(found) < 10 else f"{found:.4g}"
 
 
@@ -220,7 +221,7 @@ def _setting(value: str) -> str:
 
 
 def _costs(row: Row, objectives: Sequence[str]) -> list[float]:
-    return [cost(key, float(cell(row, key))) for key in objectives]
+    return [find_metric(key).cost(float(cell(row, key))) for key in objectives]
 
 
 def cell(row: Row, key: str) -> str:
