@@ -23,7 +23,7 @@ import torch
 from vae.data.base import SPLITS, DataConfig, ImageError, ImageSource, Labels
 from vae.data.partial_cache import DONE, Chunk, PartialCache, Pieces, partial_folder
 from vae.utils.errors import UserError
-from vae.utils.files import is_full, with_checksum
+from vae.utils.files import DISK_FULL_ERRORS, with_checksum
 from vae.utils.signals import blocked
 
 FORMAT = 3  # of the cache's files: raise it when they change
@@ -54,7 +54,7 @@ def pack(
         written = _write_images(partial)
         _finish(partial, written, labels, index)
     except OSError as error:
-        if is_full(error):
+        if error.errno in DISK_FULL_ERRORS:
             shutil.rmtree(partial.folder, ignore_errors=True)  # others need the disk too
         raise
     partial.folder.rename(folder)

@@ -43,7 +43,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any], before: str | Non
     try:
         with annotate_os_error(path):
             write(temporary)
-            with open(temporary, "rb+") as file:
+            with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
         if before and path.exists():
             backup_as(path, before)
@@ -62,11 +62,6 @@ def annotate_os_error(path: Path) -> Iterator[None]:
         if error.errno is not None:  # a message of somebody's own stays as it is
             error.filename = str(path)
         raise
-
-
-def is_full(error: BaseException) -> bool:
-    """Return whether an error means that the disk or the quota is full."""
-    return isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS
 
 
 def free_bytes(path: Path) -> int:
@@ -100,16 +95,14 @@ def is_alive(pid: int) -> bool:
 
 def backup_as(path: Path, name: str) -> None:
     """Keep the contents of `path` as `name` in the same folder."""
-    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
-    with annotate_os_error(path.with_name(name)):
+
+    def link(backup: Path) -> None:
         try:
-            try:
-                os.link(path, temporary)  # no byte is copied
-            except OSError:  # a file system without links
-                shutil.copyfile(path, temporary)
-            os.replace(temporary, path.with_name(name))
-        finally:
-            temporary.unlink(missing_ok=True)
+            os.link(path, backup)  # no byte is copied
+        except OSError:  # a file system without links
+            shutil.copyfile(path, backup)
+
+    write_atomically(path.with_name(name), link)
 
 
 def write_text_atomically(path: Path, text: str) -> None:

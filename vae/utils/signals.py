@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from vae.utils.distributed import all_max
 
@@ -58,7 +59,7 @@ class Interrupts:
     ) -> None:
         self.numbers, self.on_first = numbers, on_first
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, Any] = {}  # handlers
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
@@ -68,18 +69,15 @@ class Interrupts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number in list(self._before):
-            self._restore(number)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = signal.Signals(number)
             self.on_first()
-        self._restore(signal.SIGINT)
-
-    def _restore(self, number: signal.Signals) -> None:
-        if number in self._before:
-            signal.signal(number, self._before.pop(number))  # type: ignore[arg-type]
+        if signal.SIGINT in self._before:
+            signal.signal(signal.SIGINT, self._before[signal.SIGINT])
 
 
 @contextmanager
