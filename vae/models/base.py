@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from omegaconf import MISSING
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from vae.models.posterior import Posterior
 from vae.utils.errors import UserError, require
@@ -129,20 +131,15 @@ def multiply_adds(model: VAE, image_size: int) -> int:
     """
     count = 0
 
-    def add(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+    def add(layer: nn.Module, _: object, output: Any) -> None:
         nonlocal count
-        assert isinstance(layer, (nn.Conv2d, nn.Linear))
-        count += output[0].numel() * layer.weight[0].numel()
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            count += output[0].numel() * layer.weight[0].numel()
 
-    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
-    hooks = [layer.register_forward_hook(add) for layer in layers]
     was_training = model.training
     device = next(model.parameters()).device
-    try:
-        images = torch.zeros(1, 3, image_size, image_size, device=device)
+    images = torch.zeros(1, 3, image_size, image_size, device=device)
+    with register_module_forward_hook(add):
         model.eval()(images, torch.zeros(1, model.latent_dim, device=device))
-    finally:
-        model.train(was_training)
-        for hook in hooks:
-            hook.remove()
+    model.train(was_training)
     return count

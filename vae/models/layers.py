@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,13 +47,10 @@ class UpsampleConv(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
         self.form: str | None = None  # one of FORMS, to compare them; None: the fastest
-        # Of kernels: (16, 9) and (36, 9).
-        taps = [_outer(rows, columns) for rows in TAPS for columns in TAPS]
-        phases = [
-            _outer(rows, columns) for p in PHASES for q in PHASES for rows in p for columns in q
-        ]
-        self.register_buffer("taps", torch.tensor(taps, dtype=torch.float), persistent=False)
-        self.register_buffer("phases", torch.tensor(phases, dtype=torch.float), persistent=False)
+        for name, sums in (("taps", TAPS), ("phases", PHASES)):
+            of_kernel = np.kron(sums, sums).reshape(-1, 9)  # rows by columns: (16, 9) and (36, 9)
+            buffer = torch.tensor(of_kernel, dtype=torch.float)
+            self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, _, width = x.shape
@@ -88,11 +85,6 @@ class UpsampleConv(nn.Conv2d):
         with torch.autocast(self.weight.device.type, enabled=False):
             taps = self.weight.permute(2, 3, 1, 0).flatten(0, 1)
             return (sums @ taps.flatten(1)).view(*shape, *taps.shape[1:])
-
-
-def _outer(rows: Sequence[int], columns: Sequence[int]) -> list[int]:
-    """Return which taps of a kernel are summed, from those of its rows and columns."""
-    return [row * column for row in rows for column in columns]
 
 
 def group_norm(width: int) -> nn.GroupNorm:
