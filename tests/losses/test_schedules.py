@@ -5,26 +5,18 @@ import math
 import pytest
 
 from vae.losses.schedules import CyclicalConfig, ScheduleConfig, WarmupConfig
-from vae.runs.compose import compose
-from vae.utils.registry import choices
+
+CYCLES = {0: 0, 1: 0.5, 2: 1, 3: 1, 3.99: 1, 4: 0, 5: 0.5, 6: 1, 8: 0}
 
 
-def test_constant():
-    assert [ScheduleConfig().multiplier(epoch) for epoch in (0, 0.5, 9)] == [1, 1, 1]
-
-
-def test_warmup():
-    schedule = WarmupConfig("warmup", epochs=2.0)
-    found = [schedule.multiplier(epoch) for epoch in (0, 0.5, 1, 2, 3)]
-    assert found == [0, 0.25, 0.5, 1, 1]
-
-
-def test_cyclical():
-    schedule = CyclicalConfig("cyclical", epochs=4.0, rising=0.5)
-    found = [schedule.multiplier(epoch) for epoch in (0, 1, 2, 3, 3.99, 4, 5, 6, 8)]
-    assert found == [0, 0.5, 1, 1, 1, 0, 0.5, 1, 0]
-
-
-@pytest.mark.parametrize("name", choices("loss/schedule"))
-def test_every_schedule_ends_at_beta(name):
-    assert compose([f"loss/schedule={name}"]).loss.schedule.multiplier(math.inf) == 1
+@pytest.mark.parametrize(
+    ("schedule", "multipliers"),
+    [
+        (ScheduleConfig(), {0: 1, 0.5: 1, 9: 1}),
+        (WarmupConfig("warmup", epochs=2.0), {0: 0, 0.5: 0.25, 1: 0.5, 2: 1, 3: 1}),
+        (CyclicalConfig("cyclical", epochs=4.0, rising=0.5), CYCLES),
+    ],
+)
+def test_multipliers_by_epoch_end_at_one(schedule, multipliers):
+    multipliers = {**multipliers, math.inf: 1}
+    assert {epoch: schedule.multiplier(epoch) for epoch in multipliers} == multipliers

@@ -54,9 +54,12 @@ class RegularizerConfig:
 @register("loss/regularizer", "free_bits")
 @dataclass
 class FreeBitsConfig(RegularizerConfig):
-    """`loss/regularizer=free_bits`: some nats cost nothing (Kingma et al. 2016)."""
+    """`loss/regularizer=free_bits`: the first nats of each latent are free (Kingma et al. 2016).
 
-    nats: float = MISSING  # free of charge, of each latent; a number >= 0
+    Σ_j max(nats, KL_j), with KL_j a mean over the batch: eq. 15, each latent a group of its own.
+    """
+
+    nats: float = MISSING  # λ, free of charge, of each latent; a number >= 0
 
     needs_whole_batch: ClassVar[bool] = True
 
@@ -66,7 +69,7 @@ class FreeBitsConfig(RegularizerConfig):
     def penalty(
         self, posterior: Posterior, latents: Tensor, epoch: float, training_images: int
     ) -> Tensor:
-        return free_bits(posterior.kl().mean(0), self.nats)
+        return posterior.kl().mean(0).clamp(min=self.nats).sum()
 
 
 @register("loss/regularizer", "capacity")
@@ -147,18 +150,6 @@ class MMDConfig(RegularizerConfig):
 def _rate(posterior: Posterior) -> Tensor:
     """Return the KL of an image, the sum over the latents of their means over the batch."""
     return posterior.kl().mean(0).sum()
-
-
-def free_bits(rates: Tensor, nats: float) -> Tensor:
-    """Return Σ_j max(nats, KL_j): the first `nats` of each latent are free.
-
-    Kingma et al. 2016, eq. 15, with each latent a group of its own.
-
-    Args:
-        rates: (latent_dim,), KL of each latent, mean over the batch.
-        nats: λ of the paper.
-    """
-    return rates.clamp(min=nats).sum()
 
 
 def total_correlation(
