@@ -96,7 +96,8 @@ class MetricAccumulator:
     def reset(self) -> None:
         """Restart after a logged row."""
         self.before: dict[str, Tensor] = {}  # of steps of an interrupted run, since its last row
-        self.steps: list[dict[str, Tensor]] = []  # of this process, whose time is known
+        # of this process, whose time is known: scalars by name, the same names at every step
+        self.steps: list[dict[str, Tensor]] = []
         self.restart()
 
     def restart(self) -> None:
@@ -118,10 +119,6 @@ class MetricAccumulator:
                 return
             self.data_seconds += time.perf_counter() - asked
             yield images
-
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add the values of a step, scalars by name; the same names at every step."""
-        self.steps.append(dict(values))
 
     def values(self) -> dict[str, Tensor]:
         """Return each value of all steps since the last row, (steps,) float64 on the CPU by name.
@@ -166,15 +163,13 @@ class NonFiniteGuard:
             self.total += not good
             self.in_a_row = 0 if good else self.in_a_row + 1
             if self.in_a_row == self.limit:
-                of_step = {name: column[i].item() for name, column in values.items()}
-                raise NotFiniteError(self._message(of_step, step + i - self.limit + 1, batches))
+                first = step + i - self.limit + 1
+                epoch, batch = divmod(first, batches)
+                last = {name: column[i].item() for name, column in values.items()}
+                bad = [f"{name} = {it}" for name, it in last.items() if not math.isfinite(it)]
+                times = "" if self.limit == 1 else f", and so {self.limit} times in a row"
+                raise NotFiniteError(
+                    f"training stopped at step {first} (epoch {epoch}, batch {batch}): "
+                    f"{', '.join(bad)}{times}. {REMEDY}"
+                )
         return finite
-
-    def _message(self, values: Mapping[str, float], step: int, batches: int) -> str:
-        bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
-        epoch, batch = divmod(step, batches)
-        times = "" if self.limit == 1 else f", and so {self.limit} times in a row"
-        return (
-            f"training stopped at step {step} (epoch {epoch}, batch {batch}): {', '.join(bad)}"
-            f"{times}. {REMEDY}"
-        )

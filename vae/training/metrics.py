@@ -126,12 +126,11 @@ def validate(
     """
 
     def batches() -> Iterator[Tensor]:
-        stop_if_interrupted(interrupts)
         found = evaluation_batches(images, EVALUATION_BATCH, trainer.batches.device)
-        for count, batch in enumerate(found, start=1):
-            yield batch
+        for count, batch in enumerate(found):
             if count % world_size() == 0:  # each rank has measured one
                 stop_if_interrupted(interrupts)
+            yield batch
         stop_if_interrupted(interrupts)
 
     loss, count = trainer.loss_config, len(trainer.batches.images)
@@ -181,8 +180,9 @@ def evaluate_split(
     context = autocast or torch.autocast("cpu", enabled=False)
     count = values = 0
     image_metrics = {m.name: m.function for m in run_metrics().values() if m.function}
-    sums: dict[str, float] = dict.fromkeys(("loss", "mse", "sampled_mse", *image_metrics), 0.0)
-    kl = means = squares = torch.zeros(model.latent_dim, dtype=torch.float64)
+    names = ("loss", "mse", "sampled_mse", *image_metrics)
+    sums = torch.zeros(len(names), dtype=torch.float64)
+    sums_per_latent = torch.zeros(3, model.latent_dim, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     for index, images in enumerate(batches):
         noise = torch.randn(len(images), model.latent_dim, generator=generator)
@@ -197,28 +197,24 @@ def evaluate_split(
         terms = loss_terms(
             loss, logits, images, posterior, latents, training_images=training_images
         )
-        totals = {
-            "loss": terms.loss * len(images),
-            "mse": F.mse_loss(reconstructions, images) * len(images),
-            "sampled_mse": F.mse_loss(logits.sigmoid(), images) * len(images),
-            **{name: f(images, reconstructions).sum() for name, f in image_metrics.items()},
-        }
-        for name, total in zip(totals, torch.stack(list(totals.values())).tolist(), strict=True):
-            sums[name] += total
-        mean = posterior.mean.cpu().double()
-        kl = kl + posterior.kl().cpu().double().sum(0)
-        means = means + mean.sum(0)
-        squares = squares + mean.square().sum(0)
+        totals = [
+            terms.loss * len(images),
+            F.mse_loss(reconstructions, images) * len(images),
+            F.mse_loss(logits.sigmoid(), images) * len(images),
+            *(function(images, reconstructions).sum() for function in image_metrics.values()),
+        ]
+        sums += torch.stack(totals).cpu().double()
+        kl, mean = posterior.kl().cpu().double(), posterior.mean.cpu().double()
+        sums_per_latent += torch.stack([kl.sum(0), mean.sum(0), mean.square().sum(0)])
         count += len(images)
     model.train(was_training)
 
-    counted = torch.tensor([count, *sums.values()], dtype=torch.float64)
-    count, *totals_of_all = all_sum(counted).tolist()
-    kl, means, squares = all_sum(torch.stack([kl, means, squares]))
-    averages = {name: total / count for name, total in zip(sums, totals_of_all, strict=True)}
-    rate = (kl / count).sum().item()
+    count = int(all_sum(torch.tensor(count)))
+    averages = dict(zip(names, (all_sum(sums) / count).tolist(), strict=True))
+    kl, means, squares = all_sum(sums_per_latent) / count
+    rate = kl.sum().item()
     distortion = gaussian_distortion(averages.pop("sampled_mse"), values)
-    variance = (squares / count - (means / count).square()).clamp(min=0)
+    variance = (squares - means.square()).clamp(min=0)
     metrics = {
         **averages,
         "rate": rate,
@@ -226,4 +222,4 @@ def evaluate_split(
         "bpd": bits_per_dim(distortion, rate, values),
         "active_units": float((variance > ACTIVE_VARIANCE).sum()),
     }
-    return Evaluation(metrics, kl / count, means / count, variance.sqrt())
+    return Evaluation(metrics, kl, means, variance.sqrt())

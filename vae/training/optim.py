@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -165,11 +164,6 @@ class ExponentialMovingAverage:
         self.decay = decay
         self.updates = 0
 
-    def restart(self, model: VAE) -> None:
-        """Begin anew, as a copy of the model."""
-        self.module.load_state_dict(model.state_dict())
-        self.updates = 0
-
     @torch.no_grad()
     def update(self, model: VAE, keep: Tensor) -> None:
         """Add the weights of a model after an update.
@@ -181,13 +175,10 @@ class ExponentialMovingAverage:
         """
         n = self.updates
         share = (1 - min(self.decay, (1 + n) / (10 + n)) if n else 1.0) * keep
-        for average, value in zip(_tensors(self.module), _tensors(model), strict=True):
+        averages, values = self.module.state_dict().values(), model.state_dict().values()
+        for average, value in zip(averages, values, strict=True):
             if average.is_floating_point():
                 average.lerp_(value, share)
             else:  # a count of batches
                 average.copy_(value)
         self.updates += 1
-
-
-def _tensors(model: VAE) -> Iterator[Tensor]:
-    return chain(model.parameters(), model.buffers())

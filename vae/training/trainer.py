@@ -120,10 +120,9 @@ class Trainer:
         self.guard = NonFiniteGuard(self.config.max_skipped, **state["skipped"])
         self.accumulator.before = dict(state["pending"])
         if self.ema is not None:
-            self.ema.restart(self.model)
-            if state.get("ema") is not None:
-                self.ema.module.load_state_dict(state["ema"]["model"])
-                self.ema.updates = state["ema"]["updates"]
+            average = state.get("ema") or {"model": state["model"], "updates": 0}
+            self.ema.module.load_state_dict(average["model"])
+            self.ema.updates = average["updates"]
 
     @property
     def total_steps(self) -> int:
@@ -154,17 +153,7 @@ class Trainer:
             NotFiniteError: losses or gradients were infinite or NaN; says where.
             InterruptedRun: a signal came to a process; the current step was finished.
         """
-        # log lines go above the bar, not into it
-        with logging_redirect_tqdm(), self._progress() as bar:
-            while self.step < self.total_steps:
-                self._train_epoch(bar, interrupts)
-                if self.step % len(self.batches) == 0 or self.step == self.total_steps:
-                    self.on_epoch()
-                    self.checkpoint_trigger.saved()
-                stop_if_interrupted(interrupts)
-
-    def _progress(self) -> tqdm:  # type: ignore[type-arg]
-        return tqdm(
+        bar = tqdm(
             total=self.total_steps,
             initial=self.step,
             unit="step",
@@ -172,6 +161,14 @@ class Trainer:
             # no bar in a file, nor several at once on a terminal
             disable=bool(os.environ.get("TQDM_DISABLE")) or None,
         )
+        # log lines go above the bar, not into it
+        with logging_redirect_tqdm(), bar:
+            while self.step < self.total_steps:
+                self._train_epoch(bar, interrupts)
+                if self.step % len(self.batches) == 0 or self.step == self.total_steps:
+                    self.on_epoch()
+                    self.checkpoint_trigger.saved()
+                stop_if_interrupted(interrupts)
 
     def _train_epoch(self, bar: tqdm, interrupts: Interrupts) -> None:  # type: ignore[type-arg]
         """Train to the end of the epoch, the run, or an interrupt; log every `log_every` steps."""
@@ -179,7 +176,7 @@ class Trainer:
         epoch, start = divmod(self.step, len(self.batches))
         self.accumulator.restart()
         for images in self.accumulator.timed(self.batches.epoch(epoch, start)):
-            self.accumulator.add(self.train_step(images))
+            self.accumulator.steps.append(self.train_step(images))
             self.step += 1
             if self._compiling:
                 log.info("first step, compiling included: %.1f s", self.accumulator.seconds)
@@ -206,8 +203,12 @@ class Trainer:
             Values to log, scalars on the device by name, averaged over the ranks: the loss terms,
             the norm of the gradient before clipping, whether the update was skipped.
         """
-        self._set_learning_rate()
-        noise = self._noise(images.device)
+        rate = self.optimizer_config.learning_rate(self.step, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        size = self.batches.batch_size
+        noise = step_noise(self.batches.seed, self.step, (size, self.model.latent_dim))
+        noise = send(noise[distributed.local_slice(size)], images.device)
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         with self.autocast:
             logits, posterior = self.training_model(images, noise)
@@ -234,17 +235,6 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(self.model, (~skipped).float())
         return {**values, SKIPPED: skipped.float()}
-
-    def _set_learning_rate(self) -> None:
-        rate = self.optimizer_config.learning_rate(self.step, self.total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
-    def _noise(self, device: torch.device) -> Tensor:
-        """Return this rank's rows of the step's noise, on the device."""
-        size = self.batches.batch_size
-        noise = step_noise(self.batches.seed, self.step, (size, self.model.latent_dim))
-        return send(noise[distributed.local_slice(size)], device)
 
     def _report(self, bar: tqdm) -> None:  # type: ignore[type-arg]
         """Log one row of averages; the only point where the loop waits for the GPU."""
