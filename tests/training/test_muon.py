@@ -36,23 +36,17 @@ def test_only_the_singular_values_change(shape):
         np.testing.assert_allclose(found.double().numpy(), expected, atol=tolerance)
 
 
-def test_singular_values_come_near_one():
-    reached = iterated(np.logspace(np.log10(0.002), 0, 1000))
-    assert reached.min() > 0.68
-    assert reached.max() < 1.21
-    assert iterated(0.0003) < 0.3  # the claim does not hold just anywhere
-
-
-def test_matrices_step_like_torchs_muon():
+@pytest.mark.parametrize("shape", [(12, 20), (60, 12)])
+def test_matrices_step_like_torchs_muon(shape):
     torch.manual_seed(0)
-    start = torch.randn(12, 20)
+    start = torch.randn(shape)
     ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
     mine = muon(ours)
     reference = torch.optim.Muon(
         [theirs], 0.02, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw"
     )
     for _ in range(6):
-        ours.grad = theirs.grad = torch.randn(12, 20)
+        ours.grad = theirs.grad = torch.randn(shape)
         mine.step()
         reference.step()
     moved = (theirs - start).norm()
@@ -81,13 +75,3 @@ def test_vectors_step_like_adamw():
         mine.step()
         reference.step()
         torch.testing.assert_close(ours, theirs)
-
-
-def test_a_step_has_the_size_of_adamws():
-    """The root mean square of a step, so that one learning rate serves both."""
-    torch.manual_seed(0)
-    for shape in ((64, 64), (30, 500), (500, 30)):
-        weight = torch.nn.Parameter(torch.zeros(shape))
-        weight.grad = torch.randn(shape)
-        muon(weight, lr=1.0, weight_decay=0.0).step()
-        assert weight.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.2)
