@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from tests.support.train_command import ROOT
+from tests.test_layout import MODULES
 from vae.models.base import ModelConfig
 from vae.utils.registry import (
     Metric,
@@ -19,13 +20,7 @@ from vae.utils.registry import (
 
 # Modules that name a registry, each imported anew, as a notebook does.
 READERS = [
-    path.relative_to(ROOT)
-    .as_posix()
-    .removesuffix(".py")
-    .removesuffix("/__init__")
-    .replace("/", ".")
-    for path in sorted(ROOT.glob("vae/**/*.py"))
-    if "vae.utils.registry" in path.read_text(encoding="utf-8")
+    name for name, path in MODULES.items() if "vae.utils.registry" in path.read_text("utf-8")
 ]
 
 
