@@ -11,13 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from tests.support.run_files import timeless_rows
 from tests.support.train_command import ROOT, TINY, call_train
-from vae.data.loader import TrainingBatches
 from vae.losses import loss_terms
 from vae.models import ConvConfig, build_model
 from vae.runs.checkpoint import load_checkpoint
@@ -168,22 +166,6 @@ def test_collectives_exchange_the_expected_values(ranks):
         assert rank["sum"].tolist() == [2, 10]
         assert rank["message"] == {"from": 0}
         assert rank["buffer"].tolist() == [1]
-
-
-def test_a_batch_is_divided_among_the_ranks(monkeypatch):
-    images = np.random.default_rng(0).integers(0, 256, (26, 8, 8, 3), dtype=np.uint8)
-
-    def served(rows=None):
-        return list(TrainingBatches(images, 6, 3, True, CPU, rows).epoch(1, start=1))
-
-    monkeypatch.setattr(distributed, "world_size", lambda: 3)
-    parts = []
-    for rank in range(3):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        parts.append(served(distributed.local_slice(6)))
-    assert [len(part) for part in parts] == [3, 3, 3]
-    for batch, *slices in zip(served(), *parts, strict=True):
-        assert torch.equal(torch.cat(slices), batch)
 
 
 def test_each_rank_has_a_gpu_of_its_own(monkeypatch):

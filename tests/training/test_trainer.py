@@ -192,9 +192,10 @@ def test_cpu_bf16_support_matches_the_system():
 
 
 class Waits(TorchDispatchMode):
-    """Record operations that wait for a GPU: reads of values, copies to and from it.
+    """Record copies to and from a GPU that wait for it.
 
-    Not those from pinned memory, as which it takes what was to be pinned.
+    Not those from pinned memory, as which it takes what was to be pinned. A stand-in's value
+    cannot be read at all.
     """
 
     def __init__(self):
@@ -207,8 +208,6 @@ class Waits(TorchDispatchMode):
         if function is aten._pin_memory.default:
             self.pinned.append(args[0].clone())
             return self.pinned[-1]
-        if function is aten._local_scalar_dense.default and args[0].is_cuda:
-            self.noted.append(function)
         result = function(*args, **kwargs)
         if function in (aten._to_copy.default, aten.copy_.default):
             source = args[0] if function is aten._to_copy.default else args[1]
@@ -253,9 +252,8 @@ def test_no_step_synchronises_with_the_gpu(choices, monkeypatch):
         loss = trainer.accumulator.steps[0]["loss"]
         assert loss.is_cuda
         assert waits.noted == []
-        with pytest.raises(Exception, match="scalar"):
+        with pytest.raises(Exception, match="scalar"):  # as a step that waits for it would
             loss.item()
-        assert len(waits.noted) == 1  # it does see them
     assert len(rows) == 2
 
 
