@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from tests.support.train_command import ROOT
 from vae.data.loader import TrainingBatches
@@ -232,7 +232,7 @@ class Waits(TorchDispatchMode):
     ids=" ".join,
 )
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer")  # copying a stand-in does
-def test_no_step_synchronises_with_the_gpu(choices, monkeypatch):
+def test_no_step_synchronises_with_the_gpu_also_in_a_resumed_run(choices, monkeypatch):
     """On torch's stand-ins for a GPU's tensors, which have a shape and a device but no values."""
 
     def backward(loss):  # autograd's own threads want a GPU; what they do mirrors the forward pass
@@ -241,7 +241,7 @@ def test_no_step_synchronises_with_the_gpu(choices, monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     rows = []
-    start = on_a_gpu(*choices)
+    start, resume = on_a_gpu(*choices), on_a_gpu(*choices)
     with FakeTensorMode(allow_non_fake_inputs=True), Waits() as waits:
         trainer = start()
         assert waits.noted  # it saw the model go there
@@ -254,33 +254,14 @@ def test_no_step_synchronises_with_the_gpu(choices, monkeypatch):
         assert waits.noted == []
         with pytest.raises(Exception, match="scalar"):  # as a step that waits for it would
             loss.item()
-    assert len(rows) == 2
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])  # which know of found_inf
-@pytest.mark.filterwarnings("ignore:Accessing the data pointer")
-def test_a_gpu_resumes_from_a_checkpoint(optimizer):
-    """Where the weights are, all moments are to be; on stand-ins that refuse to mix devices."""
-    starts = [on_a_gpu(f"optimizer={optimizer}") for _ in range(2)]
-
-    def step(trainer):
-        for parameter in trainer.parameters:
-            parameter.grad = torch.zeros_like(parameter)
-        trainer.optimizer.found_inf = torch.zeros((), device="cuda")
-        trainer.optimizer.step()
-
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        first = starts[0]()
-        step(first)
-        moments = tree_map(lambda value: value.cpu(), first.optimizer.state_dict()["state"])
-        state = {
-            **first.state(), "optimizer": {**first.optimizer.state_dict(), "state": moments},
-        }  # fmt: skip
-        second = starts[1]()
-        second.load_state(state)
-        step(second)
-        for moments in second.optimizer.state.values():
+        saved = tree_map_only(torch.Tensor, lambda value: value.cpu(), trainer.state())
+        trainer = resume()
+        trainer.load_state(saved)
+        for moments in trainer.optimizer.state.values():
             assert all(value.is_cuda for value in moments.values())
+        for images in trainer.batches.epoch(0):  # stand-ins refuse to mix devices
+            trainer.train_step(images)
+    assert len(rows) == 2
 
 
 def test_compiling_is_reported_once(monkeypatch, caplog):
