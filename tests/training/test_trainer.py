@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils import clip_grad_norm_
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
@@ -72,13 +73,16 @@ def on_a_gpu(*choices):
     return start
 
 
-def test_a_step_equals_a_plain_adam_step():
+@pytest.mark.parametrize("clip", [None, 0.02])
+def test_a_step_equals_a_plain_adam_step(clip):
     """The same steps by hand, with torch's own Adam and a plain loop."""
-    trainer, rows = make(log_every=1, optimizer=replace(ADAM, schedule="cosine"))
+    cosine = replace(ADAM, schedule="cosine")
+    trainer, rows = make(log_every=1, optimizer=cosine, grad_clip=clip)
     trainer.fit(Interrupts())
     other, _ = make()
     model = other.model.train()
-    losses, rates = [], [1e-3 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]
+    losses, norms = [], []
+    rates = [1e-3 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]
     adam = torch.optim.Adam(model.parameters())
     for step, adam.param_groups[0]["lr"] in enumerate(rates):
         images = list(other.batches.epoch(step // 3))[step % 3]
@@ -86,10 +90,13 @@ def test_a_step_equals_a_plain_adam_step():
         loss = loss_terms(LOSS, logits, images, posterior, posterior.mean).loss
         adam.zero_grad()
         loss.backward()
+        norms.append(clip_grad_norm_(model.parameters(), clip or math.inf).item())
         adam.step()
         losses.append(loss.item())
     assert [row["train/loss"] for row in rows] == pytest.approx(losses, rel=1e-5)
     assert [row["train/lr"] for row in rows] == pytest.approx(rates)
+    assert [row["train/grad_norm"] for row in rows] == pytest.approx(norms, rel=1e-4)
+    assert clip is None or min(norms) > clip
     for a, b in zip(trainer.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
@@ -120,21 +127,6 @@ def test_training_stops_at_the_configured_length(epochs, limit, steps):
     trainer.fit(Interrupts())
     assert trainer.step == steps == rows[-1]["step"]
     assert ends == [*range(3, steps, 3), steps]
-
-
-def test_clipping_bounds_the_step_and_reports_the_norm_before():
-    free, free_rows = make(log_every=1)
-    clipped, rows = make(log_every=1, grad_clip=1e-9)
-    free.fit(Interrupts())
-    clipped.fit(Interrupts())
-    assert rows[0]["train/grad_norm"] == pytest.approx(free_rows[0]["train/grad_norm"])
-    assert rows[0]["train/grad_norm"] > 1e-6
-
-    def moved(trainer):
-        pairs = zip(trainer.parameters, make()[0].parameters, strict=True)
-        return sum((after - before).abs().sum() for after, before in pairs)
-
-    assert moved(clipped) < 0.5 * moved(free)  # Adam's eps weighs against so small a gradient
 
 
 def test_bfloat16_trains_close_to_float32():
@@ -288,13 +280,20 @@ def test_a_compiled_run_follows_the_eager_run():
 
 
 def test_a_plain_run_imports_no_unused_package(tmp_path):
-    """Each of these takes half a second to two."""
+    """Each of these takes half a second to two; optimizers would import torch's compiler."""
     script = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-import train
+import train, torch
+from vae.runs.compose import compose
+from vae.utils.registry import choices
 sys.argv = ["train.py", "experiment=debug", "trainer.max_steps=1", "wandb.mode=disabled"]
 train.main()
+for name in choices("optimizer"):
+    p = torch.nn.Parameter(torch.ones(3))
+    o = compose([f"optimizer={{name}}"]).optimizer.build([p])
+    o.zero_grad(); p.sum().backward(); o.step(); o.load_state_dict(o.state_dict())
+    assert p[0] < 1
 slow = {{"torch._dynamo", "torchvision", "optuna", "matplotlib.pyplot", "sklearn", "wandb"}}
 assert not slow & set(sys.modules), slow & set(sys.modules)
 """
