@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -175,10 +176,14 @@ class ExponentialMovingAverage:
         """
         n = self.updates
         share = (1 - min(self.decay, (1 + n) / (10 + n)) if n else 1.0) * keep
-        averages, values = self.module.state_dict().values(), model.state_dict().values()
-        for average, value in zip(averages, values, strict=True):
+        for average, value in zip(_tensors(self.module), _tensors(model), strict=True):
             if average.is_floating_point():
                 average.lerp_(value, share)
             else:  # a count of batches
                 average.copy_(value)
         self.updates += 1
+
+
+def _tensors(model: VAE) -> Iterator[Tensor]:
+    """Yield parameters and buffers, each once, also where layers share one."""
+    return chain(model.parameters(), model.buffers())
