@@ -183,7 +183,7 @@ def test_torchrun_makes_one_run_folder(tmp_path):
     code, out, err = train_on_two([*GROUP, "wandb.mode=offline"], tmp_path)
     assert code == 0, err
     (folder,) = (tmp_path / "outputs").glob("*/*")
-    assert {p.name for p in tmp_path.iterdir()} == {"data", "outputs"}
+    assert {p.name for p in tmp_path.iterdir()} - {"home"} == {"data", "outputs"}
     assert {p.name for p in folder.iterdir()} == {
         ".hydra", ".lock", "train.log", "metrics.jsonl", "summary.json", "checkpoints", "figures",
         "wandb",
