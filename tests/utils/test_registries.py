@@ -59,3 +59,10 @@ def test_a_metric_may_be_registered_again_but_not_replaced():
     with pytest.raises(ValueError, match="a metric bpd already: bits per dimension"):
         register_metric(Metric("bpd", "beats per minute", digits=0))
     assert find_metric("val/bpd") is bpd
+
+
+def test_values_are_ranked_and_formatted_by_their_metric():
+    psnr, unknown = find_metric("best/val/psnr"), find_metric("perf/x")
+    assert (psnr.cost(123.456), psnr.format(123.456)) == (-123.456, "123.46")
+    assert (unknown.cost(123.456), unknown.format(123.456)) == (123.456, "123.5")
+    assert (psnr.label, unknown.label) == ("PSNR, dB", "perf/x")
