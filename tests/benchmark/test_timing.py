@@ -15,6 +15,15 @@ from vae.benchmark.timing import measure_in_turns, median_ratio, summarize
 from vae.utils.errors import UserError
 
 
+@pytest.fixture
+def no_worker_stays():
+    """No process of the test outlives it."""
+    before = set(multiprocessing.active_children())  # of another test
+    yield
+    assert set(multiprocessing.active_children()) <= before
+
+
+@pytest.mark.usefixtures("no_worker_stays")
 def test_workers_take_turns(tmp_path):
     notes = tmp_path / "notes"
     prepares = {name: partial(prepare_noting, notes, name) for name in "AB"}
@@ -23,9 +32,9 @@ def test_workers_take_turns(tmp_path):
     assert list(series) == ["A", "pid of A", "B", "pid of B"]
     assert series["A"] == [3.0] * 3  # threads
     assert len({os.getpid(), *series["pid of A"], *series["pid of B"]}) == 3
-    assert multiprocessing.active_children() == []
 
 
+@pytest.mark.usefixtures("no_worker_stays")
 @pytest.mark.parametrize(
     ("prepare", "printed"),
     [
@@ -37,7 +46,6 @@ def test_a_dead_worker_is_reported(prepare, printed, capfd):
     with pytest.raises(UserError, match=r"^the poor one: its process died"):
         measure_in_turns({"the poor one": prepare}, None, 1)
     assert printed in capfd.readouterr().err
-    assert multiprocessing.active_children() == []
 
 
 def test_memory_is_the_increase_during_training():
