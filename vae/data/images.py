@@ -6,7 +6,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".pgm", ".ppm", ".pbm", ".tif", ".tiff")
 )
+
+FIX = "Fix or remove it."
 
 # First bytes of file formats, to describe unreadable files.
 _IMAGE_BEGINNINGS = {
@@ -69,7 +71,7 @@ def open_image(file: Path) -> Image:
     Raises:
         ImageError: it cannot be read; names the file and its apparent format.
     """
-    return _decode(read_image_file(file), str(file))
+    return _decode(read_image_file(file), str(file), lambda image: image)
 
 
 def decode_square(content: bytes, name: str, size: int, crop: int | None = None) -> np.ndarray:
@@ -99,8 +101,7 @@ def decode_square(content: bytes, name: str, size: int, crop: int | None = None)
 
     square = _decode_plain_jpeg(content, name, crop)
     if square is None:
-        image = _decode(content, name)
-        square = image.crop(_centre(*image.size, crop))
+        square = _decode(content, name, lambda image: image.crop(_centre(*image.size, crop)))
     # Cropped before, not by resize(box=): that lets pixels outside the box bleed in.
     return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
 
@@ -148,9 +149,7 @@ def _decode_plain_jpeg(content: bytes, name: str, crop: int | None) -> Image | N
         left_over = re.search(r"(\d+) extraneous bytes", reason)
         if left_over and int(left_over[1]) < len(content) // 100:
             return None  # padding, of no harm
-        raise ImageError(
-            f"{name}: the JPEG image is damaged ({reason}). Fix or remove it."
-        ) from error
+        raise ImageError(f"{name}: the JPEG image is damaged ({reason}). {FIX}") from error
     height, width, _ = pixels.shape
     left, top, right, bottom = _centre(width, height, crop)
     first, last = top * width + left, (bottom - 1) * width + right
@@ -158,19 +157,19 @@ def _decode_plain_jpeg(content: bytes, name: str, crop: int | None) -> Image | N
     return Image.frombytes("RGB", (right - left,) * 2, rows, "raw", "RGBX", 4 * width)
 
 
-def _decode(content: bytes, name: str) -> Image:
-    """Decode an image of any supported format, apply its EXIF orientation, convert it to RGB."""
+def _decode(content: bytes, name: str, part: Callable[[Image], Image]) -> Image:
+    """Decode an image of any supported format, apply EXIF orientation, return a part as RGB."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image, name)
+            return _to_rgb(part(image), name)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
-        raise ImageError(f"{name}: {_describe_damage(content, error)} Fix or remove it.") from error
+        raise ImageError(f"{name}: {_describe_damage(content, error)} {FIX}") from error
 
 
 def _centre(width: int, height: int, crop: int | None) -> tuple[int, int, int, int]:

@@ -27,7 +27,7 @@ def to_float(images: np.ndarray, device: torch.device) -> Tensor:
     return batch.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class TrainingBatches:
     """Shuffled batches of a split, for training.
 

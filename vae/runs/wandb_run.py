@@ -17,9 +17,8 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from omegaconf import MISSING
@@ -59,14 +58,14 @@ class WandbConfig:
         require(fit, "wandb.tags", self.tags, "tags of 1 to 64 characters each")
 
 
-def resolve_mode(mode: str) -> str:
-    """Resolve `wandb.mode` on this machine to one of the other modes, without a network call.
+def resolve_mode(mode: str) -> Literal["online", "offline", "disabled"]:
+    """Resolve `wandb.mode` on this machine, without a network call.
 
     Raises:
         UserError: online is asked for without an API key, or WANDB_* hold nonsense.
     """
     if mode in ("disabled", "offline"):
-        return mode
+        return "disabled" if mode == "disabled" else "offline"
     with restored_process():
         import wandb
 
@@ -152,8 +151,8 @@ class WandbRun:
 
     def __enter__(self) -> WandbRun:
         mode = resolve_mode(self.settings.mode)
-        self.folder.mkdir(parents=True, exist_ok=True)
         if mode != "disabled":
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._attempt("could not be started", lambda: self._start(mode))
         return self
 
@@ -164,8 +163,9 @@ class WandbRun:
 
     def send(self, what: str, act: Callable[[wandb.Run], object]) -> None:
         """Call `act` with the W&B run, if there is one; an error is one warning of its kind."""
-        if self._run is not None:
-            self._attempt(what, partial(act, self._run))
+        run = self._run
+        if run is not None:
+            self._attempt(what, lambda: act(run))
 
     def report(self, row: Mapping[str, float], pictures: Mapping[str, Path] | None = None) -> None:
         """Log one row: numbers, and image files (`figures/samples` → path)."""
@@ -192,7 +192,7 @@ class WandbRun:
 
         self.send("logging of a table failed", log)
 
-    def _start(self, mode: str) -> None:
+    def _start(self, mode: Literal["online", "offline"]) -> None:
         """Start online, or offline where that is asked for or the server cannot be used."""
         if mode == "online":
             import wandb
@@ -216,16 +216,16 @@ class WandbRun:
         self._init("offline")
         logger.info("W&B is offline; to upload this run: %s", self._sync_command())
 
-    def _init(self, mode: str) -> None:
+    def _init(self, mode: Literal["online", "offline"]) -> None:
         with restored_process(), without_wandb_launch():
             import wandb
 
-            given = {**vars(self.settings), "mode": mode}
-            del given["log_model"]
+            named = ("project", "entity", "group", "name", "tags")
             self._run = wandb.init(
-                **given,
+                **{key: getattr(self.settings, key) for key in named},
                 job_type=self.job_type,
                 config=dict(self.config),
+                mode=mode,
                 dir=self.folder,
                 id=self.run_id,
                 resume="allow" if self.run_id else None,

@@ -122,12 +122,13 @@ FAILED = f"data.download: {ZIP}: could not be fetched ("
 @pytest.mark.parametrize(
     ("instead", "says"),
     [
-        (lambda output: output.write_text(QUOTA), f"{ZIP}: is an HTML page"),
+        (lambda output: output.write_text(QUOTA), f"{FAILED}Google Drive sent a web page"),
         (
             fail(RuntimeError("\n\tToo many users have viewed this.\n\tTry.")),
             f"{FAILED}RuntimeError: Too many users have viewed this.)",
         ),
         (lambda output: output.write_bytes(b"PK"), f"{FAILED}RuntimeError: File not found"),
+        (lambda output: output.write_bytes(b""), f"{FAILED}RuntimeError: File not found"),
         (fail(KeyError()), f"{FAILED}KeyError: )"),
         (fail(OSError(errno.ENOSPC, "No space left on device")), f"{FAILED}OSError: [Errno 28]"),
     ],
@@ -136,8 +137,9 @@ def test_a_failed_file_is_reported(instead, says, drive, place):
     drive.instead[ZIP] = instead
 
     text = refusal(place, download=True)
-    for part in (says, str(place), *BY_HAND):
+    for part in (says, f"Put it into {place}", *BY_HAND):
         assert part in text
+    assert not ("web page" in says and (place / ZIP).exists())  # not under the archive's name
     del drive.instead[ZIP]  # the next day
     drive.asked.clear()
     assert source(place, download=True).sizes() == SIZES

@@ -78,3 +78,13 @@ def test_images_without_a_split_are_skipped_with_a_warning(celeba, pixels, caplo
 
     assert re.search("2 of the 30 images .*000006.jpg, 000007.jpg", caplog.text)
     require_packed(packed, pixels, ROWS | {"train": np.setdiff1d(np.arange(24), (5, 6))})
+
+
+def test_partition_entries_without_image_are_skipped_with_a_warning(celeba, pixels, caplog):
+    more = [f"00004{number}.jpg 0" for number in range(7)]
+    edit_lines(celeba / PARTITION, lambda lines: [*lines[:10], *more, *lines[10:]])
+    packed = pack(celeba, on_corrupt="skip")
+
+    assert re.search(r"lacks 7 of the 37 .*000040\.jpg.* They are left out", caplog.text)
+    assert [line.split("\t")[0] for line in packed.skipped()] == ["train"] * 7
+    require_packed(packed, pixels, ROWS)

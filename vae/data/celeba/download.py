@@ -6,8 +6,8 @@ Also detects files that a failed download left under a valid name.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -73,20 +73,30 @@ def download(folder: Path) -> None:
     from torchvision.datasets.utils import download_file_from_google_drive
 
     wanted = [entry for entry in CelebA.file_list if "bbox" not in entry[2]]
+    wanted.sort(key=lambda entry: entry[2].endswith(".zip"))  # the small ones first
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".download.lock"):  # runs of a sweep start together
-            for drive_id, md5, name in reversed(wanted):  # the archive, the first, comes last
+            for drive_id, md5, name in wanted:
                 log.info("%s: fetching it, if it is not there", folder / name)
                 try:
                     download_file_from_google_drive(drive_id, folder, name, md5)
                 except Exception as error:  # torchvision, gdown and requests each have their own
-                    if os.path.exists(folder / name):
-                        reject_placeholders(folder / name)  # Drive may have sent a web page
-                    reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
-                    raise UserError(
-                        f"data.download: {name}: could not be fetched ({reason}). Try again later, "
-                        f"or get it by hand.\n{WAYS_TO_GET}\nPut it into {folder}."
-                    ) from error
+                    raise UserError(_explain(folder / name, error)) from error
     except OSError as error:
         raise UserError(f"data.path: {folder} cannot be written: {error.strerror}.") from error
+
+
+def _explain(file: Path, error: Exception) -> str:
+    """Explain a failed download and its remedy; remove a web page saved in its place."""
+    reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+    with suppress(OSError):
+        with open(file, "rb") as opened:
+            is_page = opened.read(64).lstrip().startswith(b"<")
+        if is_page:
+            file.unlink()  # or the next start would take it for the file
+            reason = "Google Drive sent a web page, as when a file's daily quota is used up"
+    return (
+        f"data.download: {file.name}: could not be fetched ({reason}). Try again later, or get it "
+        f"by hand.\n{WAYS_TO_GET}\nPut it into {file.parent}."
+    )

@@ -94,8 +94,9 @@ def _lists(files: list[Path]) -> dict[str, Path]:
 
 
 def _search(root: Path, depth: int, closed: list[str]) -> list[Path]:
-    """Return the files below a folder, the least deep first; of a large folder some, and its lists.
+    """Return the files below a folder, the least deep first.
 
+    Of a folder with many files at most MAX_ENTRIES are returned, but always CelebA's lists.
     Folders that cannot be read, lost+found/ and the like, are added to `closed`, with the reason.
     """
     files, folders = [], [root]

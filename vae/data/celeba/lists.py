@@ -33,7 +33,7 @@ class ListKind(NamedTuple):
 
     stem: str  # of the file's name
     dtype: type[np.integer[Any]]
-    numbers: range  # that it may hold
+    numbers: range  # allowed values
 
 
 KINDS = {
@@ -166,13 +166,17 @@ class ListedCelebA:
         """Return attributes, identities and landmarks of the first images of a split, where listed.
 
         Raises:
-            UserError: a line of a list is not right, or an image of the partition is not in it.
+            UserError: a line of a list is not right, or an image that is there is not in it.
         """
         rows = self._rows[split][:count]
         labels = {}
         for kind, (columns, _, values) in self._tables.items():
-            values = (values[rows] > 0).astype(np.int8) if kind == "attributes" else values[rows]
-            labels[kind] = Labels(IDENTITY if kind == "identities" else columns, values)
+            if kind == "attributes":
+                labels[kind] = Labels(columns, (values[rows] > 0).astype(np.int8))
+            elif kind == "identities":
+                labels[kind] = Labels(IDENTITY, values[rows, :1])
+            else:
+                labels[kind] = Labels(columns, values[rows])
         return labels
 
     def _used(self, sizes: dict[str, int]) -> list[str]:
@@ -180,7 +184,7 @@ class ListedCelebA:
 
     @cached_property
     def _tables(self) -> dict[str, Table]:
-        """The other lists, in the partition's order; parsed once."""
+        """The other lists, in the partition's order, zeros for missing images; parsed once."""
         tables, names = {}, self._partition.names
         for kind, file in self.lists.items():
             if kind == "partition":
@@ -188,13 +192,17 @@ class ListedCelebA:
             table = read_list(file, kind)
             if not np.array_equal(table.names, names):  # CelebA's lists have the same order
                 row_of = {name: row for row, name in enumerate(table.names.tolist())}
-                if unlisted := [name for name in names.tolist() if name not in row_of]:
+                unlisted = [name for name in names.tolist() if name not in row_of]
+                if unlisted:  # entries that are missing too are left out by data.on_corrupt=skip
+                    unlisted = sorted(self.store.names().intersection(unlisted))
+                if unlisted:
                     raise UserError(
                         f"{file}: {len(unlisted)} of the images have no line here "
                         f"({first_names(unlisted)}). {download_again(file)}"
                     )
-                rows = [row_of[name] for name in names.tolist()]
-                table = Table(table.columns, names, table.values[rows])
+                values = np.vstack([table.values, np.zeros_like(table.values[:1])])
+                rows = [row_of.get(name, -1) for name in names.tolist()]
+                table = Table(table.columns, names, values[rows])
             tables[kind] = table
         return tables
 

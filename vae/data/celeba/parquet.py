@@ -120,6 +120,7 @@ class ParquetCelebA:
             if not size:
                 raise UserError(f"{found[0]}: holds no images of {split}. {SHARDS_WANTED}")
             self.shards[split], self._sizes[split] = shards, size
+        self._last: tuple[Path, int, list[bytes | None]] | None = None  # row group, its images
 
     def sizes(self) -> dict[str, int]:
         """Return the number of images per split."""
@@ -136,21 +137,14 @@ class ParquetCelebA:
     def read(self, split: str, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
         """Yield name and content of images [start, stop) of a split. ImageError: one is damaged."""
         for file, edges in self.shards[split]:
-            groups = np.flatnonzero((edges[:-1] < stop) & (start < edges[1:])).tolist()
-            if not groups:
-                continue
-            with open_shard(file, ImageError) as opened:
-                table = opened.read_row_groups(groups, columns=["image"], use_threads=False)
-                images = table.column("image").combine_chunks()
-                if hasattr(images, "field"):  # a struct of bytes and path, as datasets.Image
-                    images = images.field("bytes")
-            first = edges[groups[0]]
-            for number in range(max(start, first), min(stop, edges[groups[-1] + 1])):
-                name = f"{file}: row {number - edges[0]}"
-                content = images[number - first].as_py()
-                if content is None:
-                    raise ImageError(f"{name} holds no image.")
-                yield name, content
+            for group in np.flatnonzero((edges[:-1] < stop) & (start < edges[1:])).tolist():
+                images = self._images(file, group)
+                for number in range(max(start, edges[group]), min(stop, edges[group + 1])):
+                    name = f"{file}: row {number - edges[0]}"
+                    content = images[number - edges[group]]
+                    if content is None:
+                        raise ImageError(f"{name} holds no image.")
+                    yield name, content
 
     def labels(self, split: str, count: int) -> dict[str, Labels]:
         """Return attributes and identities of the first images of a split, where columns exist.
@@ -167,6 +161,21 @@ class ParquetCelebA:
         if "celeb_id" in there:
             labels["identities"] = Labels(IDENTITY, self._columns(split, ["celeb_id"])[:count])
         return labels
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle for workers without the images of a row group."""
+        return self.__dict__ | {"_last": None}
+
+    def _images(self, file: Path, group: int) -> list[bytes | None]:
+        """Return the image files of a row group; rows are nearly always asked for in order."""
+        if self._last is None or self._last[:2] != (file, group):
+            with open_shard(file, ImageError) as opened:
+                table = opened.read_row_group(group, columns=["image"], use_threads=False)
+                images = table.column("image").combine_chunks()
+                if hasattr(images, "field"):  # a struct of bytes and path, as datasets.Image
+                    images = images.field("bytes")
+                self._last = file, group, images.to_pylist()
+        return self._last[2]
 
     def _columns(self, split: str, names: list[str]) -> np.ndarray:
         """Read columns of numbers or bools as (rows, columns) int32, without the images."""

@@ -18,7 +18,7 @@ from vae.data.images import is_image_name, read_image_file
 from vae.utils.errors import UserError
 
 END_BYTES = 1 << 25  # bytes: the list of 202,599 members at an archive's end is 15 to 20 MB
-MEMBER_BYTES = 1 << 26  # bytes: more is not unpacked of an image; CelebA's have 10 kB
+MEMBER_BYTES = 1 << 26  # bytes: limit of one unpacked image; CelebA's have 10 kB
 
 
 class FolderStore:
