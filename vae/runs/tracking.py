@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from vae.runs.wandb_run import WandbRun
+from vae.runs.wandb_run import WandbRun, resolve_mode
 from vae.utils.files import annotate_os_error, write_text_atomically
 from vae.utils.registry import run_metrics
 
@@ -65,10 +65,12 @@ class Tracker(WandbRun):
     """
 
     def __enter__(self) -> Tracker:
-        super().__enter__()
-        self.send("could not be told of the metrics", _define_metrics)
+        resolve_mode(self.settings.mode)  # before anything is created
+        self.folder.mkdir(parents=True, exist_ok=True)
         with self._open():  # there is a run from now on, even without a row
-            return self
+            super().__enter__()
+        self.send("could not be told of the metrics", _define_metrics)
+        return self
 
     @contextmanager
     def _open(self) -> Iterator[IO[str]]:
