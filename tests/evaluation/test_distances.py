@@ -18,9 +18,9 @@ from vae.data import CelebAConfig, FolderConfig, SyntheticConfig
 from vae.data.synthetic.faces import FACTOR_NAMES, draw, sample_factors
 from vae.evaluation import MetricsConfig, TrainedModel, distances, networks
 from vae.evaluation.distances import (
-    Comparison,
     FaceCrop,
     Features,
+    PairedDistances,
     frechet_distance,
     pick_features,
     squared_mmd,
@@ -248,7 +248,7 @@ def normal(count, dimensions, seed, mean=0.0):
 
 
 def compared(first, second, batch):
-    found = Comparison(first.shape[1])
+    found = PairedDistances(first.shape[1])
     for pair in zip(first.split(batch), second.split(batch), strict=True):
         found.update(*pair)
     return found.result(fitted(first))

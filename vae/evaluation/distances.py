@@ -166,7 +166,7 @@ class Distance:
     pairwise: float  # mean distance between the features of an image and of its counterpart
 
 
-class Comparison:
+class PairedDistances:
     """Distances of one kind of images from the reference, from pairs of features of the two.
 
     The kernel distance is the mean of `squared_mmd` over disjoint blocks of BLOCK pairs. A
@@ -191,9 +191,10 @@ class Comparison:
 
     def result(self, reference: RunningGaussian) -> Distance:
         """Return the distances; `reference` has taken in the same real features, two or more."""
-        if not self._estimates or self._waiting.shape[1] >= BLOCK / 2:
-            self._estimates.append(squared_mmd(*self._waiting))
-        blocks = torch.tensor(self._estimates, dtype=torch.float64)
+        estimates = [*self._estimates]
+        if not estimates or self._waiting.shape[1] >= BLOCK / 2:
+            estimates.append(squared_mmd(*self._waiting))
+        blocks = torch.tensor(estimates, dtype=torch.float64)
         error = blocks.std().item() / math.sqrt(len(blocks)) if len(blocks) > 1 else None
         frechet = frechet_distance(reference, self._made)
         return Distance(frechet, blocks.mean().item(), error, self._apart / self._made.count)
@@ -228,7 +229,7 @@ def measure_distances(
     )
     kinds = {**kinds, "floor": lambda _: next(others)}
     reference = RunningGaussian(features.dimensions)
-    comparisons = {name: Comparison(features.dimensions) for name in kinds}
+    comparisons = {name: PairedDistances(features.dimensions) for name in kinds}
     chosen = random_subset(images[split], count, seed)
     for batch in progress_batches(chosen, device, f"distances ({features.name})"):
         real = features(batch)
