@@ -40,8 +40,8 @@ def test_the_options_are_taken(monkeypatch, capsys):
 def test_the_record_of_a_real_run(in_process, kept_memory, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(model) or model)
-    pair = {"4 images": {"batch": 4}, "8 images": {"batch": 8}}
-    monkeypatch.setattr(cases, "GROWTH", {"batch": pair})
+    pair = {f"{batch} images": replace(TINY, batch=batch) for batch in (4, 8)}
+    monkeypatch.setattr(cases, "growth_settings", lambda _setting: {"batch": pair})
     found = suite.run_benchmark(TINY, 2, compiled=True, growth=True)
     assert json.loads(json.dumps(found))["setting"]["channels"] == [8, 8]
 

@@ -43,16 +43,6 @@ DISTINCT_FACES = 64  # different faces, as drawing so large takes longer than al
 JPEG_QUALITY = 90  # about CelebA's bytes a picture
 WORKERS = (0, 2)
 
-GROWTH: dict[str, dict[str, dict[str, Any]]] = {  # what is set in each case, by what grows
-    "image size": {f"{size} px": {"image_size": size} for size in (32, 64, 128, 256)},
-    "batch": {f"{batch} images": {"batch": batch} for batch in (8, 16, 32, 64, 128)},
-    "latents": {f"{latents} latents": {"latent_dim": latents} for latents in (8, 32, 128, 512)},
-    "widths": {
-        f"widths x {factor:g}": {"channels": tuple(round(factor * w) for w in Setting.channels)}
-        for factor in (0.5, 1, 2)
-    },
-}
-
 log = logging.getLogger(__name__)
 
 
@@ -189,6 +179,17 @@ def peak_bytes(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes, on macOS
 
 
+def growth_settings(setting: Setting) -> dict[str, dict[str, Setting]]:
+    """Return the settings to measure, by the size that grows and by case."""
+    widths = {factor: tuple(round(factor * w) for w in setting.channels) for factor in (0.5, 1, 2)}
+    return {
+        "image size": {f"{n} px": replace(setting, image_size=n) for n in (32, 64, 128, 256)},
+        "batch": {f"{n} images": replace(setting, batch=n) for n in (8, 16, 32, 64, 128)},
+        "latents": {f"{n} latents": replace(setting, latent_dim=n) for n in (8, 32, 128, 512)},
+        "widths": {f"widths x {f:g}": replace(setting, channels=w) for f, w in widths.items()},
+    }
+
+
 def prepare_growth(setting: Setting) -> Measure:
     """Measure the default training step, and `bytes`: its peak memory beyond that at the start."""
     before = peak_bytes(setting.device)
@@ -199,11 +200,10 @@ def prepare_growth(setting: Setting) -> Measure:
 def measure_growth(setting: Setting, rounds: int) -> dict[str, list[dict[str, Any]]]:
     """Measure all cases one after the other, each in its own process; return rows by axis."""
     found = {}
-    for axis, changes in GROWTH.items():
+    for axis, cases in growth_settings(setting).items():
         rows = []
-        for label, change in changes.items():
+        for label, case in cases.items():
             log.info("growth: %s", label)
-            case = replace(setting, **change)
             series = measure_in_turns({label: partial(prepare_growth, case)}, case.threads, rounds)
             rows.append(
                 {
