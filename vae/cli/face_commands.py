@@ -172,9 +172,12 @@ def _list(run: SavedRun) -> Result:
 
     rows = [[*METHODS, "attribute"]]
     rows += [[*(f"{known[name][method]:.3f}" for method in METHODS), name] for name in ordered]
-    rows += [["?", "?", f"{name}: no held-out face has it, or all have"] for name in unknown]
+    rows += [
+        [*("?" for _ in METHODS), f"{name}: no held-out face has it, or all have"]
+        for name in unknown
+    ]
     lines = ["balanced accuracy of each direction on held-out faces (chance is 0.5):"]
-    lines += [f"{normal:>6}  {means:>6}  {name}" for normal, means, name in rows]
+    lines += ["  ".join([*(f"{cell:>6}" for cell in cells), name]) for *cells, name in rows]
     nothing = dict.fromkeys(METHODS)
     found = {name: known.get(name, nothing) for name in [*ordered, *unknown]}
     return {"balanced_accuracy": found}, lines

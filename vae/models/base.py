@@ -139,7 +139,9 @@ def multiply_adds(model: VAE, image_size: int) -> int:
     was_training = model.training
     device = next(model.parameters()).device
     images = torch.zeros(1, 3, image_size, image_size, device=device)
-    with register_module_forward_hook(add):
-        model.eval()(images, torch.zeros(1, model.latent_dim, device=device))
-    model.train(was_training)
+    try:
+        with register_module_forward_hook(add):
+            model.eval()(images, torch.zeros(1, model.latent_dim, device=device))
+    finally:
+        model.train(was_training)
     return count

@@ -17,7 +17,7 @@ from vae.runs.run_dir import is_locked, read_summary
 from vae.utils.errors import UserError
 from vae.utils.files import read_yaml
 
-RECORD_FILE = "sweep.json"  # what PrepareSweep notes of a sweep
+RECORD_FILE = "sweep.json"  # written by PrepareSweep
 
 ENDED = ("finished", "pruned")  # the process may continue with the sweep's next run
 

@@ -131,10 +131,14 @@ class Search:
             self.study.tell(trial, value)
         values = value if isinstance(value, list) else [value]
         text = ", ".join(f"{k} {v:.5g}" for k, v in zip(self.objectives, values, strict=True))
-        if len(values) == 1 and self.study.best_trials:
+        if len(values) == 1 and self.succeeded():
             best = self.study.best_trial
             text += f" (best {best.value:.5g}, trial {best.number})"
         log.info("trial %d: %s", trial.number, text)
+
+    def succeeded(self) -> bool:
+        """Return whether any trial of the study was completed."""
+        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
 
     @contextmanager
     def heartbeats(self) -> Iterator[None]:
@@ -163,7 +167,7 @@ class Search:
         Raises:
             UserError: there is none.
         """
-        if not self.study.best_trials:
+        if not self.succeeded():
             raise UserError(
                 f"no trial of {self.study.study_name} succeeded: {self.folder}/report.md has "
                 "each one's reason."

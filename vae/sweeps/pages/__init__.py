@@ -86,7 +86,7 @@ def fill_page(page: Path, sweep: Comparison | None = None) -> str:
     """Return a page's Markdown with each block filled from the results beside it.
 
     Args:
-        sweep: that of the results; its runs are drawn. None: no picture is.
+        sweep: the sweep of the results, for drawing; None: draw nothing.
 
     Raises:
         UserError: a block cannot be made; names it.
