@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -55,17 +54,22 @@ def workers_of(pid: int) -> list[int]:
 
 @pytest.mark.usefixtures("workers")
 @pytest.mark.skipif(not Path("/proc/thread-self/children").exists(), reason="looks into /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_packing_leaves_no_workers(tmp_path, calls, caplog, capfd, number):
+@pytest.mark.parametrize(
+    ("number", "workers_are"),
+    [(signal.SIGINT, "importing"), (signal.SIGINT, "reading"), (signal.SIGKILL, "reading")],
+)
+def test_a_stopped_packing_leaves_no_workers(tmp_path, calls, caplog, capfd, number, workers_are):
     source, settings = Tiny(calls, gate=tmp_path / "gate"), config(tmp_path, num_workers=2)
     packer = in_a_fork(lambda: (os.setsid(), open_or_pack(source, settings)))
     wait_until(lambda: len(workers_of(packer)) == 2)
     workers = workers_of(packer)
-    if number == signal.SIGINT:  # a terminal's, for all processes, while the workers import
-        time.sleep(0.3)
-        os.killpg(packer, number)
+    if workers_are == "importing":
+        wait_until(lambda: all("torch" in Path(f"/proc/{pid}/maps").read_text() for pid in workers))
     else:  # the first job is the parent's own, the next ones its workers'
         wait_until(lambda: len(pids(calls)) == 3)
+    if number == signal.SIGINT:  # a terminal's, for all processes
+        os.killpg(packer, number)
+    else:
         os.kill(packer, number)
     source.gate.touch()
     assert os.waitpid(packer, 0)[1] != 0
