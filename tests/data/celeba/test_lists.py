@@ -136,10 +136,12 @@ def test_lists_of_full_size_take_little_time_and_memory(celeba_made, tmp_path):
 
     tracemalloc.start()
     started = time.process_time()
-    faces = source(tmp_path)
-    labels = [faces.labels(split) for split in SPLITS]
-    seconds, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    try:
+        faces = source(tmp_path)
+        labels = [faces.labels(split) for split in SPLITS]
+        seconds, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert set(faces.sizes().values()) == {NUM // 3}
     whole, rest = divmod(NUM, 30)
     for kind, values in known().items():
