@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,11 +67,18 @@ def test_pack_writes_the_cache_of_training(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_mistakes_are_one_message(arguments, words, finished, capsys):
+    before = present()
     assert main(arguments) == 1
     err = capsys.readouterr().err
-    assert err.splitlines()[-1].startswith("error: ")
+    assert (err if arguments[0] == "pack" else err.splitlines()[-1]).startswith("error: ")
+    assert present() == before
     assert words in err
     assert "Traceback" not in err
+
+
+def present():
+    """All files, but for the directions that show which attributes there are."""
+    return {path for path in Path.cwd().rglob("*") if "directions" not in path.parts}
 
 
 def test_help_needs_no_heavy_imports():
