@@ -57,6 +57,10 @@ def test_a_damaged_last_checkpoint_loads_the_previous(checkpoint, finished, capl
     last.with_name("previous.pt").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"previous\.pt: not a valid checkpoint"):
         load_run(finished, checkpoint)
+    for file in last.parent.iterdir():
+        file.unlink()
+    expected = r"last\.pt: .*no such checkpoint \(the run: finished\).*resume="
+    assert re.search(expected, refused(load_run, finished, checkpoint))
 
 
 @pytest.mark.parametrize("data", choices("data"))

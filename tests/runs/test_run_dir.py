@@ -1,6 +1,7 @@
 """The run folder: claimed once, locked by one process, removed if nothing was trained."""
 
 import logging
+import os
 import threading
 
 import pytest
@@ -97,5 +98,6 @@ def test_an_unfinished_file_stays_while_its_process_lives(tmp_path):
         remove_unfinished(tmp_path)
 
     (tmp_path / ".metrics.json.999999999.tmp").touch()
+    (others := tmp_path / f".summary.json.{os.getppid()}.tmp").touch()
     write_atomically(tmp_path / "metrics.json", write)
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+    assert sorted(tmp_path.iterdir()) == [others, tmp_path / "metrics.json"]

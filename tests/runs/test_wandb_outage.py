@@ -72,6 +72,13 @@ def test_a_server_outage_does_not_stop_training(fault, wandb_server, tmp_path, m
     assert run.exit_code == 0
 
 
+def test_the_longest_waits_are_the_documented_ones():
+    """In seconds, as docs/reliability.md has them."""
+    assert wandb_run.REACH_TIMEOUT <= 5
+    assert wandb_run.REACH_TIMEOUT + wandb_run.INIT_TIMEOUT <= 30
+    assert wandb_run.FINISH_TIMEOUT == 120
+
+
 TRAIN = "import atexit, train; atexit.register(print, 'orderly exit'); train.main()"
 
 
