@@ -66,10 +66,10 @@ def test_the_same_command_gives_the_same_weights(finished, monkeypatch, capsys):
     hook, threads = sys.excepthook, torch.get_num_threads()
     random = torch.get_rng_state()
     arguments = [*TINY, "hydra.run.dir=again", "trainer.log_every=3"]
-    assert call_train(arguments, cwd, monkeypatch, capsys)[0] == 0
+    with monkeypatch.context() as patch:
+        assert call_train(arguments, cwd, patch, capsys)[0] == 0
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.get_num_threads() == threads
-    monkeypatch.undo()
     assert sys.excepthook is hook
     assert identical(weights(finished), weights(cwd / "again"))
     arguments = [*TINY, "hydra.run.dir=other", "seed=1"]
@@ -206,7 +206,7 @@ def test_a_refused_command_leaves_the_run_unchanged(
     assert [(finished / name).read_bytes() for name in names] == before
 
 
-def test_a_refused_command_leaves_a_new_run_unchanged(finished, tmp_path, monkeypatch, capsys):
+def test_a_new_run_resumes_after_a_refused_command(finished, tmp_path, monkeypatch, capsys):
     """A run that was killed before its first row: a mistake in resuming it costs nothing."""
     run = shutil.copytree(finished, tmp_path / "run")
     for name in ("metrics.jsonl", "summary.json", "checkpoints/last.pt", "checkpoints/best.pt"):
