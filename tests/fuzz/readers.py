@@ -90,7 +90,9 @@ def read(reader: Callable[[Path], None], name: str, damages: list[Callable[[Path
             damage(file)
         reader(file)
     except UserError as error:
-        assert any(name in str(error) for name in (file.name, "data.path", "resume: ")), error
+        resume = "resume: "
+        key = {celeba: "data.path", checkpoint: resume, stranger_resumed: resume}.get(reader)
+        assert file.name in str(error) or (key and key in str(error)), error
         raise
 
 
