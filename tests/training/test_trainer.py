@@ -159,7 +159,7 @@ def test_devices(monkeypatch):
 
 @pytest.mark.parametrize("able", ["avx512_bf16", "amx_bf16", "bf16"])
 def test_auto_is_bf16_on_a_cpu_with_bf16(able, monkeypatch):
-    found = {"avx512_bf16": False, able: True}  # bf16: of Arm, in which nothing gains
+    found = {"avx512_bf16": False, able: True}  # bf16: Arm's bf16, which is not faster
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
     with autocast("auto", CPU):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
@@ -249,10 +249,13 @@ def test_no_step_synchronises_with_the_gpu_also_in_a_resumed_run(choices, monkey
         saved = tree_map_only(torch.Tensor, lambda value: value.cpu(), trainer.state())
         trainer = resume()
         trainer.load_state(saved)
+        waits.noted.clear()
+        assert trainer.optimizer.state
         for moments in trainer.optimizer.state.values():
             assert all(value.is_cuda for value in moments.values())
         for images in trainer.batches.epoch(0):  # stand-ins refuse to mix devices
             trainer.train_step(images)
+        assert waits.noted == []
     assert len(rows) == 2
 
 
