@@ -177,7 +177,10 @@ def uniform_votes(count, votes=VOTES, batch=BATCH):
     return values, held
 
 
-noise = np.random.default_rng(5)
+def noise(size):
+    return np.random.default_rng(5).normal(size=size)
+
+
 SCALES = np.array([1.0, 20, 400])
 
 
@@ -187,9 +190,9 @@ SCALES = np.array([1.0, 20, 400])
         (lambda v: np.array([3.0, -1, 50, 2]) * v[..., [2, 0, 3, 1]] + 7, 4, 1, 0),
         (lambda v: v[..., [0, 0, 1, 2, 2]], 3, 1, 0),  # factors in two latents
         # Undivided, the latent of the smallest scale would win every vote.
-        (lambda v: SCALES * (v + 0.1 * noise.normal(size=v.shape)), 3, 1, 0.01),
+        (lambda v: SCALES * (v + 0.1 * noise(v.shape)), 3, 1, 0.01),
         # Chance only if the votes that tell are not those that are asked.
-        (lambda v: noise.normal(size=(*v.shape[:2], 100)), 5, 1 / 5, 0.05),
+        (lambda v: noise((*v.shape[:2], 100)), 5, 1 / 5, 0.05),
         # Both latents lose half of their variance whichever factor is held: a tie.
         (lambda v: v @ np.array([[1, 1], [-1, 1]]), 2, 1 / 2, 0.06),
     ],

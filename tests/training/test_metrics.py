@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -30,13 +31,14 @@ def model():
 
 @pytest.fixture
 def images():
-    return torch.randint(0, 256, (300, 16, 16, 3), dtype=torch.uint8).numpy()
+    return np.random.default_rng(0).integers(0, 256, (300, 16, 16, 3), np.uint8)
 
 
 @pytest.mark.parametrize("size", [32, 11])
 def test_ssim_equals_scikit_images(size):
-    images = torch.rand(6, 3, size, size)
-    noisy = (images + 0.1 * torch.randn(images.shape)).clamp(0, 1)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(6, 3, size, size, generator=generator)
+    noisy = (images + 0.1 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     expected = [
         structural_similarity(a.numpy(), b.numpy(), channel_axis=0, data_range=1, **options)
@@ -48,7 +50,7 @@ def test_ssim_equals_scikit_images(size):
 
 
 def test_ssim_of_small_and_equal_images():
-    small = torch.rand(6, 3, 8, 8)
+    small = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(metrics.ssim(small, small), torch.ones(6))
 
 
