@@ -156,7 +156,7 @@ def test_ci_follows_the_readme():
     assert "-m slow" in ci
 
 
-def test_what_is_not_run_here_exists():
+def test_commands_not_run_here_exist():
     matches = list(filter(None, map(NOT_RUN.fullmatch, ALL)))
     assert {m["extra"] for m in matches} - {None} <= PROJECT["optional-dependencies"].keys()
     assert all(find_spec(m["module"]) for m in matches if m["module"])

@@ -33,7 +33,7 @@ with suppress(ImportError, AttributeError):  # older ones do not
 
 
 def examples(count: int) -> settings:
-    """A decorator: the same `count` examples each time; by hand as many as are asked for, others.
+    """Draw the same `count` examples each time; with SEARCHED_EXAMPLES, that many, different ones.
 
     What is found is shown as it was drawn. Making it smaller takes hundreds of further tries,
     and where each of them hangs, that is until the whole of CI is ended.
@@ -49,7 +49,7 @@ def examples(count: int) -> settings:
 
 
 class Isolated:
-    """Call functions in one process, in `folder`; a new process follows on one that dies."""
+    """Call functions in one process, in `folder`; a process that dies is replaced."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -34,7 +34,7 @@ FILES = {
 
 USE = """
 import sys
-sys.modules["vae"] = None  # it is not there, where the files are used
+sys.modules["vae"] = None  # vae is not installed where exports are used
 import numpy as np, onnxruntime, torch
 found = {}
 for key, values in np.load("inputs.npz").items():

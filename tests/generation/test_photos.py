@@ -99,7 +99,7 @@ def test_numbers_select_faces_of_the_split(run):
         load_faces(["40"], run)
 
 
-def test_a_file_is_taken_for_a_number_but_a_folder_is_not(run):
+def test_a_file_takes_precedence_over_a_number_and_a_folder_does_not(run):
     Path("1").mkdir()
     save_noise(Path("3.png")).rename("3")
     (number, file, same), _ = load_faces(["1", "3", "01"], run)

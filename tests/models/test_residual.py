@@ -19,7 +19,7 @@ def randomised(module):
     return module
 
 
-def test_a_block_equals_its_formula_and_is_new_the_identity():
+def test_a_block_equals_its_formula_and_a_new_block_is_the_identity():
     block = ResidualBlock(8)
     x = torch.randn(2, 8, 5, 5, generator=torch.Generator().manual_seed(1))
     assert (block(x) == x).all()

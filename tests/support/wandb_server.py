@@ -36,7 +36,7 @@ class OnlineRun:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as its server says; silent about it."""
+    """Answer as the server is configured; log nothing."""
 
     protocol_version = "HTTP/1.1"
     server: WandbServer
@@ -100,7 +100,7 @@ class WandbServer(ThreadingHTTPServer):
         self.stop()
 
     def handle_error(self, *_: object) -> None:
-        """A client has left."""
+        """Ignore clients that disconnect."""
 
     def stop(self) -> None:
         self.closing.set()

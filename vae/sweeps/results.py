@@ -74,7 +74,7 @@ class SweepRun:
         if isinstance(found, dict):  # a group, as in model=conv
             return self.overrides.get(key, found.get("name"))
         plain = isinstance(found, int | str | None) or parse_number(found) is not None
-        return found if plain else str(found)  # inf too, which JSON has not
+        return found if plain else str(found)  # inf too: JSON has no infinity
 
     def _override(self, key: str) -> Any:
         """Return an override's value, parsed: `80` is a number."""

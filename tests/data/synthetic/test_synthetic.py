@@ -50,7 +50,7 @@ def test_a_tenth_each_for_validation_and_test(total, train, tenth):
     assert source(num_images=total).sizes() == {"train": train, "val": tenth, "test": tenth}
 
 
-def test_the_same_faces_are_drawn_as_ever():
+def test_faces_equal_the_stored_picture():
     """Drawn when DRAWING_VERSION became 2. Other faces need another version and picture."""
     faces = [source(preset=preset, image_size=64).read("val", 0, 6) for preset in PRESETS]
     found = np.concatenate([np.concatenate(six, axis=1) for six in faces])
