@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from PIL import Image
 
 from tests.support.fake_sweeps import make_run, make_sweep
 from tests.support.wandb_files import read_runs
+from tests.support.wandb_server import WandbServer
 from vae.runs.wandb_run import WandbConfig
 from vae.sweeps.comparison import read_sweep
 from vae.sweeps.wandb_sweep import SUMMARY_ID_FILE, link_runs, log_summary
@@ -116,11 +118,53 @@ def sweep(tmp_path, fresh_wandb):
     return read_sweep(folder)
 
 
+class TableServer(WandbServer):
+    """Takes tables too, of which wandb makes artifacts; each run has one here, with its id."""
+
+    def _query(self, request):
+        (name,) = re.findall(r"^\s*(?:query|mutation) (\w+)", request["query"])
+        given = request.get("variables") or {}
+        given = given.get("input") or given
+        run_id = given.get("artifactID") or given.get("artifactManifestID")
+        match name:
+            case "ArtifactType":
+                return {"project": None}
+            case "CreateArtifact":
+                sequence = {"id": "4", "latestArtifact": None}
+                about = {"id": given["runName"], "state": "PENDING", "artifactSequence": sequence}
+                return {"createArtifact": {"artifact": about}}
+            case "CreateArtifactManifest" | "UpdateArtifactManifest":
+                manifest = {"id": run_id, "file": self._place(run_id, "wandb_manifest.json")}
+                return {name[0].lower() + name[1:]: {"artifactManifest": manifest}}
+            case "CreateArtifactFiles":
+                files = [self._place(f["artifactID"], f["name"]) for f in given["artifactFiles"]]
+                return {"createArtifactFiles": {"files": {"edges": [{"node": f} for f in files]}}}
+            case "CommitArtifact":
+                return {"commitArtifact": {"artifact": {"id": run_id, "digest": "5"}}}
+        return super()._query(request)
+
+    def _place(self, run_id, name):
+        url = f"{self.url}/storage/{run_id}/artifact/{name}"
+        return {
+            "id": name, "name": name, "displayName": name, "storagePath": name,
+            "uploadUrl": url, "uploadHeaders": [], "uploadMultipartUrls": None,
+            "artifact": {"id": run_id},
+        }  # fmt: skip
+
+
 def table_of(run):
     """The rows of a run's table as dicts; fails on what is not JSON, such as NaN."""
-    text = run.tables["comparison"].read_text()
+    return rows_of(run.tables["comparison"].read_text())
+
+
+def rows_of(text):
     found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     return [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
+
+
+def warnings(caplog):
+    ours = [record for record in caplog.records if record.name.startswith("vae.")]
+    return [record.getMessage() for record in ours if record.levelno >= logging.WARNING]
 
 
 def test_a_sweep_is_one_run_with_a_table_and_figures(sweep):
@@ -151,6 +195,32 @@ def test_a_resumed_sweep_keeps_its_wandb_run(sweep):
     assert [len(table_of(run)) for run in (first, second)] == [2, 1]
 
 
+def test_online_summaries_arrive_and_resume(sweep, monkeypatch, caplog):
+    init, resumed = wandb.init, []
+
+    def spy(**given):
+        resumed.append((given["id"], given["resume"]))
+        return init(**given)
+
+    monkeypatch.setattr(wandb, "init", spy)
+    with TableServer() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        for _ in range(2):
+            log_summary(sweep, replace(SETTINGS, mode="auto"), sweep.folder)
+        ((run_id, run),) = server.runs.items()
+        assert server.unknown == []
+    assert run_id == (sweep.folder / SUMMARY_ID_FILE).read_text().strip()
+    assert resumed == [(None, None), (run_id, "allow")]
+    assert (run.about["groupName"], run.about["jobType"]) == ("beta", "sweep")
+    assert (run.about["displayName"], run.exit_code) == ("beta summary", 0)
+    for path in (run.summary["comparison"]["path"], "artifact/comparison.table.json"):
+        assert [row["run"] for row in rows_of(run.files[path])] == [r.name for r in sweep.runs]
+    picture = run.files[run.summary["sweep/samples"]["path"]]
+    assert picture == (sweep.folder / "samples.png").read_bytes()
+    assert warnings(caplog) == []
+
+
 @pytest.mark.parametrize(
     ("changed", "groups"), [({"group": "mine"}, ["mine"]), ({"mode": "disabled"}, [])]
 )
@@ -175,9 +245,8 @@ def test_any_wandb_error_is_one_warning(trouble, words, sweep, monkeypatch, capl
         (sweep.folder / "comparison.png").write_text("no picture")
     mode = "online" if trouble == "no key" else "offline"
     log_summary(sweep, replace(SETTINGS, mode=mode), sweep.folder)
-    ours = [record for record in caplog.records if record.name.startswith("vae.")]
-    (warning,) = [record for record in ours if record.levelno >= logging.WARNING]
-    assert words in warning.getMessage()
+    (warning,) = warnings(caplog)
+    assert words in warning
     if trouble == "not taken":
         (run,) = read_runs(sweep.folder)
         assert len(table_of(run)) == 2
