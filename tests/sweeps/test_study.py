@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 
@@ -107,18 +109,31 @@ def test_requeued_trials_keep_their_values(study, storage):
     before = ask(study)
     storage.set_trial_user_attr(before._trial_id, "owner", {"host": "h", "pid": 1})
     storage.set_trial_intermediate_value(before._trial_id, 1, 7.5)  # of epoch 1
-    for _ in range(2):  # the second process is too late
-        requeue(study, before._trial_id)
-        assert states_of(study) == ["FAIL", "WAITING"]
+    requeue(study, before._trial_id)
     assert study.get_trials()[0].user_attrs["reason"] == "its process died"
     again = ask(study, {**BETA, **LATENT_DIM})  # it had been half drawn
     assert (again.number, again.user_attrs) == (1, {})
     assert again.params["loss.beta"] == before.params["loss.beta"]
     assert again.params.keys() == {"loss.beta", "model.latent_dim"}
     assert again.intermediate_values == {1: 7.5}
-    study.tell(again.number, 0.5)
-    requeue(study, again._trial_id)  # finished trials are not touched
-    assert states_of(study) == ["FAIL", "COMPLETE"]
+
+
+def test_concurrent_requeues_queue_once(study, folder):
+    """Each has its own connection, as in a process of its own."""
+    study.tell(ask(study).number, 0.5)  # finished trials are not touched
+    cut = [ask(study).params for _ in range(15)]
+    barrier = threading.Barrier(3, timeout=60)
+
+    def requeue_all(storage):
+        mine = open_study(storage, study.study_name, ["val/bpd"])
+        for trial in mine.get_trials()[:16]:
+            barrier.wait()
+            requeue(mine, trial._trial_id)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(requeue_all, [open_storage(OWN, folder) for _ in range(3)]))
+    assert states_of(study) == ["COMPLETE", *["FAIL"] * 15, *["WAITING"] * 15]
+    assert [trial.params for trial in study.get_trials()[16:]] == cut
 
 
 def test_trials_are_counted_once(study, storage):
@@ -156,6 +171,8 @@ def test_a_study_with_other_objectives_is_refused(storage, study):
     [
         (BETA, {"loss.beta": FloatDistribution(0.1, 100)}, False),
         (BETA, {"loss.beta": FloatDistribution(0.1, 1, log=True)}, True),
+        (BETA, {"loss.beta": IntDistribution(0, 1)}, True),
+        (BETA, CHOICES, True),
         (CHOICES, {"loss.beta": CategoricalDistribution([0.1, 0.3])}, True),
         (BETA, {**BETA, **LATENT_DIM}, True),
         (BETA, LATENT_DIM, True),
