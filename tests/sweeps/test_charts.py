@@ -95,6 +95,8 @@ def test_equal_bpd_lines_are_exact(grid):
             assert bits_per_dim(distortion, rate, VALUES) == pytest.approx(level, abs=1e-6)
             seen += 1
     assert seen > 10
+    labels = {float(text.get_text().removesuffix(" bpd")) for text in axes.texts}
+    assert set() < labels <= {round(float(level), 9) for level in lines.levels}
 
 
 def test_the_line_of_each_size_goes_through_its_means(grid):
