@@ -105,8 +105,9 @@ def search_in_step(folder, total, barrier):
     """One process's part in a study of which the other asks, and tells, at the same moments."""
 
     def train(beta):
-        with suppress(threading.BrokenBarrierError):
+        with suppress(threading.BrokenBarrierError), open(folder / "met", "a") as file:
             barrier.wait()
+            file.write("x")
         with open(folder / "trained", "a") as file:
             file.write(f"{beta}\n")
         return beta
@@ -121,14 +122,15 @@ def test_processes_share_the_trials(tmp_path):
     for number in range(12):
         study.enqueue_trial({"loss.beta": number / 12})
     context = multiprocessing.get_context("forkserver")
-    barrier = context.Barrier(2, timeout=60)
+    barrier = context.Barrier(2, timeout=120)
     parts = [context.Process(target=search_in_step, args=(tmp_path, 21, barrier)) for _ in range(2)]
     for part in parts:
         part.start()
     for part in parts:
-        part.join(120)
+        part.join(240)
         part.kill()
     assert [part.exitcode for part in parts] == [0, 0]
+    assert len((tmp_path / "met").read_text()) >= 10  # of 20: they did run at the same time
     trained = sorted(map(float, (tmp_path / "trained").read_text().split()))
     assert sorted(trial.value for trial in counted_trials(study)) == trained
     assert len(set(trained)) == 21
@@ -238,7 +240,7 @@ def test_running_trials_send_heartbeats(tmp_path, monkeypatch):
 
 
 def test_the_result_of_two_objectives_is_the_pareto_front(tmp_path):
-    """Of a rate, and a PSNR that is highest at 0.5: what comes closer to it is on the front."""
+    """Rate β and PSNR −|β − 0.5|: a trial is on the front if no smaller β is closer to 0.5."""
 
     def train(beta):
         return [beta, -abs(beta - 0.5)]
