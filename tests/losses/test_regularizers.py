@@ -46,7 +46,7 @@ def test_kl(batch):
     torch.testing.assert_close(RegularizerConfig().penalty(posterior, latents, END, 100), expected)
 
 
-def test_free_bits_cost_nothing_and_have_no_gradient(batch):
+def test_rates_below_the_threshold_are_constant(batch):
     posterior, latents = batch
     posterior.mean.requires_grad_()
     rates = kl_of(posterior).mean(0)

@@ -56,7 +56,7 @@ if __name__ == "__main__":
 
 
 def troubled_sweep(cwd, trouble, *overrides):
-    """Three runs, the second of which comes into trouble at its step 5, until the file `over`.
+    """Three runs, the second of which fails at step 5 unless the file `over` exists.
 
     Returns:
         (exit code, what was printed).

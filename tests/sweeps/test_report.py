@@ -118,7 +118,7 @@ def test_markdown_characters_are_escaped(tmp_path):
     assert sorted(shown(row["data.path"]) for row in rows) == sorted(values)
 
 
-def test_the_page_describes_the_sweep_whatever_cannot_be_drawn(tmp_path, monkeypatch):
+def test_a_failed_chart_does_not_prevent_the_report(tmp_path, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("by zero")
 
@@ -176,7 +176,7 @@ def test_files_are_written_where_asked(out, tmp_path, monkeypatch, capsys):
     assert found["sweep"] == "sweep"
     assert [run["loss.beta"] for run in found["runs"]] == [1e-4, 1e-3, 1e-2, 1]
     assert found["runs"][-1]["error"] == NASTY
-    assert found["runs"][-1]["trainer.grad_clip"] == "inf"  # which JSON has not
+    assert found["runs"][-1]["trainer.grad_clip"] == "inf"  # JSON has no infinity
     names = ("comparison.csv", "comparison.png", "report.md")
     assert found["files"] == [str(Path(out, name)) for name in names]
     assert all(Path(file).is_file() for file in found["files"])

@@ -103,7 +103,7 @@ def test_an_interrupt_saves_the_run_and_gives_the_trial_back(number, tmp_path):
 
 
 def test_a_killed_launcher_leaves_no_training_process(tmp_path):
-    """Workers of joblib's outlive it."""
+    """joblib's workers outlive their launcher."""
     arguments = ["hydra/launcher=joblib", "loss.beta=0.1,0.2,0.3", "sweep.name=s", *LONG]
     run = tmp_path / "multirun" / "s" / "loss.beta=0.1"
     process = start([*arguments, "trainer.max_steps=100000"], tmp_path)
