@@ -150,12 +150,14 @@ def test_layers_are_relative_to_their_plain_form():
 def test_each_axis_changes_one_setting():
     keys = {"image size": "image_size", "batch": "batch"}
     keys |= {"latents": "latent_dim", "widths": "channels"}
-    assert list(cases.GROWTH) == list(keys)
+    setting = Setting(channels=(8, 16))
+    found = cases.growth_settings(setting)
+    assert list(found) == list(keys)
     for axis, key in keys.items():
-        changes = list(cases.GROWTH[axis].values())
-        sizes = [change[key] for change in changes]
-        assert changes == [{key: size} for size in sizes]
-        assert getattr(Setting(), key) in sizes
+        settings = list(found[axis].values())
+        sizes = [getattr(each, key) for each in settings]
+        assert settings == [replace(setting, **{key: size}) for size in sizes]
+        assert setting in settings
         assert sizes == sorted(set(sizes))
 
 
