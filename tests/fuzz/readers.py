@@ -91,7 +91,7 @@ def read(reader: Callable[[Path], None], name: str, damages: list[Callable[[Path
         reader(file)
     except UserError as error:
         resume = "resume: "
-        key = {celeba: "data.path", checkpoint: resume, stranger_resumed: resume}.get(reader)
+        key = {celeba: "data.path", checkpoint: resume, untrusted_resumed: resume}.get(reader)
         assert file.name in str(error) or (key and key in str(error)), error
         raise
 
@@ -179,14 +179,14 @@ def checkpoint(file: Path) -> None:
         assert torch.equal(found.model.state_dict()[key], weight), key
 
 
-def stranger(file: Path) -> None:
+def untrusted(file: Path) -> None:
     """A whole checkpoint with other things in it: it is refused, or it is a model."""
     found = load_run(file.parents[1])
     with torch.inference_mode():
         found.model.decode(torch.zeros(2, found.config.model.latent_dim))
 
 
-def stranger_resumed(file: Path) -> None:
+def untrusted_resumed(file: Path) -> None:
     """The same, and the run goes on from it."""
     config = _config("whole/data")
     config.trainer.max_steps = 7

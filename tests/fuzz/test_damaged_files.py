@@ -34,15 +34,15 @@ READ = {  # the files of each reader
     readers.hydra: [f"run/{name}" for name in HYDRA],
     readers.safetensors: ["run/model.safetensors"],
     readers.summary: ["run/summary.json", "run/metrics.json"],
-    readers.stranger: LAST,
-    readers.stranger_resumed: LAST,
+    readers.untrusted: LAST,
+    readers.untrusted_resumed: LAST,
 }
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reader", READ, ids=lambda reader: reader.__name__)
 def test_damaged_files(reader, count, isolated):
-    forged = reader in (readers.stranger, readers.stranger_resumed)
+    forged = reader in (readers.untrusted, readers.untrusted_resumed)
 
     @given(st.sampled_from(READ[reader]), swaps() if forged else edits())
     @examples(count)
@@ -55,6 +55,6 @@ def test_damaged_files(reader, count, isolated):
 def test_a_forged_flag_is_refused(isolated):
     """As the search found it."""
     flag = Swap(["measured"], "torch.ones(3)")
-    message = isolated(readers.read, readers.stranger_resumed, *LAST, [flag])
+    message = isolated(readers.read, readers.untrusted_resumed, *LAST, [flag])
     assert "last.pt: not a checkpoint of this version" in message
     assert "'measured' is missing or invalid" in message
