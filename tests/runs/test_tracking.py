@@ -191,7 +191,7 @@ def test_a_server_that_cannot_be_used_costs_no_rows(
     assert tracker.run_id == run.id
     if door in ports:
         assert modes == ["offline"]  # wandb itself would have tried for long
-        assert run.id == "id"  # `wandb sync` goes on with that run
+        assert run.id == "id"  # `wandb sync` uploads to that run
     else:
         assert modes == ["online", "offline"]
         assert run.id != "id"  # which the failed start has taken in this process
