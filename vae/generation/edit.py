@@ -15,8 +15,9 @@ from vae.evaluation import TrainedModel
 from vae.evaluation.attributes import LearnedDirections
 from vae.evaluation.directions import require_method
 from vae.generation import figures
-from vae.generation.photos import file_stems, load_faces, safe_stem
+from vae.generation.photos import file_stems, load_faces
 from vae.utils.errors import UserError
+from vae.utils.text import safe_name
 
 DEFAULT_FACES = 6  # faces of the split, where none are given
 
@@ -89,7 +90,7 @@ def edit(
     settings = {
         method: method != "normal",
         "detail": keep_detail,
-        safe_stem(f"crop-{crop.replace(',', '-')}"): crop != "auto",
+        safe_name(f"crop-{crop.replace(',', '-')}"): crop != "auto",
         tag: bool(tag),
     }
     how = [name for name, is_unusual in settings.items() if is_unusual]

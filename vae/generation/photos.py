@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,13 +27,14 @@ from vae.data.images import open_image
 from vae.data.loader import to_float
 from vae.evaluation import TrainedModel
 from vae.utils.errors import UserError, require
+from vae.utils.text import safe_name
 
 log = logging.getLogger(__name__)
 
 CELEBA_EYES_X, CELEBA_EYES_Y, CELEBA_MOUTH_Y = (69, 108), 111, 152  # pixels, on average
 ASPECT_TOLERANCE = 0.01  # within which a picture has CelebA's
 CROP_HELP = "auto, none, PIXELS of the centre square, or LEFT,TOP,SIDE"
-MAX_STEM = 24  # characters of a label in a file's name, which has up to two of them
+MAX_STEM = 24  # bytes of a label in a file's name, which has up to two of them
 
 Square = tuple[int, int, int]  # left, top, side, in pixels of the picture
 
@@ -86,13 +85,7 @@ def file_stems(labels: Sequence[str]) -> list[str]:
     """
     stems = [str(Path(label).with_suffix("")) for label in labels]
     tell_apart = len(set(stems)) == len(set(labels))
-    return [safe_stem(name) for name in (stems if tell_apart else labels)]
-
-
-def safe_stem(text: str) -> str:
-    """Return a text as part of a file name: safe on any file system, unique per text."""
-    safe = re.sub(r"[^\w.+-]+", "-", text)[:MAX_STEM]
-    return safe if safe == text else f"{safe}-{zlib.crc32(text.encode()):08x}"
+    return [safe_name(name, MAX_STEM) for name in (stems if tell_apart else labels)]
 
 
 def describe_framing(crop: int) -> str:

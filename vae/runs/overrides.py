@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
@@ -12,24 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae.utils.errors import UserError
 from vae.utils.files import read_yaml, write_text_atomically
+from vae.utils.text import safe_name
 
-MAX_NAME = 120  # characters of a folder's name; file systems stop at 255 bytes
 ACCEPTED = Path(".hydra", "accepted.yaml")  # overrides that a run has really run with
 RESOLVER = re.compile(r"\$\{[^}]*:")  # `${now:...}` and the like
 UNNAMED_KEYS = ("wandb.", "sweep.", "resume")  # overrides that do not affect training
-
-
-def safe_folder_name(text: str) -> str:
-    """Return `text` as a folder name: safe on any file system, unique per text.
-
-    >>> safe_folder_name("loss.beta=1e-05,model.latent_dim=64")
-    'loss.beta=1e-05,model.latent_dim=64'
-    """
-    safe = re.sub(r"[^\w.,=+-]", "_", text)
-    if safe == text and len(safe) <= MAX_NAME:
-        return safe
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{safe[:MAX_NAME]}-{digest}"
 
 
 def run_name(overrides: list[str], fixed: list[str]) -> str:
@@ -46,7 +32,7 @@ def run_name(overrides: list[str], fixed: list[str]) -> str:
         for o in parsed
         if o.key_or_group not in fixed and not o.key_or_group.startswith(UNNAMED_KEYS)
     ]
-    return safe_folder_name(",".join(sorted(differing))) or "defaults"
+    return safe_name(",".join(sorted(differing)) or "defaults")
 
 
 def _short(override: Override) -> str:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import secrets
 import shutil
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 from omegaconf import OmegaConf
+
+from vae.utils.errors import UserError
 
 DISK_FULL_ERRORS = {  # errors of writes without enough disk space, and their meaning
     errno.ENOSPC: "the disk is full",
@@ -23,12 +28,73 @@ DISK_FULL_ERRORS = {  # errors of writes without enough disk space, and their me
 }
 
 MAX_DEPTH = 50  # lists and mappings within each other, in a YAML file
+MAX_TEXT = 64 << 20  # bytes of a text file of a run
+TEMPORARY = re.compile(r"\.(\d+)(?:\.[0-9a-f]{16})?\.tmp$")  # the process, and a random number
+
+
+def open_regular(path: Path, limit: int | None = None) -> BinaryIO:
+    """Open a regular file for reading. A FIFO would wait for a writer; a device has no end.
+
+    Raises:
+        OSError: it cannot be opened, is no regular file, or is larger than `limit` bytes.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    about, fault = os.fstat(descriptor), ""
+    if not stat.S_ISREG(about.st_mode):
+        fault = "not a regular file"
+    elif limit is not None and about.st_size > limit:
+        fault = f"too large: {about.st_size / 1e6:,.0f} MB of at most {limit / 1e6:,.0f}"
+    if fault:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, fault, str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, limit: int | None = None) -> bytes:
+    """Return the content of a regular file; OSError as `open_regular`."""
+    with open_regular(path, limit) as opened:
+        return opened.read()
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """Return the text of a regular file in UTF-8, of at most MAX_TEXT bytes.
+
+    Raises:
+        OSError: as `open_regular`.
+        UnicodeDecodeError: not UTF-8, with `errors="strict"`.
+    """
+    return read_bytes(path, MAX_TEXT).decode("utf-8", errors)
+
+
+def reject_links_outside(folder: Path) -> None:
+    """Refuse links below `folder` that lead out of it: a write through one would go elsewhere.
+
+    What W&B keeps of a run of its own, below `wandb/RUN`, is left to W&B.
+
+    Raises:
+        UserError: names the link and its target.
+    """
+    root = os.path.realpath(folder)
+    for parent, folders, files in os.walk(folder):
+        if Path(parent).parent.name == "wandb":
+            folders.clear()
+            continue
+        for name in (*folders, *files):
+            path = os.path.join(parent, name)
+            target = os.path.realpath(path) if os.path.islink(path) else root
+            if target != root and not target.startswith(root + os.sep):
+                raise UserError(
+                    f"{path}: is a link to {target}, outside of {folder}. "
+                    "Put a copy of its target in its place, or remove it."
+                )
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any], before: str | None = None) -> None:
     """Call `write(temporary path)`, flush the file to disk, and rename it.
 
-    A reader of `path` sees the old file or the new one, never a part.
+    A reader of `path` sees the old file or the new one, never a part. The temporary name
+    cannot be foreseen: in an untrusted folder, a link of that name would lead the write elsewhere.
 
     Args:
         path: the file.
@@ -39,11 +105,12 @@ def write_atomically(path: Path, write: Callable[[Path], Any], before: str | Non
         OSError: it cannot be written; `path` is as it was, and the error's filename.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
     try:
         with annotate_os_error(path):
+            temporary.touch(exist_ok=False)
             write(temporary)
-            with open(temporary, "rb") as file:
+            with open(temporary, "rb" if os.name == "posix" else "rb+") as file:
                 os.fsync(file.fileno())
         if before and path.exists():
             backup_as(path, before)
@@ -77,8 +144,8 @@ def remove_unfinished(folder: Path) -> None:
     Those of a process that lives stay: `vae evaluate` may be writing beside a run.
     """
     for temporary in folder.rglob(".*.tmp"):
-        pid = temporary.name.split(".")[-2]
-        if not (pid.isdecimal() and is_alive(int(pid))):
+        named = TEMPORARY.search(temporary.name)
+        if not (named and is_alive(int(named[1]))):
             temporary.unlink(missing_ok=True)
 
 
@@ -97,6 +164,7 @@ def backup_as(path: Path, name: str) -> None:
     """Keep the contents of `path` as `name` in the same folder."""
 
     def link(backup: Path) -> None:
+        backup.unlink()
         try:
             os.link(path, backup)  # no byte is copied
         except OSError:  # a file system without links
@@ -117,7 +185,7 @@ def read_yaml(path: Path) -> Any:
         OSError, ValueError, YAMLError, OmegaConfBaseException: it cannot be read, is damaged,
             or is nested as no file of ours: libyaml would end the process (its stack overflows).
     """
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     depth = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent)
@@ -130,7 +198,7 @@ def read_yaml(path: Path) -> Any:
 def read_json(path: Path) -> dict[str, Any]:
     """Read the object in a JSON file; {} if it is missing or damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
