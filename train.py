@@ -26,7 +26,7 @@ register_schemas()
 logging.raiseExceptions = False  # a full disk gives no traceback from logging
 
 
-@hydra.main(str(CONF), "train", execution_whitelist=["vae.sweeps.callbacks.*"])
+@hydra.main(str(CONF), "train", execution_whitelist=["vae.sweeps.callbacks.*", "vae.utils.logs.*"])
 def job(composed: DictConfig) -> Any:
     """Train one run in Hydra's folder; return the objective to a sweeper."""
     return run_job(composed, train_trial=run_trial)

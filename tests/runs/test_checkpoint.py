@@ -11,7 +11,8 @@ import torch
 
 from tests.support.run_files import identical
 from vae.models.base import build_shapes
-from vae.runs.checkpoint import checkpoint_schema, config_changes, load_checkpoint, save_checkpoint
+from vae.runs.checkpoint import config_changes, load_checkpoint, save_checkpoint
+from vae.runs.checkpoint_schema import checkpoint_schema
 from vae.runs.compose import compose, run_config
 from vae.training.optim import state_of_a_step
 from vae.utils.errors import UserError

@@ -79,6 +79,7 @@ def nested(depth):
 
 ZEROS, BIAS = torch.zeros(2).double(), "model encoder.mean.bias"
 NOT_SETTINGS = "config: not settings"
+NO_TENSORS = "this is no checkpoint of tensors"
 GONE = "gone"
 FORGED = [  # an entry, its new value, and what the message says
     ("config", GONE, NOT_SETTINGS),
@@ -108,8 +109,8 @@ FORGED = [  # an entry, its new value, and what the message says
     ("seconds", math.nan, "'seconds'"),
     ("pending", {"a": ZEROS, "b": torch.zeros(3).double()}, "'pending'"),
     ("pending", {"a": ZEROS.float()}, "'pending'"),
-    ("pending", {"a": torch.empty(2, dtype=torch.float64, device="meta")}, "'pending'"),
-    ("pending", {"a": ZEROS.to_sparse()}, "'pending'"),
+    ("pending", {"a": torch.empty(2, dtype=torch.float64, device="meta")}, NO_TENSORS),
+    ("pending", {"a": ZEROS.to_sparse()}, NO_TENSORS),
     ("ema", {"updates": math.inf}, "'ema'"),
     ("optimizer", 3, "'optimizer'"),
     ("optimizer state", {0: {"exp_avg": torch.zeros(9)}}, "'optimizer'"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.training.test_trainer import make
-from vae.runs.checkpoint import matches
+from vae.runs.checkpoint_schema import matches
 from vae.runs.compose import compose
 from vae.training import trainer as training
 from vae.training.base import NotFiniteError

@@ -12,6 +12,7 @@ from vae.cli.face_commands import edit, interpolate, reconstruct, sample, traver
 from vae.cli.options import DEVICE, JSON, SEED, Result, command, option
 from vae.cli.result_commands import compare, dashboard, evaluate, export, report
 from vae.utils.errors import UserError, require
+from vae.utils.logs import LineFormatter
 
 
 @command(
@@ -122,7 +123,9 @@ def main(arguments: list[str] | None = None) -> int:
         options.inputs += rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(LineFormatter("%(message)s"))
     try:
         found, lines = options.run(options)
         if options.json:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vae.data.base import DataConfig, ImageError, ImageSource
+from vae.utils.files import reject_unsafe_entries
 
 CHUNK = 64  # images of a chunk at most, and bytes
 CHUNK_BYTES = 1 << 24
@@ -61,7 +62,14 @@ class PartialCache:
         ]
 
     def allocate(self) -> None:
-        """Create the folder and files of full size; what an interrupted packing wrote stays."""
+        """Create the folder and files of full size; what an interrupted packing wrote stays.
+
+        Raises:
+            UserError: a link or a pipe is in their place.
+        """
+        if self.folder.is_symlink():
+            self.folder.unlink()
+        reject_unsafe_entries(self.folder)
         (self.folder / DONE).mkdir(parents=True, exist_ok=True)
         for split, count in self.source.sizes().items():
             with open(self.file(split), "ab") as file:

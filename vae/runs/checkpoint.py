@@ -1,33 +1,36 @@
-"""Checkpoints: atomic writes with a checksum, one schema, and the state to resume from."""
+"""Checkpoints: atomic writes with a checksum, safe reads, and the state to resume from."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import logging
-import sys
+import os
+import pickletools
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from vae.models.base import build_shapes
+from vae.runs.checkpoint_schema import validate_checkpoint
 from vae.runs.compose import flatten, run_config
 from vae.runs.config import RunConfig
-from vae.training.optim import state_of_a_step
 from vae.utils.errors import UserError
-from vae.utils.files import read_json, write_atomically
+from vae.utils.files import open_regular, read_json, write_atomically
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the checkpoint's contents; a file of another format is refused
 DIGEST_BYTES = 32  # bytes at the end of a file: the digest of all before them
-MAX_COUNT = 2**62  # of any count
-
-BEST_METRIC = "val/bpd"  # which epoch is kept as best.pt: the smallest
+MAX_BYTES = 1 << 32  # of a file: it is read into memory
+GLOBALS = re.compile(  # in a pickle: what builds tensors, and calls nothing else
+    r"torch\._utils _rebuild_tensor_v2|collections OrderedDict"
+    r"|torch (Float|Double|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
+)
 
 COMPARED_KEYS = ("seed", "model.", "data.", "optimizer.", "loss.")  # these decide the weights
 LOCATION_KEYS = ("data.root", "data.num_workers")  # the same images, wherever they are packed
@@ -43,24 +46,32 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], before: str | None = N
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
+    if len(content) + DIGEST_BYTES > MAX_BYTES:
+        raise UserError(
+            f"{path}: {len(content) / 1e9:.1f} GB is too large for a checkpoint. Take a smaller "
+            "model.latent_dim or model.channels."
+        )
     write_atomically(path, lambda file: file.write_bytes(content + _digest(content)), before)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint on the CPU. Opening an untrusted file runs no code.
 
+    Its memory is at most a few times the file's size, whatever the file says.
+
     Raises:
         UserError: there is no such file, or it is damaged or no checkpoint of ours.
     """
     try:
-        content = path.read_bytes()
+        with open_regular(path, MAX_BYTES) as file:
+            if not _has_digest(file):
+                raise UserError(f"{path}: not a valid checkpoint (checksum mismatch).")
+            state = _load_archive(file)
     except OSError as error:
-        raise UserError(f"{path}: there is no such checkpoint ({error.strerror}).") from error
-    content, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
-    if _digest(content) != digest:
-        raise UserError(f"{path}: not a valid checkpoint (checksum mismatch).")
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        what = "cannot be read" if path.is_file() else "there is no such checkpoint"
+        raise UserError(f"{path}: {what} ({error.strerror}).") from error
+    except UserError:
+        raise
     except Exception as error:  # an untrusted file with a valid checksum may fail in any way
         raise UserError(
             f"{path}: this is no checkpoint of tensors and plain values ({type(error).__name__})."
@@ -72,6 +83,42 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"this version reads format {FORMAT}."
         )
     return found
+
+
+def _has_digest(file: BinaryIO) -> bool:
+    """Return whether a file ends in the digest of all before it."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    left = os.fstat(file.fileno()).st_size - DIGEST_BYTES
+    while left > 0 and (piece := file.read(min(left, 1 << 20))):
+        digest.update(piece)
+        left -= len(piece)
+    return digest.digest() == file.read(DIGEST_BYTES)
+
+
+def _load_archive(file: BinaryIO) -> Any:
+    """Load torch's archive of tensors and plain values, and nothing that is larger than it.
+
+    torch inflates compressed records, reads one record under many names, and lets a pickle
+    call `bytearray(10**12)`. So it gets a copy of the records, with a pickle that only builds
+    tensors.
+
+    Raises:
+        Exception: any, of a damaged or forged file.
+    """
+    copied = io.BytesIO()
+    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copied, "w") as copy:
+        records = archive.infolist()
+        if sum(record.file_size for record in records) > os.fstat(file.fileno()).st_size:
+            raise ValueError("its records are larger than the file")
+        for record in records:
+            content = archive.read(record)
+            if record.filename.lower().endswith(".pkl"):
+                for opcode, name, _ in pickletools.genops(content):
+                    if opcode.name == "GLOBAL" and not GLOBALS.fullmatch(str(name)):
+                        raise ValueError(f"it asks for {name}")
+            copy.writestr(record.filename, content)
+    copied.seek(0)
+    return torch.load(copied, map_location="cpu", weights_only=True)
 
 
 def read_checkpoint(folder: Path, name: str = "last") -> tuple[dict[str, Any], Path]:
@@ -113,102 +160,6 @@ def _what_is_missing(folder: Path, path: Path) -> str:
 
 def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
-
-
-def checkpoint_schema(config: RunConfig) -> dict[str, Any]:
-    """Return what the entries of a checkpoint of these settings are, as `matches` reads it.
-
-    Weights are on torch's meta device: no number in a file can fill the memory.
-    """
-    model = build_shapes(config.model, config.data.image_size)
-    weights, shapes = model.state_dict(), [weight.shape for weight in model.parameters()]
-    metrics = {str: float}
-
-    def is_optimizer_state(value: Any) -> bool:  # of the parameters that had a gradient by then
-        state = value.get("state") if isinstance(value, Mapping) else None
-        expected = state_of_a_step(config.optimizer, shapes)
-        return isinstance(state, Mapping) and all(
-            number in expected and matches(moments, expected[number])
-            for number, moments in state.items()
-        )
-
-    return {
-        "model": weights,
-        "ema": lambda ema: ema is None or matches(ema, {"model": weights, "updates": int}),
-        "optimizer": is_optimizer_state,
-        "seed": int,
-        "step": int,
-        "epoch": float,
-        "skipped": {"total": int, "in_a_row": int},
-        "pending": _are_step_values,
-        "best": lambda best: matches(best, metrics) and (not best or BEST_METRIC in best),
-        "final": metrics,
-        "seconds": float,
-        "precision": str,
-        "run_id": str,
-        "measured": lambda value: isinstance(value, (bool, NoneType)),  # None: an older version's
-    }
-
-
-def matches(value: Any, schema: Any) -> bool:
-    """Return whether a value is what a schema says.
-
-    Args:
-        schema: a dict: a mapping of these very keys, or with `str` as its key: of any names; a
-            tensor: a dense one of its shape and type; int: a count; float: a finite number;
-            str: a text or None; a function of the value; else an example, whose type it has.
-    """
-    if isinstance(schema, Mapping):
-        if not isinstance(value, Mapping):
-            return False
-        if str in schema:
-            return all(isinstance(k, str) and matches(v, schema[str]) for k, v in value.items())
-        return value.keys() == schema.keys() and all(matches(value[k], schema[k]) for k in schema)
-    if isinstance(schema, Tensor):
-        kind = (schema.shape, schema.dtype)
-        return _is_dense(value) and (value.shape, value.dtype) == kind
-    if schema is int:
-        return isinstance(value, int) and 0 <= value < MAX_COUNT
-    if schema is float:
-        return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max  # no NaN
-    if schema is str:
-        return isinstance(value, (str, NoneType))
-    return bool(schema(value)) if callable(schema) else type(value) is type(schema)
-
-
-def _is_dense(value: Any) -> bool:
-    """Return whether this is a plain tensor on the CPU, with data for each of its values.
-
-    Without them, a small file could ask for a model of any size.
-    """
-    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_nested:
-        return False
-    plain = value.device.type == "cpu" and not value.requires_grad
-    return plain and value.untyped_storage().nbytes() >= value.nbytes
-
-
-def _are_step_values(value: Any) -> bool:
-    """Return whether these are named values of the same steps, (steps,) float64 each."""
-    if not matches(value, {str: _is_dense}):
-        return False
-    kinds = {(column.ndim, column.dtype) for column in value.values()}
-    return kinds <= {(1, torch.float64)} and len({len(column) for column in value.values()}) <= 1
-
-
-def validate_checkpoint(state: Mapping[str, Any], config: RunConfig, *entries: str) -> None:
-    """Raise a UserError unless a checkpoint has the entries of its schema, with valid values.
-
-    Args:
-        state: the checkpoint.
-        config: settings of the model and the optimizer that it is to be put into.
-        entries: those to look at; none: all.
-    """
-    for entry, schema in checkpoint_schema(config).items():
-        if (not entries or entry in entries) and not matches(state.get(entry), schema):
-            raise UserError(
-                "not a checkpoint of this version and these settings: "
-                f"its {entry!r} is missing or invalid."
-            )
 
 
 def load_resume_state(config: RunConfig, folder: Path) -> dict[str, Any] | None:

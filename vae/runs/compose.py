@@ -7,6 +7,7 @@ are known here and in `train.py`, `vae/runs/{overrides,launch,load}.py` and `vae
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from vae.utils.errors import UserError, require
 from vae.utils.registry import choices, groups
 
 CONF = Path(__file__).parents[2] / "conf"
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def register_schemas() -> None:
@@ -98,7 +100,19 @@ def to_config(composed: DictConfig) -> RunConfig:
     _reject_unknown_keys(composed)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, RunConfig)
+    for key, value in flatten(config.as_dict()).items():
+        for text in value if isinstance(value, list) else [value]:
+            require_printable(key, text)
     return config
+
+
+def require_printable(key: str, value: object) -> None:
+    """Raise a UserError if there is a line break or control character in a value's text.
+
+    In a path, it would reach logs, terminals and commands.
+    """
+    found = CONTROL_CHARACTER.search(str(value))
+    require(found is None, key, value, "a text without line breaks and control characters")
 
 
 def run_config(values: Any, changes: Mapping[str, Any] | DictConfig | None = None) -> RunConfig:

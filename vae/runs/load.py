@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -11,17 +12,19 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from vae.data import DataConfig, Packed
+from vae.data import CelebAConfig, DataConfig, Packed
 from vae.evaluation import TrainedModel
 from vae.evaluation.evaluate import Report, evaluate_model
 from vae.generation.figures import draw_figures
 from vae.models import build_model
-from vae.runs.checkpoint import read_checkpoint, validate_checkpoint
+from vae.runs.checkpoint import read_checkpoint
+from vae.runs.checkpoint_schema import validate_checkpoint
 from vae.runs.compose import run_config
 from vae.runs.config import RunConfig
+from vae.runs.run_dir import is_data_root
 from vae.runs.wandb_run import WandbRun
 from vae.utils.errors import UserError, require
-from vae.utils.files import read_json, read_yaml, write_json
+from vae.utils.files import read_json, read_yaml, reject_unsafe_entries, write_json
 
 METRICS_FILE = "metrics.json"
 PATH_KEYS = ("data.path", "data.root")
@@ -37,6 +40,7 @@ class SavedRun(TrainedModel):
     epoch: float
     metrics: dict[str, float]  # val/* as it was last measured
     checkpoint: str = "last"
+    may_pack: bool = False  # into data.root, wherever that is: the user named it
 
     @property
     def directions_file(self) -> Path:
@@ -48,8 +52,16 @@ class SavedRun(TrainedModel):
         """The images that the run was trained on, and its test split.
 
         Raises:
-            UserError: they are no longer where they were; says how to give their new place.
+            UserError: they are no longer where they were; says how to give their new place. Or
+                they are to be packed, and only the run's folder says where.
         """
+        root = Path(self.data_config.root)
+        if not self.may_pack and not is_data_root(root):
+            raise UserError(
+                f"data.root: is {root} in the run {self.folder}, where nothing is packed yet. Where "
+                f"images may be packed there, give it anew: data.root={shlex.quote(str(root))}, "
+                "or another folder."
+            )
         try:
             return super().data
         except UserError as error:
@@ -76,9 +88,10 @@ def load_run(
 
     Raises:
         UserError: there is no such run or checkpoint, it is damaged, or this version does
-            not know its contents; or an override is invalid.
+            not know its contents; its folder is not safe to write to; an override is invalid.
     """
     folder = Path(folder)
+    reject_unsafe_entries(folder)
     average = checkpoint == "ema"  # is in the last one
     state, path = read_checkpoint(folder, "last" if average else checkpoint)
     try:
@@ -106,14 +119,18 @@ def load_run(
         epoch=state["epoch"],
         metrics={key.replace(prefix, "val/"): value for key, value in measured},
         checkpoint=checkpoint,
+        may_pack=any(override.startswith("data.root=") for override in overrides),
     )
 
 
 def resolve_data_paths(data: DataConfig, run: Path) -> DataConfig:
     """Resolve relative data paths against the folder that the run was started in.
 
-    Where that is gone (the run was moved to another machine), from the current one.
+    Where that is gone (the run was moved to another machine), from the current one. Nothing is
+    downloaded to them: they may come from somebody else.
     """
+    if isinstance(data, CelebAConfig):
+        data = replace(data, download=False)
     try:
         started_in = Path(read_yaml(run / ".hydra" / "hydra.yaml")["hydra"]["runtime"]["cwd"])
         if not started_in.is_dir():

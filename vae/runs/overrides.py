@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from vae.utils.errors import UserError
-from vae.utils.files import read_yaml, write_text_atomically
+from vae.utils.files import read_text, read_yaml, write_text_atomically
 from vae.utils.text import safe_name
 
 ACCEPTED = Path(".hydra", "accepted.yaml")  # overrides that a run has really run with
@@ -63,7 +63,7 @@ def save_accepted_overrides(folder: Path) -> None:
     Hydra writes `.hydra/overrides.yaml` before anybody can refuse them, so a mistaken
     command in the same folder replaces that file, but not this one.
     """
-    accepted = (folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")
+    accepted = read_text(folder / ".hydra" / "overrides.yaml")
     write_text_atomically(folder / ACCEPTED, accepted)
 
 

@@ -24,7 +24,8 @@ from vae.generation.figures import draw_figures
 from vae.losses import beta_elbo
 from vae.models import build_model
 from vae.models.base import multiply_adds
-from vae.runs.checkpoint import BEST_METRIC, save_checkpoint
+from vae.runs.checkpoint import save_checkpoint
+from vae.runs.checkpoint_schema import BEST_METRIC
 from vae.runs.config import RunConfig, objective_values
 from vae.runs.failures import last_checkpoint_hint, require_memory, translate_resource_errors
 from vae.runs.run_dir import write_summary

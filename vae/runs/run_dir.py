@@ -41,6 +41,15 @@ def require_writable(folder: Path) -> None:
             file.flush()
 
 
+def is_data_root(folder: Path) -> bool:
+    """Return whether images may be packed in `folder`, a `data.root` that a run folder names.
+
+    It may come from somebody else: so only below the current folder, and where caches are already.
+    """
+    below = folder.resolve().is_relative_to(Path.cwd().resolve())
+    return below or any(folder.glob("cache/*/index.json"))
+
+
 def claim_run_folder(folder: Path) -> None:
     """Claim `folder` for this run, atomically.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from vae.runs.wandb_run import WandbRun, resolve_mode
-from vae.utils.files import annotate_os_error, write_text_atomically
+from vae.utils.files import MAX_ROWS, annotate_os_error, read_text, write_text_atomically
 from vae.utils.registry import run_metrics
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def truncate_metrics(path: Path, step: int, measured: bool = True) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_text(path, "replace", MAX_ROWS).splitlines():
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):

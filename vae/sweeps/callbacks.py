@@ -19,19 +19,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from vae.runs.checkpoint import config_changes
+from vae.runs.compose import require_printable
 from vae.runs.config import objectives_of
 from vae.runs.run_dir import remove_empty, require_writable
 from vae.runs.wandb_run import WandbConfig
 from vae.sweeps.results import RECORD_FILE
 from vae.sweeps.wandb_sweep import link_runs
 from vae.utils.errors import UserError, without_password
-from vae.utils.files import read_json, write_json
+from vae.utils.files import read_json, reject_unsafe_entries, write_json
 
 log = logging.getLogger(__name__)
 
 
 class RequireFolder(Callback):
-    """Check that the run folder is writable, before Hydra writes and data are packed."""
+    """Check that the run folder is safe to write to, before Hydra writes and data are packed."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         self._require("hydra.run.dir", config.hydra.run.dir)
@@ -41,7 +42,11 @@ class RequireFolder(Callback):
 
     def _require(self, key: str, folder: str) -> None:
         try:
+            require_printable(key, folder)
+            reject_unsafe_entries(Path(folder))
             require_writable(Path(folder))
+        except UserError as error:
+            sys.exit(f"error: {error}")
         except OSError as error:
             reason = error.strerror or error
             sys.exit(f"error: {key}: {folder} cannot be written to: {reason}. Choose another.")
@@ -120,4 +125,5 @@ class ReportOnSweep(Callback):
         except Exception as error:
             log.warning("%s has no report: %s", folder, error)
         else:
-            log.info("%s\n%s\n%s", folder, overview(comparison), folder / "report.md")
+            for line in (folder, *overview(comparison).splitlines(), folder / "report.md"):
+                log.info("%s", line)

@@ -15,7 +15,7 @@ import numpy as np
 from vae.runs.overrides import UNNAMED_KEYS
 from vae.sweeps.results import RECORD_FILE, SweepRun, parse_number, read_run
 from vae.utils.errors import UserError
-from vae.utils.files import read_json
+from vae.utils.files import read_json, reject_unsafe_entries
 from vae.utils.registry import find_metric, run_metrics
 
 LEADING_KEYS = ("loss.beta", "model.latent_dim")  # what runs are ordered by, before all else
@@ -100,13 +100,14 @@ def read_sweep(folder: Path | str) -> Comparison:
         folder: `multirun/<sweep>`.
 
     Raises:
-        UserError: there is no such folder, or it is no sweep's.
+        UserError: there is no such folder, it is no sweep's, or not safe to write to.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder. Give a sweep's: multirun/SWEEP.")
     if (folder / ".hydra").is_dir():
         raise UserError(f"{folder}: this is one run. Give the folder of a sweep: multirun/SWEEP.")
+    reject_unsafe_entries(folder)
     children = [path for path in folder.iterdir() if not path.name.startswith(".")]
     runs = [read_run(child) for child in children if (child / ".hydra").is_dir()]
     if not runs:

@@ -15,7 +15,7 @@ from vae.losses import LossConfig, beta_elbo
 from vae.runs.overrides import ACCEPTED
 from vae.runs.run_dir import is_locked, read_summary
 from vae.utils.errors import UserError
-from vae.utils.files import read_yaml
+from vae.utils.files import MAX_ROWS, read_text, read_yaml
 
 RECORD_FILE = "sweep.json"  # written by PrepareSweep
 
@@ -133,7 +133,10 @@ def _progress(path: Path) -> tuple[int, dict[str, float]]:
     """Return the last step and the last validation in metrics.jsonl."""
     step = 0
     metrics: dict[str, float] = {}
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    try:
+        text = read_text(path, "replace", MAX_ROWS)
+    except OSError:
+        text = ""
     for line in text.splitlines():
         try:
             row = json.loads(line)

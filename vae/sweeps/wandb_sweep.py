@@ -19,7 +19,7 @@ from vae.runs.tracking import summary_key
 from vae.runs.wandb_run import WandbConfig, WandbRun
 from vae.sweeps.comparison import LEADING_KEYS, Comparison, rows
 from vae.utils.errors import UserError
-from vae.utils.files import write_text_atomically
+from vae.utils.files import read_text, write_text_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def log_summary(comparison: Comparison, settings: WandbConfig, folder: Path) -> 
     figures = {key: folder / f"{Path(key).name}.png" for key in FIGURES}
     figures = {key: path for key, path in figures.items() if path.exists()}
     try:
-        known = remembered.read_text(encoding="utf-8").strip() if remembered.exists() else ""
+        known = read_text(remembered, "replace").strip() if remembered.exists() else ""
         with WandbRun(folder, named, about, run_id=known or None, job_type="sweep") as run:
             if run.run_id and run.run_id != known:
                 write_text_atomically(remembered, run.run_id + "\n")

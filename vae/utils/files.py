@@ -11,7 +11,7 @@ import shutil
 import stat
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,7 +28,9 @@ DISK_FULL_ERRORS = {  # errors of writes without enough disk space, and their me
 }
 
 MAX_DEPTH = 50  # lists and mappings within each other, in a YAML file
-MAX_TEXT = 64 << 20  # bytes of a text file of a run
+MAX_TEXT = 64 << 20  # bytes of a text file of a run, but for
+MAX_ROWS = 1 << 28  # its metrics.jsonl: a million rows
+WANDB_LINK = re.compile(r"[\\/]wandb[\\/][^\\/]+[\\/]logs[\\/]debug-core\.log\Z")
 TEMPORARY = re.compile(r"\.(\d+)(?:\.[0-9a-f]{16})?\.tmp$")  # the process, and a random number
 
 
@@ -57,37 +59,50 @@ def read_bytes(path: Path, limit: int | None = None) -> bytes:
         return opened.read()
 
 
-def read_text(path: Path, errors: str = "strict") -> str:
-    """Return the text of a regular file in UTF-8, of at most MAX_TEXT bytes.
+def read_text(path: Path, errors: str = "strict", limit: int = MAX_TEXT) -> str:
+    """Return the text of a regular file in UTF-8, of at most `limit` bytes.
 
     Raises:
         OSError: as `open_regular`.
         UnicodeDecodeError: not UTF-8, with `errors="strict"`.
     """
-    return read_bytes(path, MAX_TEXT).decode("utf-8", errors)
+    return read_bytes(path, limit).decode("utf-8", errors)
 
 
-def reject_links_outside(folder: Path) -> None:
-    """Refuse links below `folder` that lead out of it: a write through one would go elsewhere.
+def reject_unsafe_entries(folder: Path) -> None:
+    """Refuse a folder with links out of it, or with pipes and devices: before any write in it.
 
-    What W&B keeps of a run of its own, below `wandb/RUN`, is left to W&B.
+    A write through such a link changes a file elsewhere; a pipe waits for ever. Only W&B's link
+    of each run to the log of its service may stay: W&B makes it, and never writes through it.
 
     Raises:
-        UserError: names the link and its target.
+        UserError: names the link and its target, or the pipe.
+        OSError: a folder in it cannot be listed.
     """
     root = os.path.realpath(folder)
-    for parent, folders, files in os.walk(folder):
-        if Path(parent).parent.name == "wandb":
-            folders.clear()
-            continue
-        for name in (*folders, *files):
-            path = os.path.join(parent, name)
-            target = os.path.realpath(path) if os.path.islink(path) else root
-            if target != root and not target.startswith(root + os.sep):
+    for entry in _entries_below(str(folder)):
+        if entry.is_symlink() and not WANDB_LINK.search(entry.path):
+            target = os.path.realpath(entry.path)
+            if target != root and not target.startswith(os.path.join(root, "")):
                 raise UserError(
-                    f"{path}: is a link to {target}, outside of {folder}. "
+                    f"{entry.path}: is a link to {target}, outside of {folder}. "
                     "Put a copy of its target in its place, or remove it."
                 )
+        plain = entry.is_symlink() or entry.is_file() or not os.path.lexists(entry.path)
+        if not plain:  # nor gone meanwhile, as a temporary file
+            raise UserError(f"{entry.path}: is a pipe, a socket or a device. Remove it.")
+
+
+def _entries_below(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Yield all that is below a folder but folders: none, if there is no such folder."""
+    folders = [folder]
+    while folders:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    yield entry
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any], before: str | None = None) -> None:
