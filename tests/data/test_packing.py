@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,21 @@ def test_only_lost_chunks_are_written_again(tmp_path, calls, caplog, loss, again
     assert contents(packed.folder) == whole(tmp_path)
     assert asked(calls) == JOBS[4:]
     assert "resuming at image 200" in caplog.text
+
+
+def test_a_link_in_an_unfinished_cache_is_not_followed(tmp_path):
+    partial, mine = cut(tmp_path), tmp_path / "victim" / "mine"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    (partial / "train.npy").unlink()
+    (partial / "train.npy").symlink_to(mine)
+    with pytest.raises(UserError, match=r"train\.npy: is a link to .*mine, outside of"):
+        open_or_pack(Tiny(tmp_path / "second"), config(tmp_path))
+    shutil.rmtree(partial)
+    partial.symlink_to(mine.parent)
+    packed = open_or_pack(Tiny(tmp_path / "third"), config(tmp_path))
+    assert contents(packed.folder) == whole(tmp_path)
+    assert [file.read_text() for file in mine.parent.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize(("size", "count"), [(8, 64), (256, 64), (512, 21), (4000, 1)])

@@ -2,7 +2,11 @@
 
 import errno
 import hashlib
+import io
+import os
 import pickle
+import struct
+import zipfile
 from copy import deepcopy
 from unittest import mock
 
@@ -11,7 +15,7 @@ import torch
 
 from tests.support.run_files import identical
 from vae.models.base import build_shapes
-from vae.runs.checkpoint import config_changes, load_checkpoint, save_checkpoint
+from vae.runs.checkpoint import MAX_BYTES, config_changes, load_checkpoint, save_checkpoint
 from vae.runs.checkpoint_schema import checkpoint_schema
 from vae.runs.compose import compose, run_config
 from vae.training.optim import state_of_a_step
@@ -55,6 +59,68 @@ def test_opening_an_untrusted_checkpoint_runs_no_code(tmp_path):
     assert not proof.exists()
     torch.load(tmp_path / "evil.pt", weights_only=False)  # it would have run
     assert proof.exists()
+
+
+def archive(pickled, records=(), compression=zipfile.ZIP_STORED):
+    """The content of torch's archive, with a pickle of one's own."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as opened:
+        for name, content in {"data.pkl": pickled, "version": "3\n", **dict(records)}.items():
+            opened.writestr(f"archive/{name}", content)
+    return file.getvalue()
+
+
+def overlapping(content):
+    """An archive in which a hundred names stand for the bytes of one record."""
+    start, end = content.rindex(b"PK\1\2"), content.rindex(b"PK\5\6")
+    entry = content[start:end]
+    entries = b"".join(entry.replace(b"data/0000", b"data/%04d" % n) for n in range(100))
+    directory = content.index(b"PK\1\2")
+    head, tail = content[directory:start], bytearray(content[end:])
+    count, size = 2 + 100, len(head) + len(entries)
+    tail[8:16] = struct.pack("<HHI", count, count, size)
+    return content[:start] + entries + bytes(tail)
+
+
+MAPPING = b"\x80\x02}(X\x06\0\0\0formatK\x01X\x01\0\0\0a%su."  # {"format": 1, "a": ...}
+ONE = MAPPING % b"K\x01"
+CALL = MAPPING % b"cbuiltins\nbytearray\nK\x09\x85R"
+TEXT = b"X" + struct.pack("<I", 100_000) + b"a" * 100_000
+RECORD = {"data/0000": bytes(100_000)}
+BOMBS = {
+    "a call": archive(CALL),
+    "in Python 2's name": archive(CALL.replace(b"builtins", b"__builtin__")),
+    "a tensor without data": archive(MAPPING % b"ctorch\nTensor\nK\x09\x85R"),
+    "a compressed record": archive(ONE, RECORD, zipfile.ZIP_DEFLATED),
+    "a compressed pickle": archive(MAPPING % TEXT, (), zipfile.ZIP_DEFLATED),
+    "records that overlap": overlapping(archive(ONE, RECORD)),
+    "a pickle of another name": archive(ONE, {"DATA.PKL": CALL}),
+    "no archive": pickle.dumps({"format": 1}),
+}
+
+
+@pytest.mark.parametrize("content", BOMBS.values(), ids=BOMBS)
+def test_a_small_file_cannot_fill_the_memory(content, tmp_path):
+    """Torch itself loads all but the last."""
+    path = tmp_path / "last.pt"
+    path.write_bytes(sealed(archive(ONE)))
+    assert load_checkpoint(path) == {"format": 1, "a": 1}
+    path.write_bytes(sealed(content))
+    with pytest.raises(UserError, match=r"last\.pt: this is no checkpoint of tensors"):
+        load_checkpoint(path)
+
+
+def test_a_large_file_is_not_read(tmp_path):
+    path = tmp_path / "last.pt"
+    path.touch()
+    os.truncate(path, MAX_BYTES + 1)
+    with pytest.raises(UserError, match=r"last\.pt: cannot be read \(too large: 4,295 MB of"):
+        load_checkpoint(path)
+    with (
+        mock.patch("vae.runs.checkpoint.MAX_BYTES", 1000),
+        pytest.raises(UserError, match=r"last\.pt: .* too large for a checkpoint.*latent_dim"),
+    ):
+        save_checkpoint(path, {"model": torch.zeros(1000)})
 
 
 def test_damage_is_detected_anywhere(tmp_path):

@@ -27,6 +27,7 @@ from vae.runs.checkpoint import load_checkpoint
 from vae.runs.tracking import Tracker, truncate_metrics
 from vae.runs.wandb_run import WandbConfig, resolve_mode
 from vae.utils.errors import UserError
+from vae.utils.files import reject_unsafe_entries
 
 OFFLINE = WandbConfig("offline", "faces", None, "beta", "beta=0.001", ["celeba", "test"], False)
 AUTO = replace(OFFLINE, mode="auto")
@@ -56,6 +57,17 @@ def test_an_exception_marks_the_run_as_failed(tmp_path, error, exit_code):
     run = read_run(tmp_path)
     assert run.exit_code == exit_code
     assert run.metric_rows == ROWS[:1]
+
+
+@pytest.mark.parametrize("settings", [OFFLINE, ONLINE], ids=lambda settings: settings.mode)
+def test_the_links_of_wandb_do_not_make_a_folder_unsafe(settings, wandb_server, tmp_path):
+    folder = tmp_path / "run"
+    with Tracker(folder, settings, CONFIG):
+        pass
+    links = [path for path in folder.rglob("*") if path.is_symlink()]
+    outside = [link.name for link in links if folder not in link.resolve().parents]
+    assert outside == ["debug-core.log"]
+    reject_unsafe_entries(folder)
 
 
 def test_runs_in_one_process_share_nothing(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -21,7 +20,7 @@ from vae.runs.checkpoint import read_checkpoint
 from vae.runs.checkpoint_schema import validate_checkpoint
 from vae.runs.compose import run_config
 from vae.runs.config import RunConfig
-from vae.runs.run_dir import is_data_root
+from vae.runs.run_dir import require_own_place
 from vae.runs.wandb_run import WandbRun
 from vae.utils.errors import UserError, require
 from vae.utils.files import read_json, read_yaml, reject_unsafe_entries, write_json
@@ -55,13 +54,8 @@ class SavedRun(TrainedModel):
             UserError: they are no longer where they were; says how to give their new place. Or
                 they are to be packed, and only the run's folder says where.
         """
-        root = Path(self.data_config.root)
-        if not self.may_pack and not is_data_root(root):
-            raise UserError(
-                f"data.root: is {root} in the run {self.folder}, where nothing is packed yet. Where "
-                f"images may be packed there, give it anew: data.root={shlex.quote(str(root))}, "
-                "or another folder."
-            )
+        if not self.may_pack:
+            require_own_place("data.root", Path(self.data_config.root))
         try:
             return super().data
         except UserError as error:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from vae.runs.run_dir import require_own_place
 from vae.utils.errors import UserError
 from vae.utils.files import read_text, read_yaml, write_text_atomically
 from vae.utils.text import safe_name
@@ -133,4 +135,16 @@ def _safe_overrides(folder: Path, anew: set[str]) -> list[str]:
                 f"resume: {path} holds {override!r}, which may do more than set a "
                 "value of the run. Where you know that it is yours, give it anew."
             )
+    require_own_places(kept)
     return kept
+
+
+def require_own_places(overrides: list[str]) -> None:
+    """Refuse overrides of an untrusted folder that pack or download images to another place."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except (HydraException, ValueError) as error:
+        raise UserError(f"resume: an override of the run cannot be parsed: {error}") from error
+    values = {override.key_or_group: override.value() for override in parsed}
+    for key in ("data.root", "data.path") if "data.download" in values else ("data.root",):
+        require_own_place(key, Path(str(values.get(key, "."))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -41,13 +42,20 @@ def require_writable(folder: Path) -> None:
             file.flush()
 
 
-def is_data_root(folder: Path) -> bool:
-    """Return whether images may be packed in `folder`, a `data.root` that a run folder names.
+def require_own_place(key: str, place: Path) -> None:
+    """Refuse a place for packed images that only an untrusted run folder names.
 
-    It may come from somebody else: so only below the current folder, and where caches are already.
+    Allowed are places below the current folder, and where images are packed already.
+
+    Raises:
+        UserError: names the key, and how to allow it.
     """
-    below = folder.resolve().is_relative_to(Path.cwd().resolve())
-    return below or any(folder.glob("cache/*/index.json"))
+    below = place.resolve().is_relative_to(Path.cwd().resolve())
+    if not below and not any(place.glob("cache/*/index.json")):
+        raise UserError(
+            f"{key}: the run has its images in {place}, where nothing is packed yet. Where they "
+            f"may be written there, give it anew: {key}={shlex.quote(str(place))}, or another folder."
+        )
 
 
 def claim_run_folder(folder: Path) -> None:

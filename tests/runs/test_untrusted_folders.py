@@ -1,0 +1,160 @@
+"""Folders of runs and sweeps that come from somebody else: links, pipes, places of data."""
+
+import os
+import re
+import shutil
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.fake_sweeps import make_sweep
+from tests.support.train_command import TINY, call_train
+from vae.cli.main import main
+from vae.runs.checkpoint import load_checkpoint, save_checkpoint
+from vae.runs.load import load_run
+from vae.utils.errors import UserError
+
+OF_RUN = [
+    *("evaluate", "sample", "reconstruct", "interpolate", "traverse", "export"),
+    *("edit --attribute Smiling", "resume"),
+]
+NAMES = [  # that a run folder may have, whether or not this one has them
+    *(".hydra/config.yaml", ".hydra/accepted.yaml", ".lock", "train.log", "metrics.jsonl"),
+    *("summary.json", "metrics.json", "checkpoints/last.pt", "checkpoints/previous.pt"),
+    *("directions/last.npz", "figures/val/samples.png", "edited/x.png", "export/encoder.pt2"),
+    *("wandb/offline-run-1-x/run-x.wandb", "wandb/offline-run-1-x/logs/debug.log"),
+]
+
+
+@contextmanager
+def alarm(seconds=60):
+    """Fail instead of waiting for a pipe for ever."""
+
+    def stop(*_):
+        raise AssertionError("it waits")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def put_pipe(path):
+    """Put a named pipe in the place of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def put_link(path):
+    """Put a link to the same content in the place of a file or folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    target = Path("victim").absolute()
+    shutil.move(path, target) if path.exists() else target.touch()
+    path.symlink_to(target)
+
+
+def refused(command, folder, monkeypatch, capsys):
+    """Run a command on a folder; return its message."""
+    with alarm():
+        if command == "resume":
+            code, _, err = call_train([f"resume={folder}"], Path.cwd(), monkeypatch, capsys)
+        else:
+            name, *options = command.split()
+            code, err = main([name, str(folder), *options]), capsys.readouterr().err
+    assert code == 1
+    assert "Traceback" not in err
+    return err
+
+
+@pytest.mark.parametrize("put", [put_pipe, put_link])
+@pytest.mark.parametrize("command", OF_RUN)
+def test_a_run_with_links_out_of_it_or_pipes_is_refused(
+    command, put, finished, tmp_path, monkeypatch, capsys
+):
+    for name in NAMES if command == "evaluate" else NAMES[::4]:
+        run = Path(shutil.copytree(finished, "copy"))
+        put(run / name)
+        before = {path: path.lstat().st_mtime_ns for path in run.rglob("*")}
+        said = refused(command, run, monkeypatch, capsys)
+        what = "is a pipe" if put is put_pipe else f"is a link to {tmp_path}/victim, outside of"
+        assert re.search(rf"copy/{name}: {what}", said), said
+        assert {path: path.lstat().st_mtime_ns for path in run.rglob("*")} == before
+        shutil.rmtree(run)
+
+
+def test_links_to_folders_are_refused_and_links_within_are_not(finished):
+    (finished / "figures" / "again").symlink_to("../checkpoints")
+    load_run(finished)
+    for name in ("figures", "checkpoints", ".hydra"):
+        put_link(finished / name)
+        with pytest.raises(UserError, match=f"run/{name}: is a link to .*victim, outside of"):
+            load_run(finished)
+        (finished / name).unlink()
+        shutil.move("victim", finished / name)
+    shutil.move(finished, "elsewhere")
+    finished.symlink_to("elsewhere")  # the user's own: a name for a run
+    load_run(finished)
+
+
+@pytest.mark.parametrize("put", [put_pipe, put_link])
+def test_a_sweep_with_links_out_of_it_or_pipes_is_refused(put, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sweep = tmp_path / "sweep"
+    make_sweep(sweep, [{"loss.beta": beta} for beta in (1e-4, 1e-3)])
+    for name in ("sweep.json", "loss.beta=0.001/summary.json", "loss.beta=0.001/train.log"):
+        run = Path(shutil.copytree(sweep, "copy"))
+        put(run / name)
+        for command in ("compare", "dashboard --json"):
+            said = refused(command, run, monkeypatch, capsys)
+            assert f"copy/{name}: is a " in said
+        again = ["-m", *TINY, "loss.beta=0.1,0.2", "hydra.sweep.dir=copy"]
+        with alarm():
+            code, _, err = call_train(again, tmp_path, monkeypatch, capsys)
+        assert code == 1
+        assert f"copy/{name}: is a " in err
+        assert not list(run.glob("loss.beta=0.1*"))
+        shutil.rmtree(run)
+
+
+def test_a_new_run_is_not_started_in_a_folder_with_links(tmp_path, monkeypatch, capsys):
+    (tmp_path / "victim").write_text("mine\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.log").symlink_to(tmp_path / "victim")
+    for more in ([], ["resume=auto"]):
+        arguments = [*TINY, "hydra.run.dir=run", *more]
+        code, _, err = call_train(arguments, tmp_path, monkeypatch, capsys)
+        assert code == 1
+        assert "run/train.log: is a link to" in err
+    assert (tmp_path / "victim").read_text() == "mine\n"
+
+
+@pytest.fixture
+def elsewhere(finished, tmp_path_factory):
+    """A folder outside of the current one, as `data.root` of the finished run."""
+    place = tmp_path_factory.mktemp("elsewhere") / "data"
+    last = finished / "checkpoints" / "last.pt"
+    state = load_checkpoint(last)
+    state["config"]["data"]["root"] = str(place)
+    save_checkpoint(last, state)
+    accepted = finished / ".hydra" / "accepted.yaml"
+    accepted.write_text(accepted.read_text() + f"- data.root={place}\n")
+    return place
+
+
+def test_a_run_does_not_choose_where_images_are_packed(elsewhere, finished, monkeypatch, capsys):
+    """Where something is packed already is a place of the user's, and what he names."""
+    for command in ("evaluate --wandb disabled", "edit --list", "resume"):
+        said = refused(command, finished, monkeypatch, capsys)
+        assert f"data.root: the run has its images in {elsewhere}, where nothing" in said
+        assert f"data.root={elsewhere}" in said
+    assert main(["sample", "run"]) == 0  # without images
+    assert not elsewhere.exists()
+    assert len(load_run(finished, overrides=["data.root=data"]).data.images["val"])
+    assert len(load_run(finished, overrides=[f"data.root={elsewhere}"]).data.images["val"])
+    assert len(load_run(finished).data.images["val"])
