@@ -25,6 +25,7 @@ from vae.runs.checkpoint import save_checkpoint
 from vae.runs.compose import compose
 from vae.runs.load import load_run
 from vae.utils.errors import UserError
+from vae.utils.files import MAX_WEIGHTS
 
 FILES = {
     "torch": ["encoder.pt2", "decoder.pt2"],
@@ -271,7 +272,9 @@ def test_files_that_are_no_safetensors_are_refused(exports, tmp_path):
     (tmp_path / "cut").write_bytes(exports["safetensors"][0].file.read_bytes()[:-10])
     save_file({"weight": torch.ones(3)}, tmp_path / "other")
     save_file({"weight": torch.ones(3)}, tmp_path / "no json", {"minifaceapp": "{"})
-    for name in ("cut", "other", "no json"):
+    shutil.copyfile(exports["safetensors"][0].file, tmp_path / "large")
+    os.truncate(tmp_path / "large", MAX_WEIGHTS + 1)
+    for name in ("cut", "other", "no json", "large"):
         with pytest.raises(UserError, match=f"{name}: this is no model that"):
             load_safetensors(tmp_path / name)
     with pytest.raises(UserError, match="there is no such file"):

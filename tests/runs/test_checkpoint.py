@@ -15,11 +15,12 @@ import torch
 
 from tests.support.run_files import identical
 from vae.models.base import build_shapes
-from vae.runs.checkpoint import MAX_BYTES, config_changes, load_checkpoint, save_checkpoint
+from vae.runs.checkpoint import config_changes, load_checkpoint, save_checkpoint
 from vae.runs.checkpoint_schema import checkpoint_schema
 from vae.runs.compose import compose, run_config
 from vae.training.optim import state_of_a_step
 from vae.utils.errors import UserError
+from vae.utils.files import MAX_WEIGHTS
 
 
 def test_round_trip(tmp_path):
@@ -82,6 +83,13 @@ def overlapping(content):
     return content[:start] + entries + bytes(tail)
 
 
+def saved(value):
+    """The content of a checkpoint with this value, as torch writes it."""
+    file = io.BytesIO()
+    torch.save({"format": 1, "a": value}, file)
+    return file.getvalue()
+
+
 MAPPING = b"\x80\x02}(X\x06\0\0\0formatK\x01X\x01\0\0\0a%su."  # {"format": 1, "a": ...}
 ONE = MAPPING % b"K\x01"
 CALL = MAPPING % b"cbuiltins\nbytearray\nK\x09\x85R"
@@ -95,6 +103,8 @@ BOMBS = {
     "a compressed pickle": archive(MAPPING % TEXT, (), zipfile.ZIP_DEFLATED),
     "records that overlap": overlapping(archive(ONE, RECORD)),
     "a pickle of another name": archive(ONE, {"DATA.PKL": CALL}),
+    "a sparse tensor": saved(torch.zeros(2).to_sparse()),
+    "a tensor on no device": saved(torch.empty(2, device="meta")),
     "no archive": pickle.dumps({"format": 1}),
 }
 
@@ -113,11 +123,11 @@ def test_a_small_file_cannot_fill_the_memory(content, tmp_path):
 def test_a_large_file_is_not_read(tmp_path):
     path = tmp_path / "last.pt"
     path.touch()
-    os.truncate(path, MAX_BYTES + 1)
+    os.truncate(path, MAX_WEIGHTS + 1)
     with pytest.raises(UserError, match=r"last\.pt: cannot be read \(too large: 4,295 MB of"):
         load_checkpoint(path)
     with (
-        mock.patch("vae.runs.checkpoint.MAX_BYTES", 1000),
+        mock.patch("vae.runs.checkpoint.MAX_WEIGHTS", 1000),
         pytest.raises(UserError, match=r"last\.pt: .* too large for a checkpoint.*latent_dim"),
     ):
         save_checkpoint(path, {"model": torch.zeros(1000)})

@@ -29,7 +29,7 @@ from vae.generation.export_formats import (
 from vae.models import VAE, build_model
 from vae.models.base import build_shapes
 from vae.utils.errors import UserError, require
-from vae.utils.files import write_atomically
+from vae.utils.files import MAX_WEIGHTS, open_regular, write_atomically
 from vae.utils.registry import choices
 
 REQUIRED_PACKAGES = {  # by format: packages needed beside torch
@@ -112,6 +112,7 @@ def load_safetensors(path: Path | str) -> VAE:
     if not Path(path).is_file():
         raise UserError(f"{path}: there is no such file.")
     try:
+        open_regular(Path(path), MAX_WEIGHTS).close()
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[METADATA_KEY])
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -20,13 +20,12 @@ from vae.runs.checkpoint_schema import validate_checkpoint
 from vae.runs.compose import flatten, run_config
 from vae.runs.config import RunConfig
 from vae.utils.errors import UserError
-from vae.utils.files import open_regular, read_json, write_atomically
+from vae.utils.files import MAX_WEIGHTS, open_regular, read_json, write_atomically
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the checkpoint's contents; a file of another format is refused
 DIGEST_BYTES = 32  # bytes at the end of a file: the digest of all before them
-MAX_BYTES = 1 << 32  # of a file: it is read into memory
 GLOBALS = re.compile(  # in a pickle: what builds tensors, and calls nothing else
     r"torch\._utils _rebuild_tensor_v2|collections OrderedDict"
     r"|torch (Float|Double|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
@@ -46,7 +45,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], before: str | None = N
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
-    if len(content) + DIGEST_BYTES > MAX_BYTES:
+    if len(content) + DIGEST_BYTES > MAX_WEIGHTS:
         raise UserError(
             f"{path}: {len(content) / 1e9:.1f} GB is too large for a checkpoint. Take a smaller "
             "model.latent_dim or model.channels."
@@ -63,7 +62,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: there is no such file, or it is damaged or no checkpoint of ours.
     """
     try:
-        with open_regular(path, MAX_BYTES) as file:
+        with open_regular(path, MAX_WEIGHTS) as file:
             if not _has_digest(file):
                 raise UserError(f"{path}: not a valid checkpoint (checksum mismatch).")
             state = _load_archive(file)

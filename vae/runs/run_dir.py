@@ -54,7 +54,7 @@ def require_own_place(key: str, place: Path) -> None:
     if not below and not any(place.glob("cache/*/index.json")):
         raise UserError(
             f"{key}: the run has its images in {place}, where nothing is packed yet. Where they "
-            f"may be written there, give it anew: {key}={shlex.quote(str(place))}, or another folder."
+            f"may be written there, give it anew: {key}={shlex.quote(str(place))}, or elsewhere."
         )
 
 

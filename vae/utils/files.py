@@ -28,6 +28,7 @@ DISK_FULL_ERRORS = {  # errors of writes without enough disk space, and their me
 }
 
 MAX_DEPTH = 50  # lists and mappings within each other, in a YAML file
+MAX_WEIGHTS = 1 << 32  # bytes of a file of weights: it is read into memory
 MAX_TEXT = 64 << 20  # bytes of a text file of a run, but for
 MAX_ROWS = 1 << 28  # its metrics.jsonl: a million rows
 WANDB_LINK = re.compile(r"[\\/]wandb[\\/][^\\/]+[\\/]logs[\\/]debug-core\.log\Z")
