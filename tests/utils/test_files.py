@@ -14,6 +14,7 @@ from vae.utils.files import (
     open_regular,
     read_json,
     read_text,
+    read_yaml,
     reject_unsafe_entries,
     remove_unfinished,
     write_atomically,
@@ -90,7 +91,7 @@ def test_large_files_are_not_read(folder):
     sparse = folder / "sparse"
     sparse.touch()
     os.truncate(sparse, 1 << 32)
-    for read in (read_text, lambda path: open_regular(path, 1000)):
+    for read in (read_text, read_yaml, lambda path: open_regular(path, 1000)):
         with pytest.raises(OSError, match="too large: 4,295 MB of at most"):
             read(sparse)
     assert read_json(sparse) == {}

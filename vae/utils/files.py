@@ -27,6 +27,7 @@ DISK_FULL_ERRORS = {  # errors of writes without enough disk space, and their me
     errno.EFBIG: "files may not become that large there",
 }
 
+MAX_YAML = 1 << 20  # bytes of a YAML file: it takes a second to read
 MAX_DEPTH = 50  # lists and mappings within each other, in a YAML file
 MAX_WEIGHTS = 1 << 32  # bytes of a file of weights: it is read into memory
 MAX_TEXT = 64 << 20  # bytes of a text file of a run, but for
@@ -201,7 +202,7 @@ def read_yaml(path: Path) -> Any:
         OSError, ValueError, YAMLError, OmegaConfBaseException: it cannot be read, is damaged,
             or is nested as no file of ours: libyaml would end the process (its stack overflows).
     """
-    text = read_text(path)
+    text = read_text(path, limit=MAX_YAML)
     depth = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent)
