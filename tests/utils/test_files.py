@@ -113,6 +113,16 @@ def test_links_out_of_a_folder_are_refused(name, target, folder, tmp_path):
     reject_unsafe_entries(folder)
 
 
+def test_links_of_submitit_stay_when_a_sweep_is_moved(folder):
+    (folder / ".submitit").mkdir()
+    link = folder / ".submitit" / ".submission_file_0123abc.sh"
+    link.symlink_to("/elsewhere/sweep/.submitit/7/7_submission.sh")
+    reject_unsafe_entries(folder)
+    link.rename(folder / ".submission_file_0123abc.sh")
+    with pytest.raises(UserError, match=r"is a link to"):
+        reject_unsafe_entries(folder)
+
+
 def test_a_very_deep_folder_is_looked_through(folder, monkeypatch):
     monkeypatch.chdir(folder)
     depth = sys.getrecursionlimit()

@@ -68,7 +68,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             state = _load_archive(file)
     except OSError as error:
         what = "cannot be read" if path.is_file() else "there is no such checkpoint"
-        raise UserError(f"{path}: {what} ({error.strerror}).") from error
+        raise UserError(f"{path}: {what} ({error.strerror or error}).") from error
     except UserError:
         raise
     except Exception as error:  # an untrusted file with a valid checksum may fail in any way

@@ -32,7 +32,10 @@ MAX_DEPTH = 50  # lists and mappings within each other, in a YAML file
 MAX_WEIGHTS = 1 << 32  # bytes of a file of weights: it is read into memory
 MAX_TEXT = 64 << 20  # bytes of a text file of a run, but for
 MAX_ROWS = 1 << 28  # its metrics.jsonl: a million rows
-WANDB_LINK = re.compile(r"[\\/]wandb[\\/][^\\/]+[\\/]logs[\\/]debug-core\.log\Z")
+HARMLESS_LINKS = re.compile(  # W&B's to the log of its service, submitit's to a job's script
+    r"[\\/](wandb[\\/][^\\/]+[\\/]logs[\\/]debug-core\.log"
+    r"|\.submitit[\\/]\.submission_file_[0-9a-f]+\.sh)\Z"
+)
 TEMPORARY = re.compile(r"\.(\d+)(?:\.[0-9a-f]{16})?\.tmp$")  # the process, and a random number
 
 
@@ -74,8 +77,8 @@ def read_text(path: Path, errors: str = "strict", limit: int = MAX_TEXT) -> str:
 def reject_unsafe_entries(folder: Path) -> None:
     """Refuse a folder with links out of it, or with pipes and devices: before any write in it.
 
-    A write through such a link changes a file elsewhere; a pipe waits for ever. Only W&B's link
-    of each run to the log of its service may stay: W&B makes it, and never writes through it.
+    A write through such a link changes a file elsewhere; a pipe waits for ever. HARMLESS_LINKS
+    may stay: W&B and submitit make them anew for each run, and never write through an old one.
 
     Raises:
         UserError: names the link and its target, or the pipe.
@@ -83,7 +86,7 @@ def reject_unsafe_entries(folder: Path) -> None:
     """
     root = os.path.realpath(folder)
     for entry in _entries_below(str(folder)):
-        if entry.is_symlink() and not WANDB_LINK.search(entry.path):
+        if entry.is_symlink() and not HARMLESS_LINKS.search(entry.path):
             target = os.path.realpath(entry.path)
             if target != root and not target.startswith(os.path.join(root, "")):
                 raise UserError(
