@@ -25,7 +25,7 @@ from tests.support.wandb_server import WandbServer
 from vae.runs import wandb_run
 from vae.runs.checkpoint import load_checkpoint
 from vae.runs.tracking import Tracker, truncate_metrics
-from vae.runs.wandb_run import WandbConfig, resolve_mode
+from vae.runs.wandb_settings import WandbConfig, resolve_mode
 from vae.utils.errors import UserError
 
 OFFLINE = WandbConfig("offline", "faces", None, "beta", "beta=0.001", ["celeba", "test"], False)

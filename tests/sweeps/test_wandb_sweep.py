@@ -18,7 +18,7 @@ from PIL import Image
 from tests.support.fake_sweeps import make_run, make_sweep
 from tests.support.wandb_files import read_runs
 from tests.support.wandb_server import WandbServer
-from vae.runs.wandb_run import WandbConfig
+from vae.runs.wandb_settings import WandbConfig
 from vae.sweeps.comparison import read_sweep
 from vae.sweeps.wandb_sweep import SUMMARY_ID_FILE, link_runs, log_summary
 

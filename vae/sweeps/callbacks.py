@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from vae.runs.checkpoint import config_changes
 from vae.runs.config import objectives_of
 from vae.runs.run_dir import remove_empty, require_writable
-from vae.runs.wandb_run import WandbConfig
+from vae.runs.wandb_settings import WandbConfig
 from vae.sweeps.results import RECORD_FILE
 from vae.sweeps.wandb_sweep import link_runs
 from vae.utils.errors import UserError, without_password
