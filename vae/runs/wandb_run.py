@@ -8,6 +8,7 @@ wandb is imported only when a run starts, so that this module is light and
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import ssl
 import urllib.error
@@ -37,6 +38,10 @@ logger = logging.getLogger(__name__)
 
 # Seconds: the answer to a first request; the start of a run (wandb adds 10); the final upload.
 REACH_TIMEOUT, INIT_TIMEOUT, FINISH_TIMEOUT = 5.0, 20.0, 120.0
+UNUSED = {  # documented variables of W&B that this project overrules
+    "WANDB_DIR": "W&B's files of a run are in the run's folder.",
+    "WANDB_SAVE_CODE": "code is not uploaded.",
+}
 
 
 def unreachable(url: str) -> str | None:
@@ -127,9 +132,8 @@ class WandbRun:
     def _start(self, mode: Literal["online", "offline"]) -> None:
         """Start online, or offline where that is asked for or the server cannot be used."""
         known = wandb_settings()
-        if "root_dir" in known.model_fields_set:
-            text = "WANDB_DIR is not used: W&B's files of this run are in %s"
-            logger.warning(text, self.folder / "wandb")
+        for name in UNUSED.keys() & os.environ.keys():
+            logger.warning("%s is not used: %s", name, UNUSED[name])
         own_id = True
         if mode == "online":
             # wandb itself would knock at a closed door for INIT_TIMEOUT, in every run of a sweep.
@@ -156,8 +160,6 @@ class WandbRun:
         ours: dict[str, Any] = {
             "silent": True,  # the lines that matter are logged here; wandb's warnings remain
             "console": "off",  # train.log has it, and tqdm stays as it is
-            "disable_code": True,
-            "disable_git": True,
             "init_timeout": INIT_TIMEOUT,
             "finish_timeout": FINISH_TIMEOUT,
         }
@@ -180,7 +182,11 @@ class WandbRun:
                 resume="allow" if self.resumes else None,
                 reinit="create_new",  # a run of its own, whatever else this process has open
                 settings=wandb.Settings(
-                    base_url=without_credentials(known.base_url), finish_timeout_raises=True, **ours
+                    base_url=without_credentials(known.base_url),
+                    disable_code=True,
+                    disable_git=True,
+                    finish_timeout_raises=True,
+                    **ours,
                 ),
             )
         given = known.run_id if self.single else None

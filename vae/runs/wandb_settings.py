@@ -91,10 +91,14 @@ def wandb_settings() -> wandb.Settings:
         import wandb
 
         try:
-            return wandb.setup().settings
+            known = wandb.setup().settings
         except Exception as error:
             text = f"W&B refuses its own settings (WANDB_* in the environment): {error_text(error)}"
             raise UserError(text) from error
+    token = known.identity_token_file
+    if token and not Path(token).is_file():  # of which W&B's own process would die, also offline
+        raise UserError(f"WANDB_IDENTITY_TOKEN_FILE: {token} is no file. Write it, or unset it.")
+    return known
 
 
 def resolve_mode(mode: str) -> Literal["online", "offline", "disabled"]:
