@@ -72,7 +72,9 @@ def test_debug_goes_with_any_data(data):
         *("trainer.log_every=0", "trainer.figures_every=0", "trainer.max_skipped=0"),
         *("trainer.precision=fp8", "trainer.device=tpu", "trainer.ema=1", "trainer.epochs=null"),
         *("wandb.mode=maybe", "wandb.project=''", "wandb.project=faces/vae", "wandb.tags=['']"),
-        *("wandb.tags=[" + "x" * 65 + "]", "wandb.tags=[{a:1}]"),
+        *("wandb.tags=[" + "x" * 65 + "]", "wandb.tags=[{a:1}]", "wandb.tags=['a\x7f']"),
+        *("wandb.name=" + "x" * 129, "wandb.name='a\x7f'", "wandb.name=''", "wandb.entity=a/b"),
+        *("wandb.group=" + "x" * 129, "wandb.group='a\x7f'", "wandb.group=''"),
     ],
 )
 def test_a_value_out_of_its_range_is_refused(overrides):

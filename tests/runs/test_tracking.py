@@ -25,7 +25,7 @@ from tests.support.wandb_server import WandbServer
 from vae.runs import wandb_run
 from vae.runs.checkpoint import load_checkpoint
 from vae.runs.tracking import Tracker, truncate_metrics
-from vae.runs.wandb_settings import WandbConfig, resolve_mode
+from vae.runs.wandb_settings import WandbConfig, fitting_name, resolve_mode
 from vae.utils.errors import UserError
 
 OFFLINE = WandbConfig("offline", "faces", None, "beta", "beta=0.001", ["celeba", "test"], False)
@@ -215,6 +215,14 @@ def test_the_configuration_counts_before_the_variables_of_wandb(tmp_path, monkey
     assert (run.group, run.name) == ("beta", "beta=0.001")
 
 
+def test_generated_names_fit_and_stay_apart():
+    texts = ["x" * 128 + "a", "x" * 128 + "b", "é" * 129, "a\nb", "a b", "x" * 128]
+    names = [fitting_name(text) for text in texts]
+    assert len(set(names)) == len(names)
+    for name in names:
+        replace(OFFLINE, name=name)  # is not refused
+
+
 @pytest.mark.parametrize("named", ["resumed", "WANDB_RUN_ID"])
 @pytest.mark.parametrize("door", ["closed", "silent", 401, 500])
 def test_a_server_that_cannot_be_used_costs_no_rows(
@@ -331,6 +339,7 @@ def test_an_offline_run_holds_everything(tmp_path, monkeypatch, capsys):
     assert run.summary["status"] == "finished"
     assert (run.project, run.job_type, run.tags) == ("minifaceapp", "train", ["a", "b"])
     assert "loss.beta=0.01" in run.name
+    assert len(run.name) <= 128  # what W&B takes
     assert run.exit_code == 0
     time.sleep(1)  # wandb names a run's folder by the second
     resumed = ["resume=run", "trainer.epochs=3"]

@@ -18,7 +18,7 @@ from omegaconf import MISSING
 
 from vae.utils.compat import restored_process
 from vae.utils.errors import UserError, require, without_password
-from vae.utils.text import safe_name
+from vae.utils.text import printable, safe_name
 
 if TYPE_CHECKING:
     import wandb
@@ -63,12 +63,13 @@ def _printable(text: str, limit: int) -> bool:
 
 
 def fitting_name(text: str) -> str:
-    """Return a generated name cut to what W&B takes, unique per text.
+    """Return a generated name as W&B takes it: on one line, cut, unique per text.
 
     >>> len(fitting_name("a" * 200))
     128
     """
-    return text if len(text) <= MAX_NAME else safe_name(text, MAX_NAME - 9)
+    shown = printable(text)
+    return shown if len(shown) <= MAX_NAME else safe_name(text, MAX_NAME - 9)
 
 
 def run_group(configured: str | None, default: str) -> str:

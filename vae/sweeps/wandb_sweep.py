@@ -17,7 +17,7 @@ from typing import Any
 
 from vae.runs.tracking import summary_key
 from vae.runs.wandb_run import WandbRun
-from vae.runs.wandb_settings import WandbConfig, run_group
+from vae.runs.wandb_settings import WandbConfig, fitting_name, run_group
 from vae.sweeps.comparison import LEADING_KEYS, Comparison, rows
 from vae.utils.errors import UserError
 from vae.utils.files import write_text_atomically
@@ -68,7 +68,7 @@ def log_summary(comparison: Comparison, settings: WandbConfig, folder: Path) -> 
     remembered = folder / SUMMARY_ID_FILE
     named = replace(
         settings,
-        name=f"{comparison.name} summary",
+        name=fitting_name(f"{comparison.name} summary"),
         group=run_group(settings.group, comparison.name),
     )
     about = {
