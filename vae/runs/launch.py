@@ -20,7 +20,7 @@ from vae.runs.checkpoint import load_resume_state
 from vae.runs.compose import to_config
 from vae.runs.config import RunConfig, objective_values
 from vae.runs.failures import LostRankError, ResourceError, translate_resource_errors
-from vae.runs.overrides import run_name, save_accepted_overrides
+from vae.runs.overrides import run_name, save_accepted_overrides, task_overrides
 from vae.runs.run import Run, ShouldContinue
 from vae.runs.run_dir import (
     RunFolderInUseError,
@@ -98,7 +98,7 @@ def _reject_sweep_preset() -> None:
     hydra_config = HydraConfig.get()
     preset = hydra_config.runtime.choices.get("sweep")
     if preset:
-        overrides = hydra_config.overrides.task
+        overrides = task_overrides(hydra_config)
         asked = f"sweep={preset}"
         if asked not in overrides:  # the experiment asks for it
             asked = next(each for each in overrides if each.startswith("experiment="))
@@ -112,7 +112,7 @@ def _named_config(composed: DictConfig) -> RunConfig:
     shared = hydra_config.job.config.override_dirname.exclude_keys
     in_a_sweep = hydra_config.mode == RunMode.MULTIRUN
     named = config.wandb.name or (None if in_a_sweep else os.environ.get("WANDB_NAME"))
-    generated = fitting_name(run_name(hydra_config.overrides.task, shared))
+    generated = fitting_name(run_name(task_overrides(hydra_config), shared))
     group = run_group(config.wandb.group, config.sweep.name if in_a_sweep else "") or None
     config.wandb = replace(config.wandb, name=named or generated, group=group)
     return config
