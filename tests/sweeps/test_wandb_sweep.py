@@ -195,6 +195,7 @@ STUDY = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_sweep_with_variables_of_one_run_and_a_secret_storage(tmp_path, monkeypatch, capsys):
     """Each run is a W&B run of its own, and the secret is in no file, request and message."""
     url = f"sqlite:///file:{tmp_path}/study.db?uri=true&password={SECRET}"
