@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from vae.runs.compose import CONF, compose
+from vae.runs.compose import CONF, compose, run_config
 from vae.runs.config import RunConfig
 from vae.utils.errors import UserError
 from vae.utils.registry import choices
@@ -82,6 +82,12 @@ def test_a_value_out_of_its_range_is_refused(overrides):
     key = overrides.split()[-1].partition("=")[0]
     with pytest.raises(UserError, match=rf"^{re.escape(key)}: got "):
         compose(overrides.split())
+
+
+def test_a_name_of_an_older_run_is_cut_to_what_wandb_takes():
+    values = compose([]).as_dict()
+    values["wandb"]["name"] = "x" * 129
+    assert len(run_config(values).wandb.name) == 128
 
 
 def test_mistakes_outside_of_train_py_are_user_errors():

@@ -223,8 +223,13 @@ def test_generated_names_fit_and_stay_apart():
         replace(OFFLINE, name=name)  # is not refused
 
 
-@pytest.mark.parametrize("named", ["resumed", "WANDB_RUN_ID"])
-@pytest.mark.parametrize("door", ["closed", "silent", 401, 500])
+@pytest.mark.parametrize(
+    ("door", "named"),
+    [
+        *(("closed", "resumed"), ("silent", "WANDB_RUN_ID"), (500, "resumed")),
+        *((401, "resumed"), (401, "WANDB_RUN_ID")),
+    ],
+)
 def test_a_server_that_cannot_be_used_costs_no_rows(
     door, named, wandb_server, tmp_path, monkeypatch, caplog, capfd
 ):
