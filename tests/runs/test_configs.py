@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from vae.runs.compose import CONF, compose
+from vae.runs.compose import CONF, compose, run_config
 from vae.runs.config import RunConfig
 from vae.utils.errors import UserError
 from vae.utils.registry import choices
@@ -72,7 +72,9 @@ def test_debug_goes_with_any_data(data):
         *("trainer.log_every=0", "trainer.figures_every=0", "trainer.max_skipped=0"),
         *("trainer.precision=fp8", "trainer.device=tpu", "trainer.ema=1", "trainer.epochs=null"),
         *("wandb.mode=maybe", "wandb.project=''", "wandb.project=faces/vae", "wandb.tags=['']"),
-        *("wandb.tags=[" + "x" * 65 + "]", "wandb.tags=[{a:1}]"),
+        *("wandb.tags=[" + "x" * 65 + "]", "wandb.tags=[{a:1}]", "wandb.tags=['a\x7f']"),
+        *("wandb.name=" + "x" * 129, "wandb.name='a\x7f'", "wandb.name=''", "wandb.entity=a/b"),
+        *("wandb.group=" + "x" * 129, "wandb.group='a\x7f'", "wandb.group=''"),
     ],
 )
 def test_a_value_out_of_its_range_is_refused(overrides):
@@ -80,6 +82,12 @@ def test_a_value_out_of_its_range_is_refused(overrides):
     key = overrides.split()[-1].partition("=")[0]
     with pytest.raises(UserError, match=rf"^{re.escape(key)}: got "):
         compose(overrides.split())
+
+
+def test_a_name_of_an_older_run_is_cut_to_what_wandb_takes():
+    values = compose([]).as_dict()
+    values["wandb"]["name"] = "x" * 129
+    assert len(run_config(values).wandb.name) == 128
 
 
 def test_mistakes_outside_of_train_py_are_user_errors():

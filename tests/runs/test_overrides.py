@@ -4,8 +4,14 @@ import re
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
-from vae.runs.overrides import expand_resume, run_name, save_accepted_overrides
+from vae.runs.overrides import (
+    expand_resume,
+    run_name,
+    save_accepted_overrides,
+    task_overrides,
+)
 from vae.utils.errors import UserError
 from vae.utils.text import safe_name
 
@@ -19,6 +25,21 @@ def test_a_run_is_named_by_its_overrides():
     assert run_name(["resume=a/b", "+x.y=a/b"], []) == safe_name("+x.y=a/b")
     assert run_name([], []) == "defaults"
     assert run_name(["data.path=/a/b"], ["data.path"]) == "defaults"
+
+
+def test_names_and_records_have_no_resolved_interpolation(monkeypatch):
+    monkeypatch.setenv("SECRET", "a=b, hunter2")  # nor could it be parsed
+    given = ["data.path=${oc.env:SECRET}", "loss.beta=0.1"]
+    assert task_overrides(OmegaConf.create({"overrides": {"task": given}})) == given
+
+
+def test_resuming_leaves_the_study_of_the_sweep_alone(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    accepted = ["loss.beta=0.1", "sweep.storage=${oc.env:STUDY_URL}"]
+    (tmp_path / ".hydra" / "accepted.yaml").write_text(OmegaConf.to_yaml(accepted))
+    expanded = expand_resume([f"resume={tmp_path}"])
+    assert expanded[0] == "loss.beta=0.1"
+    assert not any("sweep.storage" in word for word in expanded)
 
 
 def accepted(run, text="- loss.beta=0.1\n- resume=elsewhere\n"):

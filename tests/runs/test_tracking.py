@@ -25,7 +25,7 @@ from tests.support.wandb_server import WandbServer
 from vae.runs import wandb_run
 from vae.runs.checkpoint import load_checkpoint
 from vae.runs.tracking import Tracker, truncate_metrics
-from vae.runs.wandb_run import WandbConfig, resolve_mode
+from vae.runs.wandb_settings import WandbConfig, fitting_name, resolve_mode
 from vae.utils.errors import UserError
 from vae.utils.files import reject_unsafe_entries
 
@@ -147,10 +147,11 @@ def test_auto_with_a_key_is_online(tmp_path, wandb_server, caplog, capfd):
     assert server.key not in printed + caplog.text
 
 
-@pytest.mark.parametrize("variable", ["WANDB_MODE", "WANDB_BASE_URL"])
-def test_settings_refused_by_wandb_are_user_errors(tmp_path, monkeypatch, variable):
+@pytest.mark.parametrize("settings", [AUTO, OFFLINE])
+@pytest.mark.parametrize("variable", ["WANDB_MODE", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE"])
+def test_settings_refused_by_wandb_are_user_errors(tmp_path, monkeypatch, variable, settings):
     monkeypatch.setenv(variable, "nonsense")
-    with pytest.raises(UserError, match=r"WANDB_.*nonsense"), Tracker(tmp_path / "a", AUTO, {}):
+    with pytest.raises(UserError, match=r"WANDB_.*nonsense"), Tracker(tmp_path / "a", settings, {}):
         pass
     assert not (tmp_path / "a").exists()
 
@@ -170,16 +171,79 @@ def test_a_key_is_found_where_wandb_finds_it(tmp_path, monkeypatch, source):
         resolve_mode("online")
     wandb.teardown()  # it reads the environment once
     if source.startswith("WANDB"):
-        monkeypatch.setenv(source, WandbServer.key)
+        monkeypatch.setenv(source, str(path) if "FILE" in source else WandbServer.key)
     else:
         with path.open("a") as file:
             file.write(f"machine 127.0.0.1:9 login user password {WandbServer.key}\n")
     assert resolve_mode("online") == "online"
 
 
-@pytest.mark.parametrize("door", ["closed", "silent", 401, 500])
+VARIABLES = {
+    "WANDB_RUN_ID": "x1",
+    "WANDB_RESUME": "allow",
+    "WANDB_NAME": "n1",
+    "WANDB_SWEEP_ID": "s1",
+    "WANDB_RUN_GROUP": "g1",
+    "WANDB_JOB_TYPE": "j1",
+    "WANDB_PROJECT": "p1",
+    "WANDB_ENTITY": "e1",
+    "WANDB_TAGS": "t1,t2",
+    "WANDB_NOTES": "o1",
+    "WANDB_HOST": "",  # an empty variable is unset
+    "WANDB_DIR": "elsewhere",
+}
+
+
+@pytest.mark.parametrize("resumed", [None, "r1"])
+@pytest.mark.parametrize("job_type", [None, "evaluate"])
+@pytest.mark.parametrize("single", [True, False])
+def test_variables_of_wandb(single, job_type, resumed, tmp_path, monkeypatch, caplog):
+    """Those of one run apply to a new single run, the others where the configuration is silent."""
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    silent = WandbConfig("offline", None, None, None, None, [], False)
+    given = {"run_id": resumed, "job_type": job_type, "single": single}
+    with Tracker(tmp_path, silent, CONFIG, **given) as tracker:
+        tracker.log(ROWS[0])
+    run = read_run(tmp_path)
+    assert run.id == tracker.run_id
+    assert (run.project, run.entity, run.tags) == ("p1", "e1", ["t1", "t2"])
+    assert (run.group, run.job_type, run.notes) == ("g1", job_type or "j1", "o1")
+    own = single and not resumed
+    assert (run.name, run.sweep_id) == (("n1", "s1") if own else ("", ""))
+    assert (run.id == (resumed or "x1")) == bool(own or resumed)
+    (warning,) = (text for text in said(caplog) if "not used" in text)
+    assert warning.startswith("WANDB_DIR")
+
+
+def test_the_configuration_counts_before_the_variables_of_wandb(tmp_path, monkeypatch):
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("WANDB_SWEEP_ID")  # which has a project and an entity of its own
+    with Tracker(tmp_path, replace(OFFLINE, entity="mine"), CONFIG, single=True):
+        pass
+    run = read_run(tmp_path)
+    assert (run.project, run.entity, run.tags) == ("faces", "mine", ["celeba", "test"])
+    assert (run.group, run.name) == ("beta", "beta=0.001")
+
+
+def test_generated_names_fit_and_stay_apart():
+    texts = ["x" * 128 + "a", "x" * 128 + "b", "é" * 129, "a\nb", "a b", "x" * 128]
+    names = [fitting_name(text) for text in texts]
+    assert len(set(names)) == len(names)
+    for name in names:
+        replace(OFFLINE, name=name)  # is not refused
+
+
+@pytest.mark.parametrize(
+    ("door", "named"),
+    [
+        *(("closed", "resumed"), ("silent", "WANDB_RUN_ID"), (500, "resumed")),
+        *((401, "resumed"), (401, "WANDB_RUN_ID")),
+    ],
+)
 def test_a_server_that_cannot_be_used_costs_no_rows(
-    door, wandb_server, tmp_path, monkeypatch, caplog, capfd
+    door, named, wandb_server, tmp_path, monkeypatch, caplog, capfd
 ):
     init, modes = wandb.init, []
     monkeypatch.setattr(wandb, "init", lambda **given: modes.append(given["mode"]) or init(**given))
@@ -191,22 +255,25 @@ def test_a_server_that_cannot_be_used_costs_no_rows(
         url = f"http://127.0.0.1:{ports.get(door, wandb_server.server_port)}"
         monkeypatch.setenv("WANDB_BASE_URL", url)
         wandb_server.fault = door
+        monkeypatch.setenv("WANDB_RUN_ID", "id" if named == "WANDB_RUN_ID" else "other")
+        run_id = "id" if named == "resumed" else None
         with (
             caplog.at_level(logging.INFO),
-            Tracker(tmp_path, ONLINE, CONFIG, run_id="id") as tracker,
+            Tracker(tmp_path, ONLINE, CONFIG, run_id=run_id, single=True) as tracker,
         ):
             tracker.log(ROWS[0])
     warning, how_to_upload = said(caplog)
     assert f"{url} cannot be used" in warning
     run = read_run(tmp_path)
     assert str(run.folder) in how_to_upload
-    assert tracker.run_id == run.id
+    assert tracker.run_id == "id"  # to which `wandb sync` uploads
     if door in ports:
         assert modes == ["offline"]  # wandb itself would have tried for long
-        assert run.id == "id"  # `wandb sync` uploads to that run
+        assert run.id == "id"
     else:
         assert modes == ["online", "offline"]
         assert run.id != "id"  # which the failed start has taken in this process
+        assert " wandb sync --id id " in how_to_upload
     assert run.exit_code == 0
     assert run.metric_rows == rows(tmp_path) == ROWS[:1]
     assert wandb_server.key not in capfd.readouterr().err + caplog.text
@@ -289,6 +356,7 @@ def test_an_offline_run_holds_everything(tmp_path, monkeypatch, capsys):
     assert run.summary["status"] == "finished"
     assert (run.project, run.job_type, run.tags) == ("minifaceapp", "train", ["a", "b"])
     assert "loss.beta=0.01" in run.name
+    assert len(run.name) <= 128  # what W&B takes
     assert run.exit_code == 0
     time.sleep(1)  # wandb names a run's folder by the second
     resumed = ["resume=run", "trainer.epochs=3"]

@@ -40,6 +40,8 @@ class OfflineRun:
             content = getattr(record, kind)
             if kind == "run":
                 self.id, self.project = content.run_id, content.project
+                self.entity, self.notes = content.entity, content.notes
+                self.sweep_id = content.sweep_id
                 self.name, self.group = content.display_name, content.run_group
                 self.job_type, self.tags = content.job_type, list(content.tags)
                 _merge(self.config, content.config.update)

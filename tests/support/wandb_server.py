@@ -50,6 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
         with server.lock:
+            server.bodies.append(body)
             failing = server.fault
             if failing is None:
                 status, reply = server._reply(self.command, self.path, body)
@@ -85,6 +86,7 @@ class WandbServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.runs: dict[str, OnlineRun] = {}
+        self.bodies: list[bytes] = []  # of all requests
         self.fault: str | int | None = None
         self.closing = threading.Event()
         self.unknown: list[str] = []  # what was asked for and is not played here

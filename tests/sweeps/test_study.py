@@ -198,6 +198,8 @@ def test_another_space_is_refused(before, now, refused, study):
     [
         ("mysql://me:secret@host/db", r"mysql://me:\*\*\*@host/db .*pip install 'psycopg\[binary"),
         ("mysql//me:secret@host/db", "cannot be used"),  # mistyped, so no URL
+        ("nosql://me:a/secret:b@c@host/db", "cannot be used"),
+        ("nosql://host:port/db?user=me&password=secret", "cannot be used"),
     ],
 )
 def test_an_unusable_storage_is_a_user_error(url, words, tmp_path):

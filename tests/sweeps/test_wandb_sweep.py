@@ -16,9 +16,10 @@ import wandb
 from PIL import Image
 
 from tests.support.fake_sweeps import make_run, make_sweep
+from tests.support.train_command import TINY, call_train
 from tests.support.wandb_files import read_runs
 from tests.support.wandb_server import WandbServer
-from vae.runs.wandb_run import WandbConfig
+from vae.runs.wandb_settings import WandbConfig
 from vae.sweeps.comparison import read_sweep
 from vae.sweeps.wandb_sweep import SUMMARY_ID_FILE, link_runs, log_summary
 
@@ -184,6 +185,68 @@ def test_a_sweep_is_one_run_with_a_table_and_figures(sweep):
         f"sweep/{name}": (sweep.folder / f"{name}.png").read_bytes()
         for name in ("comparison", "samples")
     }
+
+
+SECRET = "hunter2"
+STUDY = [
+    "-m", *(o for o in TINY if not o.startswith("wandb.")), "wandb.mode=online", "sweep.name=s",
+    "hydra/sweeper=study", "hydra.sweeper.n_trials=2", "loss.beta=interval(0.1,0.2)",
+    "sweep.pruner=median", "sweep.storage=${oc.env:STUDY_URL}",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_sweep_with_variables_of_one_run_and_a_secret_storage(tmp_path, monkeypatch, capsys):
+    """Each run is a W&B run of its own, and the secret is in no file, request and message."""
+    url = f"sqlite:///file:{tmp_path}/study.db?uri=true&password={SECRET}"
+    with TableServer() as server:
+        variables = {"WANDB_RUN_ID": "x", "WANDB_NAME": "n", "WANDB_RESUME": "allow"}
+        for name, value in {**server.environment, **variables, "STUDY_URL": url}.items():
+            monkeypatch.setenv(name, value)
+        said = []
+        for arguments in (STUDY, STUDY, ["resume=RUN", "trainer.epochs=3"]):
+            last, *_ = sorted((tmp_path / "multirun").glob("s/loss*")) or [""]
+            arguments = [each.replace("RUN", str(last)) for each in arguments]
+            code, out, err = call_train(arguments, tmp_path, monkeypatch, capsys)
+            assert code == 0, err
+            said.append(out + err)
+        runs = server.runs
+    assert len(runs) == 3  # two, and the summary
+    assert "x" not in runs
+    assert {run.about["jobType"] for run in runs.values()} == {"train", "sweep"}
+    assert {run.about["groupName"] for run in runs.values()} == {"s"}
+    names = sorted(run.about["displayName"] for run in runs.values())
+    folders = [folder.name for folder in (tmp_path / "multirun").glob("s/loss*")]
+    assert names == sorted([*folders, "s summary"])
+    assert "2 trials of 2" in said[1]
+    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    for text in (*files, *server.bodies, *(each.encode() for each in said)):
+        assert SECRET.encode() not in text
+    key = server.key.encode()
+    assert not any(key in text for text in files)
+
+
+@pytest.mark.parametrize("sweep_of_many", [True, False])
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "postgresql+psycopg://me:SECRET@host/db",
+        "postgresql+psycopg://me:a/SECRET:b@c@host/db",
+        "mysql://host/db?user=me&password=SECRET",
+    ],
+)
+def test_a_password_on_the_command_line_is_refused(
+    storage, sweep_of_many, tmp_path, monkeypatch, capsys
+):
+    storage = storage.replace("SECRET", SECRET)
+    arguments = [*TINY, f"sweep.storage='{storage}'"]
+    many = ["-m", "hydra/sweeper=study", "loss.beta=choice(0.1,0.2)"] if sweep_of_many else []
+    code, out, err = call_train([*many, *arguments], tmp_path, monkeypatch, capsys)
+    assert code != 0
+    assert "sweep.storage: " in err
+    assert "sweep.storage='${oc.env:STUDY_URL}'" in err
+    assert SECRET not in out + err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_resumed_sweep_keeps_its_wandb_run(sweep):

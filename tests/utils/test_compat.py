@@ -50,7 +50,8 @@ def test_a_run_here_does_not_import_launch(run_script):
     script = """
 import sys
 from pathlib import Path
-from vae.runs.wandb_run import WandbConfig, WandbRun
+from vae.runs.wandb_run import WandbRun
+from vae.runs.wandb_settings import WandbConfig
 with WandbRun(Path(), WandbConfig("offline", "faces", None, None, None, [], False), {}) as run:
     assert run.run_id
 print("wandb.sdk.launch" in sys.modules)

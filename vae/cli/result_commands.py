@@ -132,17 +132,24 @@ def compare(options: argparse.Namespace) -> Result:
     ],
 )
 def dashboard(options: argparse.Namespace) -> Result:
-    from vae.runs.wandb_run import error_text, resolve_mode, unreachable
+    from vae.runs.wandb_run import unreachable
+    from vae.runs.wandb_settings import (
+        DEFAULT_PROJECT,
+        error_text,
+        resolve_mode,
+        run_group,
+        wandb_settings,
+    )
     from vae.sweeps.comparison import read_sweep
     from vae.sweeps.wandb_sweep import build_workspace
 
     comparison = read_sweep(options.sweep)
     found = [run.config["wandb"] for run in comparison.runs if "wandb" in run.config]
-    reported = found[0] if found else {}
-    entity = options.entity or reported.get("entity") or ""
-    project = options.project or reported.get("project")
-    group = reported.get("group") or comparison.name
-    if not project:
+    reported, known = found[0] if found else {}, wandb_settings()
+    entity = options.entity or reported.get("entity") or known.entity or ""
+    project = options.project or reported.get("project") or known.project or DEFAULT_PROJECT
+    group = run_group(reported.get("group"), comparison.name)
+    if not found and not options.project:
         raise UserError(f"{options.sweep}: no run says its W&B project. Give --project NAME.")
     workspace = build_workspace(comparison, entity, project, group)
     if options.json:
@@ -154,7 +161,7 @@ def dashboard(options: argparse.Namespace) -> Result:
         )
     import wandb
 
-    url = wandb.setup().settings.base_url
+    url = known.base_url
     trouble = unreachable(url)  # wandb itself would try for long
     if trouble is None:
         try:

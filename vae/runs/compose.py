@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae.runs.config import RunConfig
+from vae.runs.wandb_settings import fitting_name
 from vae.utils.errors import UserError, require
 from vae.utils.registry import choices, groups
 
@@ -132,6 +133,9 @@ def run_config(values: Any, changes: Mapping[str, Any] | DictConfig | None = Non
         for key, value in flatten(values).items():  # before OmegaConf sees any of them
             require("${" not in str(value), key, value, "a plain value, without ${")
         given, node = OmegaConf.create(values), OmegaConf.structured(RunConfig)
+        name = OmegaConf.select(given, "wandb.name")
+        if isinstance(name, str):  # of older versions, longer than W&B takes
+            OmegaConf.update(given, "wandb.name", fitting_name(name))
         for group in sorted(groups()):  # a group before those in it
             key = group.replace("/", ".")
             if OmegaConf.select(given, key) is not None:

@@ -17,7 +17,7 @@ from vae.data import DataConfig
 from vae.evaluation import MetricsConfig
 from vae.losses import LossConfig
 from vae.models import ModelConfig
-from vae.runs.wandb_run import WandbConfig
+from vae.runs.wandb_settings import WandbConfig
 from vae.training import TrainerConfig
 from vae.training.optim import OptimizerConfig
 from vae.utils.errors import require, without_password

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from vae.runs.checkpoint import load_resume_state
 from vae.runs.compose import to_config
 from vae.runs.config import RunConfig, objective_values
 from vae.runs.failures import LostRankError, ResourceError, translate_resource_errors
-from vae.runs.overrides import run_name, save_accepted_overrides
+from vae.runs.overrides import run_name, save_accepted_overrides, task_overrides
 from vae.runs.run import Run, ShouldContinue
 from vae.runs.run_dir import (
     RunFolderInUseError,
@@ -29,7 +30,7 @@ from vae.runs.run_dir import (
     require_writable,
     run_lock,
 )
-from vae.runs.wandb_run import resolve_mode
+from vae.runs.wandb_settings import fitting_name, resolve_mode, run_group
 from vae.utils.devices import pick_device
 from vae.utils.distributed import (
     broadcast_object,
@@ -97,7 +98,7 @@ def _reject_sweep_preset() -> None:
     hydra_config = HydraConfig.get()
     preset = hydra_config.runtime.choices.get("sweep")
     if preset:
-        overrides = hydra_config.overrides.task
+        overrides = task_overrides(hydra_config)
         asked = f"sweep={preset}"
         if asked not in overrides:  # the experiment asks for it
             asked = next(each for each in overrides if each.startswith("experiment="))
@@ -109,9 +110,11 @@ def _named_config(composed: DictConfig) -> RunConfig:
     config = to_config(composed)
     hydra_config = HydraConfig.get()
     shared = hydra_config.job.config.override_dirname.exclude_keys
-    config.wandb.name = config.wandb.name or run_name(hydra_config.overrides.task, shared)
-    if hydra_config.mode == RunMode.MULTIRUN:
-        config.wandb.group = config.wandb.group or config.sweep.name
+    in_a_sweep = hydra_config.mode == RunMode.MULTIRUN
+    named = config.wandb.name or (None if in_a_sweep else os.environ.get("WANDB_NAME"))
+    generated = fitting_name(run_name(task_overrides(hydra_config), shared))
+    group = run_group(config.wandb.group, config.sweep.name if in_a_sweep else "") or None
+    config.wandb = replace(config.wandb, name=named or generated, group=group)
     return config
 
 
@@ -133,6 +136,7 @@ def prepare_run(
     folder: Path,
     *,
     resume: bool = False,
+    single: bool = True,
     should_continue: ShouldContinue = lambda epochs, metrics: True,
 ) -> Run:
     """Prepare a run in its own folder; call `.train()` on the result.
@@ -143,6 +147,7 @@ def prepare_run(
         config: checked.
         folder: the run folder; empty but for Hydra's files, unless a run is resumed in it.
         resume: resume the run in `folder` if there is one; so does `config.resume`.
+        single: no run of a sweep, as WandbRun has it.
         should_continue: called after each epoch; the run ends early if it returns False.
 
     Returns:
@@ -167,7 +172,7 @@ def prepare_run(
     data = open_data(config.data)
     broadcast_object((config, folder, state))  # to `join_run`
     with translate_resource_errors(config, folder):
-        return Run(config, folder, data, device, state, should_continue)
+        return Run(config, folder, data, device, state, should_continue, single)
 
 
 def join_run() -> None:

@@ -22,6 +22,7 @@ from vae.runs.compose import run_config
 from vae.runs.config import RunConfig
 from vae.runs.run_dir import require_own_place
 from vae.runs.wandb_run import WandbRun
+from vae.runs.wandb_settings import fitting_name
 from vae.utils.errors import UserError, require
 from vae.utils.files import read_json, read_yaml, reject_unsafe_entries, write_json
 
@@ -172,7 +173,8 @@ def evaluate_and_record(
     images = run.data.images[split]
     pictures = draw_figures(run.model, images, evaluation, folder / "figures" / split)
     settings = run.config.wandb
-    named = replace(settings, name=f"{settings.name or run.folder.name} {split}")
+    name = fitting_name(f"{settings.name or run.folder.name} {split}")
+    named = replace(settings, name=name)
     config = {**asdict(run.config), "checkpoint": run.checkpoint, "evaluated": str(run.folder)}
     with WandbRun(folder, named, config, job_type="evaluate") as wandb_run:
         row = {name: figure["value"] for name, figure in report.figures.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -49,9 +50,19 @@ def _short(override: Override) -> str:
     return key.replace("/", ".") + equals + text
 
 
+def task_overrides(hydra: Any) -> list[str]:
+    """Return the overrides that Hydra was given, their interpolations unresolved.
+
+    Args:
+        hydra: Hydra's own part of the configuration.
+    """
+    given: Any = OmegaConf.to_container(hydra.overrides.task)
+    return list(given)
+
+
 def _resolve_run_name(*, _root_: DictConfig) -> str:
     fixed = _root_.hydra.job.config.override_dirname.exclude_keys
-    return run_name(list(_root_.hydra.overrides.task), list(fixed))
+    return run_name(task_overrides(_root_.hydra), list(fixed))
 
 
 # `${run_name:}`, the name of a sweep's run, for `hydra.sweep.subdir`. Registered on import: a
@@ -127,7 +138,9 @@ def _safe_overrides(folder: Path, anew: set[str]) -> list[str]:
         raise UserError(f"resume: {path} cannot be read ({type(error).__name__}).") from error
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
         raise UserError(f"resume: {path} is damaged: it is no list of KEY=VALUE.")
-    kept = [each for each in found if each.partition("=")[0] not in {"resume", *anew}]
+    # a sweep's study is of no use to a run by itself, and its URL may be an interpolation
+    left_out = {"resume", "sweep.storage", *anew}
+    kept = [each for each in found if each.partition("=")[0] not in left_out]
     for override in kept:
         harmless = re.fullmatch(r"[+~]{0,2}\w[\w./@]*(=.*)?", override, re.DOTALL)
         if not harmless or re.match(r"[+~]*hydra\b", override) or RESOLVER.search(override):

@@ -58,6 +58,7 @@ class Run:
         device: where to train; this rank's own.
         state: a checkpoint to resume from; None to start anew.
         should_continue: called after each epoch; the run ends early if it returns False.
+        single: no run of a sweep, as WandbRun has it.
 
     Raises:
         UserError: the model is larger than the memory, or the run is past its end.
@@ -71,6 +72,7 @@ class Run:
         device: torch.device,
         state: dict[str, Any] | None,
         should_continue: ShouldContinue,
+        single: bool = True,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -99,7 +101,8 @@ class Run:
             "multiply_adds": multiply_adds(self.model, config.data.image_size),  # of an image
             "precision": self.precision,
         }
-        self.tracker = Tracker(folder, reporting, self.record, run_id=before.get("run_id"))
+        run_id = before.get("run_id")
+        self.tracker = Tracker(folder, reporting, self.record, run_id=run_id, single=single)
 
     def _build_trainer(self, data: Packed, state: Mapping[str, Any] | None) -> Trainer:
         """Build model, optimizer and trainer; restore the state of a checkpoint."""

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from vae.runs.wandb_run import WandbRun, resolve_mode
+from vae.runs.wandb_run import WandbRun
+from vae.runs.wandb_settings import resolve_mode
 from vae.utils.files import MAX_ROWS, annotate_os_error, read_text, write_text_atomically
 from vae.utils.registry import run_metrics
 

@@ -8,99 +8,39 @@ wandb is imported only when a run starts, so that this module is light and
 from __future__ import annotations
 
 import logging
-import netrc
 import os
 import shlex
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
-from omegaconf import MISSING
-
+from vae.runs.wandb_settings import (
+    DEFAULT_PROJECT,
+    WandbConfig,
+    error_text,
+    resolve_mode,
+    wandb_settings,
+    without_credentials,
+    without_one_run,
+)
 from vae.utils.compat import restored_process, wandb_upload_failed, without_wandb_launch
-from vae.utils.errors import UserError, require, without_password
+from vae.utils.errors import without_password
 
 if TYPE_CHECKING:
     import wandb
 
 logger = logging.getLogger(__name__)
 
-MODES = ("auto", "online", "offline", "disabled")
 # Seconds: the answer to a first request; the start of a run (wandb adds 10); the final upload.
 REACH_TIMEOUT, INIT_TIMEOUT, FINISH_TIMEOUT = 5.0, 20.0, 120.0
-
-
-@dataclass
-class WandbConfig:
-    """Settings of W&B: mode, project, names. `conf/wandb/` holds the values."""
-
-    mode: str = MISSING  # auto (online where there is an API key), online, offline or disabled
-    project: str = MISSING
-    entity: str | None = MISSING  # a user or a team; null: the account's default
-    group: str | None = MISSING  # null: the sweep's name in a sweep
-    name: str | None = MISSING  # null: the run's overrides
-    tags: list[str] = MISSING
-    log_model: bool = MISSING  # upload checkpoints/best.pt as an artifact at the end
-
-    def __post_init__(self) -> None:
-        require(self.mode in MODES, "wandb.mode", self.mode, f"one of {', '.join(MODES)}")
-        # W&B refuses these itself, but only once the run has begun.
-        usable = 0 < len(self.project) <= 128 and not set(self.project) & set("/\\#?%:")
-        takes = "a name of at most 128 characters, none of them / \\ # ? % :"
-        require(usable, "wandb.project", self.project, takes)
-        fit = all(isinstance(tag, str) and 0 < len(tag) <= 64 for tag in self.tags)
-        require(fit, "wandb.tags", self.tags, "tags of 1 to 64 characters each")
-
-
-def resolve_mode(mode: str) -> Literal["online", "offline", "disabled"]:
-    """Resolve `wandb.mode` on this machine, without a network call.
-
-    Raises:
-        UserError: online is asked for without an API key, or WANDB_* hold nonsense.
-    """
-    if mode in ("disabled", "offline"):
-        return "disabled" if mode == "disabled" else "offline"
-    with restored_process():
-        import wandb
-
-        try:
-            known = wandb.setup().settings  # out of WANDB_* and of the file of `wandb offline`
-        except Exception as error:
-            text = f"W&B refuses its own settings (WANDB_* in the environment): {error_text(error)}"
-            raise UserError(text) from error
-    if mode == "auto" and known.mode in ("disabled", "offline", "dryrun"):
-        return "disabled" if known.mode == "disabled" else "offline"
-    if known.identity_token_file or known.api_key or _netrc_has(known.base_url):
-        return "online"
-    if mode == "online":
-        raise UserError(
-            "wandb.mode: got 'online', but there is no API key for "
-            f"{without_password(known.base_url)}. "
-            "Run `wandb login` (or set WANDB_API_KEY), or take wandb.mode=offline."
-        )
-    return "offline"
-
-
-def _netrc_has(url: str) -> bool:
-    """Return whether .netrc has an API key for the server at `url`."""
-    host = urlsplit(without_credentials(url)).netloc
-    for path in (os.environ.get("NETRC") or "~/.netrc", "~/_netrc"):
-        with suppress(OSError, netrc.NetrcParseError):
-            found = netrc.netrc(Path(path).expanduser()).authenticators(host)
-            return bool(found and found[2])
-    return False
-
-
-def without_credentials(url: str) -> str:
-    """Return the URL without user and password, which neither urllib nor wandb can use."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+UNUSED = {  # documented variables of W&B that this project overrules
+    "WANDB_DIR": "W&B's files of a run are in the run's folder.",
+    "WANDB_SAVE_CODE": "code is not uploaded.",
+}
 
 
 def unreachable(url: str) -> str | None:
@@ -117,19 +57,13 @@ def unreachable(url: str) -> str | None:
         return None if isinstance(reason, ssl.SSLError) else str(reason)
 
 
-def error_text(error: Exception) -> str:
-    """Format an error of wandb on one line, without API key and passwords."""
-    text = without_password(" ".join(f"{type(error).__name__}: {error}".split()))
-    key = os.environ.get("WANDB_API_KEY")
-    return text.replace(key, "…") if key else text
-
-
 class WandbRun:
     """One run on W&B, as a context manager; a process may use several in sequence.
 
     W&B writes to `folder`/wandb. `config` is the resolved configuration, nested. `run_id`
-    resumes that W&B run. On leaving, the W&B run ends, as failed if an exception passes
-    through. Entering raises a UserError, and creates nothing, where `resolve_mode` would.
+    resumes that W&B run. `single`: variables that name one run, such as WANDB_RUN_ID, apply;
+    to a resumed run they never do. On leaving, the W&B run ends, as failed if an exception
+    passes through. Entering raises a UserError, and creates nothing, where `resolve_mode` would.
     """
 
     def __init__(
@@ -139,10 +73,12 @@ class WandbRun:
         config: Mapping[str, Any],
         *,
         run_id: str | None = None,
-        job_type: str = "train",
+        job_type: str | None = None,
+        single: bool = False,
     ) -> None:
         self.folder, self.settings, self.config = folder, settings, config
-        self.job_type = job_type
+        self.job_type = job_type  # None: WANDB_JOB_TYPE, else train
+        self.resumes, self.single = run_id is not None, single and run_id is None
         # W&B's id, to be kept. None where there is no W&B run; but one that was given
         # stays while W&B is disabled, so that a later resume finds that run again.
         self.run_id = run_id
@@ -194,60 +130,76 @@ class WandbRun:
 
     def _start(self, mode: Literal["online", "offline"]) -> None:
         """Start online, or offline where that is asked for or the server cannot be used."""
+        known = wandb_settings()
+        for name in UNUSED.keys() & os.environ.keys():
+            logger.warning("%s is not used: %s", name, UNUSED[name])
+        own_id = True
         if mode == "online":
-            import wandb
-
-            known = wandb.setup().settings  # as `resolve_mode` has set them up
             # wandb itself would knock at a closed door for INIT_TIMEOUT, in every run of a sweep.
             # (Through a proxy out of wandb's own settings only wandb can knock.)
             proxied = known.http_proxy or known.https_proxy
             trouble = None if proxied else unreachable(without_credentials(known.base_url))
             if trouble is None:
                 try:
-                    self._init(mode)
+                    self._init(mode, known)
                     logger.info("W&B run: %s", self._run.url if self._run else None)
                     return
                 except Exception as error:
                     trouble = error_text(error)
-                    self.run_id = None  # for this process, the id of a failed start is in use
+                    own_id = False  # for this process, the id of a failed start is in use
             logger.warning(
                 "W&B at %s cannot be used: %s", without_password(known.base_url), trouble
             )
-        self._init("offline")
+        self._init("offline", known, own_id)
         logger.info("W&B is offline; to upload this run: %s", self._sync_command())
 
-    def _init(self, mode: Literal["online", "offline"]) -> None:
-        with restored_process(), without_wandb_launch():
+    def _init(
+        self, mode: Literal["online", "offline"], known: wandb.Settings, own_id: bool = True
+    ) -> None:
+        ours: dict[str, Any] = {
+            "silent": True,  # the lines that matter are logged here; wandb's warnings remain
+            "console": "off",  # train.log has it, and tqdm stays as it is
+            "init_timeout": INIT_TIMEOUT,
+            "finish_timeout": FINISH_TIMEOUT,
+        }
+        ours = {key: value for key, value in ours.items() if key not in known.model_fields_set}
+        named = nullcontext() if self.single and own_id else without_one_run(known)
+        with restored_process(), without_wandb_launch(), named:
             import wandb
 
-            named = ("project", "entity", "group", "name", "tags")
             self._run = wandb.init(
-                **{key: getattr(self.settings, key) for key in named},
-                job_type=self.job_type,
+                project=self.settings.project or known.project or DEFAULT_PROJECT,
+                entity=self.settings.entity,
+                group=self.settings.group,
+                name=self.settings.name,
+                tags=self.settings.tags or None,
+                job_type=self.job_type or known.run_job_type or "train",
                 config=dict(self.config),
                 mode=mode,
                 dir=self.folder,
-                id=self.run_id,
-                resume="allow" if self.run_id else None,
+                id=self.run_id if own_id else None,
+                resume="allow" if self.resumes else None,
                 reinit="create_new",  # a run of its own, whatever else this process has open
                 settings=wandb.Settings(
-                    base_url=without_credentials(wandb.setup().settings.base_url),
-                    silent=True,  # the lines that matter are logged here; wandb's warnings remain
-                    console="off",  # train.log has it, and tqdm stays as it is
+                    base_url=without_credentials(known.base_url),
                     disable_code=True,
                     disable_git=True,
-                    init_timeout=INIT_TIMEOUT,
-                    finish_timeout=FINISH_TIMEOUT,
                     finish_timeout_raises=True,
+                    **ours,
                 ),
             )
-        self.run_id = self._run.id
+        given = known.run_id if self.single else None
+        self.run_id = self.run_id or given or self._run.id
 
     def _sync_command(self) -> str:
         if self._run is None:
             return "-"
-        online = "" if self._run.offline else "--include-online "  # or it would be left out
-        return f"wandb sync {online}{shlex.quote(str(Path(self._run.dir).parent))}"
+        words = ["wandb", "sync", str(Path(self._run.dir).parent)]
+        if not self._run.offline:
+            words.insert(2, "--include-online")  # or it would be left out
+        if self._run.id != self.run_id:
+            words[2:2] = ["--id", str(self.run_id)]
+        return shlex.join(words)
 
     def _attempt(self, what: str, act: Callable[[], object]) -> None:
         """Call `act`; log any error of W&B, with one warning of each kind."""

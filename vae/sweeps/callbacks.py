@@ -6,6 +6,7 @@ Hydra turns a callback's exception into a warning, so a callback that must stop 
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 import sys
 from datetime import datetime
@@ -21,8 +22,9 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from vae.runs.checkpoint import config_changes
 from vae.runs.compose import require_printable
 from vae.runs.config import objectives_of
+from vae.runs.overrides import task_overrides
 from vae.runs.run_dir import remove_empty, require_writable
-from vae.runs.wandb_run import WandbConfig
+from vae.runs.wandb_settings import WandbConfig
 from vae.sweeps.results import RECORD_FILE
 from vae.sweeps.wandb_sweep import link_runs
 from vae.utils.errors import UserError, without_password
@@ -32,12 +34,17 @@ log = logging.getLogger(__name__)
 
 
 class RequireFolder(Callback):
-    """Check that the run folder is safe to write to, before Hydra writes and data are packed."""
+    """Check that the run folder is safe to write to, before Hydra writes and data are packed.
+
+    And that no password would be written into it.
+    """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        reject_password(config)
         self._require("hydra.run.dir", config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        reject_password(config)
         self._require("hydra.sweep.dir", config.hydra.sweep.dir)
 
     def _require(self, key: str, folder: str) -> None:
@@ -52,6 +59,24 @@ class RequireFolder(Callback):
             sys.exit(f"error: {key}: {folder} cannot be written to: {reason}. Choose another.")
 
 
+def reject_password(config: DictConfig) -> None:
+    """End the program if the storage's URL holds a password itself.
+
+    Hydra and W&B record the command and the configuration as they are given, before anything
+    could be hidden in them. An interpolation, `${oc.env:STUDY_URL}`, is recorded unresolved.
+    """
+    plain: Any = OmegaConf.to_container(config)
+    for key, group in (("sweep", plain["sweep"]), ("hydra.sweeper", plain["hydra"]["sweeper"])):
+        storage = re.sub(r"\$\{[^}]*\}", "", str(group.get("storage")))
+        if without_password(storage) != storage:
+            sys.exit(
+                f"error: {key}.storage: {without_password(storage)} holds a password, which would "
+                "stand in the run folders and on W&B. Put the URL into an environment variable, "
+                "STUDY_URL, and give sweep.storage='${oc.env:STUDY_URL}'; or leave the password "
+                "out, for PostgreSQL to find in PGPASSWORD or ~/.pgpass."
+            )
+
+
 class PrepareSweep(Callback):
     """Name the runs by the overrides in which they differ; record the start of the sweep.
 
@@ -62,16 +87,16 @@ class PrepareSweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         file = Path(config.hydra.sweep.dir, RECORD_FILE)
         before = read_json(file)
-        chosen = config.hydra.sweeper.params or {}
+        plain: Any = OmegaConf.to_container(config)  # without the values that are swept
+        chosen = plain["hydra"]["sweeper"]["params"] or {}
         parameters = [f"{key}={value}" for key, value in chosen.items()]
         parsed = OverridesParser.create().parse_overrides(
-            [*parameters, *config.hydra.overrides.task]  # the later ones count
+            [*parameters, *task_overrides(config.hydra)]  # the later ones count
         )
         values = {str(o.key_or_group): o for o in parsed}
         # Keys swept earlier stay in the names, even if only one value is left.
         swept = {key for key, o in values.items() if o.is_sweep_override()}
         swept |= set(before.get("swept", ()))
-        plain: Any = OmegaConf.to_container(config)  # without the values that are swept
         settings = {key: plain[key] for key in ("seed", "model", "data", "optimizer", "loss")}
         try:
             objectives = objectives_of(plain["objective"])

@@ -74,7 +74,7 @@ def open_storage(sweep: SweepConfig, folder: Path) -> RDBStorage:
             if attempt < 4 and (twice or "already exists" in str(error)):
                 time.sleep(0.2 * (attempt + 1))
                 continue
-            text = str(error).splitlines()[0]
+            text = without_password(str(error).splitlines()[0])
             if isinstance(error, ImportError):
                 text += ". PostgreSQL needs: pip install 'psycopg[binary]'."
             raise UserError(

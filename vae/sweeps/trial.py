@@ -87,7 +87,9 @@ def train_locked(config: RunConfig, folder: Path) -> dict[str, float]:
         metrics = finished_metrics(config, folder)
         if metrics is None:
             should_continue = pruning_callback(config, folder)
-            run = prepare_run(config, folder, resume=True, should_continue=should_continue)
+            run = prepare_run(
+                config, folder, resume=True, single=False, should_continue=should_continue
+            )
             save_accepted_overrides(folder)
             metrics = run.train()
         return metrics

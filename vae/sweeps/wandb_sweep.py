@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from vae.runs.tracking import summary_key
-from vae.runs.wandb_run import WandbConfig, WandbRun
+from vae.runs.wandb_run import WandbRun
+from vae.runs.wandb_settings import WandbConfig, fitting_name, run_group
 from vae.sweeps.comparison import LEADING_KEYS, Comparison, rows
 from vae.utils.errors import UserError
 from vae.utils.files import read_text, write_text_atomically
@@ -67,8 +68,8 @@ def log_summary(comparison: Comparison, settings: WandbConfig, folder: Path) -> 
     remembered = folder / SUMMARY_ID_FILE
     named = replace(
         settings,
-        name=f"{comparison.name} summary",
-        group=settings.group or comparison.name,  # that of the runs
+        name=fitting_name(f"{comparison.name} summary"),
+        group=run_group(settings.group, comparison.name),
     )
     about = {
         "sweep": comparison.name,

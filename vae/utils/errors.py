@@ -41,7 +41,12 @@ def require(holds: bool, key: str, got: Any, takes: str) -> None:
 def without_password(text: str) -> str:
     """Return `text` with the password of each URL hidden, for messages and records.
 
+    A password may hold any character but a space: databases take `:`, `/` and `@` in it.
+
     >>> without_password("postgresql://me:secret@host/db")
     'postgresql://me:***@host/db'
+    >>> without_password("postgresql://host/db?user=me&password=secret")
+    'postgresql://host/db?user=me&password=***'
     """
-    return re.sub(r":[^:@/\s]+@", ":***@", text)
+    text = re.sub(r":(?!//)\S+@", ":***@", text)
+    return re.sub(r"([?&]\w*passw\w*=)[^&\s]+", r"\1***", text)
