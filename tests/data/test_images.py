@@ -163,7 +163,7 @@ def test_applies_an_orientation_in_xmp():
         (b"404: not found\n", "text"),
         (b"<!DOCTYPE html><html>", "HTML"),
         (b"PK\x03\x04\0\0\0", "zip"),
-        (b"\x80\x81\x82" * 30, "no format"),
+        (b"\x80\x81\x82" * 30, "no supported format"),
         (encoded(Image.new("F", (8, 8), 0.5), "TIFF"), "floats"),
     ],
 )
