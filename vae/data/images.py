@@ -233,7 +233,10 @@ def _decode(content: bytes, name: str, square_of: SquareOf) -> Decoded:
 
 
 def _cut(image: ImageFile, left: int, top: int, side: int, name: str) -> Decoded:
-    """Cut a square, and repeat the pixels at the edges where it reaches beyond them."""
+    """Cut a square, and repeat the pixels at the edges where it reaches beyond them.
+
+    Reflected, a face that fills the picture would get halves of others beside it.
+    """
     from PIL import Image
 
     box = left, top, left + side, top + side
@@ -245,7 +248,8 @@ def _cut(image: ImageFile, left: int, top: int, side: int, name: str) -> Decoded
     margins = [(beyond[1], beyond[3]), (beyond[0], beyond[2]), (0, 0)]
     pixels = np.asarray(decoded.image)
     padded = np.pad(pixels, margins[: pixels.ndim], mode="edge")
-    return Decoded(Image.fromarray(padded, decoded.image.mode), decoded.transform)
+    square = Image.frombytes(decoded.image.mode, (side, side), padded.tobytes())
+    return Decoded(square, decoded.transform)
 
 
 def _describe_damage(content: bytes, error: Exception) -> str:
