@@ -66,7 +66,8 @@ class FolderSource:
     def __init__(self, config: FolderConfig) -> None:
         self.root = _existing_folder(config.path)
         self.image_size = config.image_size
-        images, others = [], []
+        images: list[str] = []
+        others: list[str] = []
         for path in _walk(self.root):
             (images if _is_image(self.root, path) else others).append(path)
         heic = any(Path(path).suffix.lower() in HEIC_SUFFIXES for path in others)

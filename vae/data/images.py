@@ -239,13 +239,12 @@ def _cut(image: ImageFile, left: int, top: int, side: int, name: str) -> Decoded
     """
     from PIL import Image
 
-    box = left, top, left + side, top + side
-    inside = [min(max(0, place), most) for place, most in zip(box, 2 * image.size, strict=True)]
-    decoded = flatten(image.crop(tuple(inside)), grey_bits(image), name)
-    if tuple(inside) == box:
+    right, bottom = left + side, top + side
+    inside = max(0, left), max(0, top), min(image.width, right), min(image.height, bottom)
+    decoded = flatten(image.crop(inside), grey_bits(image), name)
+    if inside == (left, top, right, bottom):
         return decoded
-    beyond = [abs(place - cut) for place, cut in zip(box, inside, strict=True)]
-    margins = [(beyond[1], beyond[3]), (beyond[0], beyond[2]), (0, 0)]
+    margins = [(inside[1] - top, bottom - inside[3]), (inside[0] - left, right - inside[2]), (0, 0)]
     pixels = np.asarray(decoded.image)
     padded = np.pad(pixels, margins[: pixels.ndim], mode="edge")
     square = Image.frombytes(decoded.image.mode, (side, side), padded.tobytes())
