@@ -164,8 +164,8 @@ def _decode_plain_jpeg(content: bytes, name: str, square_of: SquareOf) -> Decode
     """
     if not content.startswith(b"\xff\xd8\xff") or b"\xff\xe1" in content:
         return None  # the marker of EXIF and XMP data, which may turn the picture
-    if b"ICC_PROFILE\0" in content and not is_srgb(_icc_profile(content)):
-        return None  # other colours
+    if b"ICC_PROFILE\0" in content and not _is_srgb_jpeg(content):
+        return None
     import simplejpeg
     from PIL import Image
 
@@ -191,11 +191,11 @@ def _decode_plain_jpeg(content: bytes, name: str, square_of: SquareOf) -> Decode
     return Decoded(Image.frombytes("RGB", (side, side), rows, "raw", "RGBX", 4 * width))
 
 
-def _icc_profile(jpeg: bytes) -> bytes:
-    """Return the ICC profile of a JPEG image, b"" if it is in several parts, as no sRGB one is."""
+def _is_srgb_jpeg(jpeg: bytes) -> bool:
+    """Return whether the ICC profile of a JPEG image is in one part, and sRGB."""
     start = jpeg.find(b"ICC_PROFILE\0\1\1")  # the first part of one
     length = int.from_bytes(jpeg[start - 2 : start], "big")  # with these two bytes
-    return jpeg[start + 14 : start - 2 + length] if start > 0 else b""
+    return start > 0 and is_srgb(jpeg[start + 14 : start - 2 + length])
 
 
 def _require_size(pixels: int, name: str) -> None:
@@ -224,8 +224,8 @@ def _decode(content: bytes, name: str, square_of: SquareOf) -> Decoded:
                 return _cut(image, *square_of(*image.size), name)
     except Image.DecompressionBombError as error:  # Pillow's limit is above MAX_PIXELS
         pixels = re.search(r"\d+", str(error))
-        _require_size(int(pixels[0]) if pixels else MAX_PIXELS + 1, name)
-        raise
+        _require_size(int(pixels[0]) if pixels else 0, name)
+        raise ImageError(f"{name}: too large: {error} {FIX}") from error  # or of a script's own
     except (UserError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
