@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.data_sets import save_noise
-from vae.data.base import SPLITS
+from vae.data.base import SPLITS, ImageError
 from vae.data.folder import FolderConfig, FolderSource, split_of
 from vae.data.images import load_square
 from vae.utils.errors import UserError
@@ -83,8 +83,36 @@ def test_only_visible_images_are_read_and_linked_ones_once(pictures, tmp_path):
         save_noise(tmp_path / "elsewhere" / f"{number}.png")
     (pictures / "link").symlink_to(tmp_path / "elsewhere")
     (pictures / "a" / "loop").symlink_to(pictures)
-    (pictures / "gone.png").symlink_to("nothing")
+    (pictures / "a" / "itself").symlink_to("itself")
     assert len(used(source(pictures))) == 65
+
+
+def test_other_files_are_counted_in_one_line(pictures, caplog):
+    for name in ("a.jfif", "a.JPE", "a.avif", "a.apng", "a.pnm", "z"):
+        save_noise(pictures / "x.jpeg").rename(pictures / name)
+    for name in ("b.heic", "c.HEIC", "notes.txt", "c.nef", "README", "empty"):
+        (pictures / name).write_text("x" * (name != "empty"))
+    (pictures / "gone.txt").symlink_to("nothing")
+    folder = source(pictures)
+    assert len(used(folder)) == 66
+    with caplog.at_level("INFO"):
+        folder.check()
+    (line,) = caplog.messages
+    assert (
+        "left out: 7 files: 2 without a suffix, 2 .heic, 2 .txt, 1 .nef. HEIC is not supported"
+        in line
+    )
+
+
+def test_links_to_nothing_and_pipes_are_unreadable_images(pictures):
+    (pictures / "gone.png").symlink_to("nothing")
+    os.mkfifo(pictures / "pipe.jpg")
+    folder = source(pictures)
+    folder.fingerprint()
+    for name, says in (("gone.png", "No such file"), ("pipe.jpg", "not a regular file")):
+        place = folder.files[split_of(name)].index(name)
+        with pytest.raises(ImageError, match=f"{name}: cannot be read: {says}"):
+            folder.read(split_of(name), place, place + 1)
 
 
 def test_fingerprint_depends_on_files_and_not_location(pictures):

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
+import zlib
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from torchvision.transforms.v2.functional import center_crop, resize
 
+from tests.support.icc_profiles import ADOBE, SRGB, cmyk_profile, grey_profile, rgb_profile
 from vae.data.base import ImageError
-from vae.data.images import decode_square, is_image_name, limit_splits, load_square
+from vae.data.images import (
+    BEGINNING,
+    FORMATS,
+    IMAGE_SUFFIXES,
+    decode_square,
+    image_format,
+    is_image_name,
+    limit_splits,
+    load_square,
+)
 
 
 def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -90,12 +104,13 @@ def test_jpeg_pixels_equal_pillows(mode, settings):
             assert (square == expected[top : top + side, left : left + side]).all(), (size, quality)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "ppm", "tif", "gif"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "ppm", "tif", "gif", "avif"])
 def test_reads_each_format(suffix):
     image = noise(64, 64).resize((64, 64), box=(20, 20, 30, 30))  # smooth, for a GIF's 256 colours
     content = encoded(image, Image.registered_extensions()[f".{suffix}"])
 
     assert is_image_name(f"FACE.{suffix.upper()}")
+    assert image_format(content[:BEGINNING]).upper() in FORMATS
     error = decode_square(content, "face", 64) - np.asarray(image, int)
     assert np.abs(error).mean() < 8
 
@@ -112,11 +127,70 @@ def test_reads_each_format(suffix):
         ("RGBA", (200, 0, 0, 0), "PNG", (255, 255, 255)),  # wholly transparent: the paper
         ("RGBA", (0, 0, 0, 128), "WEBP", (127, 127, 127)),
         ("LA", (10, 255), "PNG", (10, 10, 10)),
+        ("I;16B", 0x8000, "TIFF", (128, 128, 128)),
+        ("I", 0x8000, "PPM", (128, 128, 128)),
+        ("PA", (0, 128), "TIFF", (127, 127, 127)),
+        ("YCbCr", (76, 85, 255), "TIFF", (254, 0, 0)),
+        ("LAB", (255, 128, 128), "TIFF", (255, 255, 255)),
     ],
 )
 def test_every_mode_becomes_rgb(mode, colour, format, rgb):
     square = decode_square(encoded(Image.new(mode, (20, 16), colour), format), "solid", 8)
     assert np.abs(square.astype(int) - np.array(rgb)).max() <= 2
+
+
+def test_suffixes_are_those_of_the_formats():
+    known = Image.registered_extensions()
+    read = {suffix for suffix, name in known.items() if name in (*FORMATS, "MPO")}
+    assert read - {".pfm"} == IMAGE_SUFFIXES  # floats
+
+
+def test_twelve_bits_of_grey_are_all_used():
+    """Pillow's mode is that of 16 bits. A file by hand, as Pillow writes none of 12 bits."""
+    tags = {256: 16, 257: 16, 258: 12, 259: 1, 262: 1, 273: 110, 277: 1, 279: 384}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    assert (decode_square(head + b"\x80\x08\0" * 128, "grey.tif", 8) == 128).all()
+
+
+def as_srgb(linear: np.ndarray) -> np.ndarray:
+    """Linear sRGB as its encoded values, 0 to 255 (IEC 61966-2-1)."""
+    low = linear.clip(0, 1)
+    return 255 * np.where(low <= 0.0031308, 12.92 * low, 1.055 * low ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_colours_are_converted_from_their_profile_to_srgb(mode, format):
+    best = {"JPEG": {"quality": 100}, "AVIF": {"quality": 100}, "WEBP": {"lossless": True}}
+    colour = (200, 100, 60)[: len(mode)]
+    image, settings = Image.new(mode, (16, 16), colour), best.get(format, {})
+    light = (np.resize(colour, 3) / 255) ** 2.19921875
+    wanted = as_srgb(light @ np.array(ADOBE).T @ np.linalg.inv(SRGB).T)
+    profiles = [(rgb_profile(ADOBE, 2.19921875), wanted)]
+    if format == "JPEG":
+        profiles.append((profiles[0][0] + bytes(70_000), wanted))  # in two parts
+    if mode == "L" and format in ("JPEG", "PNG", "TIFF"):  # the others have no grey
+        profiles.append((grey_profile(1), as_srgb(np.resize(colour, 3) / 255)))
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profiles += [(profile, np.resize(colour, 3)) for profile in (srgb, b"damaged")]
+    for profile, expected in profiles:
+        found = decode_square(encoded(image, format, icc_profile=profile, **settings), "x", 8)
+        assert np.abs(found - expected).max() <= 2.5
+
+
+@pytest.mark.parametrize("format", ["JPEG", "TIFF"])
+def test_cmyk_is_converted_by_its_profile(format):
+    for ink, grey in (((0, 255, 255, 0), 255), ((255, 0, 0, 0), 0)):  # else red and cyan
+        content = encoded(Image.new("CMYK", (16, 16), ink), format, icc_profile=cmyk_profile())
+        assert np.abs(decode_square(content, "x", 8).astype(int) - grey).max() <= 2
+
+
+def test_a_jpeg_of_srgb_keeps_the_quick_way(monkeypatch):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    content = encoded(noise(64, 64), icc_profile=srgb)
+    monkeypatch.setattr(Image, "open", None)
+    decode_square(content, "face.jpg", 16)
 
 
 def test_transparent_palettes_are_on_white():
@@ -146,6 +220,7 @@ def test_applies_the_exif_orientation(orientation):
     comment = b"\xff\xfe\xff\xff" + bytes(0xFFFD)  # the longest that there is
     for content in (jpeg, jpeg[:2] + 2 * comment + jpeg[2:]):
         assert (decode_square(content, "turned", 32) == turn(by_pillow(encoded(image)))).all()
+    assert (decode_square(encoded(image, "PNG", exif=b"x"), "odd", 32) == np.asarray(image)).all()
     png = encoded(image, "PNG", exif=exif)
     assert (decode_square(png, "turned", 32) == turn(np.asarray(image))).all()
 
@@ -163,13 +238,83 @@ def test_applies_an_orientation_in_xmp():
         (b"404: not found\n", "text"),
         (b"<!DOCTYPE html><html>", "HTML"),
         (b"PK\x03\x04\0\0\0", "zip"),
-        (b"\x80\x81\x82" * 30, "no format"),
+        (b"\x80\x81\x82" * 30, "no supported format"),
         (encoded(Image.new("F", (8, 8), 0.5), "TIFF"), "floats"),
+        (encoded(Image.new("I", (8, 8), 200), "TIFF"), "32 bits"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC is not supported: convert to JPEG"),
     ],
 )
 def test_non_images_are_named_with_their_kind(content, says):
     with pytest.raises(ImageError, match=rf"face\.jpg.*{says}"):
         decode_square(content, "face.jpg", 16)
+
+
+def resized_header(format: str, width: int, height: int) -> bytes:
+    """An image of 16x16 pixels whose header says otherwise."""
+    content = encoded(Image.new("RGB", (16, 16)), format)
+    if format == "PPM":
+        return content.replace(b"16 16", b"%d %d" % (width, height))
+    start, order = {
+        "JPEG": (content.find(b"\xff\xc0") + 5, ">HH"),
+        "PNG": (16, ">II"),
+        "GIF": (6, "<HH"),
+        "BMP": (18, "<ii"),
+        "AVIF": (content.find(b"ispe") + 8, ">II"),
+        "TIFF": (content.find(struct.pack("<HHI", 256, 4, 1)) + 8, "<I8xI"),
+    }[format]
+    size = (height, width) if format == "JPEG" else (width, height)
+    packed = struct.pack(order, *size)
+    if format == "PNG":
+        packed += content[24:29]
+        packed += struct.pack(">I", zlib.crc32(b"IHDR" + packed))
+    return content[:start] + packed + content[start + len(packed) :]
+
+
+@pytest.mark.parametrize("side", [11_000, 16_000])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "PPM", "AVIF"])
+def test_too_many_pixels_are_refused_by_the_header(format, side, recwarn):
+    content = resized_header(format, side, side)
+    says = rf"x\.jpg: too large: {side**2:,} pixels, and at most 120,000,000 are read"
+    with pytest.raises(ImageError, match=says):
+        decode_square(content, "x.jpg", 16)
+    assert not recwarn.list  # Pillow's own
+
+
+def test_a_tile_larger_than_the_image_is_refused():
+    tags = {
+        256: 16,
+        257: 16,
+        258: 8,
+        259: 5,
+        262: 1,
+        277: 1,
+        322: 40000,
+        323: 40000,
+        324: 8,
+        325: 9,
+    }
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(40)
+    with pytest.raises(ImageError, match="too large: 1,600,000,000 pixels"):
+        decode_square(content, "x.tif", 16)
+
+
+def test_no_image_starts_a_program(tmp_path, monkeypatch):
+    """Pillow would start Ghostscript, `gs`, for the second."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # not looked for yet
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    with Image.open(io.BytesIO(eps)) as image, suppress(OSError):
+        image.load()
+    assert (tmp_path / "started").exists()
+    (tmp_path / "started").unlink()
+    file = tmp_path / "face.jpg"
+    file.write_bytes(eps)
+    with pytest.raises(ImageError, match=r"face\.jpg: not an image, but text"):
+        load_square(file, 16)
+    assert not (tmp_path / "started").exists()
 
 
 def test_a_jpeg_damaged_in_the_middle_is_reported():

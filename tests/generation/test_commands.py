@@ -55,7 +55,8 @@ def test_separate_samples_are_decoded_draws_of_the_seed(run, vae_json):
     with torch.inference_mode():
         expected = run.model.decode(noise)
     with Image.open(files[0]) as sheet, Image.open(files[3]) as image:
-        assert np.array_equal(np.asarray(sheet), np.asarray(grid(expected, 3)))
+        faces = np.asarray(grid(expected, 3))
+        assert np.array_equal(np.asarray(sheet)[-len(faces) :, : faces.shape[1]], faces)
         pixels = (expected[2].permute(1, 2, 0) * 255).round().byte()
         assert np.array_equal(np.asarray(image), pixels)
 

@@ -1,5 +1,6 @@
 """`vae edit` on a finished run."""
 
+import math
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -124,6 +125,23 @@ def test_edits_move_faces_along_the_direction(method, attributes, parts, run):
             step = getattr(directions, method)[directions.names.index(name)].float()
             expected = run.model.decode(latents - 1.5 * part * step)
             assert torch.allclose(made.images[:, column], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "says"), [(0.507, "is 0.507"), (math.nan, "is unknown"), (0.6, None)]
+)
+def test_directions_at_chance_are_warned_of(accuracy, says, run, caplog):
+    learned = learn(run)
+    told = {name: {"normal": accuracy, "means": 0.9} for name in learned.accuracy}
+    learned = replace(learned, accuracy=told)
+    edit(run, learned, ["2"], [NAME], method="means", folder=run.folder)
+    assert not caplog.records
+    edit(run, learned, ["2"], [NAME], folder=run.folder)
+    assert len(caplog.records) == (says is not None)
+    if says:
+        assert f"{NAME}: the balanced accuracy" in caplog.text
+        assert says in caplog.text
+        assert "--list" in caplog.text
 
 
 def test_keep_detail_adds_the_reconstruction_residual(run):

@@ -11,8 +11,11 @@ from torchvision.utils import make_grid
 
 from vae.generation import figures
 from vae.generation.figures import draw_figures
+from vae.generation.labels import label_columns
 from vae.models import ConvConfig, build_model
 from vae.training.metrics import Evaluation
+
+PLACES = ("-3", "-2.1", "-1.3", "-0.43", "+0.43", "+1.3", "+2.1", "+3")
 
 
 def frames_of(path):
@@ -46,8 +49,8 @@ def test_a_grid_is_torchvisions_of_enlarged_images(size, scale):
 
 @pytest.mark.parametrize(("faces", "latents"), [(1, 2), (2, 1), (3, 3), (16, 20)])
 def test_the_standard_figures_at_any_size(tmp_path, faces, latents, monkeypatch):
-    seen = Mock(wraps=figures.label_rows)
-    monkeypatch.setattr(figures, "label_rows", seen)
+    seen = Mock(wraps=figures.write_table)
+    monkeypatch.setattr(figures, "write_table", seen)
     images = np.random.default_rng(0).integers(256, size=(faces, 16, 16, 3), dtype=np.uint8)
     kl = torch.arange(latents, dtype=torch.float64)
     model = build_model(ConvConfig(name="conv", latent_dim=latents, channels=[4]), 16).train()
@@ -58,9 +61,25 @@ def test_the_standard_figures_at_any_size(tmp_path, faces, latents, monkeypatch)
     assert paths == {f"figures/{name}": tmp_path / f"{name}.png" for name in names}
     assert all(Image.open(path).width > 100 for path in paths.values())
     most_active = list(range(latents))[:-9:-1]
-    assert seen.call_args.args[1] == [f"z{latent}: {latent}.0 nats" for latent in most_active]
+    between, moved = seen.call_args_list
+    assert moved.kwargs["rows"] == [f"z{latent}: {latent}.0 nats" for latent in most_active]
+    assert moved.kwargs["columns"] == [f"{place}sd" for place in PLACES]
+    assert between.kwargs["columns"][::9] == ["original"] * 2
+    shown = between.args[0][:, ::9].flatten(0, 1)  # the first and the last column
+    originals = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    assert torch.equal(shown, originals.repeat(2, 1, 1, 1)[: len(shown)])
     assert model.training
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_samples_have_a_caption(count, tmp_path):
+    images = torch.full((count, 3, 96, 96), 0.5)
+    picture = np.asarray(Image.open(figures.write_samples(images, tmp_path / "s.png")))
+    faces = np.asarray(figures.grid(images, count))
+    above, below = np.split(picture, [len(picture) - len(faces)])
+    assert np.array_equal(below[:, : faces.shape[1]], faces)
+    assert above.min() < 128 < 255 == above[:, -6:].min()  # all of it is there
 
 
 def test_animations_loop_forward_and_backward(tmp_path):
@@ -102,7 +121,7 @@ def test_animation_frames_have_labelled_rows(count, columns, tmp_path):
 def test_long_labels_wrap_and_stay_above_their_column(monkeypatch):
     picture = figures.grid(torch.full((3, 3, 96, 96), 0.5), 3)
     for label in ("x" * 90, "long " * 30, "Mouth_Slightly_Open_And_More +2"):
-        labelled = np.asarray(figures.label_columns(picture, ["", label, ""]))
+        labelled = np.asarray(label_columns(picture, ["", label, ""]))
         margin = labelled.shape[0] - picture.height
         assert 20 < margin < 100
         labels = labelled[:margin]
@@ -111,7 +130,7 @@ def test_long_labels_wrap_and_stay_above_their_column(monkeypatch):
 
     draw = Mock()
     monkeypatch.setattr("PIL.ImageDraw.ImageDraw.multiline_text", draw)
-    figures.label_columns(picture, ["Mouth_Slightly_Open +2", "x" * 30, ""])
+    label_columns(picture, ["Mouth_Slightly_Open +2", "x" * 30, ""])
     name, long, _ = (call.args[1] for call in draw.mock_calls)
     assert name == "Mouth_\nSlightly_Open\n+2"
     assert long.replace("\n", "") == "x" * 30

@@ -1,5 +1,6 @@
 """Photographs and numbers as input faces: crops, names, messages."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from tests.support.data_sets import save_noise
+from tests.support.icc_profiles import grey_profile
 from vae.data.images import load_square
 from vae.evaluation import TrainedModel
 from vae.generation.photos import file_stems, load_faces
@@ -69,10 +71,14 @@ def test_crops_of_celeba_and_other_photographs(shape, model, crop, square, tmp_p
         ("a.png", "face", "--crop: got 'face', but it takes auto, none, PIXELS"),
         ("a.png", "1,2", "--crop: got '1,2'"),
         ("a.png", "-5", "--crop: got '-5'"),
-        ("a.png", "0", "a square within"),
-        ("a.png", "101", "a square within"),
-        ("a.png", "250,0,51", "a square within"),
-        ("a.png", "0,60,41", "a square within"),
+        ("a.png", "1,2,3,4", "--crop: got '1,2,3,4'"),
+        ("a.png", "0", "a square of"),
+        ("a.png", "1201", "a square of 1 to 1200 pixels that overlaps a.png, 300x100"),
+        ("a.png", "300,0,51", "that overlaps"),
+        ("a.png", "0,-40,40", "that overlaps"),
+        ("a.png", "9" * 5000, "--crop: got '9"),
+        ("pipe.jpg", "auto", "pipe.jpg: cannot be read: not a regular file"),
+        ("9" * 5000, "auto", "there is no such file"),
         ("page.jpg", "auto", "page.jpg: not an image, but an HTML"),
         ("folder", "auto", "folder: is a folder"),
         ("x" * 300, "auto", "there is no such file"),
@@ -84,8 +90,44 @@ def test_mistakes_are_named(word, crop, says, tmp_path, monkeypatch):
     save_noise(Path("a.png"), 300, 100)
     Path("page.jpg").write_text("<html>")
     Path("folder").mkdir()
+    os.mkfifo("pipe.jpg")
     with pytest.raises(UserError, match=says):
         loaded(word, crop=crop)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_squares_beyond_the_edges_repeat_them(suffix, tmp_path, caplog):
+    file = save_noise(tmp_path / f"a.{suffix}", 92, 112)
+    with Image.open(file) as image:
+        wider = np.pad(np.asarray(image), ((24, 24), (34, 34), (0, 0)), mode="edge")
+    assert wider.shape == (160, 160, 3)
+    padded = Image.fromarray(wider)
+    for crop, box in (("160", (0, 0, 160, 160)), ("-10,-24,100", (24, 0, 124, 100))):
+        expected = padded.crop(box).resize((32, 32), Image.Resampling.BILINEAR)
+        with caplog.at_level("INFO"):
+            found = loaded(file, OTHERS, crop).astype(int)
+        assert np.abs(found - np.asarray(expected)).max() <= 1
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "crop -34,-24,160 of 92x112 pixels",
+        "crop -10,-24,100 of 92x112 pixels",
+    ]
+
+
+def test_photographs_are_converted_to_srgb(tmp_path):
+    file = tmp_path / "a.jpg"
+    light = Image.new("L", (40, 40), 60)
+    light.save(file, icc_profile=grey_profile(1))
+    assert np.abs(loaded(file).astype(int) - 133).max() <= 1  # 60/255 of the light
+
+
+def test_models_of_drawn_faces_do_not_transfer_to_photographs(run, tmp_path, caplog):
+    load_faces(["1"], run)
+    assert not caplog.records
+    files = [str(save_noise(tmp_path / f"{name}.png")) for name in "ab"]
+    load_faces([*files, "1"], run)
+    loaded(files[0], OTHERS)
+    (said,) = caplog.messages
+    assert "drawn faces and does not transfer to photographs" in said
 
 
 def test_numbers_select_faces_of_the_split(run):
@@ -150,10 +192,10 @@ def test_other_proportions_log_the_framing(model, numbers, tmp_path, caplog):
         loaded(save_noise(tmp_path / "a.png", 178, 218), model)
         loaded(snapshot, model, "50")
         loaded(snapshot, OTHERS)
-        assert not caplog.records
+        assert "the eyes at" not in caplog.text
         loaded(snapshot, model)
-    (said,) = caplog.messages
-    assert "me.png: its largest centre square" in said
+    said = caplog.messages[-1]
+    assert "me.png: crop 50,0,200 of 300x200 pixels, its largest centre square; this" in said
     assert says in said
     with pytest.raises(UserError, match=says[:60]):
         loaded(snapshot, model, "face")

@@ -122,6 +122,7 @@ def test_each_objective_of_a_search_has_panels_with_the_front(search):
     assert 2 < len(front) < 40
     trade = found.pop("val/rate and val/psnr")
     assert places(trade) == values_of(comparison.runs, front, "val/rate", "val/psnr")
+    assert not places(found["Rate and distortion"])[1]  # another front than that of the objectives
     (line,) = trade.lines  # the front: of two points on it, more rate buys more psnr
     assert (np.diff(line.get_xdata()) > 0).all()
     assert (np.diff(line.get_ydata()) > 0).all()

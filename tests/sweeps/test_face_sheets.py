@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import asdict, replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -43,9 +44,10 @@ def rows_of(picture, count):
     """The faces of a labelled picture: (rows, columns, y, x, rgb), at their own size."""
     pixels = np.asarray(Image.open(picture))
     left = pixels.shape[1] - MARGIN
-    assert pixels.shape[0] == 2 + count * TILE
+    top = pixels.shape[0] - 2 - count * TILE
+    assert (top > 10) == (picture.name == "samples.png")  # for the caption
     assert left > 50  # for the labels
-    faces = pixels[2:, left + 2 :].reshape(count, TILE, FACES, TILE, 3)[:, :-2:SCALE]
+    faces = pixels[top + 2 :, left + 2 :].reshape(count, TILE, FACES, TILE, 3)[:, :-2:SCALE]
     return faces[:, :, :, :-2:SCALE].swapaxes(1, 2)
 
 
@@ -125,6 +127,21 @@ def test_many_runs_are_thinned_and_include_the_best(tmp_path):
     for count in (1, 11, 12):
         few = comparison.runs[:count]
         assert choose_runs(replace(comparison, runs=few)) == (few, [])
+
+
+def test_runs_that_differ_in_the_seed_alone_have_one_row(tmp_path):
+    for beta, seed in product((1e-4, 1e-3), (0, 1, 2)):
+        run = make_run(tmp_path, {"loss.beta": beta, "seed": seed})
+        (run / "checkpoints").mkdir()
+        (run / "checkpoints" / "last.pt").touch()
+    comparison = read_sweep(tmp_path)
+    for best in range(3):
+        values = [{"val/bpd": 6.0 + abs(number - best)} for number in range(6)]
+        runs = [replace(r, metrics=v) for r, v in zip(comparison.runs, values, strict=True)]
+        chosen, notes = choose_runs(replace(comparison, runs=runs))
+        found = [(run.value("loss.beta"), run.value("seed")) for run in chosen]
+        assert found == [(1e-4, best), (1e-3, 0)]
+        assert notes == ["Of runs that differ in the seed alone, one is shown."]
 
 
 def test_finished_runs_are_preferred(tmp_path):

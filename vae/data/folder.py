@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +14,24 @@ import numpy as np
 from omegaconf import MISSING
 
 from vae.data.base import SPLITS, FilesConfig, Labels
-from vae.data.images import count_suffixes, is_image_name, limit_splits, load_square
+from vae.data.images import (
+    BEGINNING,
+    CONVERT_HEIC,
+    FORMATS_TEXT,
+    HEIC_SUFFIXES,
+    count_suffixes,
+    image_format,
+    is_image_name,
+    limit_splits,
+    load_square,
+)
 from vae.utils.errors import UserError
+from vae.utils.files import open_regular
 from vae.utils.registry import register
 
-READER_VERSION = 1  # part of the fingerprint: raise it when the same files give other pixels
+log = logging.getLogger(__name__)
+
+READER_VERSION = 2  # part of the fingerprint: raise it when the same files give other pixels
 
 
 @register("data", "folder")
@@ -36,10 +50,12 @@ class FolderConfig(FilesConfig):
 class FolderSource:
     """An `ImageSource` of every image below `data.path`, at its largest centre square.
 
-    Files are ordered by their path relative to the folder. What begins with a dot and
-    __MACOSX are left out. A file's split follows from its relative path alone, 80 / 10 /
-    10 %, so adding files moves none of the others; `num_images` likewise picks by a hash
-    of the path.
+    Files are ordered by their path relative to the folder. An image is a file with a suffix
+    of one, or without any suffix and with the first bytes of one: to open every file would
+    cost as much as to read it. A link to nothing with such a suffix is an image that cannot
+    be read. Names that begin with a dot, and __MACOSX, are left out. A file's split follows
+    from its relative path alone, 80 / 10 / 10 %, so adding files moves none of the others;
+    `num_images` likewise picks by a hash of the path.
 
     Raises:
         UserError: data.path is no folder, holds no images, or too few for three splits.
@@ -50,12 +66,17 @@ class FolderSource:
     def __init__(self, config: FolderConfig) -> None:
         self.root = _existing_folder(config.path)
         self.image_size = config.image_size
-        files = list(_walk(self.root))
-        images = [path for path in files if is_image_name(path)]
+        images: list[str] = []
+        others: list[str] = []
+        for path in _walk(self.root):
+            (images if _is_image(self.root, path) else others).append(path)
+        heic = any(Path(path).suffix.lower() in HEIC_SUFFIXES for path in others)
+        self._left_out = count_suffixes(others) + f". {CONVERT_HEIC}" * heic if others else ""
         if not images:
+            hint = f" {CONVERT_HEIC}" * heic
             raise UserError(
-                f"data.path: {self.root} holds no images ({count_suffixes(files)}). Give the "
-                "folder that holds your pictures: jpg, png, webp, bmp, gif, pgm, ppm, pbm or tiff."
+                f"data.path: {self.root} holds no images ({count_suffixes(others)}). Give the "
+                f"folder that holds your pictures: {FORMATS_TEXT}.{hint}"
             )
         self.files = _select(images, config.num_images, self.root)
 
@@ -67,9 +88,12 @@ class FolderSource:
         digest = hashlib.sha256()
         for split in SPLITS:
             for path in self.files[split]:
-                stat = os.stat(os.path.join(self.root, path))
                 digest.update(os.fsencode(path))
-                digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+                try:
+                    stat = os.stat(os.path.join(self.root, path))
+                    digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+                except OSError:  # a link to nothing
+                    digest.update(b"\0missing\n")
         return {
             "reader": READER_VERSION,
             "image_size": self.image_size,
@@ -90,7 +114,9 @@ class FolderSource:
         return np.stack([load_square(self.root / path, self.image_size) for path in files])
 
     def check(self) -> None:
-        """Nothing to do: the constructor listed the existing files."""
+        """Log which files are left out: once, when the images are packed."""
+        if self._left_out:
+            log.info("data.path: left out: %s", self._left_out)
 
     def labels(self, split: str) -> dict[str, Labels]:
         """Return no labels."""
@@ -124,7 +150,7 @@ def _existing_folder(path: str | None) -> Path:
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Yield posix paths, relative to `root`, of all visible files below it.
+    """Yield posix paths, relative to `root`, of all visible files below it, links to nothing too.
 
     Linked folders are followed, each folder once, so that a loop of links ends.
     """
@@ -138,7 +164,7 @@ def _walk(root: Path) -> Iterator[str]:
                 continue
             seen.add(real)
             entries = [
-                (entry.name, entry.is_dir(), entry.is_file())
+                (entry.name, _is_folder(entry))
                 for entry in os.scandir(real)
                 if not entry.name.startswith(".") and entry.name != "__MACOSX"
             ]
@@ -146,11 +172,30 @@ def _walk(root: Path) -> Iterator[str]:
             raise UserError(
                 f"data.path: {root / folder} cannot be read: {error.strerror}."
             ) from error
-        for name, is_folder, is_file in sorted(entries):
+        for name, is_folder in sorted(entries):
             if is_folder:
                 waiting.append(f"{folder}{name}/")
-            elif is_file:
+            else:
                 yield f"{folder}{name}"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_image(root: Path, path: str) -> bool:
+    if is_image_name(path):
+        return True
+    if os.path.splitext(path)[1]:
+        return False
+    try:
+        with open_regular(root / path) as file:
+            return image_format(file.read(BEGINNING)) not in (None, "HEIC")
+    except OSError:
+        return False
 
 
 def _select(images: list[str], limit: int | None, root: Path) -> dict[str, list[str]]:

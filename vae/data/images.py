@@ -3,41 +3,62 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
+import struct
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vae.data.base import ImageError
+from vae.data.colours import Decoded, flatten, grey_bits, is_srgb
 from vae.utils.errors import UserError
+from vae.utils.files import read_bytes
+from vae.utils.text import printable
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".pgm", ".ppm", ".pbm", ".tif", ".tiff")
-)
+Square = tuple[int, int, int]  # left, top, side, in pixels of the picture
+SquareOf = Callable[[int, int], Square]  # of width and height
+
+# Pillow's names of the formats that are read. Others of Pillow's start programs (Ghostscript for
+# EPS) or have rarely used, rarely tested decoders.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+FORMATS_TEXT = "JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, PGM, PBM or AVIF"
+_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
+_OTHER_SUFFIXES = (".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".avifs")
+IMAGE_SUFFIXES = frozenset((*_JPEG_SUFFIXES, *_OTHER_SUFFIXES, ".ppm", ".pgm", ".pbm", ".pnm"))
+HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
+
+MAX_PIXELS = 120_000_000  # of an image: 1 GB while it is decoded; the largest cameras have 108
+MAX_BYTES = 1 << 29  # of a file: as many pixels in 4 bytes each, not compressed
 
 FIX = "Fix or remove it."
+CONVERT_HEIC = "HEIC is not supported: convert to JPEG (`magick mogrify -format jpg *.heic`)."
 
-# First bytes of file formats, to describe unreadable files.
+# First bytes of file formats.
 _IMAGE_BEGINNINGS = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG": "PNG",
-    b"RIFF": "WebP",
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"P4": "PBM",
-    b"P5": "PGM",
-    b"P6": "PPM",
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG",
+    "WebP": rb"RIFF.{4}WEBP",
+    "GIF": rb"GIF8[79]a",
+    "BMP": rb"BM.{4}\0{4}",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "PPM": rb"P[1-6]\s",
+    "AVIF": rb".{4}ftyp(avi[fs]|m[is]f1.*avif)",
+    "HEIC": rb".{4}ftyp(hei|hev|m[is]f1)",
 }
-_OTHER_BEGINNINGS = {b"PK\x03\x04": "a zip archive", b"%PDF": "a PDF", b"<": "an HTML or XML page"}
+_OTHER_BEGINNINGS = {"a zip archive": b"PK\x03\x04", "a PDF": b"%PDF", "an HTML or XML page": b"<"}
+_TILE_SIZE = (322, 323)  # tags of TIFF
+BEGINNING = 64  # bytes that tell the format
 
 
 def is_image_name(name: str) -> bool:
@@ -45,41 +66,40 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
+def image_format(beginning: bytes) -> str | None:
+    """Return the image format that a file's first bytes tell; None for other files."""
+    formats = _IMAGE_BEGINNINGS.items()
+    return next((name for name, start in formats if re.match(start, beginning, re.DOTALL)), None)
+
+
 def count_suffixes(names: Iterable[str]) -> str:
     """Format which files there are: '12 files: 8 .txt, 4 without a suffix'."""
     counts = Counter(Path(name).suffix.lower() or "without a suffix" for name in names)
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(5))
-    return f"{counts.total()} files: {kinds}" if kinds else "0 files"
+    return printable(f"{counts.total()} files: {kinds}" if kinds else "0 files")
 
 
 def read_image_file(file: Path) -> bytes:
-    """Return the content of a file. ImageError: it cannot be read."""
+    """Return the content of a regular file of at most MAX_BYTES. ImageError: it cannot be read."""
     try:
-        return file.read_bytes()
+        return read_bytes(file, MAX_BYTES)
     except OSError as error:
         raise ImageError(f"{file}: cannot be read: {error.strerror}.") from error
 
 
-def load_square(file: Path, size: int, crop: int | None = None) -> np.ndarray:
+def load_square(file: Path, size: int, square: SquareOf | int | None = None) -> np.ndarray:
     """Call `decode_square` on a file; ImageError also if it cannot be opened."""
-    return decode_square(read_image_file(file), str(file), size, crop)
+    return decode_square(read_image_file(file), str(file), size, square)
 
 
-def open_image(file: Path) -> Image:
-    """Read a file as RGB, as `decode_square` does before cropping.
+def decode_square(
+    content: bytes, name: str, size: int, square: SquareOf | int | None = None
+) -> np.ndarray:
+    """Decode an image, cut a square and resize it.
 
-    Raises:
-        ImageError: it cannot be read; names the file and its apparent format.
-    """
-    return _decode(read_image_file(file), str(file), lambda image: image)
-
-
-def decode_square(content: bytes, name: str, size: int, crop: int | None = None) -> np.ndarray:
-    """Decode an image, cut its centre square and resize it.
-
-    The orientation in its EXIF data is applied. Transparent parts come out white, the
-    paper that such pictures are mostly drawn for; 16-bit grey keeps its upper 8 bits;
-    of an animation the first frame counts.
+    The orientation in its EXIF data is applied, and its ICC profile: the result is sRGB.
+    Transparent parts come out white, the paper that such pictures are mostly drawn for;
+    16-bit grey keeps its upper 8 bits; of an animation the first frame counts.
 
     The filter is bilinear with antialiasing, as torchvision's Resize: it cannot
     overshoot, so no halos are learned, and nothing is clipped.
@@ -88,22 +108,31 @@ def decode_square(content: bytes, name: str, size: int, crop: int | None = None)
         content: the file's.
         name: for messages.
         size: side of the result, pixels.
-        crop: side of the square cut from the centre, pixels; None, or more than there
-            is, takes the largest square.
+        square: side of the square cut from the centre, pixels; None, or more than there
+            is, takes the largest square. Or a function of width and height that returns
+            left, top and side: beyond the edges the pixels at the edge are repeated.
 
     Returns:
         RGB, (size, size, 3) uint8.
 
     Raises:
-        ImageError: it cannot be read; names the file and its apparent format.
+        ImageError: it cannot be read, or has more than MAX_PIXELS; names the file and its
+            apparent format.
     """
     from PIL import Image
 
-    square = _decode_plain_jpeg(content, name, crop)
-    if square is None:
-        square = _decode(content, name, lambda image: image.crop(_centre(*image.size, crop)))
-    # Cropped before, not by resize(box=): that lets pixels outside the box bleed in.
-    return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
+    square_of = square if callable(square) else partial(centre_square, crop=square)
+    decoded = _decode_plain_jpeg(content, name, square_of) or _decode(content, name, square_of)
+    # Cropped before, not by resize(box=): that lets pixels outside the box bleed in. Converted
+    # after: of a photograph of 12 million pixels it would take four times as long as to decode it.
+    resized = decoded.image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(decoded.transform.apply(resized) if decoded.transform else resized)
+
+
+def centre_square(width: int, height: int, crop: int | None = None) -> Square:
+    """Return the centre square of `crop` pixels, or the largest: left, top, side."""
+    side = min(width, height, crop or max(width, height))
+    return (width - side) // 2, (height - side) // 2, side
 
 
 def limit_splits(sizes: dict[str, int], limit: int | None) -> dict[str, int]:
@@ -126,8 +155,8 @@ def limit_splits(sizes: dict[str, int], limit: int | None) -> dict[str, int]:
     return {split: int(count) for split, count in zip(sizes, counts, strict=True)}
 
 
-def _decode_plain_jpeg(content: bytes, name: str, crop: int | None) -> Image | None:
-    """Decode the centre square of a plain JPEG as RGB; None for files left to Pillow.
+def _decode_plain_jpeg(content: bytes, name: str, square_of: SquareOf) -> Decoded | None:
+    """Decode a square of a plain JPEG; None for files left to Pillow.
 
     The decoder, libjpeg-turbo, is also Pillow's, so the pixels are the same; without
     Pillow's way to it and its copies a third of the time is saved. And it says what Pillow
@@ -135,12 +164,16 @@ def _decode_plain_jpeg(content: bytes, name: str, crop: int | None) -> Image | N
     """
     if not content.startswith(b"\xff\xd8\xff") or b"\xff\xe1" in content:
         return None  # the marker of EXIF and XMP data, which may turn the picture
+    if b"ICC_PROFILE\0" in content and not _is_srgb_jpeg(content):
+        return None
     import simplejpeg
     from PIL import Image
 
     try:
-        if simplejpeg.decode_jpeg_header(content)[2] not in ("YCbCr", "Gray", "RGB"):
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if colours not in ("YCbCr", "Gray", "RGB"):
             return None  # CMYK, which it converts otherwise
+        _require_size(width * height, name)
         pixels = simplejpeg.decode_jpeg(content, "RGBX")  # four bytes each, as in Pillow's memory
     except ValueError as error:
         reason = str(error)
@@ -150,69 +183,94 @@ def _decode_plain_jpeg(content: bytes, name: str, crop: int | None) -> Image | N
         if left_over and int(left_over[1]) < len(content) // 100:
             return None  # padding, of no harm
         raise ImageError(f"{name}: the JPEG image is damaged ({reason}). {FIX}") from error
-    height, width, _ = pixels.shape
-    left, top, right, bottom = _centre(width, height, crop)
-    first, last = top * width + left, (bottom - 1) * width + right
+    left, top, side = square_of(width, height)
+    if not (0 <= left <= width - side and 0 <= top <= height - side):
+        return None
+    first, last = top * width + left, (top + side - 1) * width + left + side
     rows = pixels.reshape(-1, 4)[first:last]  # the square is in it, a row each `width` pixels
-    return Image.frombytes("RGB", (right - left,) * 2, rows, "raw", "RGBX", 4 * width)
+    return Decoded(Image.frombytes("RGB", (side, side), rows, "raw", "RGBX", 4 * width))
 
 
-def _decode(content: bytes, name: str, part: Callable[[Image], Image]) -> Image:
-    """Decode an image of any supported format, apply EXIF orientation, return a part as RGB."""
+def _is_srgb_jpeg(jpeg: bytes) -> bool:
+    """Return whether the ICC profile of a JPEG image is in one part, and sRGB."""
+    start = jpeg.find(b"ICC_PROFILE\0\1\1")  # the first part of one
+    length = int.from_bytes(jpeg[start - 2 : start], "big")  # with these two bytes
+    return start > 0 and is_srgb(jpeg[start + 14 : start - 2 + length])
+
+
+def _require_size(pixels: int, name: str) -> None:
+    """Raise an ImageError if an image has more than MAX_PIXELS."""
+    if pixels > MAX_PIXELS:
+        raise ImageError(
+            f"{name}: too large: {pixels:,} pixels, and at most {MAX_PIXELS:,} are read. "
+            "Scale it down."
+        )
+
+
+def _decode(content: bytes, name: str, square_of: SquareOf) -> Decoded:
+    """Decode an image of any of FORMATS, apply EXIF orientation, return a square of it."""
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(part(image), name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of no use for its size and its metadata
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                tags = getattr(image, "tag_v2", {})  # of TIFF: its tiles may exceed the image
+                tile = math.prod(int(tags.get(tag, 1)) for tag in _TILE_SIZE)
+                _require_size(max(image.width * image.height, tile), name)
+                image.load()
+                with suppress(SyntaxError, ValueError, struct.error):  # damaged metadata
+                    ImageOps.exif_transpose(image, in_place=True)
+                return _cut(image, *square_of(*image.size), name)
+    except Image.DecompressionBombError as error:  # Pillow's limit is above MAX_PIXELS
+        pixels = re.search(r"\d+", str(error))
+        _require_size(int(pixels[0]) if pixels else 0, name)
+        raise ImageError(f"{name}: too large: {error} {FIX}") from error  # or of a script's own
     except (UserError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
         raise ImageError(f"{name}: {_describe_damage(content, error)} {FIX}") from error
 
 
-def _centre(width: int, height: int, crop: int | None) -> tuple[int, int, int, int]:
-    """Return the centre square of `crop` pixels, or the largest: left, top, right, bottom."""
-    side = min(width, height, crop or max(width, height))
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
+def _cut(image: ImageFile, left: int, top: int, side: int, name: str) -> Decoded:
+    """Cut a square, and repeat the pixels at the edges where it reaches beyond them.
 
-
-def _to_rgb(image: Image, name: str) -> Image:
-    """Convert any of PIL's modes to RGB, 8 bits per channel."""
+    Reflected, a face that fills the picture would get halves of others beside it.
+    """
     from PIL import Image
 
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    if image.mode.startswith(("I", "F")):  # 16-bit grey; PIL's own conversion would clip at 255
-        values = np.asarray(image)
-        if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
-            raise ImageError(
-                f"{name}: its pixels are floats or 32-bit numbers of unknown range. "
-                "Save it with 8 or 16 bits a channel."
-            )
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        paper = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(paper, layer).convert("RGB")
-    return image.convert("RGB")
+    right, bottom = left + side, top + side
+    inside = max(0, left), max(0, top), min(image.width, right), min(image.height, bottom)
+    decoded = flatten(image.crop(inside), grey_bits(image), name)
+    if inside == (left, top, right, bottom):
+        return decoded
+    margins = [(inside[1] - top, bottom - inside[3]), (inside[0] - left, right - inside[2]), (0, 0)]
+    pixels = np.asarray(decoded.image)
+    padded = np.pad(pixels, margins[: pixels.ndim], mode="edge")
+    square = Image.frombytes(decoded.image.mode, (side, side), padded.tobytes())
+    return Decoded(square, decoded.transform)
 
 
 def _describe_damage(content: bytes, error: Exception) -> str:
     """Describe a file that could not be decoded."""
-    start = content[:64]
+    from PIL import UnidentifiedImageError, features
+
+    start = content[:BEGINNING]
     if not start:
         return "the file is empty (0 bytes)."
-    for beginning, kind in _IMAGE_BEGINNINGS.items():
-        if start.startswith(beginning):
-            if "truncated" in str(error).lower():
-                return f"the {kind} image is truncated: its end is missing ({error})."
-            return f"looks like a {kind} image, but is truncated or damaged ({error})."
-    for beginning, kind in _OTHER_BEGINNINGS.items():
+    kind = image_format(start)
+    if kind == "HEIC":
+        return CONVERT_HEIC
+    if kind in ("AVIF", "WebP") and not features.check(kind.lower()):
+        return f"{kind} is not supported by this build of Pillow: pip install -U pillow."
+    if kind and "truncated" in str(error).lower():
+        return f"the {kind} image is truncated: its end is missing ({error})."
+    if kind:
+        reason = "its header cannot be read" if isinstance(error, UnidentifiedImageError) else error
+        return f"the {kind} image is truncated or damaged ({reason})."
+    for kind, beginning in _OTHER_BEGINNINGS.items():
         if start.lstrip().startswith(beginning):
             return f"not an image, but {kind}."
     text = all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start)
-    kind = "text" if text else "no format that Pillow knows"
-    return f"not an image, but {kind}: it begins with {start[:24]!r}."
+    fault = "not an image, but text" if text else f"in no supported format ({FORMATS_TEXT})"
+    return f"{fault}: it begins with {start[:24]!r}."

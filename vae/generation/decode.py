@@ -14,7 +14,7 @@ from tqdm import tqdm
 from vae.evaluation import TrainedModel
 from vae.evaluation.latents import AggregatePosterior, encode_batches
 from vae.generation import figures
-from vae.generation.figures import COLUMNS, TRAVERSAL_RANGE, lerp, move_latent, slerp
+from vae.generation.figures import COLUMNS, lerp, move_latent, slerp, traversal_columns
 from vae.generation.photos import file_stems, load_faces
 from vae.training.metrics import ACTIVE_VARIANCE, EVALUATION_BATCH
 from vae.utils.errors import require
@@ -123,13 +123,11 @@ def interpolate(
         images = trained.model.decode(strips.flatten(0, 1)).cpu()
         return images.view(*strips.shape[:2], *images.shape[1:])
 
-    first, last = originals[:, None, None].expand(-1, len(ways), -1, -1, -1, -1)
-    rows = torch.cat([first, decoded(steps), last], dim=1)
+    pairs = originals.expand(len(ways), -1, -1, -1, -1)
     name = "_".join(["interpolate", *file_stems(labels)])
     path = folder / "figures" / f"{name}.png"
-    between = [f"{share:.0%}" for share in torch.linspace(0, 1, steps).tolist()]
-    columns = [labels[0], *between, labels[1]]
-    files = [figures.write_table(rows, path, columns=columns, rows=list(ways))]
+    strips, names = decoded(steps), [labels[0], labels[1]]
+    files = [figures.write_interpolations(pairs, strips, path, names=names, rows=list(ways))]
     for way, frames in zip(ways, decoded(FRAMES), strict=True):
         animated = path.with_name(f"{name}_{way}.gif")
         files.append(figures.write_animation(frames[:, None], animated))
@@ -192,12 +190,10 @@ def traverse(
         f"z{latent}: {kl[latent]:.1f} nats{'' if is_active else ', inactive'}"
         for latent, is_active in zip(latents, active, strict=True)
     ]
-    places = torch.linspace(-TRAVERSAL_RANGE, TRAVERSAL_RANGE, steps).tolist()
     (stem,) = file_stems([label])
     path = folder / "figures" / f"traverse_{stem}.png"
-    columns = [f"{place:+.3g}sd" if place else "mean" for place in places]
     faces = torch.stack([*decoded(strips(steps))])
-    sheet = figures.write_table(faces, path, columns=columns, rows=rows)
+    sheet = figures.write_table(faces, path, columns=traversal_columns(steps), rows=rows)
     names = [f"z{latent}" for latent in latents]
     frames = decoded(tqdm(strips(FRAMES).transpose(0, 1), desc="animating", disable=None))
     animated = figures.write_animation(frames, path.with_suffix(".gif"), labels=names)

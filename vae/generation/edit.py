@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,12 @@ from vae.evaluation.directions import require_method
 from vae.generation import figures
 from vae.generation.photos import file_stems, load_faces
 from vae.utils.errors import UserError
-from vae.utils.text import safe_name
+from vae.utils.text import printable, safe_name
 
 DEFAULT_FACES = 6  # faces of the split, where none are given
+MIN_ACCURACY = 0.6  # of a direction, below which an edit is warned of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ def edit(
     """
     require_method(method)
     _require_known(attributes, learned)
+    _warn_of_chance(attributes, learned, method)
     inputs = list(faces) or _faces_to_change(trained, attributes, strength, split)
     originals, labels = load_faces(inputs, trained, split, crop)
     latents = trained.model.encode(originals.to(trained.device)).mode
@@ -124,6 +130,21 @@ def _require_known(attributes: Sequence[str], learned: LearnedDirections) -> Non
             f"--attribute: there is no {attribute!r}. {meant}"
             "`vae edit RUN --list` shows all that this run can be edited by."
         )
+
+
+def _warn_of_chance(attributes: Sequence[str], learned: LearnedDirections, method: str) -> None:
+    """Warn of each direction that hardly tells its attribute: edits along it show other things."""
+    for attribute in attributes:
+        accuracy = learned.accuracy[attribute][method]
+        if not accuracy >= MIN_ACCURACY:  # NaN: no held-out face has it, or all have
+            found = "unknown" if math.isnan(accuracy) else f"{accuracy:.3f}"
+            log.warning(
+                "%s: the balanced accuracy of its direction on held-out faces is %s (chance is "
+                "0.5): the edit may not show it. `vae edit RUN --list` shows this of every "
+                "attribute; training longer, or on more images, raises it.",
+                printable(attribute),
+                found,
+            )
 
 
 def _faces_to_change(

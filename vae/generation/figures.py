@@ -13,24 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vae.data.loader import to_float
+from vae.generation.labels import add_caption, label_columns, label_rows
 from vae.models.base import VAE
 from vae.training.metrics import Evaluation
 from vae.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 GAP = 2  # white pixels between the images of a grid
-LABEL_HEIGHT = 13  # pixels of Pillow's own font, at its default size
-LABEL_LINES = 5  # above a column, at most
 ANIMATION_MS = 4000  # there and back
-BACKGROUND = (255, 255, 255)
-INK = (40, 40, 40)
 
 COLUMNS = 8  # faces a row, and steps of a strip
 FACES_SHOWN = 16  # faces in the standard figures
 TRAVERSAL_RANGE = 3.0  # standard deviations that a latent is moved, either side of its mean
+PRIOR_CAPTION = "decoded from the prior, N(0, I)"
 SAMPLE_SEED = 0  # the same latents in every run and at every step
 
 
@@ -47,54 +44,6 @@ def grid(images: Tensor, columns: int) -> Image:
     sheet = tiles.view(rows, columns, *tiles.shape[1:]).permute(0, 3, 1, 4, 2)
     sheet = F.pad(sheet.flatten(2, 3).flatten(0, 1), (0, 0, 0, GAP, 0, GAP), value=1.0)
     return Image.fromarray((sheet * 255).round().byte().numpy())
-
-
-def label_rows(picture: Image, labels: Sequence[str]) -> Image:
-    """Add a label to the left of each row of a grid."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    font = ImageFont.load_default(LABEL_HEIGHT)
-    margin = max(round(font.getlength(label)) for label in labels) + 12
-    labelled = Image.new("RGB", (picture.width + margin, picture.height), BACKGROUND)
-    labelled.paste(picture, (margin, 0))
-    draw = ImageDraw.Draw(labelled)
-    row_height = picture.height / len(labels)
-    for row, label in enumerate(labels):
-        draw.text((6, row_height * (row + 0.5)), label, fill=INK, font=font, anchor="lm")
-    return labelled
-
-
-def label_columns(picture: Image, labels: Sequence[str], left: int = 0) -> Image:
-    """Add a label above each column of a grid that begins at `left`, one word per line."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    font = ImageFont.load_default(LABEL_HEIGHT)
-    width = (picture.width - left) / len(labels)
-    texts = [_broken(label, font, width - 4) for label in labels]
-    lines = max(text.count("\n") + 1 for text in texts)
-    margin = lines * (LABEL_HEIGHT + 4) + 6
-    labelled = Image.new("RGB", (picture.width, picture.height + margin), BACKGROUND)
-    labelled.paste(picture, (0, margin))
-    draw = ImageDraw.Draw(labelled)
-    for column, text in enumerate(texts):
-        place = (left + width * (column + 0.5), margin - 4)
-        draw.multiline_text(place, text, fill=INK, font=font, anchor="md", align="center")
-    return labelled
-
-
-def _broken(label: str, font: FreeTypeFont | ImageFont, width: float) -> str:
-    """Wrap a label to one word per line, wide words to several: at most LABEL_LINES."""
-    lines = []
-    for word in label.split():
-        line = ""
-        for letter in word:
-            if line and font.getlength(line + letter) > width:
-                cut = line.rfind("_") + 1 or len(line)
-                lines.append(line[:cut])
-                line = line[cut:]
-            line += letter
-        lines.append(line)
-    return "\n".join(lines if len(lines) <= LABEL_LINES else [*lines[: LABEL_LINES - 1], "..."])
 
 
 def to_pil(image: Tensor) -> Image:
@@ -126,9 +75,30 @@ def write_reconstructions(originals: Tensor, reconstructed: Tensor, path: Path) 
     return save_png(label_rows(picture, ["original", "model"] * rows), path)
 
 
-def write_samples(images: Tensor, path: Path) -> Path:
-    """Write images (count, 3, size, size) in [0, 1] in rows of COLUMNS."""
-    return save_png(grid(images, min(COLUMNS, len(images))), path)
+def write_samples(images: Tensor, path: Path, caption: str = PRIOR_CAPTION) -> Path:
+    """Write images (count, 3, size, size) in [0, 1] in rows of COLUMNS below a caption."""
+    return save_png(add_caption(grid(images, min(COLUMNS, len(images))), caption), path)
+
+
+def write_interpolations(
+    pairs: Tensor,
+    strips: Tensor,
+    path: Path,
+    *,
+    names: Sequence[str] = ("original", "original"),
+    rows: Sequence[str] | None = None,
+) -> Path:
+    """Write strips of faces, each between the two originals that it leads between.
+
+    Args:
+        pairs: (rows, 2, 3, size, size) in [0, 1].
+        strips: (rows, steps, 3, size, size) in [0, 1].
+        names: of the first and the last column.
+        rows: names of the rows.
+    """
+    between = [f"{share:.0%}" for share in torch.linspace(0, 1, strips.shape[1]).tolist()]
+    images = torch.cat([pairs[:, :1], strips, pairs[:, 1:]], dim=1)
+    return write_table(images, path, columns=[names[0], *between, names[1]], rows=rows)
 
 
 def write_table(
@@ -206,16 +176,19 @@ def draw_figures(
         write_reconstructions(faces, model.decode(means), folder / "reconstructions.png"),
         write_samples(model.decode(prior_latents(32, means)), folder / "samples.png"),
     ]
-    ends = means.repeat(2, 1)[: 2 * max(1, min(4, len(means) // 2))]  # a lone face: to itself
-    between = torch.cat([lerp(*pair) for pair in ends.view(-1, 2, ends.shape[1])])
-    files += [save_png(grid(model.decode(between), COLUMNS), folder / "interpolation.png")]
+    count = max(1, min(4, len(means) // 2))
+    ends = means.repeat(2, 1)[: 2 * count].view(count, 2, -1)  # a lone face: to itself
+    strips = torch.stack([model.decode(lerp(*pair)) for pair in ends])
+    pairs = faces.repeat(2, 1, 1, 1)[: 2 * count].view(count, 2, *faces.shape[1:])
+    files += [write_interpolations(pairs, strips, folder / "interpolation.png")]
 
     kl, centre, spread = evaluation.kl_per_latent, evaluation.mean_of_means, evaluation.std_of_means
     latents = kl.argsort(descending=True)[:8].tolist()
-    moved = torch.cat([move_latent(means[0], k, centre[k], spread[k]) for k in latents])
+    moved = [move_latent(means[0], k, centre[k], spread[k]) for k in latents]
+    traversal = torch.stack([model.decode(strip) for strip in moved])
     labels = [f"z{latent}: {kl[latent]:.1f} nats" for latent in latents]
-    traversal = label_rows(grid(model.decode(moved), COLUMNS), labels)
-    files += [save_png(traversal, folder / "traversal.png")]
+    path = folder / "traversal.png"
+    files += [write_table(traversal, path, columns=traversal_columns(), rows=labels)]
     model.train(was_training)
     return {f"figures/{file.stem}": file for file in files}
 
@@ -250,6 +223,12 @@ def slerp(start: Tensor, end: Tensor, steps: int = COLUMNS) -> Tensor:
     place = torch.linspace(0, 1, steps, device=start.device)[:, None]
     turned = torch.sin((1 - place) * angle) * here + torch.sin(place * angle) * there
     return turned / torch.sin(angle) * torch.lerp(lengths[0], lengths[1], place)
+
+
+def traversal_columns(steps: int = COLUMNS) -> list[str]:
+    """Label the places of `move_latent` in standard deviations; the font has no Greek letters."""
+    places = torch.linspace(-TRAVERSAL_RANGE, TRAVERSAL_RANGE, steps).tolist()
+    return [f"{place:+.2g}sd" if place else "mean" for place in places]
 
 
 def move_latent(

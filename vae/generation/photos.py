@@ -5,38 +5,38 @@ average, the corners of the mouth at (73, 152) and (105, 152). A model of such f
 that of a photograph: in the centre crop of 148 the eyes are at 36 % and 63 % of the width and
 51 % of the height, the mouth at 79 % of the height, and the side is 3.8 times the distance of
 the eyes. Drawn faces are framed so, too. `describe_framing` has this for other crops;
-LEFT,TOP,SIDE cuts such a square from a snapshot.
+LEFT,TOP,SIDE cuts such a square from a snapshot, and may reach beyond its edges.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vae.data import DataConfig
 from vae.data.celeba import SIZE as CELEBA_SIZE
-from vae.data.images import open_image
+from vae.data.images import MAX_PIXELS, Square, load_square
 from vae.data.loader import to_float
 from vae.evaluation import TrainedModel
 from vae.utils.errors import UserError, require
-from vae.utils.text import safe_name
+from vae.utils.text import printable, safe_name
 
 log = logging.getLogger(__name__)
 
 CELEBA_EYES_X, CELEBA_EYES_Y, CELEBA_MOUTH_Y = (69, 108), 111, 152  # pixels, on average
 ASPECT_TOLERANCE = 0.01  # within which a picture has CelebA's
 CROP_HELP = "auto, none, PIXELS of the centre square, or LEFT,TOP,SIDE"
+MAX_OVERSIZE = 4  # sides of a picture that its square may have: a face may fill the picture
 MAX_STEM = 24  # bytes of a label in a file's name, which has up to two of them
-
-Square = tuple[int, int, int]  # left, top, side, in pixels of the picture
 
 
 def load_faces(
@@ -51,7 +51,7 @@ def load_faces(
         crop: of pictures. `auto`: as the training images were cropped, where the picture has
             the proportions of CelebA's and the model was trained on CelebA or on drawn faces;
             else the largest centre square, as `none`. `PIXELS`: a centre square.
-            `LEFT,TOP,SIDE`: that square.
+            `LEFT,TOP,SIDE`: that square. Beyond a picture's edges its last pixels are repeated.
 
     Returns:
         (n, 3, size, size) float32 in [0, 1] on the CPU, and what to call each of them: not
@@ -59,8 +59,13 @@ def load_faces(
 
     Raises:
         UserError: a picture cannot be read, there is no face of that number, the crop is
-            none or reaches beyond a picture.
+            none, outside of a picture or much larger.
     """
+    if trained.data_config.name == "synthetic" and not all(map(_is_number, inputs)):
+        log.warning(
+            "data=synthetic: this model was trained on drawn faces and does not transfer to "
+            "photographs: they lose their detail. Train on data=celeba or data=folder for these."
+        )
     images: np.ndarray | None = None
     faces = []
     for word in inputs:
@@ -101,7 +106,7 @@ def describe_framing(crop: int) -> str:
 
 
 def _is_number(word: str) -> bool:
-    return word.isdecimal() and not os.path.isfile(word)
+    return re.fullmatch(r"\d{1,18}", word) is not None and not os.path.isfile(word)
 
 
 def _labels(inputs: Sequence[str], split: str) -> list[str]:
@@ -116,41 +121,44 @@ def _load(word: str, crop: str, data: DataConfig) -> np.ndarray:
     """Load a picture's square, (size, size, 3) uint8, resized as the training images were."""
     if os.path.isdir(word):
         raise UserError(f"{word}: is a folder. Name the pictures in it: {word}/*.jpg.")
-    if not os.path.isfile(word):
+    if not os.path.exists(word):
         raise UserError(f"{word}: there is no such file, and it is no number of a face either.")
-    picture = open_image(Path(word))
-    left, top, side = _square(crop, picture.size, data, word)
-    width, height = picture.size
-    inside = side >= 1 and 0 <= left <= width - side and 0 <= top <= height - side
-    require(inside, "--crop", crop, f"a square within {word}, {width}x{height} pixels")
-    square = picture.crop((left, top, left + side, top + side))
-    size = (data.image_size, data.image_size)
-    return np.asarray(square.resize(size, Image.Resampling.BILINEAR))
+    said = ""
+
+    def square(width: int, height: int) -> Square:
+        nonlocal said
+        (left, top, side), note = _square(crop, (width, height), data)
+        said = f"crop {left},{top},{side} of {width}x{height} pixels{note}"
+        most = min(MAX_OVERSIZE * max(width, height), math.isqrt(MAX_PIXELS))
+        overlaps = -side < left < width and -side < top < height
+        takes = f"a square of 1 to {most} pixels that overlaps {word}, {width}x{height} pixels"
+        require(1 <= side <= most and overlaps, "--crop", crop, takes)
+        return left, top, side
+
+    face = load_square(Path(word), data.image_size, square)
+    log.info("%s: %s", printable(word), said)
+    return face
 
 
-def _square(crop: str, shape: tuple[int, int], data: DataConfig, word: str) -> Square:
-    """Return the square of a picture (width, height) that a crop names."""
+def _square(crop: str, shape: tuple[int, int], data: DataConfig) -> tuple[Square, str]:
+    """Return the square of a picture (width, height) that a crop names, and what to know of it."""
     width, height = shape
     trained = data.celeba_crop
     if crop == "none" or (crop == "auto" and trained is None):
-        return _centre(shape, min(shape))
+        return _centre(shape, min(shape)), ""
     wants = f"this model wants {describe_framing(trained)}" if trained else ""
     if crop == "auto" and trained:
         if abs(width / height / (CELEBA_SIZE[0] / CELEBA_SIZE[1]) - 1) <= ASPECT_TOLERANCE:
-            return _centre(shape, min(width, round(trained * width / CELEBA_SIZE[0])))
-        log.info(
-            "%s: its largest centre square is taken; %s. --crop LEFT,TOP,SIDE takes such a square.",
-            word,
-            wants,
-        )
-        return _centre(shape, min(shape))
-    numbers = crop.split(",")
-    well_formed = len(numbers) in (1, 3) and all(n.strip().isdecimal() for n in numbers)
-    require(well_formed, "--crop", crop, CROP_HELP + (f" ({wants})" if wants else ""))
+            return _centre(shape, min(width, round(trained * width / CELEBA_SIZE[0]))), ""
+        note = f", its largest centre square; {wants}. --crop LEFT,TOP,SIDE takes such a square."
+        return _centre(shape, min(shape)), note
+    well_formed = re.fullmatch(r"-?\d{1,6}(, *-?\d{1,6}, *-?\d{1,6})?", crop)
+    require(bool(well_formed), "--crop", crop, CROP_HELP + (f" ({wants})" if wants else ""))
+    numbers = [int(number) for number in crop.split(",")]
     if len(numbers) == 1:
-        return _centre(shape, int(crop))
-    left, top, side = map(int, numbers)
-    return left, top, side
+        return _centre(shape, numbers[0]), ""
+    left, top, side = numbers
+    return (left, top, side), ""
 
 
 def _centre(shape: tuple[int, int], side: int) -> Square:

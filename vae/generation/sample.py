@@ -32,6 +32,10 @@ MAX_LATENTS = 20_000  # latents to fit: bounds memory and time
 VARIANCE_FLOOR = 1e-6  # added to the variances, as some latents may not vary
 
 PRIORS = ("standard", "fitted")
+CAPTIONS = {
+    "standard": figures.PRIOR_CAPTION,
+    "fitted": "decoded from a Gaussian mixture fitted to the latents",
+}
 MAX_SHOWN = 256  # samples on a sheet
 
 
@@ -153,7 +157,8 @@ def sample(
                 for number, image in enumerate(images, start)
             ]
     sheet = folder / "figures" / f"samples_{prior}.png"
-    return [figures.write_samples(torch.cat(shown)[:MAX_SHOWN], sheet), *files]
+    faces = torch.cat(shown)[:MAX_SHOWN]
+    return [figures.write_samples(faces, sheet, CAPTIONS[prior]), *files]
 
 
 def measure_gain(

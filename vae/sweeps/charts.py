@@ -144,12 +144,8 @@ def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> No
         fill = [shades[run.name] for run in members] if shades else colour
         axes.scatter(xs, ys, c=fill, marker=marker, **DOT)
         axes.scatter([], [], color=QUIET if shades else colour, marker=marker, label=label)
-    best = comparison.best
-    _ring(
-        axes,
-        [points[run.name] for run in comparison.front if run.name in points],
-        f"best: {comparison.label(best)}" if best else "best trade-offs",
-    )
+    if comparison.best or set(pair) == set(comparison.objectives):  # else others' front
+        _ring(axes, comparison, [points[r.name] for r in comparison.front if r.name in points])
     if pair == RATE_DISTORTION:
         _draw_equal_bpd(axes, {run.value("data.image_size") for run in runs})
     title = "Rate and distortion" if pair == RATE_DISTORTION else f"{pair[0]} and {pair[1]}"
@@ -187,7 +183,8 @@ def _draw_effect(axes: Axes, comparison: Comparison, metric: str, across: str) -
     if across == "seed":
         mean = fmean(run.metrics[metric] for run in runs)
         axes.axhline(mean, color=QUIET, linestyle="--", label=f"mean {mean:.4g}")
-    _ring(axes, [(places[run.value(across)], run.metrics[metric]) for run in comparison.front])
+    best = [(places[run.value(across)], run.metrics[metric]) for run in comparison.front]
+    _ring(axes, comparison, best)
     if numeric:
         scale, options = _scale(list(places.values()))
         axes.set_xscale(scale, **options)
@@ -228,11 +225,12 @@ def _series(
         yield MARKERS[i], f"C{i}", f"{SYMBOLS.get(key, key)} {format_value(value)}", members
 
 
-def _ring(axes: Axes, points: Sequence[tuple[float, float]], label: str | None = None) -> None:
+def _ring(axes: Axes, comparison: Comparison, points: Sequence[tuple[float, float]]) -> None:
     """Ring the best points."""
+    best = comparison.best
     if points:
-        xs, ys = zip(*points, strict=True)
-        axes.scatter(xs, ys, label=label, **RING)
+        label = f"best: {comparison.label(best)}" if best else "best trade-offs"
+        axes.scatter(*zip(*points, strict=True), label=label, **RING)
 
 
 def _legend(axes: Axes) -> None:

@@ -187,7 +187,8 @@ def draw_face_sheets(comparison: Comparison, folder: Path) -> list[str]:
     import torch
 
     from vae.data.loader import to_float
-    from vae.generation.figures import grid, label_rows, prior_latents, save_png
+    from vae.generation.figures import grid, prior_latents, save_png
+    from vae.generation.labels import add_caption, label_rows
 
     shown, notes = choose_runs(comparison)
     models = _load(shown, notes)
@@ -202,22 +203,34 @@ def draw_face_sheets(comparison: Comparison, folder: Path) -> list[str]:
     labels = [_label(comparison, run) for run in shown if run.name in models]
     sheet = label_rows(grid(torch.cat(reconstructed), len(originals)), ["originals", *labels])
     save_png(sheet, folder / "reconstructions.png")
-    save_png(label_rows(grid(torch.cat(sampled), FACES), labels), folder / "samples.png")
+    samples = label_rows(grid(torch.cat(sampled), FACES), labels)
+    caption = f"{PICTURES['samples.png']}, N(0, I)"
+    save_png(add_caption(samples, caption), folder / "samples.png")
     return notes
 
 
 def choose_runs(comparison: Comparison) -> tuple[list[SweepRun], list[str]]:
-    """Choose at most MAX_ROWS runs, spread over all; add a note if some are left out."""
+    """Choose at most MAX_ROWS runs, spread over all; add a note if some are left out.
+
+    Of runs that differ in the seed alone one is shown: the best run, or the first.
+    """
     with_model = [r for r in comparison.runs if (r.folder / "checkpoints" / "last.pt").exists()]
     finished = [run for run in with_model if run.status == "finished"]
-    runs = finished or with_model  # while the first are at work, what there is
+    seeds = finished or with_model  # while the first are at work, what there is
+    keys = [key for key in comparison.swept if key != "seed"]
+    by_values: dict[Any, SweepRun] = {}
+    for run in seeds if keys else ():
+        values = tuple(str(run.value(key)) for key in keys)
+        by_values[values] = run if run is comparison.best else by_values.get(values, run)
+    runs = [*by_values.values()] or seeds
+    notes = ["Of runs that differ in the seed alone, one is shown."] * (len(runs) < len(seeds))
     if len(runs) <= MAX_ROWS:
-        return runs, []
+        return runs, notes
     places = {round(i * (len(runs) - 1) / (MAX_ROWS - 2)) for i in range(MAX_ROWS - 1)}
     if comparison.best in runs:
         places.add(runs.index(comparison.best))
     note = f"{len(places)} of the {len(runs)} runs are shown, evenly chosen along their order."
-    return [runs[i] for i in sorted(places)], [note]
+    return [runs[i] for i in sorted(places)], [*notes, note]
 
 
 def _load(runs: list[SweepRun], notes: list[str]) -> dict[str, SavedRun]:

@@ -189,7 +189,7 @@ FAILURES = [  # a layout, what happens to its folder, and what is said
         f"000013.jpg: the JPEG image is damaged.*Fix or remove{HINT}",
     ),
     ("official", write(JPEG, PAGE), f"000013.jpg: .*an HTML or XML page.*{HINT}"),
-    ("official", folder_as_image, f"000013.jpg: cannot be read: Is a directory.*{HINT}"),
+    ("official", folder_as_image, f"000013.jpg: cannot be read: not a regular file.*{HINT}"),
     ("kaggle", write("list_attr_celeba.csv", PAGE), f"list_attr_celeba.csv{QUOTA}"),
     ("zip", write(ZIP, PAGE), f"{ZIP}{QUOTA}"),
     ("zip", write(ZIP, b""), f"{ZIP}: the file is empty.*Get {ZIP} again"),
