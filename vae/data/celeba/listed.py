@@ -104,7 +104,9 @@ class ListedCelebA:
         used = self._used(sizes)
         images = {"lists": lists, "images": self.store.fingerprint(used)}
         if "partition" not in lists:  # which says by itself which images there are
-            images["names"] = hashlib.sha256("\0".join(used).encode(errors="surrogateescape")).hexdigest()
+            images["names"] = hashlib.sha256(
+                "\0".join(used).encode(errors="surrogateescape")
+            ).hexdigest()
         return images
 
     def read(self, split: str, start: int, stop: int) -> Iterator[tuple[str, bytes]]:

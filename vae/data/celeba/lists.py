@@ -29,8 +29,8 @@ from vae.utils.files import MAX_TEXT, read_bytes
 HEAD = 5  # lines among which the first image is listed
 NAMES_OF_NAMES = ("", "image_id", "image", "filename", "file", "name")  # headers of that column
 NUMBER = re.compile(r"[+-]?\d+(\.0*)?|true|false", re.IGNORECASE)
-OTHER_NUMBERS = re.compile(r"\b(?:true|false)\b|(?<=\d)\.0*(?![\w.])", re.IGNORECASE)
-WORDS = {"true": "1", "false": "0"}
+WORDS = {"True": "1", "False": "0", "TRUE": "1", "FALSE": "0", "true": "1", "false": "0"}
+MAX_LINE = 1 << 16  # characters; CelebA's have 130
 
 
 class ListKind(NamedTuple):
@@ -87,10 +87,17 @@ def read_list(file: Path, kind: str) -> Table:
         raise UserError(f"{file}: cannot be read: {error.strerror}.") from error
     encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     text = content.decode(encoding, "replace").replace("\r\n", "\n").replace("\r", "\n")
-    lines = ["" if line.isspace() or line.startswith("#") else line for line in text.split("\n")]
     try:
-        if len(lines) > MAX_IMAGES:
-            raise ValueError(f"has {len(lines):,} lines, but CelebA has 202,599 images")
+        if (count := text.count("\n")) > MAX_IMAGES:
+            raise ValueError(f"has {count:,} lines, but CelebA has 202,599 images")
+        lines = [
+            "" if line.isspace() or line.startswith("#") else line for line in text.split("\n")
+        ]
+        for number, line in enumerate(lines, start=1):
+            if len(line) > MAX_LINE:
+                raise ValueError(
+                    f"line {number} ({line[:40].strip()!r}) has {len(line):,} characters"
+                )
         notation = _find_notation(lines, kind)
         values = _read_numbers(lines, notation, kind)
         names = [_name(row, notation) for row in lines[notation.first :] if row]
@@ -147,33 +154,38 @@ def _name(row: str, notation: Notation) -> str:
 
 def _read_numbers(lines: list[str], notation: Notation, kind: str) -> np.ndarray:
     """Return the numbers of all rows, (rows, width). ValueError: names the line that is wrong."""
-    wanted, (first, delimiter, cells, _, start, _, width) = KINDS[kind].numbers, notation
-    fields = [("before", "U1", start), ("values", KINDS[kind].dtype, width)]
-    row = np.dtype([(*field[:2], field[2:]) for field in [*fields, ("after", "U1", cells - start - width)]])
+    _, kept, wanted, _ = KINDS[kind]
+    first, delimiter, cells, _, start, _, width = notation
 
-    def parse(rows: list[str]) -> np.ndarray:
+    def parse(rows: list[str], dtype: type) -> np.ndarray:
+        fields = [("before", "U1", (start,)), ("values", dtype, (width,))]
+        row = np.dtype([*fields, ("after", "U1", (cells - start - width,))])
         if any("\0" in line for line in rows):
             raise ValueError
-        read = np.loadtxt(rows, row, None, delimiter, ndmin=1, quotechar='"')
-        values: np.ndarray = read["values"]
-        if not ((wanted[0] <= values) & (values <= wanted[-1])).all():
+        read = np.loadtxt(rows, row, None, delimiter, ndmin=1, quotechar='"')["values"]
+        values: np.ndarray = read.astype(kept)
+        if not ((wanted[0] <= read) & (read <= wanted[-1]) & (values == read)).all():
             raise ValueError
         return values
 
+    def parse_words(rows: list[str]) -> np.ndarray:  # 1.0, True
+        for word, digit in WORDS.items():
+            rows = [row.replace(word, digit) for row in rows]
+        with np.errstate(invalid="ignore"):
+            return parse(rows, np.float64)
+
     rows = lines[first:]
     with suppress(ValueError):
-        return parse(rows)
+        return parse(rows, kept)
     with suppress(ValueError):
-        return parse(_as_integers(rows))
-    for number, line in enumerate(rows, start=first + 1):
+        return parse_words(rows)
+    odd = 0
+    for number, line in enumerate(rows):
         try:
-            parse(_as_integers([line])) if line else None
+            parse_words([line or rows[0]])
         except ValueError:
+            odd = number
             break
     numbers = f"{width} number{'s' * (width > 1)} from {wanted[0]} to {wanted[-1]}"
-    raise ValueError(f"line {number} ({line[:40].strip()!r}) is not a file name and {numbers}")
-
-
-def _as_integers(rows: list[str]) -> list[str]:
-    """Write 1.0 and True as 1, False as 0."""
-    return [OTHER_NUMBERS.sub(lambda found: WORDS.get(found[0].lower(), ""), row) for row in rows]
+    what = f"line {first + odd + 1} ({rows[odd][:40].strip()!r})"
+    raise ValueError(f"{what} is not a file name and {numbers}")

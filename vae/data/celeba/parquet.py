@@ -14,6 +14,7 @@ from vae.data.base import IDENTITY, SPLITS, ImageError, Labels
 from vae.data.celeba.download import download_again, first_names, reject_placeholders
 from vae.data.celeba.listed import BY_HASH, rows_by_hash
 from vae.data.celeba.stores import MAX_IMAGES, MEMBER_BYTES, fingerprint_end
+from vae.data.images import FIX
 from vae.utils.errors import UserError
 from vae.utils.files import open_regular
 
@@ -135,7 +136,9 @@ class ParquetCelebA:
                 raise UserError(f"{shards[0]}: holds no images of {name}. {SHARDS_WANTED}")
             self.rows[name] = np.arange(start, count)
         if count > MAX_IMAGES:
-            raise UserError(f"{shards[-1]}: has {count:,} rows with the others, but CelebA 202,599.")
+            raise UserError(
+                f"{shards[-1]}: has {count:,} rows with the others, but CelebA 202,599."
+            )
         self._edges = np.cumsum([0, *(group.rows for group in self.groups)])
         if not official:
             self.rows = rows_by_hash(self._names())
@@ -162,7 +165,7 @@ class ParquetCelebA:
             if content is None:
                 raise ImageError(f"{name} holds no image.")
             if len(content) > MEMBER_BYTES:
-                raise ImageError(f"{name}: is too large: {len(content) / 1e6:,.0f} MB.")
+                raise ImageError(f"{name}: is too large: {len(content) / 1e6:,.0f} MB. {FIX}")
             yield name, content
 
     def labels(self, split: str, count: int) -> dict[str, Labels]:
@@ -225,7 +228,7 @@ class ParquetCelebA:
             if ((start <= rows) & (rows < stop)).any():
                 with open_shard(file) as opened:
                     kinds = {column.name: str(column.type) for column in opened.schema_arrow}
-                    for number, name in enumerate(names):
+                    for name in names:
                         if not re.match("bool|u?int|float|double|halffloat", kinds[name]):
                             raise ValueError(f"column {name} holds {kinds[name]}, not numbers")
                     table = opened.read(names)
@@ -234,7 +237,8 @@ class ParquetCelebA:
                             raise ValueError(f"column {name} is empty in some rows")
                         values[start:stop, number] = table.column(name).to_numpy()
             start = stop
-        return values[rows]
+        found: np.ndarray = values[rows]
+        return found
 
 
 def _column(group: Group, part: str, rows: int) -> Iterator[Any]:

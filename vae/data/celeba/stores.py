@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from vae.data.base import ImageError
 from vae.data.celeba.download import download_again, reject_placeholders
-from vae.data.images import is_image_name, read_image_file
+from vae.data.images import FIX, is_image_name, read_image_file
 from vae.utils.errors import UserError
 from vae.utils.files import open_regular
 
@@ -132,7 +132,7 @@ class ZipStore(Store):
         if max(member.size, member.unpacked) > MEMBER_BYTES:
             raise ImageError(
                 f"{where}: is too large: {max(member.size, member.unpacked) / 1e6:,.0f} MB of at "
-                f"most {MEMBER_BYTES / 1e6:,.0f}. Pack a smaller image into the archive."
+                f"most {MEMBER_BYTES / 1e6:,.0f}. {FIX}"
             )
         try:
             with open_regular(self.path) as file:
@@ -166,7 +166,7 @@ class ZipStore(Store):
             UserError: the archive is damaged, or one of its members cannot be read in place.
         """
         try:
-            with _Archive(open_regular(self.path)) as file, zipfile.ZipFile(file) as archive:
+            with _Archive(self.path) as file, zipfile.ZipFile(file) as archive:
                 infos = archive.infolist()
         except Exception as error:  # zipfile raises nearly anything on damaged bytes
             what = f"the archive is damaged ({error})"
@@ -191,7 +191,7 @@ class ZipStore(Store):
         return members
 
 
-class _Archive(io.BufferedReader):
+class _Archive(io.FileIO):
     """A file of which zipfile may not read too much at once: it asks for its list in one piece."""
 
     def read(self, size: int | None = -1, /) -> bytes:
