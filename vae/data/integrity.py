@@ -7,6 +7,7 @@ arrays say is not used before it has the form in which packing.py writes it.
 from __future__ import annotations
 
 import math
+import os
 import re
 import zlib
 from itertools import accumulate
@@ -157,14 +158,14 @@ def _damage(
 ) -> str:
     """Describe the damage of a file of a cache, "" if there is none."""
     *starts, expected = accumulate((length for length, _ in pieces), initial=0)
-    size = file.stat().st_size
     largest = HEADER_BYTES + np.dtype(dtype).itemsize * math.prod(shape)
-    if size != expected or size > largest:
-        return f"{file.name} is damaged ({size:,} bytes, not {min(expected, largest):,})"
     last = len(pieces) - 1
     looked_at = range(last + 1) if every_byte else sorted({0, min(1, last), last // 2, last})
     damaged = []
     with open_regular(file) as opened:
+        size = os.fstat(opened.fileno()).st_size
+        if size != expected or size > largest:
+            return f"{file.name} is damaged ({size:,} bytes, not {min(expected, largest):,})"
         for piece in looked_at:
             opened.seek(starts[piece])
             if _checksum(opened, pieces[piece][0]) != pieces[piece][1]:

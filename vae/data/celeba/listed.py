@@ -17,11 +17,10 @@ import numpy as np
 
 from vae.data.base import IDENTITY, SPLITS, ImageError, Labels
 from vae.data.celeba.download import download_again, first_names
-from vae.data.celeba.lists import Table, read_list
+from vae.data.celeba.lists import Table, list_bytes, read_list
 from vae.data.celeba.stores import Store, stem_of
 from vae.data.folder import split_of
 from vae.utils.errors import UserError
-from vae.utils.files import MAX_TEXT, read_bytes
 
 BY_HASH = "Without official splits: data.split=hash divides the images 80/10/10 by name."
 
@@ -98,8 +97,7 @@ class ListedCelebA:
     def fingerprint(self, sizes: dict[str, int]) -> dict[str, Any]:
         """Return digests of the lists and the store's fingerprint of the used images."""
         lists = {
-            kind: hashlib.sha256(read_bytes(file, MAX_TEXT)).hexdigest()
-            for kind, file in self.lists.items()
+            kind: hashlib.sha256(list_bytes(file)).hexdigest() for kind, file in self.lists.items()
         }
         used = self._used(sizes)
         images = {"lists": lists, "images": self.store.fingerprint(used)}

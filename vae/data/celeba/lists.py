@@ -81,10 +81,7 @@ def read_list(file: Path, kind: str) -> Table:
     Raises:
         UserError: the file cannot be read, or a line of it is not right; names the line.
     """
-    try:
-        content = read_bytes(file, MAX_TEXT)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}.") from error
+    content = list_bytes(file)
     encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     text = content.decode(encoding, "replace").replace("\r\n", "\n").replace("\r", "\n")
     try:
@@ -93,19 +90,26 @@ def read_list(file: Path, kind: str) -> Table:
         lines = [
             "" if line.isspace() or line.startswith("#") else line for line in text.split("\n")
         ]
-        for number, line in enumerate(lines, start=1):
-            if len(line) > MAX_LINE:
-                raise ValueError(
-                    f"line {number} ({line[:40].strip()!r}) has {len(line):,} characters"
-                )
+        longest = max(lines, key=len)
+        if len(longest) > MAX_LINE:
+            what = f"line {lines.index(longest) + 1} ({longest[:40].strip()!r})"
+            raise ValueError(f"{what} has {len(longest):,} characters")
         notation = _find_notation(lines, kind)
         values = _read_numbers(lines, notation, kind)
-        names = [_name(row, notation) for row in lines[notation.first :] if row]
+        names = _read_names(lines, notation)
         if len(set(names)) < len(names):
             raise ValueError(f"lists {Counter(names).most_common(1)[0][0]} more than once")
     except ValueError as error:
         raise UserError(f"{file}: {error}. {download_again(file)}") from error
     return Table(notation.columns, names, values)
+
+
+def list_bytes(file: Path) -> bytes:
+    """Return the content of a list file. UserError: it cannot be read, or is too large."""
+    try:
+        return read_bytes(file, MAX_TEXT)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}.") from error
 
 
 def _find_notation(lines: list[str], kind: str) -> Notation:
@@ -146,10 +150,13 @@ def _name_cell(cells: list[str]) -> int | None:
     return 0 if rest and all(NUMBER.fullmatch(cell) for cell in rest) else None
 
 
-def _name(row: str, notation: Notation) -> str:
-    """Return an image's name without the folders before it."""
-    cell = row.split(notation.delimiter, notation.name + 1)[notation.name]
-    return cell.strip().strip("\"'").replace("\\", "/").rpartition("/")[2]
+def _read_names(lines: list[str], notation: Notation) -> list[str]:
+    """Return each image's name without quotes and the folders before it."""
+    rows, place = filter(None, lines[notation.first :]), notation.name
+    names = [row.split(notation.delimiter, place + 1)[place] for row in rows]
+    if re.search(r"[\s\"'/\\]", "".join(names)):
+        names = [re.split(r"[/\\]", name.strip().strip("\"'"))[-1] for name in names]
+    return names
 
 
 def _read_numbers(lines: list[str], notation: Notation, kind: str) -> np.ndarray:
@@ -160,7 +167,7 @@ def _read_numbers(lines: list[str], notation: Notation, kind: str) -> np.ndarray
     def parse(rows: list[str], dtype: type) -> np.ndarray:
         fields = [("before", "U1", (start,)), ("values", dtype, (width,))]
         row = np.dtype([*fields, ("after", "U1", (cells - start - width,))])
-        if any("\0" in line for line in rows):
+        if "\0" in "".join(rows):
             raise ValueError
         read = np.loadtxt(rows, row, None, delimiter, ndmin=1, quotechar='"')["values"]
         values: np.ndarray = read.astype(kept)

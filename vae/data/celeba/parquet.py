@@ -132,13 +132,11 @@ class ParquetCelebA:
                 for number, rows in enumerate(_row_counts(file)):
                     self.groups.append(Group(file, number, count - before, rows))
                     count += rows
+                if count > MAX_IMAGES:
+                    raise UserError(f"{file}: has {count:,} rows with those before it, too many.")
             if count == start and official:
                 raise UserError(f"{shards[0]}: holds no images of {name}. {SHARDS_WANTED}")
             self.rows[name] = np.arange(start, count)
-        if count > MAX_IMAGES:
-            raise UserError(
-                f"{shards[-1]}: has {count:,} rows with the others, but CelebA 202,599."
-            )
         self._edges = np.cumsum([0, *(group.rows for group in self.groups)])
         if not official:
             self.rows = rows_by_hash(self._names())
