@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -38,7 +39,7 @@ from vae.cli.main import main
 from vae.data import partial_cache
 from vae.data.cache import open_or_pack, verify
 from vae.utils.errors import UserError
-from vae.utils.files import with_checksum
+from vae.utils.files import verify_checksum, with_checksum
 
 
 @pytest.fixture
@@ -88,8 +89,8 @@ def test_skip_leaves_out_unreadable_images(tmp_path, calls, caplog, num_workers)
         kept = [row for row in range(SIZES[split]) if (split, row) not in BAD]
         assert (packed.images[split] == images[kept]).all()
         for kind in KINDS:
-            rows = getattr(packed, kind)(split).values.astype(np.uint8)
-            assert rows.tolist() == [[row, row] for row in kept]
+            known = source.labels(split)[kind].values[kept]
+            assert (getattr(packed, kind)(split).values == known).all()
     reason = "of two lines, caf\\udce9"  # on one line, in UTF-8
     listed = [f"{split}\t{row}\t{split}-{row}.jpg: {reason}" for split, row in BAD]
     assert packed.skipped() == listed
@@ -189,6 +190,87 @@ def test_a_damaged_cache_is_reported_and_packed_again(tmp_path, calls, caplog, n
     assert contents(packed.folder) == whole
 
 
+def to(array: np.ndarray, **how: Any) -> Callable[[Path], None]:
+    """Save another array; `how` as for np.save."""
+    return lambda file: np.save(file, array, **how)
+
+
+def nan(file: Path) -> None:
+    values = np.load(file)
+    values[3, 1] = np.nan
+    np.save(file, values)
+
+
+def index_with(**changes: Any) -> Callable[[Path], None]:
+    return lambda file: file.write_text(with_checksum(verify_checksum(file.read_text()) | changes))
+
+
+def seal(folder: Path, name: str) -> None:
+    """Write the checksum of a file that was replaced into the index."""
+    index = verify_checksum((folder / "index.json").read_text())
+    content = (folder / name).read_bytes()
+    index["files"][name] = [[len(content), zlib.crc32(content)]]
+    (folder / "index.json").write_text(with_checksum(index))
+
+
+LABELS = {"attributes": ["attributes a", "attributes b"]}
+SKIPPED = "skipped.txt"
+FORGED: list[tuple[str, Callable[[Path], Any]]] = [
+    ("val.npy", to(np.zeros((0, 8, 8, 3), np.uint8))),
+    ("val.npy", to(np.zeros((69, 8, 8, 3), np.uint8))),
+    ("val.npy", to(np.zeros((70, 4, 4, 3), np.uint8))),
+    ("val.npy", to(np.zeros((70, 8, 8, 3), np.float32))),
+    ("val.npy", to(np.asfortranarray(np.zeros((70, 8, 8, 3), np.uint8)))),
+    ("val.npy", to(np.full((70, 8, 8, 3), None), allow_pickle=True)),
+    ("val.npy", lambda file: file.write_bytes(b"PK\5\6" + bytes(18))),
+    ("val.npy", lambda file: file.write_bytes(b"\x93NUMPY\1\0\x76\0{'descr': (")),
+    ("train.attributes.npy", to(np.zeros((10, 2), np.int8))),
+    ("train.attributes.npy", to(np.zeros((200, 3), np.int8))),
+    ("train.attributes.npy", to(np.full((200, 2), 7, np.int8))),
+    ("train.attributes.npy", to(np.full((200, 2), None), allow_pickle=True)),
+    ("train.factors.npy", nan),
+    ("train.factors.npy", to(np.zeros((200, 2), np.float64))),
+    (SKIPPED, lambda file: file.write_text("val\t70\tgone\n")),
+    (SKIPPED, lambda file: file.write_text("val\tsix\tgone\n")),
+    (SKIPPED, lambda file: file.write_bytes(b"val\t1\t\xff\n")),
+    ("index.json", index_with(labels=None)),
+    ("index.json", index_with(labels={})),
+    ("index.json", index_with(labels=LABELS)),
+    ("index.json", index_with(labels=LABELS | {"factors": "ab"})),
+    ("index.json", index_with(labels=LABELS | {"factors": [1, 2]})),
+    ("index.json", index_with(labels=LABELS | {"factors": ["a", "a"]})),
+    ("index.json", index_with(labels=LABELS | {"../factors": ["a", "b"]})),
+    ("index.json", index_with(files={})),
+    ("index.json", index_with(files={"../../secret": [[1, 2]]})),
+    ("index.json", lambda file: file.write_text(with_checksum({"format": 3}))),
+]
+
+
+@pytest.mark.parametrize(("name", "forge"), FORGED)
+def test_a_forged_cache_is_reported_and_packed_again(tmp_path, calls, name, forge):
+    """The checksums are right, the content is not."""
+    source = Tiny(calls, kinds=("attributes", "factors"))
+    folder = open_or_pack(source, config(tmp_path)).folder
+    whole = contents(folder)
+    forge(folder / name)
+    if name != "index.json":
+        seal(folder, name)
+    with pytest.raises(UserError, match=rf"{folder}: {name} is damaged \(.*Remove this folder"):
+        verify(source, config(tmp_path))
+    open_or_pack(source, config(tmp_path))
+    assert contents(folder) == whole
+
+
+def test_a_pipe_in_a_cache_is_not_waited_for(tmp_path, calls):
+    folder = open_or_pack(Tiny(calls), config(tmp_path)).folder
+    for name in contents(folder):
+        (folder / name).rename(tmp_path / name)
+        os.mkfifo(folder / name)
+        with pytest.raises(UserError, match=rf"{name}: cannot be read: not a regular .* remove"):
+            open_or_pack(Tiny(calls), config(tmp_path))
+        (tmp_path / name).replace(folder / name)
+
+
 @pytest.mark.usefixtures("short_chunks")
 def test_verify_reads_every_byte(tmp_path, calls):
     file = open_or_pack(Tiny(calls), config(tmp_path)).folder / "train.npy"
@@ -232,7 +314,7 @@ def test_a_read_error_is_no_damage(tmp_path, calls, monkeypatch, read):
     before = contents(folder)
 
     stale = OSError(errno.ESTALE, "Stale file handle", str(folder / "val.npy"))
-    monkeypatch.setattr("vae.data.cache._damage", Mock(side_effect=stale))
+    monkeypatch.setattr("vae.data.integrity._damage", Mock(side_effect=stale))
     with pytest.raises(UserError, match=rf"{folder}/val\.npy: cannot be read: Stale file handle"):
         read(Tiny(calls), config(tmp_path))
     assert contents(folder) == before

@@ -2,9 +2,11 @@
 
 import builtins
 import importlib.util
+import os
 import pickle
 import sys
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,23 @@ class Harmful:
 
     def __reduce__(self):
         return exec, ("import builtins; builtins.was_run = True",)
+
+
+def test_weights_that_are_no_regular_file_or_too_large_are_refused(tmp_path, monkeypatch):
+    file = tmp_path / "weights.pth"
+    monkeypatch.setattr(networks, "FILE", str(file))
+    os.mkfifo(file)
+    for what in ("not a regular file", r"too large: 5,369 MB of at most 268"):
+        for load in (load_face_net, lambda: load_inception(str(file))):
+            with pytest.raises(UserError, match=rf"weights\.pth:? cannot be read: {what}"):
+                load()
+        file.unlink()
+        file.touch()
+        os.truncate(file, 5 << 30)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("weights/data/0", bytes(300 << 20))
+    with pytest.raises(UserError, match=r"weights\.pth: is damaged, or does not hold"):
+        load_inception(str(file))
 
 
 @pytest.mark.parametrize("other", ["page", "program", "network"])

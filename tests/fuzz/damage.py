@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from hypothesis import strategies as st
 
 from vae.runs.checkpoint import load_checkpoint, save_checkpoint
+from vae.utils.files import verify_checksum, with_checksum
 
 # Where a text is damaged by hand, or by another program: values that were others before.
 TOKENS = """null NaN Infinity -1 0 1.5 1e999 -1e999 true [] {} "" "x" [1] {"a":1} [[[ { " ' : - , !!int
@@ -65,6 +70,27 @@ torch.tensor(1.0) torch.ones(2,2,dtype=torch.float64) torch.ones(2,dtype=torch.c
 torch.eye(3).to_sparse() torch.empty(4,device='meta')""".split()
 
 
+def put(
+    inside: Any, path: Sequence[int | str], junk: str, convert: Callable[[Any], Any] = lambda x: x
+) -> None:
+    """Remove or replace the value at a path: keys, or numbers of values, modulo how many."""
+    for depth, number in enumerate(path, start=1):
+        keys = list(inside) if isinstance(inside, dict) else range(len(inside))
+        key = keys[number % len(keys)] if isinstance(number, int) else number
+        deeper: Any = inside[key]
+        if depth == len(path) or not isinstance(deeper, (dict, list)) or not deeper:
+            break
+        inside = deeper
+    if junk == "removed":
+        del inside[key]
+    else:
+        inside[key] = convert(eval(junk, {"torch": torch}))
+
+
+def as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str, skipkeys=True))
+
+
 class Swap(NamedTuple):
     """A value anywhere in a checkpoint that is removed or replaced; the seal is as it should be."""
 
@@ -72,20 +98,67 @@ class Swap(NamedTuple):
     junk: str  # of JUNK
 
     def __call__(self, file: Path) -> None:
-        state = inside = load_checkpoint(file)
-        for depth, number in enumerate(self.path, start=1):
-            keys = list(inside) if isinstance(inside, dict) else range(len(inside))
-            key = keys[number % len(keys)] if isinstance(number, int) else number
-            deeper: Any = inside[key]
-            if depth == len(self.path) or not isinstance(deeper, (dict, list)) or not deeper:
-                break
-            inside = deeper
-        if self.junk == "removed":
-            del inside[key]
-        else:
-            inside[key] = eval(self.junk, {"torch": torch})
+        state = load_checkpoint(file)
+        put(state, self.path, self.junk)
         state.pop("format", None)
         save_checkpoint(file, state)
+
+
+# What somebody may put into an array or the text beside it, as Python writes it.
+ARRAYS = """v[:0] v[:1] v[:,:1] v[::-1] v.T v[0] v*0 v+7 v.astype('f4') v.astype('f8') v.astype('O')
+v.astype('U3') v.astype('c8') v.astype('>i2') v*np.nan v/0. v*2 np.array(3) np.asfortranarray(v)
+np.repeat(v,3,0) np.repeat(v,2,-1) v[None] v.view('V1') v.astype('M8[s]') v.reshape(-1)
+v.astype(bool)""".split()
+
+
+class Forge(NamedTuple):
+    """Values of a cache or of directions are replaced; its checksums are as they should be."""
+
+    path: list[int]  # numbers of the values of nested dicts and lists, modulo how many
+    junk: str  # of JUNK, for index.json and what directions say
+    array: str  # of ARRAYS
+
+    def __call__(self, file: Path) -> None:
+        with np.errstate(all="ignore"):
+            if file.suffix == ".npz":
+                self._directions(file)
+            elif file.suffix == ".npy":
+                self._array(file)
+            else:
+                index = verify_checksum(file.read_text())
+                put(index, self.path, self.junk, as_json)
+                file.write_text(with_checksum(index))
+
+    def _directions(self, file: Path) -> None:
+        with np.load(file) as stored:
+            arrays = dict(stored)
+        about = json.loads(str(arrays.pop("about")))
+        if self.path[0] % 2:
+            put(about, self.path, self.junk, as_json)
+        else:
+            name = list(arrays)[self.path[0] // 2 % len(arrays)]
+            arrays[name] = self._other(arrays[name])
+        with file.open("wb") as opened:
+            np.savez(opened, about=np.array(json.dumps(about)), **arrays)
+
+    def _array(self, file: Path) -> None:
+        np.save(file, self._other(np.load(file, allow_pickle=True)))
+        index = verify_checksum((file.parent / "index.json").read_text())
+        content = file.read_bytes()
+        index["files"][file.name] = [[len(content), zlib.crc32(content)]]
+        (file.parent / "index.json").write_text(with_checksum(index))
+
+    def _other(self, values: np.ndarray) -> np.ndarray:
+        try:
+            return np.asarray(eval(self.array, {"np": np, "v": values}))
+        except (TypeError, ValueError, IndexError):
+            return np.zeros(1)
+
+
+def forgeries() -> st.SearchStrategy[list[Forge]]:
+    path = st.lists(st.integers(0, 1000), min_size=1, max_size=5)
+    forge = st.builds(Forge, path, st.sampled_from(JUNK), st.sampled_from(ARRAYS))
+    return st.lists(forge, min_size=1, max_size=2)
 
 
 def swaps() -> st.SearchStrategy[list[Swap]]:

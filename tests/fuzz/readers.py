@@ -30,6 +30,7 @@ from vae.data import open_data, verify
 from vae.data.base import SPLITS
 from vae.data.images import decode_square
 from vae.data.partial_cache import partial_folder
+from vae.evaluation.attributes import learn_directions
 from vae.evaluation.evaluate import Report
 from vae.generation.export import export_model, load_safetensors
 from vae.runs.checkpoint import load_checkpoint, load_resume_state
@@ -69,6 +70,7 @@ def make_files() -> None:
     run = load_run(whole / "run")
     export_model(run, "safetensors", whole / "run")
     write_metrics(run, REPORT, whole / "run" / "metrics.json")
+    learn_directions(run, whole / "run" / "directions" / "last.npz")
     settings = f"hydra: {{runtime: {{cwd: {Path.cwd()}}}}}\n"
     (whole / "run" / ".hydra" / "hydra.yaml").write_text(settings)
 
@@ -134,6 +136,34 @@ def cache(file: Path) -> None:
     except UserError as error:
         assert file.name in str(error), error
     _require_same_data(config)
+
+
+def forged_cache(file: Path) -> None:
+    """A cache by somebody else: each array has the shape, type and names of the right one."""
+    config = _config("copy/data").data
+    found, right = open_data(config), open_data(_config("whole/data").data)
+    for split in SPLITS:
+        assert found.images[split].shape == right.images[split].shape
+        for kind in found.label_names():
+            assert kind in right.label_names()
+            labels = found._labels(split, kind)
+            assert labels.values.shape == (len(found.images[split]), len(labels.names))
+            assert labels.values.dtype == right._labels(split, kind).values.dtype
+
+
+def directions(file: Path) -> None:
+    """Directions by somebody else: they are of the right form, and finite."""
+    run = load_run(file.parents[1], overrides=[f"data.root={Path.cwd() / 'whole' / 'data'}"])
+    found = learn_directions(run, file)
+    for name in ("means", "normal", "weights", "middles"):
+        values = getattr(found.directions, name)
+        assert values.shape == (len(found.directions.names), run.model.latent_dim)
+        assert values.isfinite().all()
+    assert found.accuracy.keys() == set(found.directions.names)
+
+
+def forged_directions(file: Path) -> None:
+    directions(file)
 
 
 def partial(file: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz import readers
-from tests.fuzz.damage import Swap, edits, swaps
+from tests.fuzz.damage import Swap, edits, forgeries, swaps
 from tests.fuzz.isolated import examples
 
 HYDRA = [f".hydra/{name}.yaml" for name in ("accepted", "overrides", "hydra", "config")]
@@ -34,17 +34,24 @@ READ = {  # the files of each reader
     readers.hydra: [f"run/{name}" for name in HYDRA],
     readers.safetensors: ["run/model.safetensors"],
     readers.summary: ["run/summary.json", "run/metrics.json"],
+    readers.directions: ["run/directions/last.npz"],
     readers.untrusted: LAST,
     readers.untrusted_resumed: LAST,
+    readers.forged_cache: [f"data/cache/*/{name}" for name in CACHE],
+    readers.forged_directions: ["run/directions/last.npz"],
+}
+FORGERIES = {
+    readers.untrusted: swaps,
+    readers.untrusted_resumed: swaps,
+    readers.forged_cache: forgeries,
+    readers.forged_directions: forgeries,
 }
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reader", READ, ids=lambda reader: reader.__name__)
 def test_damaged_files(reader, count, isolated):
-    forged = reader in (readers.untrusted, readers.untrusted_resumed)
-
-    @given(st.sampled_from(READ[reader]), swaps() if forged else edits())
+    @given(st.sampled_from(READ[reader]), FORGERIES.get(reader, edits)())
     @examples(count)
     def search(name, damages):
         isolated(readers.read, reader, name, damages)

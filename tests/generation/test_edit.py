@@ -1,6 +1,8 @@
 """`vae edit` on a finished run."""
 
+import json
 import math
+import os
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -109,6 +111,73 @@ def test_the_cache_depends_on_images_and_labels(finished, monkeypatch, caplog):
     nowhere = finished / "summary.json" / "last.npz"  # somebody else's run, say: it is edited
     assert torch.equal(learn_directions(load_run("run"), nowhere).directions.means, second.means)
     assert "directions: cannot be kept" in caplog.text
+
+
+def other_array(name, change):
+    return lambda arrays, about: arrays.update({name: change(arrays[name])})
+
+
+def other(**values):
+    return lambda arrays, about: about.update(values)
+
+
+def accuracy(row):
+    return lambda arrays, about: about.update(accuracy=dict.fromkeys(about["names"], row))
+
+
+FORGED = {
+    "small": other_array("means", lambda array: array[:1, :1]),
+    "infinite": other_array("normal", lambda array: array * np.inf),
+    "float32": other_array("weights", lambda array: array.astype(np.float32)),
+    "complex": other_array("middles", lambda array: array * 1j),
+    "objects": other_array("means", lambda array: array.astype(object)),
+    "a name less": lambda arrays, about: about["names"].pop(),
+    "doubled names": lambda arrays, about: about.update(names=["Male"] * len(about["names"])),
+    "other names": lambda arrays, about: about.update(names=[[]] * len(about["names"])),
+    "text": other(names="Smiling"),
+    "no accuracy": other(accuracy={}),
+    "accuracies in a list": other(accuracy=[1, 2]),
+    "accuracies as text": accuracy({"normal": "0.5", "means": "0.5"}),
+    "accuracies above 1": accuracy({"normal": 2.0, "means": 0.5}),
+    "one accuracy": accuracy({"normal": 0.5}),
+    "a number": lambda arrays, about: arrays.update(about=np.array(7)),
+    "large": lambda arrays, about: arrays.update(more=np.zeros(9 << 20)),
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+def test_forged_directions_are_learned_again(forge, run, caplog):
+    first = learn(run)
+    before = run.directions_file.read_bytes()
+    with np.load(run.directions_file) as stored:
+        arrays = dict(stored)
+    about = json.loads(str(arrays.pop("about")))
+    forge(arrays, about)
+    with run.directions_file.open("wb") as opened:
+        np.savez_compressed(opened, **{"about": np.array(json.dumps(about))} | arrays)
+    assert torch.equal(learn(run).directions.means, first.directions.means)
+    assert "last.npz is damaged (" in caplog.text
+    assert run.directions_file.read_bytes() == before
+
+
+def test_a_pipe_in_place_of_directions_is_not_waited_for(run):
+    learn(run)
+    run.directions_file.unlink()
+    os.mkfifo(run.directions_file)
+    learn(run)
+    assert run.directions_file.is_file()
+
+
+def test_directions_of_unknown_attributes_are_refused(run):
+    learn(run)
+    with np.load(run.directions_file) as stored:
+        arrays = dict(stored)
+    about = arrays["about"].item().replace("Smiling", "Smi\\u001bng")
+    with run.directions_file.open("wb") as opened:
+        np.savez(opened, **arrays | {"about": np.array(about)})
+    says = r"directions: the images have no attribute 'Smi\\\\x1bng'. Remove .* made again"
+    with pytest.raises(UserError, match=says):
+        edit(run, learn(run), [], ["Smi\x1bng"], folder=run.folder)
 
 
 @pytest.mark.parametrize("method", ["normal", "means"])

@@ -109,7 +109,10 @@ def edit_lines(file: Path, change: Callable[[list[str]], Sequence[str]]) -> None
 
 
 def rewrite_zip(
-    archive: Path, change: Callable[[str, bytes], bytes | None], method: int = ZIP_DEFLATED
+    archive: Path,
+    change: Callable[[str, bytes], bytes | None],
+    method: int = ZIP_DEFLATED,
+    rename: Callable[[str], str] = str,
 ) -> None:
     """Pack an archive again with other members: `change(name, content)`; None leaves one out."""
     with ZipFile(archive) as old:
@@ -117,7 +120,7 @@ def rewrite_zip(
     with ZipFile(archive, "w") as new:
         for name, content in members.items():
             if (changed := change(name, content)) is not None:
-                new.writestr(ZipInfo(name), changed, method)
+                new.writestr(ZipInfo(rename(name)), changed, method)
 
 
 def edit_shard(file: Path, change: Callable[[Any], Any]) -> None:

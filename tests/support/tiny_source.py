@@ -29,7 +29,10 @@ BAD = [("train", 0), ("train", 70), ("train", 71), ("val", 69), ("test", 3)]
 
 @dataclass
 class Tiny:
-    """A source of noise that notes each call to `read` in a file; labels are row numbers."""
+    """A source of noise that notes each call to `read` in a file.
+
+    Labels are row numbers, attributes whether these are odd.
+    """
 
     calls: Path
     size: int = 8
@@ -69,7 +72,10 @@ class Tiny:
     def labels(self, split: str) -> dict[str, Labels]:
         rows = np.repeat(np.arange(SIZES[split], dtype=np.uint8)[:, None], 2, axis=1)
         return {
-            kind: Labels((f"{kind} a", f"{kind} b"), rows.astype(KINDS[kind]))
+            kind: Labels(
+                (f"{kind} a", f"{kind} b"),
+                (rows % 2 if kind == "attributes" else rows).astype(KINDS[kind]),
+            )
             for kind in self.kinds
         }
 

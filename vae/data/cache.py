@@ -18,10 +18,8 @@ import hashlib
 import json
 import logging
 import multiprocessing
-import zlib
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +27,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from vae.data.base import SPLITS, DataConfig, ImageError, ImageSource, Labels
-from vae.data.packing import FORMAT, SKIPPED, pack
-from vae.data.partial_cache import Pieces, partial_folder
+from vae.data.integrity import find_damage, read_index, skipped_images
+from vae.data.packing import SKIPPED, pack
+from vae.data.partial_cache import partial_folder
 from vae.utils.errors import UserError
-from vae.utils.files import DISK_FULL_ERRORS, free_bytes, verify_checksum
+from vae.utils.files import DISK_FULL_ERRORS, free_bytes
+from vae.utils.text import printable
 
 MAIN_GUARD_HINT = "A script that packs must do so under `if __name__ == '__main__':`."
 
@@ -64,19 +64,21 @@ class Packed:
 
     def label_names(self) -> dict[str, list[str]]:
         """Return the column names by kind of label: attributes, factors, ..."""
-        names: dict[str, list[str]] = _read_index(self.folder)["labels"]
+        names: dict[str, list[str]] = read_index(self.folder)["labels"]
         return names
 
     def skipped(self) -> list[str]:
         """Return the unreadable images: `split<tab>number<tab>reason` each."""
-        file = self.folder / SKIPPED
-        return file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
+        skipped = skipped_images(self.folder).items()
+        return [f"{split}\t{n}\t{reason}" for split, rows in skipped for n, reason in rows.items()]
 
     def _labels(self, split: str, kind: str) -> Labels | None:
         names = self.label_names().get(kind)
         if names is None:
             return None
-        return Labels(tuple(names), np.load(self.folder / f"{split}.{kind}.npy"))
+        return Labels(
+            tuple(names), np.load(self.folder / f"{split}.{kind}.npy", allow_pickle=False)
+        )
 
 
 def open_or_pack(source: ImageSource, config: DataConfig) -> Packed:
@@ -93,7 +95,7 @@ def open_or_pack(source: ImageSource, config: DataConfig) -> Packed:
     """
     fingerprint = source.fingerprint()
     folder = _folder(source, config, fingerprint)
-    if _find_damage(folder) or _now_readable(source, config, folder):
+    if _find_damage(source, config, folder) or _now_readable(source, config, folder):
         _pack_once(source, config, fingerprint, folder)
     log.info("images: %s", folder)
     packed = _open(folder)
@@ -111,7 +113,7 @@ def verify(source: ImageSource, config: DataConfig) -> Packed:
     folder = _folder(source, config, source.fingerprint())
     if not folder.exists():
         raise UserError(f"{folder}: nothing is packed yet. Without --verify, it is.")
-    if fault := _find_damage(folder, every_byte=True):
+    if fault := _find_damage(source, config, folder, every_byte=True):
         raise UserError(f"{folder}: {fault}. Remove this folder: the next run packs it again.")
     return _open(folder)
 
@@ -120,6 +122,12 @@ def _folder(source: ImageSource, config: DataConfig, fingerprint: dict[str, Any]
     canonical = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
     return Path(config.root, "cache", f"{source.name}-{config.image_size}px-{digest}")
+
+
+def _find_damage(
+    source: ImageSource, config: DataConfig, folder: Path, *, every_byte: bool = False
+) -> str:
+    return find_damage(folder, source.sizes(), config.image_size, every_byte=every_byte)
 
 
 def _open(folder: Path) -> Packed:
@@ -143,66 +151,10 @@ def _now_readable(source: ImageSource, config: DataConfig, folder: Path) -> str:
         except ImageError as error:
             raise UserError(
                 "data.on_corrupt: is `error`, but the images were packed with `skip`; images left "
-                f"out: {len(skipped):,}, listed in {folder / SKIPPED}, as {reason} Give "
+                f"out: {len(skipped):,}, listed in {folder / SKIPPED}, as {printable(reason)} Give "
                 "data.on_corrupt=skip again, or fix them: all is packed again then."
             ) from error
     return "images that were left out can be read now"
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    return verify_checksum((folder / "index.json").read_text(encoding="utf-8"))
-
-
-def _find_damage(folder: Path, *, every_byte: bool = False) -> str:
-    """Describe why this is no intact cache, "" if it is.
-
-    Args:
-        folder: of the cache.
-        every_byte: read all of each file; else some chunks, which takes milliseconds.
-
-    Raises:
-        UserError: a file cannot be read: a disk that is away for a moment is no damage.
-    """
-    if not folder.exists():
-        return "not there"
-    try:
-        index = _read_index(folder)
-        if index["format"] != FORMAT:
-            return f"has format {index['format']}, not {FORMAT}"
-        files = index["files"].items()
-        found = [_damage(folder / name, pieces, every_byte) for name, pieces in files]
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or folder}: cannot be read: {error.strerror}. If that lasts, remove "
-            f"{folder}: the next run packs it again."
-        ) from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        return f"index.json is damaged ({error})"
-    return "; ".join(filter(None, found))
-
-
-def _damage(file: Path, pieces: Pieces, every_byte: bool) -> str:
-    """Describe the damage of a file of a cache, "" if there is none."""
-    *starts, expected = accumulate((length for length, _ in pieces), initial=0)
-    size = file.stat().st_size
-    if size != expected:
-        return f"{file.name} is damaged ({size:,} bytes, not {expected:,})"
-    last = len(pieces) - 1
-    looked_at = range(last + 1) if every_byte else sorted({0, min(1, last), last // 2, last})
-    damaged = []
-    with open(file, "rb") as opened:
-        for piece in looked_at:
-            opened.seek(starts[piece])
-            if zlib.crc32(opened.read(pieces[piece][0])) != pieces[piece][1]:
-                damaged.append(starts[piece])
-    if not damaged:
-        return ""
-    return (
-        f"{file.name} is damaged in {len(damaged)} of {len(looked_at)} chunks that were read "
-        f"(the first at byte {damaged[0]:,})"
-    )
 
 
 def _pack_once(
@@ -226,7 +178,9 @@ def _pack_once(
             log.info("%s: another process is packing it; waiting", folder)
             held = lock.acquire()
         with held:
-            if fault := _find_damage(folder) or _now_readable(source, config, folder):
+            if fault := _find_damage(source, config, folder) or _now_readable(
+                source, config, folder
+            ):
                 if folder.exists():
                     log.warning("%s: %s; packing it again", folder, fault)
                 written = [*folder.glob("*.npy"), *partial_folder(folder).glob("*.npy")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae.data.base import Labels
 from vae.evaluation import TrainedModel
 from vae.evaluation.directions import (
     METHODS,
@@ -24,10 +26,12 @@ from vae.evaluation.directions import (
 from vae.evaluation.latents import encode_batches
 from vae.models import VAE
 from vae.utils.errors import UserError
-from vae.utils.files import write_atomically
+from vae.utils.files import open_regular, write_atomically
+from vae.utils.text import printable
 
 FORMAT = 2  # of the file: one of another format is made again
 ARRAYS = ("means", "normal", "weights", "middles")
+MAX_BYTES = 1 << 26  # of the file, and of its arrays; of 40 attributes and 128 latents 0.2 MB
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +63,7 @@ def learn_directions(trained: TrainedModel, cache: Path | None = None) -> Learne
     if cache is None:
         return _learn(trained)
     weights, images = _digest(trained.model), _images_of(trained)
-    learned = _read(cache, weights, images)
+    learned = _read(cache, weights, images, trained.model.latent_dim)
     if learned is None:
         learned = _learn(trained)
         try:
@@ -95,11 +99,25 @@ def _learn(trained: TrainedModel) -> LearnedDirections:
     for posterior in encode_batches(model, images["val"], "encoding val"):
         for method in METHODS:
             says[method].append(directions.scores(posterior.mode.cpu(), method) > 0)
-    columns = [held_out.names.index(name) for name in directions.names]
+    columns = columns_of(held_out, directions.names)
     known = torch.from_numpy(held_out.values[: len(images["val"]), columns].copy())
     told = [balanced_accuracy(torch.cat(says[method]), known).tolist() for method in METHODS]
     rows = [dict(zip(METHODS, row, strict=True)) for row in zip(*told, strict=True)]
     return LearnedDirections(directions, dict(zip(directions.names, rows, strict=True)))
+
+
+def columns_of(attributes: Labels, names: Sequence[str]) -> list[int]:
+    """Return the columns of attributes by their names.
+
+    Raises:
+        UserError: the images do not have one of them, though directions of it were cached.
+    """
+    if unknown := [name for name in names if name not in attributes.names]:
+        raise UserError(
+            f"directions: the images have no attribute {printable(unknown[0])!r}. Remove the "
+            "folder directions/ of the run: it is made again."
+        )
+    return [attributes.names.index(name) for name in names]
 
 
 def _digest(model: VAE) -> str:
@@ -138,22 +156,55 @@ def _write(file: Path, learned: LearnedDirections, weights: str, images: str | N
     write_atomically(file, save)
 
 
-def _read(file: Path, weights: str, images: str | None) -> LearnedDirections | None:
+def _read(
+    file: Path, weights: str, images: str | None, latent_dim: int
+) -> LearnedDirections | None:
     """Read what `_write` wrote for the same weights and images; None if absent or damaged.
 
     If the images are missing, the cached directions stay valid.
     """
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with open_regular(file, MAX_BYTES) as opened, np.load(opened, allow_pickle=False) as stored:
+            if sum(member.file_size for member in stored.zip.infolist()) > MAX_BYTES:
+                raise ValueError("its arrays are too large")
             about = json.loads(str(stored["about"]))
             if (about["format"], about["weights"]) != (FORMAT, weights):
                 return None
             if images is not None and about["images"] != images:
                 return None
-            arrays = {name: torch.from_numpy(stored[name]) for name in ARRAYS}
-        return LearnedDirections(Directions(tuple(about["names"]), **arrays), about["accuracy"])
+            arrays = {name: stored[name] for name in ARRAYS}
+        names, accuracy = about["names"], about["accuracy"]
+        _require_form(names, accuracy, arrays, latent_dim)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return LearnedDirections(Directions(tuple(names), **tensors), accuracy)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # zipfile and NumPy raise nearly anything on damaged bytes
-        log.warning("%s is damaged (%s); making it again", file, error)
+        log.warning("%s is damaged (%s); making it again", file, printable(f"{error!s:.200}"))
         return None
+
+
+def _require_form(
+    names: list[str],
+    accuracy: dict[str, dict[str, float]],
+    arrays: dict[str, np.ndarray],
+    latent_dim: int,
+) -> None:
+    """Raise a ValueError unless a file's content has the form of what `_write` writes."""
+    if not (isinstance(names, list) and all(isinstance(name, str) and name for name in names)):
+        raise ValueError("its names are not text")
+    if not names or len(set(names)) < len(names):
+        raise ValueError("it has no names, or one of them twice")
+    for name, array in arrays.items():
+        if (array.dtype, array.shape) != (np.dtype(np.float64), (len(names), latent_dim)):
+            raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite")
+    if not isinstance(accuracy, dict) or accuracy.keys() != set(names):
+        raise ValueError("its accuracies are of other names")
+    for row in accuracy.values():
+        numbers = list(row.values())
+        if row.keys() != set(METHODS) or not all(type(number) is float for number in numbers):
+            raise ValueError("its accuracies are no numbers")
+        if any(number < 0 or number > 1 for number in numbers):
+            raise ValueError("its accuracies are not between 0 and 1")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vae.data import SyntheticConfig
 from vae.evaluation import TrainedModel, disentanglement, distances
-from vae.evaluation.attributes import learn_directions
+from vae.evaluation.attributes import columns_of, learn_directions
 from vae.evaluation.directions import balanced_accuracy
 from vae.evaluation.disentanglement import dci, drawn_factorvae_score, mig, sap
 from vae.evaluation.distances import face_features, measure_distances, pick_features
@@ -203,7 +203,7 @@ def _separability(
     except UserError as error:  # too few images
         report.notes.append(f"Attribute separability is left out: {error}")
         return
-    columns = [attributes.names.index(name) for name in directions.names]
+    columns = columns_of(attributes, directions.names)
     count = len(codes)
     truth = torch.from_numpy(attributes.values[:count, columns].copy())
     told = balanced_accuracy(directions.scores(codes) > 0, truth)

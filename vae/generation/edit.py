@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vae.evaluation import TrainedModel
-from vae.evaluation.attributes import LearnedDirections
+from vae.evaluation.attributes import LearnedDirections, columns_of
 from vae.evaluation.directions import require_method
 from vae.generation import figures
 from vae.generation.photos import file_stems, load_faces
@@ -156,7 +156,7 @@ def _faces_to_change(
     """
     labels = trained.data.attributes(split)
     assert labels is not None  # there were directions
-    columns = [labels.names.index(attribute) for attribute in attributes]
+    columns = columns_of(labels, attributes)
     have = labels.values[:, columns].astype(np.int64).sum(axis=1)
     order = np.argsort(have if strength >= 0 else -have, kind="stable")
     return [str(number) for number in order[:DEFAULT_FACES]]

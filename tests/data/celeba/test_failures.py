@@ -120,6 +120,50 @@ def entry(place, new):
     return changed
 
 
+def bomb(declared):
+    """An image that unpacks to 100 MB, with another size in the archive's directory."""
+
+    def made(folder):
+        member(bytes(100 << 20))(folder)
+        entry(24, declared.to_bytes(4, "little"))(folder)
+
+    return made
+
+
+def long_list(folder):
+    """A directory of more than 128 MB, which would take 1 GB of memory."""
+    content = (folder / ZIP).read_bytes()
+    start = content.index(b"PK\1\2")
+    sizes = (1 << 27) + 1, start
+    end = content[-22:-10] + b"".join(size.to_bytes(4, "little") for size in sizes) + b"\0\0"
+    (folder / ZIP).write_bytes(content[:-22])
+    os.truncate(folder / ZIP, start + sizes[0])
+    with (folder / ZIP).open("ab") as opened:
+        opened.write(end)
+
+
+def many_rows(folder):
+    """Two million rows in a few bytes."""
+    import pyarrow as pa
+
+    nulls = {"image": pa.nulls(2 * 10**6, pa.binary())}
+    pq.write_table(pa.table(nulls), find(folder, TRAIN_1), 10**9, compression="zstd")
+
+
+SPECIAL = (os.mkfifo, lambda file: file.symlink_to("/dev/zero"))
+
+
+def special(name, make=os.mkfifo):
+    """A pipe, or a device, in place of a file."""
+
+    def changed(folder):
+        file = find(folder, name)
+        file.unlink()
+        make(file)
+
+    return changed
+
+
 def add(name):
     def added(folder):
         with ZipFile(folder / ZIP, "a") as archive:
@@ -197,10 +241,21 @@ FAILURES = [  # a layout, what happens to its folder, and what is said
     *(("zip", cut(ZIP, part), TRUNCATED) for part in (0.01, 0.6, 0.999)),
     ("zip", unlist, f"2 of the 30 .*06.jpg, 000007.jpg.*Get {PARTITION} again{HINT}"),
     ("zip", member(None), f"{ZIP} lacks 1 of the 30 images .*000013.jpg{HINT}"),
-    ("zip", member(bytes(1 + (1 << 26))), DAMAGED),  # too large
+    (
+        "zip",
+        member(bytes(1 + (1 << 26))),
+        f"{ZIP}: 000013.jpg: is too large: 67 MB of at most{HINT}",
+    ),
     *(("zip", flip(how, n), DAMAGED) for how in (ZIP_STORED, ZIP_DEFLATED) for n in (1, 300)),
     ("zip", entry(16, b"\0\0\0\0"), DAMAGED),  # its checksum
-    ("zip", entry(20, b"\xff\xff\xff\x7f"), DAMAGED),  # its packed size
+    ("zip", entry(20, b"\xff\xff\xff\x7f"), f"is too large: 2,147 MB{HINT}"),  # its packed size
+    ("zip", entry(20, b"\0\0\0\0"), DAMAGED),
+    *(("zip", bomb(declared), DAMAGED) for declared in (0, 10, 1 << 20)),
+    ("zip", long_list, f"{ZIP}: the archive is damaged .its list of members would have 1"),
+    *(("zip", special(ZIP, make), f"{ZIP}: cannot be read: not a regular") for make in SPECIAL),
+    ("official", special(PARTITION), f"{PARTITION}: cannot be read: not a regular file"),
+    ("official", special(ATTRIBUTE_LIST), f"{ATTRIBUTE_LIST}: cannot be read: not a regular file"),
+    ("parquet", special(VALID), f"{VALID}: cannot be read: not a regular file"),
     ("zip", entry(42, b"\xff\xff\xff\x7f"), DAMAGED),  # its place
     ("zip", entry(0, b"XXXX"), f"{ZIP}: the archive is damaged"),  # its signature
     ("zip", entry(6, b"\xff\0"), f"{ZIP}: the archive is damaged"),  # the version that reads it
@@ -240,7 +295,17 @@ FAILURES = [  # a layout, what happens to its folder, and what is said
     ("parquet", edit(VALID, set_column("image", lambda _: ["a.jpg"] * 3)), "no column `image`"),
     ("parquet", edit(TRAIN_1, lambda table: table.drop_columns(["Male"])), f"{TRAIN_1}: .*Male"),
     ("parquet", edit(VALID, set_column("Male", lambda _: [1, None, 0])), f"{VALID}: .*Male is emp"),
-    ("parquet", edit(VALID, set_column("Male", lambda _: ["yes"] * 3)), f"{VALID}: .*damaged.*yes"),
+    (
+        "parquet",
+        edit(VALID, set_column("Male", lambda _: ["yes"] * 3)),
+        f"{VALID}: .*Male.* string",
+    ),
+    ("parquet", many_rows, f"{TRAIN_1}: has 2,000,012 rows"),
+    (
+        "parquet",
+        row(lambda _: bytes(1 + (1 << 26))),
+        rf"{TRAIN_1}: .*larger than|too large.*{HINT}",
+    ),
     ("parquet", edit(TEST, lambda table: table.slice(0, 0)), f"{TEST}: holds no images of test"),
     ("parquet", spoil_labels, f"{VALID}: is damaged"),
     ("parquet", row(lambda jpeg: jpeg[:2000]), f"{TRAIN_1}: row 11: .*truncated.*{HINT}"),

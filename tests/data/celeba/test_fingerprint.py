@@ -20,7 +20,7 @@ from tests.support.celeba_shards import (
     source,
 )
 from tests.support.celeba_stand_in import LAYOUTS, NUM
-from vae.data.celeba.lists import ListedCelebA
+from vae.data.celeba.listed import ListedCelebA
 from vae.data.celeba.parquet import FOOTER_BYTES
 from vae.data.celeba.stores import END_BYTES
 

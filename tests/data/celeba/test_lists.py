@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import re
 import time
 import tracemalloc
@@ -14,12 +16,14 @@ from tests.support.celeba_shards import (
     IMAGES,
     PARTITION,
     SPLITS,
+    ZIP,
     edit_lines,
     known,
     pack,
     refusal,
     require_packed,
     require_whole,
+    rewrite_zip,
     source,
 )
 from tests.support.celeba_stand_in import NUM
@@ -49,7 +53,9 @@ def test_line_ends_and_byte_order_marks(layout, change, celeba_in, pixels):
     require_whole(source(folder), pixels)
 
 
-@pytest.mark.parametrize(("no", "yes"), [("0", "1"), ("-1", "+1")])
+@pytest.mark.parametrize(
+    ("no", "yes"), [("0", "1"), ("-1", "+1"), ("False", "True"), ("-1.0", "1.00")]
+)
 def test_other_attribute_notations_are_read(no, yes, celeba, pixels):
     words = [" ".join(row) for row in np.where(known()["attributes"], yes, no).tolist()]
     edit_lines(
@@ -58,6 +64,80 @@ def test_other_attribute_notations_are_read(no, yes, celeba, pixels):
     )
 
     require_whole(source(celeba), pixels)
+
+
+def quoted(cells):
+    return [f'"{cell}"' for cell in cells]
+
+
+def indexed(cells):
+    """As pandas writes it: a column without a name, of the rows' numbers."""
+    return ["" if cells[0] == "image_id" else str(int(cells[0][:6]) - 1), *cells]
+
+
+def of_name(change):
+    return lambda cells: [change(cells[0]) if cells[0] != "image_id" else "image_id", *cells[1:]]
+
+
+NOTATIONS = {  # between the cells, and a change of the cells of each line of Kaggle's files
+    "tabs": ("\t", list),
+    "semicolons": (";", list),
+    "blanks": ("  ", list),
+    "comma and blank": (", ", list),
+    "quotes": (",", quoted),
+    "quotes and blanks": (" ", quoted),
+    "an index": (",", indexed),
+    "an index and tabs": ("\t", indexed),
+    "a last comma": (",", lambda cells: [*cells, ""]),
+    "blanks in the header": (
+        ",",
+        lambda cells: [cells[0], *(cell.replace("_", " ") for cell in cells[1:])],
+    ),
+    "no suffix": (",", of_name(lambda name: name[:-4])),
+    "another suffix": (",", of_name(lambda name: f"{name[:-4]}.PNG")),
+    "folders": (",", of_name(lambda name: f"img_align_celeba/{name}")),
+    "folders of Windows": (",", of_name(lambda name: f"..\\faces\\{name}")),
+}
+
+
+@pytest.mark.parametrize(("between", "change"), NOTATIONS.values(), ids=NOTATIONS)
+def test_other_notations_are_read(between, change, celeba_in, pixels):
+    folder = celeba_in("kaggle")
+    for file in folder.glob("*.csv"):
+        lines = [between.join(change(line.split(","))) for line in file.read_text().splitlines()]
+        file.write_text("\n".join(["# from a table", *lines]) + "\n")
+
+    require_whole(source(folder), pixels)
+
+
+def test_utf_16_is_read(celeba, pixels):
+    """As PowerShell writes a file."""
+    for name in LISTS:
+        (celeba / name).write_bytes((celeba / name).read_text().encode("utf-16"))
+
+    require_whole(source(celeba), pixels)
+
+
+@pytest.mark.parametrize("layout", ["official", "zip"])
+@pytest.mark.parametrize("suffix", [".JPG", ".png"])
+def test_images_and_lists_are_matched_by_stem(layout, suffix, celeba_in, pixels, caplog):
+    folder = celeba_in(layout)
+    if layout == "zip":
+        rewrite_zip(
+            folder / ZIP, lambda _, jpeg: jpeg, rename=lambda name: name.replace(".jpg", suffix)
+        )
+    for file in folder.glob(f"{IMAGES}/*"):
+        file.rename(file.with_suffix(suffix))
+    caplog.set_level("INFO")
+    faces = source(folder)
+    before = faces.fingerprint()
+    require_whole(faces, pixels)
+    assert (pickle.loads(pickle.dumps(faces)).read("val", 0, 3) == pixels[24:27]).all()
+    says = rf"{PARTITION}: 30 of its names are matched .* stem: 000001\.jpg to 000001{suffix}"
+    assert len(re.findall(says, caplog.text)) == 1
+    if layout == "official":
+        (folder / IMAGES / f"000001{suffix}").touch()
+        assert source(folder).fingerprint() != before
 
 
 def test_any_partition_is_accepted(celeba, pixels):
@@ -96,8 +176,11 @@ def change(old, new):
         (PARTITION, lambda text: "a\nb\nc\nd\n", "names no image"),
         (ATTRIBUTE_LIST, lambda text: text[:-300], r"line \d+ .*28\.jpg.* and 40 numbers"),
         (ATTRIBUTE_LIST, change("000030.jpg", "000031.jpg"), r"1 of the images .*000030\.jpg"),
-        (ATTRIBUTE_LIST, lambda text: text.split("\n", 2)[2], r"line 1 .*000001\.jpg"),
-        (ATTRIBUTE_LIST, change("Young", ""), "line 3 .* is not a file name and 39 numbers"),
+        (ATTRIBUTE_LIST, lambda text: text.split("\n", 2)[2], r"named above line 1 .*000001\.jpg"),
+        (ATTRIBUTE_LIST, change("Young", ""), "line 3 .* 40 numbers, but 39 columns are named"),
+        (ATTRIBUTE_LIST, change("Young", "Male"), "column Male twice"),
+        (ATTRIBUTE_LIST, lambda text: text + "\n" * 10**6, "1,000,032 lines"),
+        (ATTRIBUTE_LIST, change("000013.jpg -1", "000013.jpg 0.5"), "line 15 .* from -1 to 1"),
         (ATTRIBUTE_LIST, change("000013.jpg -1", "000013.jpg  5"), "line 15 .* from -1 to 1"),
         (ATTRIBUTE_LIST, change("000013.jpg -1", "000013.jpg  \u00b2"), "line 15 "),
         (IDENTITIES, lambda text: f"{text}000031.jpg {'1' * 5000}", r"line 31 .*000031\.jpg 11"),
@@ -118,8 +201,16 @@ def test_a_line_without_end_in_a_csv(place, celeba_in):
     edit_lines(file, lambda lines: [*lines[:place], "x" * 140_000, *lines[place:]])
 
     text = refusal(file.parent)
-    assert f"{file}: line {max(3, place + 1)}" in text
+    assert f"{file}: line {place + 1} ('xxxx" in text
     assert len(text) < 400
+
+
+@pytest.mark.parametrize("name", [PARTITION, ATTRIBUTE_LIST])
+def test_a_list_of_gigabytes_is_not_read(name, celeba):
+    os.truncate(celeba / name, 10 << 30)  # no bytes on the disk
+
+    says = f"{celeba / name}: cannot be read: too large: 10,737 MB of at most 67"
+    assert says in refusal(celeba)
 
 
 def test_lists_of_full_size_take_little_time_and_memory(celeba_made, tmp_path):

@@ -33,7 +33,9 @@ class CelebAConfig(FilesConfig):
 
     path: str | None = MISSING  # CelebA's folder; null = celeba/ under data.root
     crop: Any = MISSING  # centre square cut before resizing, pixels; null or none = the largest
-    download: bool = False  # fetch what path lacks; a value here as for on_corrupt
+    # values here as for on_corrupt
+    download: bool = False  # fetch what path lacks
+    split: str = "official"  # official, or hash: by image name, 80/10/10
 
     images = "images of CelebA"
 
@@ -43,6 +45,8 @@ class CelebAConfig(FilesConfig):
             self.crop = None
         pixels = type(self.crop) is int and self.crop >= 8
         require(self.crop is None or pixels, "data.crop", self.crop, "none or an int >= 8")
+        known = self.split in ("official", "hash")
+        require(known, "data.split", self.split, "official or hash")
 
     @property
     def folder(self) -> Path:
@@ -70,6 +74,8 @@ class CelebAConfig(FilesConfig):
 class CelebASource:
     """An `ImageSource` of CelebA in its official split, in the order of its partition.
 
+    With `data.split=hash` the split follows from each image's name alone, as of `data=folder`.
+
     `data.num_images` takes the first images of each split, in proportion.
 
     Raises:
@@ -82,15 +88,18 @@ class CelebASource:
         self.image_size = config.image_size
         self.crop: int | None = config.crop
         self.skips_corrupt = config.skips_corrupt
+        self.split = config.split
         try:
-            layout = find_layout(config.folder)
+            layout = find_layout(config.folder, self.split)
         except UserError:
             if not config.download:
                 raise
             download(config.folder)
-            layout = find_layout(config.folder)
+            layout = find_layout(config.folder, self.split)
         self.layout = layout()
         self._sizes = limit_splits(self.layout.sizes(), config.num_images)
+        if self.split == "hash":
+            log.info("data.split: hash: by image name, 80/10/10; people are in several splits")
 
     def fingerprint(self) -> dict[str, Any]:
         """Return size, crop, images per split, and the layout's fingerprint of its files.
@@ -103,6 +112,7 @@ class CelebASource:
             "crop": self.crop,
             "sizes": self.sizes(),
             "files": self.layout.fingerprint(self.sizes()),
+            **({} if self.split == "official" else {"split": self.split}),  # keeps older caches
         }
 
     def sizes(self) -> dict[str, int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from vae.utils.errors import UserError
+from vae.utils.files import open_regular
 
 WAYS_TO_GET = """Ways to get CelebA:
   its authors    https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: img_align_celeba.zip,
@@ -42,7 +43,7 @@ def reject_placeholders(file: Path) -> None:
         UserError: the file is empty, a web page or a Git LFS pointer, or cannot be read.
     """
     try:
-        with open(file, "rb") as opened:
+        with open_regular(file) as opened:
             start = opened.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}.") from error

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from vae.data.celeba.download import WAYS_TO_GET, reject_placeholders
-from vae.data.celeba.lists import KINDS, ListedCelebA
+from vae.data.celeba.listed import BY_HASH, ListedCelebA
+from vae.data.celeba.lists import KINDS
 from vae.data.celeba.parquet import SHARDS_WANTED, ParquetCelebA, split_of_shard
 from vae.data.celeba.stores import FolderStore, ZipStore
 from vae.data.images import count_suffixes, is_image_name
@@ -18,7 +19,9 @@ from vae.utils.errors import UserError
 IMAGES = "img_align_celeba"
 IGNORED = ("__MACOSX", "img_celeba")  # the second: the photographs before alignment
 LIST_NAMES = {
-    f"{known.stem}{suffix}": kind for kind, known in KINDS.items() for suffix in (".txt", ".csv")
+    f"{known.stem}{suffix}": kind
+    for kind, known in KINDS.items()
+    for suffix in (".txt", ".csv", ".tsv")
 }
 MAX_DEPTH = 5  # folders below data.path: Hugging Face's cache has its files there
 MAX_ENTRIES = 1000  # entries looked at of each folder: one with 202,599 images is not searched
@@ -26,8 +29,10 @@ MAX_ENTRIES = 1000  # entries looked at of each folder: one with 202,599 images 
 Layout = ListedCelebA | ParquetCelebA
 
 
-def find_layout(root: Path) -> Callable[[], Layout]:
+def find_layout(root: Path, split: str = "official") -> Callable[[], Layout]:
     """Find CelebA's files in a folder and its subfolders; of several, the least deep are taken.
+
+    With split="hash" the partition is neither needed nor read.
 
     | layout                       | images         | partition and labels |
     | ---------------------------- | -------------- | -------------------- |
@@ -65,11 +70,13 @@ def find_layout(root: Path) -> Callable[[], Layout]:
     folders = list(dict.fromkeys(file.parent for file in files if is_image_name(file.name)))
     images = [*(folder for folder in folders if folder.name == IMAGES), *zips, *folders]
     if shards and not (images and "partition" in lists):
-        return partial(ParquetCelebA, shards)
+        return partial(ParquetCelebA, shards, split)
+    if split == "hash":
+        lists.pop("partition", None)
     for file in lists.values():
         reject_placeholders(file)
     lacking = [] if images else [f"the images ({IMAGES}/ or {IMAGES}.zip)"]
-    if "partition" not in lists:
+    if "partition" not in lists and split == "official":
         lacking.append("the partition (list_eval_partition.txt or .csv)")
     if not lacking:
         store = ZipStore(images[0]) if images[0] in zips else FolderStore(images[0])
@@ -79,6 +86,8 @@ def find_layout(root: Path) -> Callable[[], Layout]:
         hints += [f" Unpack {archives[0].name}; only {IMAGES}.zip is read in place."]
     if any(file.suffix == ".parquet" for file in files):
         hints += [f" {SHARDS_WANTED}"]
+    elif images:
+        hints += [f" {BY_HASH}"]
     raise UserError(
         f"data.path: {root} lacks {' and '.join(lacking)} (at a glance it holds "
         f"{count_suffixes(file.name for file in files)}).{''.join(hints)}\n{WAYS_TO_GET}\n"
@@ -88,8 +97,8 @@ def find_layout(root: Path) -> Callable[[], Layout]:
 
 def _lists(files: list[Path]) -> dict[str, Path]:
     """Return CelebA's lists by kind, in the order of `KINDS`; of several the first."""
-    named = [file for file in reversed(files) if file.name in LIST_NAMES]
-    found = {LIST_NAMES[file.name]: file for file in named}
+    kind_of = {name.lower(): kind for name, kind in LIST_NAMES.items()}
+    found = {kind_of.get(file.name.lower()): file for file in reversed(files)}
     return {kind: found[kind] for kind in KINDS if kind in found}
 
 

@@ -12,13 +12,17 @@ import numpy as np
 
 from vae.data.base import IDENTITY, SPLITS, ImageError, Labels
 from vae.data.celeba.download import download_again, first_names, reject_placeholders
-from vae.data.celeba.stores import fingerprint_end
+from vae.data.celeba.listed import BY_HASH, rows_by_hash
+from vae.data.celeba.stores import MAX_IMAGES, MEMBER_BYTES, fingerprint_end
+from vae.data.images import FIX
 from vae.utils.errors import UserError
+from vae.utils.files import open_regular
 
 SHARDS_WANTED = (
     "CelebA's official splits are wanted, in files named train-*.parquet, valid-*.parquet and "
-    "test-*.parquet, as flwrlabs/celeba on Hugging Face has them."
+    f"test-*.parquet, as flwrlabs/celeba on Hugging Face has them. {BY_HASH}"
 )
+NAME_BYTES = 1 << 10  # bytes: limit of the names of a row group, per image
 FOOTER_BYTES = 1 << 16  # bytes at a shard's end: where its parts lie and how large they are
 
 ATTRIBUTES = """
@@ -37,28 +41,28 @@ def split_of_shard(file: Path) -> str | None:
     return found and found[1]
 
 
-def shards_by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
+def shards_by_split(files: Sequence[Path], wanted: Sequence[str]) -> dict[str, list[Path]]:
     """Return the files of each split, sorted by name.
 
     Where several folders have them, as in a download cache with two revisions, the first that
-    has all splits. The names tell how many there are: train-00000-of-00019.parquet.
+    has the most splits. The names tell how many there are: train-00000-of-00019.parquet.
 
     Raises:
-        UserError: a split or a shard of it is missing or there twice, or a placeholder.
+        UserError: a wanted split or a shard of any is missing or there twice, or a placeholder.
     """
     folders: dict[Path, dict[str, list[Path]]] = {}
     for file in sorted(files):
         shards = folders.setdefault(file.parent, {split: [] for split in SPLITS})
         shards[str(split_of_shard(file))].append(file)
-    folder, shards = max(folders.items(), key=lambda found: all(found[1].values()))
+    folder, shards = max(folders.items(), key=lambda found: sum(map(bool, found[1].values())))
     for split, found in shards.items():
         names = [file.name for file in found]
         numbers = re.findall(r"\d+-of-\d+", " ".join(names))
         count = int(numbers[0].rpartition("-")[2]) if numbers else len(names)
-        wanted = [f"{number:05d}-of-{count:05d}" for number in range(count)]
-        missing = [number for number in wanted if numbers and number not in numbers]
+        all_of_them = [f"{number:05d}-of-{count:05d}" for number in range(min(count, MAX_IMAGES))]
+        missing = [number for number in all_of_them if numbers and number not in numbers]
         wrong = ""
-        if not names:
+        if not names and split in wanted:
             wrong = f"no parquet files of {split}"
         elif missing:
             having = f"{len(names)} of the {count} parquet files of {split}"
@@ -86,7 +90,7 @@ def open_shard(file: Path, kind: type[UserError] = UserError) -> Iterator[Any]:
     except ImportError as error:
         raise UserError(f"{file}: reading it needs pyarrow: pip install pyarrow.") from error
     try:
-        with ParquetFile(file) as opened:
+        with open_regular(file) as content, ParquetFile(content) as opened:
             yield opened
     except (ArrowException, OSError, LookupError, ValueError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -95,56 +99,72 @@ def open_shard(file: Path, kind: type[UserError] = UserError) -> Iterator[Any]:
         ) from error
 
 
-class Shard(NamedTuple):
-    """A shard, which is read by row groups: Hugging Face's `datasets` writes 100 images each."""
+class Group(NamedTuple):
+    """A row group of a shard: Hugging Face's `datasets` writes groups of 100 images."""
 
     file: Path
-    edges: np.ndarray  # where its row groups begin in its split, and the last one ends
+    number: int  # in the shard
+    before: int  # rows of the shard before it
+    rows: int
 
 
 class ParquetCelebA:
-    """The shards of each split, in the order of their names.
+    """The rows of all shards, in the order of splits and names.
+
+    Args:
+        files: the shards.
+        split: official: the rows of a split are those of its shards; hash: by image name.
 
     Raises:
         UserError: a shard or a split is missing or damaged, or pyarrow is not installed.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.shards: dict[str, list[Shard]] = {}
-        self._sizes: dict[str, int] = {}
-        for split, found in shards_by_split(files).items():
-            shards, size = [], 0
-            for file in found:
-                shards.append(Shard(file, size + np.cumsum([0, *_row_counts(file)])))
-                size = int(shards[-1].edges[-1])
-            if not size:
-                raise UserError(f"{found[0]}: holds no images of {split}. {SHARDS_WANTED}")
-            self.shards[split], self._sizes[split] = shards, size
-        self._last: tuple[Path, int, list[bytes | None]] | None = None  # row group, its images
+    def __init__(self, files: Sequence[Path], split: str) -> None:
+        official = split == "official"
+        self.groups: list[Group] = []
+        self.rows: dict[str, np.ndarray] = {}  # of all shards, per split
+        self.files = shards_by_split(files, SPLITS if official else ())
+        count = 0
+        for name, shards in self.files.items():
+            start = count
+            for file in shards:
+                before = count
+                for number, rows in enumerate(_row_counts(file)):
+                    self.groups.append(Group(file, number, count - before, rows))
+                    count += rows
+                if count > MAX_IMAGES:
+                    raise UserError(f"{file}: has {count:,} rows with those before it, too many.")
+            if count == start and official:
+                raise UserError(f"{shards[0]}: holds no images of {name}. {SHARDS_WANTED}")
+            self.rows[name] = np.arange(start, count)
+        self._edges = np.cumsum([0, *(group.rows for group in self.groups)])
+        if not official:
+            self.rows = rows_by_hash(self._names())
+        self._next: tuple[int, Iterator[bytes | None]] | None = None  # row, and images from it on
 
     def sizes(self) -> dict[str, int]:
         """Return the number of images per split."""
-        return self._sizes
+        return {split: len(rows) for split, rows in self.rows.items()}
 
     def check(self, sizes: dict[str, int]) -> None:
         """Nothing to do: the footers of the shards were read by the constructor."""
 
     def fingerprint(self, sizes: dict[str, int]) -> list[Any]:
         """Return each shard's name, size, and a digest of its footer."""
-        files = [shard.file for shards in self.shards.values() for shard in shards]
+        files = [file for shards in self.files.values() for file in shards]
         return [[file.name, *fingerprint_end(file, FOOTER_BYTES)] for file in files]
 
     def read(self, split: str, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
         """Yield name and content of images [start, stop) of a split. ImageError: one is damaged."""
-        for file, edges in self.shards[split]:
-            for group in np.flatnonzero((edges[:-1] < stop) & (start < edges[1:])).tolist():
-                images = self._images(file, group)
-                for number in range(max(start, edges[group]), min(stop, edges[group + 1])):
-                    name = f"{file}: row {number - edges[0]}"
-                    content = images[number - edges[group]]
-                    if content is None:
-                        raise ImageError(f"{name} holds no image.")
-                    yield name, content
+        for row in self.rows[split][start:stop].tolist():
+            group, number = self._place(row)
+            name = f"{group.file}: row {group.before + number}"
+            content = self._image(row)
+            if content is None:
+                raise ImageError(f"{name} holds no image.")
+            if len(content) > MEMBER_BYTES:
+                raise ImageError(f"{name}: is too large: {len(content) / 1e6:,.0f} MB. {FIX}")
+            yield name, content
 
     def labels(self, split: str, count: int) -> dict[str, Labels]:
         """Return attributes and identities of the first images of a split, where columns exist.
@@ -153,41 +173,94 @@ class ParquetCelebA:
             UserError: a shard lacks a column that the first one has, or is damaged.
         """
         labels = {}
-        with open_shard(self.shards["train"][0].file) as opened:
+        with open_shard(self.groups[0].file) as opened:
             there = opened.schema_arrow.names
+        rows = self.rows[split][:count]
         if attributes := [name for name in ATTRIBUTES if name in there]:
-            values = self._columns(split, attributes)[:count]
+            values = self._columns(attributes, rows)
             labels["attributes"] = Labels(tuple(attributes), (values > 0).astype(np.int8))
         if "celeb_id" in there:
-            labels["identities"] = Labels(IDENTITY, self._columns(split, ["celeb_id"])[:count])
+            labels["identities"] = Labels(IDENTITY, self._columns(["celeb_id"], rows))
         return labels
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle for workers without the images of a row group."""
-        return self.__dict__ | {"_last": None}
+        """Pickle for workers without an opened shard."""
+        return self.__dict__ | {"_next": None}
 
-    def _images(self, file: Path, group: int) -> list[bytes | None]:
-        """Return the image files of a row group; rows are nearly always asked for in order."""
-        if self._last is None or self._last[:2] != (file, group):
-            with open_shard(file, ImageError) as opened:
-                table = opened.read_row_group(group, columns=["image"], use_threads=False)
-                images = table.column("image").combine_chunks()
-                if hasattr(images, "field"):  # a struct of bytes and path, as datasets.Image
-                    images = images.field("bytes")
-                self._last = file, group, images.to_pylist()
-        return self._last[2]
+    def _place(self, row: int) -> tuple[Group, int]:
+        """Return a row's group, and its number there."""
+        number = int(np.searchsorted(self._edges, row, "right")) - 1
+        return self.groups[number], row - int(self._edges[number])
 
-    def _columns(self, split: str, names: list[str]) -> np.ndarray:
+    def _image(self, row: int) -> bytes | None:
+        """Return a row's image file; rows are nearly always asked for in order.
+
+        One by one: a file of a few bytes can stand for any number of large images.
+        """
+        group, number = self._place(row)
+        following, images = self._next or (row + 1, iter(()))
+        if not row - number < following <= row:  # another group, or back in this one
+            following, images = row - number, _column(group, "bytes", 1)
+        self._next = None  # after an error the group is opened again
+        for place, image in enumerate(images, start=following):
+            if place == row:
+                self._next = row + 1, images
+                return image
+        raise ImageError(f"{group.file}: is damaged: row {row} is missing.")
+
+    def _names(self) -> list[str]:
+        """Return the file name of each image; where a shard has none, its row's number."""
+        names = []
+        for group in self.groups:
+            found = _column(group, "path", 16)
+            for number, name in enumerate(found):
+                names.append(name or f"{group.file.name}-{group.before + number}")
+        return [name.replace("\\", "/").rpartition("/")[2] for name in names]
+
+    def _columns(self, names: list[str], rows: np.ndarray) -> np.ndarray:
         """Read columns of numbers or bools as (rows, columns) int32, without the images."""
-        parts = []
-        for file, _ in self.shards[split]:
-            with open_shard(file) as opened:
-                table = opened.read(names)
-                columns = [table.column(name) for name in names]
-                if empty := [n for n, c in zip(names, columns, strict=True) if c.null_count]:
-                    raise ValueError(f"column {empty[0]} is empty in some rows")
-                parts.append(np.stack([c.to_numpy().astype(np.int32) for c in columns], axis=1))
-        return np.concatenate(parts)
+        values = np.zeros((int(self._edges[-1]), len(names)), np.int32)
+        start = 0
+        for file in dict.fromkeys(group.file for group in self.groups):
+            stop = start + sum(group.rows for group in self.groups if group.file == file)
+            if ((start <= rows) & (rows < stop)).any():
+                with open_shard(file) as opened:
+                    kinds = {column.name: str(column.type) for column in opened.schema_arrow}
+                    for name in names:
+                        if not re.match("bool|u?int|float|double|halffloat", kinds[name]):
+                            raise ValueError(f"column {name} holds {kinds[name]}, not numbers")
+                    table = opened.read(names)
+                    for number, name in enumerate(names):
+                        if table.column(name).null_count:
+                            raise ValueError(f"column {name} is empty in some rows")
+                        values[start:stop, number] = table.column(name).to_numpy()
+            start = stop
+        found: np.ndarray = values[rows]
+        return found
+
+
+def _column(group: Group, part: str, rows: int) -> Iterator[Any]:
+    """Yield the `bytes` or the `path` of each image of a row group, reading some rows at a time.
+
+    A column of plain bytes has no paths: None for each.
+
+    Raises:
+        ImageError: it is damaged, or too large.
+    """
+    limit = group.rows * (MEMBER_BYTES if part == "bytes" else NAME_BYTES)
+    with open_shard(group.file, ImageError) as opened:
+        paths = [opened.schema.column(number).path for number in range(len(opened.schema))]
+        leaf = f"image.{part}" if f"image.{part}" in paths else "image"
+        if leaf == "image" and part == "path":
+            yield from [None] * group.rows
+            return
+        about = opened.metadata.row_group(group.number).column(paths.index(leaf))
+        if about.total_uncompressed_size > limit:
+            raise ValueError(f"row group {group.number} is larger than {limit / 1e6:,.0f} MB")
+        batches = opened.iter_batches(rows, [group.number], [leaf], use_threads=False)
+        for batch in batches:
+            column = batch.column(0)
+            yield from (column if leaf == "image" else column.field(part)).to_pylist()
 
 
 def _row_counts(file: Path) -> list[int]:
