@@ -46,7 +46,7 @@ def evaluate(options: argparse.Namespace) -> Result:
         for name, figure in report.figures.items()
     ]
     took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
-    return found, [format_table(rows), "", *report.notes, f"took: {took}", "", file]
+    return found, [*format_table(rows).splitlines(), "", *report.notes, f"took: {took}", "", file]
 
 
 @run_command(
@@ -89,7 +89,7 @@ def export(options: argparse.Namespace) -> Result:
     table += [
         [str(made.file), f"{made.size / 1e6:,.2f} MB", f"{made.difference:.1e}"] for made in exports
     ]
-    return found, [format_table(table)]
+    return found, format_table(table).splitlines()
 
 
 @command(
@@ -114,7 +114,7 @@ def compare(options: argparse.Namespace) -> Result:
     out = Path(options.out or options.sweep)
     files = [out / name for name in REPORT_FILES if (out / name).exists()]
     found = {"sweep": comparison.name, "runs": rows(comparison), "files": files}
-    return found, [overview(comparison), "", out / "report.md"]
+    return found, [*overview(comparison).splitlines(), "", out / "report.md"]
 
 
 @command(

@@ -16,6 +16,7 @@ from vae.data.loader import to_float
 from vae.models.base import VAE
 from vae.training.metrics import Evaluation
 from vae.utils.files import write_atomically
+from vae.utils.text import printable, shorten
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 GAP = 2  # white pixels between the images of a grid
 LABEL_HEIGHT = 13  # pixels of Pillow's own font, at its default size
 LABEL_LINES = 5  # above a column, at most
+LABEL_LENGTH = 120  # characters, at most
 ANIMATION_MS = 4000  # there and back
 BACKGROUND = (255, 255, 255)
 INK = (40, 40, 40)
@@ -54,6 +56,7 @@ def label_rows(picture: Image, labels: Sequence[str]) -> Image:
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(LABEL_HEIGHT)
+    labels = [_shown(label) for label in labels]
     margin = max(round(font.getlength(label)) for label in labels) + 12
     labelled = Image.new("RGB", (picture.width + margin, picture.height), BACKGROUND)
     labelled.paste(picture, (margin, 0))
@@ -70,7 +73,7 @@ def label_columns(picture: Image, labels: Sequence[str], left: int = 0) -> Image
 
     font = ImageFont.load_default(LABEL_HEIGHT)
     width = (picture.width - left) / len(labels)
-    texts = [_broken(label, font, width - 4) for label in labels]
+    texts = [_broken(_shown(label), font, width - 4) for label in labels]
     lines = max(text.count("\n") + 1 for text in texts)
     margin = lines * (LABEL_HEIGHT + 4) + 6
     labelled = Image.new("RGB", (picture.width, picture.height + margin), BACKGROUND)
@@ -80,6 +83,10 @@ def label_columns(picture: Image, labels: Sequence[str], left: int = 0) -> Image
         place = (left + width * (column + 0.5), margin - 4)
         draw.multiline_text(place, text, fill=INK, font=font, anchor="md", align="center")
     return labelled
+
+
+def _shown(label: str) -> str:
+    return shorten(printable(label), LABEL_LENGTH)
 
 
 def _broken(label: str, font: FreeTypeFont | ImageFont, width: float) -> str:
