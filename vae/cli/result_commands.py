@@ -137,7 +137,12 @@ def dashboard(options: argparse.Namespace) -> Result:
     from vae.sweeps.wandb_sweep import build_workspace
 
     comparison = read_sweep(options.sweep)
-    found = [run.config["wandb"] for run in comparison.runs if "wandb" in run.config]
+    settings = [run.config.get("wandb") for run in comparison.runs]
+    found = [
+        {key: value for key, value in one.items() if isinstance(value, str)}
+        for one in settings
+        if isinstance(one, dict)
+    ]
     reported = found[0] if found else {}
     entity = options.entity or reported.get("entity") or ""
     project = options.project or reported.get("project")

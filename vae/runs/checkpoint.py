@@ -20,6 +20,7 @@ from vae.runs.config import RunConfig
 from vae.training.optim import state_of_a_step
 from vae.utils.errors import UserError
 from vae.utils.files import read_json, write_atomically
+from vae.utils.text import plural
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,11 @@ def _what_is_missing(folder: Path, path: Path) -> str:
             f"of each epoch. Resume the run: python train.py resume={folder}"
         )
     runs = sorted(found.parents[1] for found in folder.glob("*/checkpoints/last.pt"))
-    hint = f"It holds {len(runs)} runs; give one: {runs[0]}." if runs else "Give outputs/DATE/TIME."
+    hint = (
+        f"It holds {plural(len(runs), 'run')}; give one: {runs[0]}."
+        if runs
+        else "Give outputs/DATE/TIME."
+    )
     return f"{folder}: is no run's folder: there are no checkpoints in it. {hint}"
 
 
