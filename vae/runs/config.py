@@ -38,9 +38,8 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         name = self.name
-        plain = (
-            name.isprintable() and not set(name) & set('/\\:*?"<>|') and name == name.strip(". -")
-        )
+        plain = name.isprintable() and not set(name) & set('/\\:*?"<>|')
+        plain = plain and name == name.strip(". -")
         usable = plain and 0 < len(name.encode()) <= 100
         takes = (
             'a name of at most 100 bytes, none of them / \\ : * ? " < > | or a control character, '

@@ -160,7 +160,7 @@ class Run:
             *(self.precision, hardware),
         )
         log.info(
-            "train/distortion is -log p(x|z) of loss=%s; val/distortion and val/bpd are of a Gaussian, "
+            "train/distortion: -log p(x|z) of loss=%s; val/distortion and val/bpd: of a Gaussian, "
             "in every run",
             self.config.loss.name,
         )
