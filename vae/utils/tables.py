@@ -12,7 +12,7 @@ from typing import Any
 from vae.utils.files import read_text, write_atomically
 from vae.utils.text import Markdown, markdown_text, printable
 
-FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # a spreadsheet would compute such a cell
+FORMULA = re.compile(r"'*[=+\-@\t\n＝＋－＠]")  # a spreadsheet would compute such a cell
 NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -72,8 +72,10 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def _with_apostrophe(cell: Any) -> Any:
-    text = isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell)
-    return f"'{cell}" if text else cell
+    if not isinstance(cell, str) or NUMBER.fullmatch(cell):
+        return cell
+    cell = re.sub("\r\n?", "\n", cell)  # csv does not quote a \r, which begins a row elsewhere
+    return f"'{cell}" if FORMULA.match(cell) else cell
 
 
 def _without_apostrophe(cell: str) -> str:

@@ -32,9 +32,9 @@ def safe_name(text: str, limit: int = MAX_NAME, *, digest: bool = False) -> str:
     >>> safe_name("loss.beta=1e-05,model.latent_dim=64")
     'loss.beta=1e-05,model.latent_dim=64'
     """
-    safe = UNSAFE.sub("_", unicodedata.normalize("NFC", text))
+    safe = UNSAFE.sub("_", unicodedata.normalize("NFC", text)) or "_"
     content = safe.encode()
-    if safe == text and 0 < len(content) <= limit and not digest and not DIGEST.search(text):
+    if safe == text and len(content) <= limit and not digest and not DIGEST.search(text):
         return safe
     number = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{content[:limit].decode(errors='ignore')}-{number}"
@@ -89,7 +89,7 @@ def markdown_code(text: str) -> Markdown:
     """
     shown = printable(text)
     if "|" in shown or not shown.strip():  # in a table, it would end the cell within the code
-        return markdown_text(text)
+        return markdown_text(shown)
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     space = " " * any(shown.startswith(c) or shown.endswith(c) for c in "` ")
     return Markdown(f"{fence}{space}{shown}{space}{fence}")

@@ -185,12 +185,12 @@ def describe_set_up(found: Sequence[Row]) -> str:
         return markdown_text(" or ".join(values(key)))
 
     sources = [choices("data").get(name, DataConfig) for name in values("data.name")]
-    images = int(cell(found[0], "data.num_images") or 0)
+    images = int(parse_number(found[0].get("data.num_images")) or 0)
     what = f"{images:,} " if images else ""
     what += " and ".join(source.images for source in sources) or DataConfig.images
     if values("data.preset"):
         what += f" ({markdown_code(' or '.join(values('data.preset')))})"
-    minutes = sum(float(cell(row, "seconds")) for row in found) / 60
+    minutes = sum(parse_number(row.get("seconds")) or 0.0 for row in found) / 60
     seeds = ("seeds " if len(values("seed")) > 1 else "seed ") + ", ".join(values("seed"))
     runs = plural(len(found), "run") if len(found) > 1 else "One run"
     return (
