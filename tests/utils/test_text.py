@@ -63,8 +63,9 @@ def parsed(markdown):
     """The kinds of tokens in Markdown, and the text that a reader sees."""
     found = MarkdownIt("commonmark").enable("table").parse(markdown)
     found = [part for token in found for part in (token.children or [token])]
-    texts = [token for token in found if token.type in ("text", "text_special", "code_inline")]
-    return [t.type for t in found if t not in texts], "".join(t.content for t in texts)
+    kinds = ("text", "text_special", "code_inline")
+    rest = [token.type for token in found if token.type not in kinds]
+    return rest, "".join(token.content for token in found if token.type in kinds)
 
 
 @pytest.mark.parametrize(
