@@ -120,4 +120,5 @@ class ReportOnSweep(Callback):
         except Exception as error:
             log.warning("%s has no report: %s", folder, error)
         else:
-            log.info("%s\n%s\n%s", folder, overview(comparison), folder / "report.md")
+            for line in (folder, *overview(comparison).splitlines(), folder / "report.md"):
+                log.info("%s", line)
