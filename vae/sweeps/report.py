@@ -24,6 +24,7 @@ from vae.utils.text import (
     markdown_code,
     markdown_text,
     plural,
+    shorten,
 )
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def overview(comparison: Comparison) -> str:
         star = "*" if run in front else ""
         weight = "" if run.beta_elbo is None else f"{run.beta_elbo:.4g}"
         figures = _figures(run, ("val/rate", "val/psnr", "val/bpd"))
-        lines.append([star, comparison.label(run), run.status, weight, *figures])
+        lines.append([star, comparison.label(run), shorten(run.status, 40), weight, *figures])
     return format_table(lines, left=3)
 
 
