@@ -1,6 +1,7 @@
 """The `vae` command."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.fake_sweeps import make_run
+from tests.support.train_command import ROOT
 from vae.cli.main import main
 
 TINY = ["data.num_images=40", "data.image_size=16", "data.num_workers=1"]
@@ -94,3 +97,25 @@ assert not {"torch", "hydra", "wandb", "numpy"} & set(sys.modules)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "pack" in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_output_needs_no_encoding_of_its_own(encoding, tmp_path):
+    """Characters that the terminal lacks are shown as escapes, also by child processes."""
+    make_run(tmp_path / "s", {"loss.beta": 1}).rename(tmp_path / "s" / "β−顔")
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "vae.cli.main", "compare", str(tmp_path / "s")]
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert rb"\u2212\u9854  finished" in done.stdout
+
+
+def test_help_of_training_in_ascii():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, "train.py", "--help"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=True)
+    assert rb"a \u03b2-VAE" in done.stdout
+
+
+def test_an_error_has_no_control_characters(capsys):
+    assert main(["evaluate", "no\x1b[31m\u202ewhere"]) == 1
+    assert capsys.readouterr().err.startswith(r"error: no\x1b[31m\u202ewhere: ")

@@ -14,6 +14,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from tests.support.data_sets import save_noise
 from tests.support.train_command import TINY, call_train
+from tests.utils.test_text import HOSTILE
 from vae.cli.main import main
 from vae.data.base import Labels
 from vae.data.synthetic import SyntheticConfig, SyntheticSource
@@ -242,6 +243,31 @@ def test_settings_that_change_pictures_change_file_names(finished, vae_json):
     every = " ".join(ways.values()).split()
     (_, file) = vae_json("edit", "run", photographs[0], *chosen, *every)["files"]
     assert file == f"run/edited/me_{NAME}_+2_means_detail_crop-8-0-16_best.png"
+
+
+def test_attributes_of_any_name_stay_in_the_folder(run, capsys, monkeypatch):
+    """Each has a file of its own, on file systems that ignore case, too."""
+    learned = learn(run)
+    texts = [text for text in HOSTILE if "\udcff" not in text]
+    names = ["Wearing", "Hat", "Wearing_Hat", "wearing", *texts]
+    names += learned.directions.names[len(names) :]
+    named = replace(learned.directions, names=tuple(names[: len(learned.directions.names)]))
+    accuracy = dict(zip(named.names, learned.accuracy.values(), strict=True))
+    learned = replace(learned, directions=named, accuracy=accuracy)
+    photograph = str(save_noise(run.folder.parent / "me.png"))
+    before = {path for path in run.folder.parent.rglob("*") if run.folder not in path.parents}
+    made = [edit(run, learned, [photograph], [name], folder=run.folder) for name in named.names]
+    several = [named.names[:2], named.names[2:3], named.names]
+    made += [edit(run, learned, [photograph], names, folder=run.folder) for names in several[::2]]
+    files = [str(each.sheet).lower() for each in made]
+    files += [str(each.files[0]).lower() for each in made[: len(named.names)]]
+    assert len(set(files)) == len(files)
+    assert {
+        path for path in run.folder.parent.rglob("*") if run.folder not in path.parents
+    } == before
+    monkeypatch.setattr("vae.evaluation.attributes.learn_directions", lambda *_: learned)
+    assert main(["edit", "run", "--list"]) == 0
+    assert capsys.readouterr().out.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize(("strength", "have"), [(1.0, False), (-1.0, True)])

@@ -1,5 +1,6 @@
 """report.md of a sweep, read back; and `vae compare`, which writes it."""
 
+import contextlib
 import json
 import math
 import re
@@ -11,12 +12,14 @@ import pytest
 import yaml
 
 from tests.support.fake_sweeps import make_run, make_sweep
+from tests.utils.test_text import HOSTILE, parsed
 from vae.cli.main import main
 from vae.runs.compose import compose
 from vae.runs.run_dir import record_failure, run_lock
 from vae.sweeps.comparison import read_sweep
 from vae.sweeps.report import BEST_RUNS, overview, report_markdown, write_report
 from vae.utils.errors import UserError
+from vae.utils.tables import read_csv
 
 BETAS = [{"loss.beta": beta} for beta in (1e-2, 1e-4, 1e-3)]
 
@@ -116,6 +119,62 @@ def test_markdown_characters_are_escaped(tmp_path):
         run.rename(tmp_path / "sweep" / f"run_{number}")  # names of folders have no such signs
     rows = table(page(tmp_path / "sweep"), "All runs")
     assert sorted(shown(row["data.path"]) for row in rows) == sorted(values)
+
+
+def test_untrusted_text_is_shown_literally(tmp_path, capsys):
+    """In report.md, comparison.csv, the charts and the terminal."""
+    sweep = tmp_path / "sweep"
+    texts = [*HOSTILE, "```\n# h", "javascript:alert(1)", "$", "<!-- end -->"]
+    for number, (text, other, key) in enumerate(zip(*[iter(texts)] * 3, strict=False)):
+        metrics = {"val/bpd": 1.0, "val/rate": 2.0, "val/$x$": 1.0}
+        run = make_run(sweep, {"seed": number}, error=text, metrics=metrics)
+        values = [f"data.path={text}", f"{key}={other}", f"{other}={text}"]
+        (run / ".hydra" / "accepted.yaml").write_text(json.dumps(values))
+        summary = json.loads((run / "summary.json").read_text())
+        status = ("finished", other, "failed")[number % 3]
+        (run / "summary.json").write_text(json.dumps(summary | {"status": status}))
+        with contextlib.suppress(OSError):  # a file system may refuse the name
+            run.rename(sweep / f"r{text}".replace("/", "").replace("\0", ""))
+    record = {"name": "<b>*n*\x1b", "command": "python train.py -m x=```\n# no"}
+    for objective in (["val/bpd", "val/$x$"], ["val/$x$"]):
+        (sweep / "sweep.json").write_text(json.dumps(record | {"objective": objective}))
+        text = page(sweep)
+        assert text.replace("\n", "").isprintable()
+        kinds, _ = parsed(text)
+        assert not {"html_block", "html_inline", "em_open", "image"} & set(kinds)
+        assert kinds.count("heading_open") == text.count("\n## ") + 1 == 4
+        assert not re.search(r"\]\(<[^>]*:", text)  # a link of no other scheme
+    assert main(["compare", str(sweep)]) == 0
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).replace("\n", "").isprintable()
+    assert (sweep / "comparison.png").exists()
+    assert len(read_csv(sweep / "comparison.csv")) == len(read_sweep(sweep).runs)
+
+
+ODD = [None, True, 10**400, "x" * 10_000, [], [1, [{"a": 3}]], {"a": {}}, "nan"]
+
+
+def test_values_of_any_kind_are_no_traceback(tmp_path):
+    sweep = tmp_path / "sweep"
+    for number, odd in enumerate(ODD):
+        run = make_run(sweep, {"seed": number})
+        keys = ["status", "error", "step", "total_steps", "seconds", "final", "best", "machine"]
+        if number % 2:
+            (run / "summary.json").write_text(json.dumps(dict.fromkeys(keys, odd)))
+        config = yaml.safe_load((run / ".hydra" / "config.yaml").read_text())
+        changed = {"loss": odd, "wandb": odd} if number % 3 else {"objective": odd, "model": odd}
+        changed |= {"seed": odd, "data": config["data"] | {"image_size": odd, "num_images": odd}}
+        (run / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config | changed))
+    (run / "metrics.jsonl").write_text("[" * 100_000 + "\n" + '{"step": [1], "val/bpd": {}}\n')
+    page = tmp_path / "page.md"
+    page.write_text("<!-- set up -->\n<!-- end -->\n<!-- table seed | val/bpd -->\n<!-- end -->\n")
+    for odd in ODD:
+        record = {"name": odd, "command": odd, "started": odd, "objective": odd}
+        (sweep / "sweep.json").write_text(json.dumps(record))
+        assert report_markdown(read_sweep(sweep), sweep)
+    assert main(["dashboard", str(sweep), "--json", "--project", "p"]) == 0
+    (sweep / "sweep.json").write_text('{"objective": "val/bpd"}')
+    assert main(["report", str(page), str(sweep)]) == 0
 
 
 def test_a_failed_chart_does_not_prevent_the_report(tmp_path, monkeypatch):

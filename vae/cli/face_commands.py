@@ -201,6 +201,7 @@ def sample(options: argparse.Namespace) -> Result:
     from dataclasses import asdict
 
     from vae.generation.sample import fit_density, measure_gain, sample
+    from vae.utils.text import plural
 
     run, _ = open_run(options, takes_inputs=False)
     folder = output_folder(options)
@@ -219,7 +220,7 @@ def sample(options: argparse.Namespace) -> Result:
         gain, notes = measure_gain(run, options.split, options.seed, density)
     lines: list[object] = [files[0]]
     if len(files) > 1:
-        lines += [f"{len(files) - 1:,} PNGs in {files[1].parent}"]
+        lines += [f"{plural(len(files) - 1, 'PNG')} in {files[1].parent}"]
     if gain:
         lines += [
             f"Fréchet distance ({gain.features}, n = {gain.n:,}): {gain.standard:.4f} from the "

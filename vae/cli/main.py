@@ -11,8 +11,9 @@ import sys
 from vae.cli.face_commands import edit, interpolate, reconstruct, sample, traverse
 from vae.cli.options import DEVICE, JSON, SEED, Result, command, option
 from vae.cli.result_commands import compare, dashboard, evaluate, export, report
-from vae.utils.errors import UserError, require
+from vae.utils.errors import UserError, escape_unencodable, require, say_error
 from vae.utils.logs import LineFormatter
+from vae.utils.text import printable
 
 
 @command(
@@ -102,7 +103,7 @@ def benchmark(options: argparse.Namespace) -> Result:
         matrix_side=2048 if device == "cpu" else 8192,
     )
     found = run_benchmark(setting, options.rounds, options.compile, options.growth, options.quality)
-    return found, [] if options.json else [format_benchmark(found)]
+    return found, [] if options.json else format_benchmark(found).splitlines()
 
 
 COMMANDS = (  # in the order of the help
@@ -113,6 +114,7 @@ COMMANDS = (  # in the order of the help
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on stderr and exit code 1."""
+    escape_unencodable()
     parser = argparse.ArgumentParser(prog="vae", description="Data and runs of MiniFaceApp.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add_to in COMMANDS:
@@ -131,13 +133,13 @@ def main(arguments: list[str] | None = None) -> int:
         if options.json:
             print(json.dumps(found, default=os.fspath))
         else:
-            print(*lines, sep="\n")
+            print(*(printable(str(line)) for line in lines), sep="\n")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(str(error))
         return 1
     except OSError as error:  # what cannot be read or written: a full disk, somebody else's folder
         reason = f"{error.filename}: {error.strerror}." if error.filename else error
-        print(f"error: {reason}", file=sys.stderr)
+        say_error(str(reason))
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from vae.runs.load import SavedRun
 
-Result: TypeAlias = tuple[Any, Sequence[object]]  # for --json, and lines for a person
+Result: TypeAlias = tuple[Any, Sequence[object]]  # for --json, and single lines for a person
 Run: TypeAlias = Callable[[argparse.Namespace], Result]
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 AddCommand: TypeAlias = Callable[[Commands], None]

@@ -46,7 +46,7 @@ def evaluate(options: argparse.Namespace) -> Result:
         for name, figure in report.figures.items()
     ]
     took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
-    return found, [format_table(rows), "", *report.notes, f"took: {took}", "", file]
+    return found, [*format_table(rows).splitlines(), "", *report.notes, f"took: {took}", "", file]
 
 
 @run_command(
@@ -89,7 +89,7 @@ def export(options: argparse.Namespace) -> Result:
     table += [
         [str(made.file), f"{made.size / 1e6:,.2f} MB", f"{made.difference:.1e}"] for made in exports
     ]
-    return found, [format_table(table)]
+    return found, format_table(table).splitlines()
 
 
 @command(
@@ -114,7 +114,7 @@ def compare(options: argparse.Namespace) -> Result:
     out = Path(options.out or options.sweep)
     files = [out / name for name in REPORT_FILES if (out / name).exists()]
     found = {"sweep": comparison.name, "runs": rows(comparison), "files": files}
-    return found, [overview(comparison), "", out / "report.md"]
+    return found, [*overview(comparison).splitlines(), "", out / "report.md"]
 
 
 @command(
@@ -144,7 +144,12 @@ def dashboard(options: argparse.Namespace) -> Result:
     from vae.sweeps.wandb_sweep import build_workspace
 
     comparison = read_sweep(options.sweep)
-    found = [run.config["wandb"] for run in comparison.runs if "wandb" in run.config]
+    settings = [run.config.get("wandb") for run in comparison.runs]
+    found = [
+        {key: value for key, value in one.items() if isinstance(value, str)}
+        for one in settings
+        if isinstance(one, dict)
+    ]
     reported, known = found[0] if found else {}, wandb_settings()
     entity = options.entity or reported.get("entity") or known.entity or ""
     project = options.project or reported.get("project") or known.project or DEFAULT_PROJECT

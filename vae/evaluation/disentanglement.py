@@ -17,6 +17,7 @@ from vae.models.base import VAE
 from vae.training.metrics import ACTIVE_VARIANCE, EVALUATION_BATCH
 from vae.utils.devices import cpu_threads
 from vae.utils.errors import UserError
+from vae.utils.text import plural
 
 BINS = 20  # of equal width over a variable's range; usual in the literature on MIG
 TREES = 10  # a factor
@@ -240,8 +241,8 @@ def _varying(*parts: np.ndarray) -> np.ndarray:
     varies: np.ndarray = np.all([(rows != rows[:1]).any(axis=0) for rows in parts], axis=0)
     if not varies.any():
         raise UserError(
-            f"Disentanglement: none of the {len(varies)} factors varies enough over "
-            f"{sum(map(len, parts))} images to be measured. Take more images."
+            f"Disentanglement: no factor of {len(varies)} varies enough over "
+            f"{plural(sum(map(len, parts)), 'image')} to be measured. Take more images."
         )
     return varies
 

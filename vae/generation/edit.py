@@ -19,7 +19,7 @@ from vae.evaluation.directions import require_method
 from vae.generation import figures
 from vae.generation.photos import file_stems, load_faces
 from vae.utils.errors import UserError
-from vae.utils.text import printable, safe_name
+from vae.utils.text import printable, safe_name, safe_names
 
 DEFAULT_FACES = 6  # faces of the split, where none are given
 MIN_ACCURACY = 0.6  # of a direction, below which an edit is warned of
@@ -96,19 +96,21 @@ def edit(
     settings = {
         method: method != "normal",
         "detail": keep_detail,
-        safe_name(f"crop-{crop.replace(',', '-')}"): crop != "auto",
+        f"crop-{crop.replace(',', '-')}": crop != "auto",
         tag: bool(tag),
     }
     how = [name for name, is_unusual in settings.items() if is_unusual]
+    named = dict(zip(directions.names, safe_names(directions.names), strict=True))
+    name = safe_name("_".join(["edit", ",".join(named[each] for each in attributes), *how]))
     sheet = figures.write_table(
         torch.cat([originals[:, None], plain[:, None], images], dim=1),
-        folder / "figures" / f"{'_'.join(['edit', *attributes, *how])}.png",
+        folder / "figures" / f"{name}.png",
         columns=["original", "model", *(f"{name} {size:+g}" for name, size in changes)],
     )
     files = []
     for stem, row in zip(file_stems(labels), images, strict=True) if faces else ():
         for attribute, image in zip(attributes, row[-len(attributes) :], strict=True):
-            name = "_".join([stem, attribute, f"{strength:+g}", *how])
+            name = safe_name("_".join([stem, named[attribute], f"{strength:+g}", *how]))
             files.append(figures.save_png(figures.to_pil(image), folder / "edited" / f"{name}.png"))
     return EditResult(images, sheet, files)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vae.utils.text import printable, shorten
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
 LABEL_HEIGHT = 13  # pixels of Pillow's own font, at its default size
 LABEL_LINES = 5  # above a column, at most
+LABEL_LENGTH = 120  # characters, at most
 BACKGROUND = (255, 255, 255)
 INK = (40, 40, 40)
 
@@ -20,6 +23,7 @@ def label_rows(picture: Image, labels: Sequence[str]) -> Image:
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(LABEL_HEIGHT)
+    labels = [_shown(label) for label in labels]
     margin = max(round(font.getlength(label)) for label in labels) + 12
     labelled = Image.new("RGB", (picture.width + margin, picture.height), BACKGROUND)
     labelled.paste(picture, (margin, 0))
@@ -36,7 +40,7 @@ def label_columns(picture: Image, labels: Sequence[str], left: int = 0) -> Image
 
     font = ImageFont.load_default(LABEL_HEIGHT)
     width = (picture.width - left) / len(labels)
-    texts = [_broken(label, font, width - 4) for label in labels]
+    texts = [_broken(_shown(label), font, width - 4) for label in labels]
     lines = max(text.count("\n") + 1 for text in texts)
     margin = lines * (LABEL_HEIGHT + 4) + 6
     labelled = Image.new("RGB", (picture.width, picture.height + margin), BACKGROUND)
@@ -59,6 +63,10 @@ def add_caption(picture: Image, caption: str) -> Image:
     labelled.paste(picture, (0, margin))
     ImageDraw.Draw(labelled).text((6, margin / 2), caption, fill=INK, font=font, anchor="lm")
     return labelled
+
+
+def _shown(label: str) -> str:
+    return shorten(printable(label), LABEL_LENGTH)
 
 
 def _broken(label: str, font: FreeTypeFont | ImageFont, width: float) -> str:

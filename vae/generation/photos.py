@@ -28,7 +28,7 @@ from vae.data.images import MAX_PIXELS, Square, load_square
 from vae.data.loader import to_float
 from vae.evaluation import TrainedModel
 from vae.utils.errors import UserError, require
-from vae.utils.text import printable, safe_name
+from vae.utils.text import printable, safe_names
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def file_stems(labels: Sequence[str]) -> list[str]:
     """
     stems = [str(Path(label).with_suffix("")) for label in labels]
     tell_apart = len(set(stems)) == len(set(labels))
-    return [safe_name(name, MAX_STEM) for name in (stems if tell_apart else labels)]
+    return safe_names(stems if tell_apart else labels, MAX_STEM)
 
 
 def describe_framing(crop: int) -> str:

@@ -12,6 +12,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from vae.models.posterior import Posterior
 from vae.utils.errors import UserError, require
+from vae.utils.text import plural
 
 
 @dataclass
@@ -44,7 +45,7 @@ class ModelConfig:
             image_size % step == 0,
             "data.image_size",
             image_size,
-            f"a multiple of {step}: model.channels has {len(self.channels)} widths "
+            f"a multiple of {step}: model.channels has {plural(len(self.channels), 'width')} "
             "and each halves the image",
         )
 

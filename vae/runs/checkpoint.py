@@ -21,6 +21,7 @@ from vae.runs.compose import flatten, run_config
 from vae.runs.config import RunConfig
 from vae.utils.errors import UserError
 from vae.utils.files import MAX_WEIGHTS, open_regular, read_json, write_atomically
+from vae.utils.text import plural
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,11 @@ def _what_is_missing(folder: Path, path: Path) -> str:
             f"of each epoch. Resume the run: python train.py resume={folder}"
         )
     runs = sorted(found.parents[1] for found in folder.glob("*/checkpoints/last.pt"))
-    hint = f"It holds {len(runs)} runs; give one: {runs[0]}." if runs else "Give outputs/DATE/TIME."
+    hint = (
+        f"It holds {plural(len(runs), 'run')}; give one: {runs[0]}."
+        if runs
+        else "Give outputs/DATE/TIME."
+    )
     return f"{folder}: is no run's folder: there are no checkpoints in it. {hint}"
 
 

@@ -37,8 +37,14 @@ class SweepConfig:
     trial: int | None = MISSING  # number of the Optuna trial; filled in by the sweeper
 
     def __post_init__(self) -> None:
-        usable = 0 < len(self.name) <= 100 and not set(self.name) & set('/\\:*?"<>|')
-        takes = 'a name of at most 100 characters, none of them / \\ : * ? " < > |'
+        name = self.name
+        plain = name.isprintable() and not set(name) & set('/\\:*?"<>|')
+        plain = plain and name == name.strip(". -")
+        usable = plain and 0 < len(name.encode()) <= 100
+        takes = (
+            'a name of at most 100 bytes, none of them / \\ : * ? " < > | or a control character, '
+            "with no dot, dash or space at its ends"
+        )
         require(usable, "sweep.name", self.name, takes)
         fits = self.max_failures is None or self.max_failures >= 1
         require(fits, "sweep.max_failures", self.max_failures, "null or an int >= 1")

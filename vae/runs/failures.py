@@ -18,6 +18,7 @@ from vae.utils.devices import pick_device, pick_precision
 from vae.utils.distributed import is_failed_exchange
 from vae.utils.errors import UserError
 from vae.utils.files import DISK_FULL_ERRORS, free_bytes
+from vae.utils.text import plural
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ def _memory_error(
     if not by_text and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return None
     device = trainer.batches.device if trainer else pick_device(config.trainer.device)
-    images = f"{batch} images" if batch else f"data.batch_size={config.data.batch_size} images"
+    images = plural(batch, "image") if batch else f"data.batch_size={config.data.batch_size} images"
     tries = ["smaller model.channels"]
     if pick_precision(config.trainer.precision, device) != "bf16":
         tries.append("trainer.precision=bf16")

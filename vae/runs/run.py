@@ -163,6 +163,11 @@ class Run:
             *(self.folder, self.record["parameters"], size, self.record["beta_elbo"], steps),
             *(self.precision, hardware),
         )
+        log.info(
+            "train/distortion: -log p(x|z) of loss=%s; val/distortion and val/bpd: of a Gaussian, "
+            "in every run",
+            self.config.loss.name,
+        )
         status, reason = "failed", None
         with (
             self.translate_errors(),

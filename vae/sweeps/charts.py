@@ -28,12 +28,15 @@ from vae.training.metrics import bits_per_dim
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically
 from vae.utils.registry import find_metric
+from vae.utils.text import printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 110
+MAX_PANELS = 12
+MAX_LABEL = 80  # characters of a label
 MARKERS = "osD^vPX*"  # as many values of one key are told apart, and no more
 DOT: dict[str, Any] = {"s": 52, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
 RING: dict[str, Any] = {"s": 150, "facecolors": "none", "edgecolors": "#d62728", "linewidths": 1.6}
@@ -81,6 +84,7 @@ def draw_comparison(comparison: Comparison) -> Figure:
     shares = {metric: importances(comparison, metric) for metric in comparison.objectives}
     if any(shares.values()):
         panels.append(partial(draw_importances, shares=shares, runs=len(runs)))
+    panels = panels[:MAX_PANELS]
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(6.8 * columns, 5.2 * lines), layout="constrained")
@@ -88,6 +92,11 @@ def draw_comparison(comparison: Comparison) -> Figure:
         last = lines * columns if place == len(panels) else place  # it may span two columns
         draw(figure.add_subplot(lines, columns, (place, last)))
     return figure
+
+
+def literal(text: str) -> str:
+    """Return text as matplotlib shows it literally, on one line: `$` begins a formula there."""
+    return shorten(printable(text), MAX_LABEL).replace("$", r"\$")
 
 
 def axis_keys(comparison: Comparison) -> tuple[list[str], str | None]:
@@ -138,7 +147,7 @@ def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> No
         norm = norms[scale](vmin=min(values), vmax=max(values), **options)
         bar = ScalarMappable(norm, "viridis")
         shades = dict(zip(points, bar.to_rgba(np.array(values)), strict=True))
-        axes.figure.colorbar(bar, ax=axes, label=SYMBOLS.get(across, across), pad=0.02)
+        axes.figure.colorbar(bar, ax=axes, label=literal(SYMBOLS.get(across, across)), pad=0.02)
     for marker, colour, label, members in _series(runs, between if shades else across):
         xs, ys = zip(*(points[run.name] for run in members), strict=True)
         fill = [shades[run.name] for run in members] if shades else colour
@@ -149,7 +158,8 @@ def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> No
     if pair == RATE_DISTORTION:
         _draw_equal_bpd(axes, {run.value("data.image_size") for run in runs})
     title = "Rate and distortion" if pair == RATE_DISTORTION else f"{pair[0]} and {pair[1]}"
-    axes.set(xlabel=find_metric(pair[0]).label, ylabel=find_metric(pair[1]).label, title=title)
+    xlabel, ylabel = (literal(find_metric(key).label) for key in pair)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=literal(title))
     _legend(axes)
 
 
@@ -191,14 +201,14 @@ def _draw_effect(axes: Axes, comparison: Comparison, metric: str, across: str) -
     else:
         axes.set_xlim(-0.5, len(places) - 0.5)
     if len(places) <= len(MARKERS) or not numeric:
-        labels = [format_value(value) for value in values]
+        labels = [literal(format_value(value)) for value in values]
         crowded = sum(map(len, labels)) > 60
         axes.set_xticks(list(places.values()), labels, rotation=30 if crowded else 0)
         axes.set_xticks([], minor=True)
     better = "higher" if find_metric(metric).higher_is_better else "lower"
-    axes.set_xlabel(across if across not in SYMBOLS else f"{SYMBOLS[across]}  ({across})")
-    axes.set_ylabel(f"{find_metric(metric).label} ({better} is better)")
-    axes.set_title(f"{metric} by {SYMBOLS.get(across, across)}")
+    axes.set_xlabel(literal(across if across not in SYMBOLS else f"{SYMBOLS[across]}  ({across})"))
+    axes.set_ylabel(literal(f"{find_metric(metric).label} ({better} is better)"))
+    axes.set_title(literal(f"{metric} by {SYMBOLS.get(across, across)}"))
     _legend(axes)
 
 
@@ -222,14 +232,15 @@ def _series(
         return
     for i, value in enumerate(values):
         members = [run for run in runs if run.value(key) == value]
-        yield MARKERS[i], f"C{i}", f"{SYMBOLS.get(key, key)} {format_value(value)}", members
+        label = literal(f"{SYMBOLS.get(key, key)} {format_value(value)}")
+        yield MARKERS[i], f"C{i}", label, members
 
 
 def _ring(axes: Axes, comparison: Comparison, points: Sequence[tuple[float, float]]) -> None:
     """Ring the best points."""
     best = comparison.best
     if points:
-        label = f"best: {comparison.label(best)}" if best else "best trade-offs"
+        label = literal(f"best: {comparison.label(best)}") if best else "best trade-offs"
         axes.scatter(*zip(*points, strict=True), label=label, **RING)
 
 
@@ -254,7 +265,7 @@ def draw_importances(axes: Axes, shares: dict[str, dict[str, float]], runs: int)
     labels = []
     for metric, share in shares.items():
         for key, value in share.items():
-            labels.append(key if len(shares) == 1 else f"{key} for {metric}")
+            labels.append(literal(key if len(shares) == 1 else f"{key} for {metric}"))
             axes.barh(len(labels), value, color=f"C{list(shares).index(metric)}", height=0.5)
             axes.text(value + 0.005, len(labels), f"{value:.0%}", va="center", fontsize=9)
     axes.set_yticks(range(1, len(labels) + 1), labels)

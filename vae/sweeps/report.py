@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from vae.sweeps.charts import draw_charts
 from vae.sweeps.comparison import Comparison, format_value, read_sweep, rows
@@ -18,6 +18,14 @@ from vae.utils.errors import UserError
 from vae.utils.files import write_text_atomically
 from vae.utils.registry import find_metric
 from vae.utils.tables import format_table, markdown_table, write_csv
+from vae.utils.text import (
+    Markdown,
+    markdown_block,
+    markdown_code,
+    markdown_text,
+    plural,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from vae.data import DataConfig
@@ -71,16 +79,17 @@ def report_markdown(comparison: Comparison, out: Path, notes: Sequence[str] = ()
     counts = Counter(run.status for run in comparison.runs)
     started = (comparison.started or "").replace("T", " ")[:19]
     when = f", started {started}" if started else ""
+    states = ", ".join(f"{number} {status}" for status, number in counts.items())
     parts = [
-        f"# {_cell(comparison.name)}",
-        f"{len(comparison.runs)} runs ({', '.join(f'{n} {s}' for s, n in counts.items())}){when}.",
+        f"# {markdown_text(comparison.name)}",
+        markdown_text(f"{plural(len(comparison.runs), 'run')} ({states}){when}."),
     ]
     if comparison.command:
-        parts.append(_code(comparison.command))
+        parts.append(markdown_block(comparison.command.splitlines(), "bash"))
     parts += _best(comparison, out)
     there = [(name, what) for name, what in PICTURES.items() if (out / name).exists()]
     parts += [f"## {what}\n\n![{what}]({name})" for name, what in there]
-    parts += [_cell(note) for note in notes]
+    parts += [markdown_text(note) for note in notes]
     parts += ["## All runs", _table(comparison, comparison.runs, out)]
     parts += _unfinished(comparison)
     return "\n\n".join(parts) + "\n"
@@ -94,7 +103,7 @@ def overview(comparison: Comparison) -> str:
         star = "*" if run in front else ""
         weight = "" if run.beta_elbo is None else f"{run.beta_elbo:.4g}"
         figures = _figures(run, ("val/rate", "val/psnr", "val/bpd"))
-        lines.append([star, comparison.label(run), run.status, weight, *figures])
+        lines.append([star, comparison.label(run), shorten(run.status, 40), weight, *figures])
     return format_table(lines, left=3)
 
 
@@ -109,17 +118,20 @@ def _best(comparison: Comparison, out: Path) -> list[str]:
     if not comparison.ranked:
         return []
     better = {True: "higher", False: "lower"}
-    ways = [f"`{k}`, {better[find_metric(k).higher_is_better]}" for k in comparison.objectives]
+    ways = [
+        f"{markdown_code(key)}, {better[find_metric(key).higher_is_better]}"
+        for key in comparison.objectives
+    ]
     if len(comparison.objectives) > 1:
         chosen = comparison.front
-        title = f"## The {len(chosen)} best trade-offs"
+        title = f"## The {plural(len(chosen), 'best trade-off')}"
         what = f"No other run is better in one of {' and '.join(ways)} and as good in the rest."
     else:
         chosen = comparison.ranked[:BEST_RUNS]
         title = f"## The best by {ways[0]} is better"
         what = f"The first {len(chosen)} of {len(comparison.ranked)} that finished:"
-    commands = "\n".join(run_command(run) for run in chosen)
-    again = f"These again, each by itself:\n\n{_code(commands)}"
+    commands = markdown_block([run_command(run) for run in chosen], "bash")
+    again = f"These again, each by itself:\n\n{commands}"
     return [title, what, _table(comparison, chosen, out), again]
 
 
@@ -137,7 +149,7 @@ def _unfinished(comparison: Comparison) -> list[str]:
             "cut": resumes,
         }.get(run.status)
         if said:
-            lines.append(f"- **{_cell(run.name)}** {_cell(said)}")
+            lines.append(f"- **{markdown_text(run.name)}** {markdown_text(said)}")
     return ["## Runs that did not finish", "\n".join(lines)] if lines else []
 
 
@@ -146,10 +158,13 @@ def _table(comparison: Comparison, runs: Iterable[SweepRun], out: Path) -> str:
     lines = []
     for run in runs:
         bold = "**" if run is comparison.best else ""
-        link = f"{bold}[{_cell(run.name)}](<{os.path.relpath(run.folder, out)}>){bold}"
+        target = quote(
+            Path(os.path.relpath(run.folder, out)).as_posix(), "/=,+", errors="surrogateescape"
+        )
+        link = Markdown(f"{bold}[{markdown_text(run.name)}](<{target}>){bold}")
         values = [run.value(key) for key in comparison.swept] + [run.beta_elbo]
         status = run.status + f" (trial {run.trial})" * (run.trial is not None)
-        cells = [_cell("" if value is None else format_value(value)) for value in values]
+        cells = ["" if value is None else format_value(value) for value in values]
         lines.append([link, *cells, *_figures(run, TABLE), str(run.step), status])
     return markdown_table(heads, lines)
 
@@ -159,17 +174,8 @@ def _figures(run: SweepRun, keys: Iterable[str]) -> list[str]:
     return [find_metric(key).format(found[key]) if key in found else "" for key in keys]
 
 
-def _cell(text: Any) -> str:
-    """Escape text for a Markdown table cell, on one line."""
-    return re.sub(r"([\\|`*_<>\[\]#])", r"\\\1", " ".join(str(text).split()))
-
-
 def _why(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-
-
-def _code(text: str) -> str:
-    return f"```bash\n{text}\n```"
 
 
 def draw_face_sheets(comparison: Comparison, folder: Path) -> list[str]:
@@ -218,7 +224,7 @@ def choose_runs(comparison: Comparison) -> tuple[list[SweepRun], list[str]]:
     finished = [run for run in with_model if run.status == "finished"]
     seeds = finished or with_model  # while the first are at work, what there is
     keys = [key for key in comparison.swept if key != "seed"]
-    by_values: dict[Any, SweepRun] = {}
+    by_values: dict[tuple[str, ...], SweepRun] = {}
     for run in seeds if keys else ():
         values = tuple(str(run.value(key)) for key in keys)
         by_values[values] = run if run is comparison.best else by_values.get(values, run)

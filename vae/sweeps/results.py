@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from vae.utils.errors import UserError
 from vae.utils.files import MAX_ROWS, read_text, read_yaml
 
 RECORD_FILE = "sweep.json"  # written by PrepareSweep
+
+MAX_OVERRIDES = 1 << 18  # bytes of a configuration of Hydra's; one of ours has 10 kB
 
 ENDED = ("finished", "pruned")  # the process may continue with the sweep's next run
 
@@ -54,11 +57,12 @@ class SweepRun:
         try:
             keys = ("name", "beta", "kl_reduction")
             loss = LossConfig(**{key: config["loss"][key] for key in keys})
-            return beta_elbo(loss, config["data"]["image_size"], config["model"]["latent_dim"])
-        except (KeyError, TypeError, ZeroDivisionError, UserError):
+            found = beta_elbo(loss, config["data"]["image_size"], config["model"]["latent_dim"])
+        except (ArithmeticError, LookupError, TypeError, ValueError, UserError):
             return None
+        return parse_number(found)
 
-    @property
+    @cached_property
     def overrides(self) -> dict[str, str]:
         """The arguments by key, `loss.beta` -> `1e-05`; the last of a repeated key."""
         pairs = (argument.partition("=") for argument in self.arguments)
@@ -89,7 +93,7 @@ def parse_number(value: Any) -> float | None:
     """Parse a value, or a text such as `1e-05`, as a finite number; None otherwise."""
     try:
         found = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return None
     return found if math.isfinite(found) else None
 
@@ -123,7 +127,7 @@ def read_run(folder: Path) -> SweepRun:
 def _read_yaml(path: Path, kind: type) -> Any:
     """Read a YAML file of Hydra as a plain dict or list; empty if unreadable."""
     try:
-        found = read_yaml(path)
+        found = read_yaml(path) if path.stat().st_size <= MAX_OVERRIDES else None
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):
         return kind()
     return found if isinstance(found, kind) else kind()
@@ -140,7 +144,7 @@ def _progress(path: Path) -> tuple[int, dict[str, float]]:
     for line in text.splitlines():
         try:
             row = json.loads(line)
-        except ValueError:  # the line that is being written
+        except (ValueError, RecursionError):  # the line that is being written
             continue
         if isinstance(row, dict):
             step = int(parse_number(row.get("step")) or step)

@@ -23,6 +23,7 @@ from vae.sweeps.results import ENDED, RECORD_FILE
 from vae.sweeps.subprocess_runner import run_in_subprocess
 from vae.utils.errors import UserError
 from vae.utils.files import read_json
+from vae.utils.text import plural
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,6 @@ def stop_after_failures_in_a_row(limit: int | None, sweep: Path) -> None:
     last = sorted(ended, key=lambda summary: summary["ended"])[-limit:]
     if len(last) == limit and all(summary.get("status") == "failed" for summary in last):
         raise SystemExit(
-            f"error: the sweep stops: its last {limit} runs failed (sweep.max_failures={limit}), "
-            f"the last one because of: {last[-1].get('error')}"
+            f"error: the sweep stops: its last {plural(limit, 'run')} failed "
+            f"(sweep.max_failures={limit}), the last one because of: {last[-1].get('error')}"
         )

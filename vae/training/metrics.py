@@ -37,7 +37,7 @@ ACTIVE_VARIANCE = 0.01  # variance of the mean above which a latent is active
 # In the order of the columns of `comparison.csv`; those of each image are registered below.
 register_metric(Metric("bpd", "bits per dimension", digits=3))
 register_metric(Metric("rate", "rate, nats per image", digits=1, best_on_wandb=False))
-register_metric(Metric("distortion", "distortion, nats per image", digits=1))
+register_metric(Metric("distortion", "Gaussian distortion, nats per image", digits=1))
 register_metric(Metric("mse", "mean squared error", digits=5))
 
 

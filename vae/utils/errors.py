@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import sys
 from types import TracebackType
 from typing import Any
+
+from vae.utils.text import printable
 
 
 class UserError(Exception):
@@ -22,11 +26,28 @@ def print_error(
 ) -> None:
     """Print a UserError as one message; keep the traceback of other errors (`sys.excepthook`)."""
     if issubclass(kind, UserError):
-        print(f"error: {error}", file=sys.stderr)
+        say_error(str(error))
     elif issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, traceback)
+
+
+def say_error(text: str) -> None:
+    """Print an error on stderr, without control characters."""
+    print("\n".join(map(printable, f"error: {text}".split("\n"))), file=sys.stderr)
+
+
+def escape_unencodable() -> None:
+    """Print a character that the terminal's encoding lacks as its escape; in child processes, too.
+
+    In cp1252 or ASCII there is no β: `--help` would end in a UnicodeEncodeError.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    encoding = os.environ.get("PYTHONIOENCODING", "").partition(":")[0]
+    os.environ["PYTHONIOENCODING"] = f"{encoding}:backslashreplace"
 
 
 def require(holds: bool, key: str, got: Any, takes: str) -> None:

@@ -4,24 +4,46 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 
 MAX_NAME = 120  # bytes of a name that `safe_name` makes; file systems stop at 255
+UNSAFE = re.compile(  # in a file name; devices of Windows, hidden files and options among them
+    r"[^\w.,=+-]|^[.-]|\.\Z|^(?:con|prn|aux|nul|com\d|lpt\d)(?=\.|\Z)", re.IGNORECASE
+)
+DIGEST = re.compile(r"-[0-9a-f]{8}\Z")
+MARKDOWN = re.compile(  # signs with a meaning; an underscore has none within a word
+    r"[\\`*\[\]<>&|~$#]|(?<![^\W_])_|_(?![^\W_])|^[+-](?=[+\s-]|\Z)|:(?=//)|(?<=www)\."
+)
+NUMBERED = re.compile(r"^(\d+)([.)])(?=\s|\Z)")  # an item of a list
 
 
-def safe_name(text: str, limit: int = MAX_NAME) -> str:
+class Markdown(str):
+    """Text that is Markdown already."""
+
+
+def safe_name(text: str, limit: int = MAX_NAME, *, digest: bool = False) -> str:
     """Return `text` as the name of a file or folder: safe on any file system, unique per text.
 
-    A text that is no such name, or is longer than `limit` bytes, gets a digest at its end.
+    A text that is no such name, or is longer than `limit` bytes, gets a digest at its end, and
+    so does a text that ends like one.
 
     >>> safe_name("loss.beta=1e-05,model.latent_dim=64")
     'loss.beta=1e-05,model.latent_dim=64'
     """
-    safe = re.sub(r"[^\w.,=+-]", "_", text)
+    safe = UNSAFE.sub("_", unicodedata.normalize("NFC", text)) or "_"
     content = safe.encode()
-    if safe == text and 0 < len(content) <= limit and safe.strip(".") == safe:
+    if safe == text and len(content) <= limit and not digest and not DIGEST.search(text):
         return safe
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{content[:limit].decode(errors='ignore').strip('.')}-{digest}"
+    number = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{content[:limit].decode(errors='ignore')}-{number}"
+
+
+def safe_names(texts: Sequence[str], limit: int = MAX_NAME) -> list[str]:
+    """Return `safe_name` of each text, with a digest where two texts differ in case alone."""
+    alike = Counter(text.casefold() for text in set(texts))
+    return [safe_name(text, limit, digest=alike[text.casefold()] > 1) for text in texts]
 
 
 def printable(text: str) -> str:
@@ -37,23 +59,44 @@ def printable(text: str) -> str:
     )
 
 
-def markdown_text(text: str) -> str:
+def shorten(text: str, limit: int) -> str:
+    """Return at most `limit` characters of `text`, with "..." in place of the rest."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 run", "2,000 runs"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def markdown_text(text: str) -> Markdown:
     """Return `text` as Markdown that shows it literally, in a paragraph, heading or table cell.
 
+    White space becomes single spaces, as HTML shows it.
+
     >>> markdown_text("<img> *bold*|")
-    '&lt;img&gt; \\\\*bold\\\\*\\\\|'
+    '\\\\<img\\\\> \\\\*bold\\\\*\\\\|'
     """
-    shown = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", shown)
+    shown = MARKDOWN.sub(r"\\\g<0>", printable(" ".join(text.split())))
+    return Markdown(NUMBERED.sub(r"\1\\\2", shown))
 
 
-def markdown_code(text: str) -> str:
+def markdown_code(text: str) -> Markdown:
     """Return `text` as inline code of Markdown, whatever backticks it holds.
 
     >>> markdown_code("a`b")
     '``a`b``'
     """
     shown = printable(text)
+    if "|" in shown or not shown.strip():  # in a table, it would end the cell within the code
+        return markdown_text(shown)
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
-    space = " " if shown.startswith("`") or shown.endswith("`") else ""
-    return f"{fence}{space}{shown}{space}{fence}"
+    space = " " * any(shown.startswith(c) or shown.endswith(c) for c in "` ")
+    return Markdown(f"{fence}{space}{shown}{space}{fence}")
+
+
+def markdown_block(lines: Sequence[str], language: str = "") -> Markdown:
+    """Return lines as a block of code, whatever backticks they hold."""
+    shown = "\n".join(map(printable, lines))
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
+    return Markdown(f"{fence}{language}\n{shown}\n{fence}")

@@ -27,7 +27,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from tempfile import TemporaryDirectory
 
-from vae.sweeps.charts import DOTS_PER_INCH, draw_charts
+from vae.sweeps.charts import DOTS_PER_INCH, draw_charts, literal
 from vae.sweeps.comparison import Comparison, is_log_scale, read_sweep, sort_key
 from vae.sweeps.pages.tables import (
     Row,
@@ -44,9 +44,10 @@ from vae.sweeps.pages.tables import (
 from vae.sweeps.report import PICTURES, draw_face_sheets
 from vae.sweeps.results import parse_number
 from vae.utils.errors import UserError
-from vae.utils.files import write_atomically, write_text_atomically
+from vae.utils.files import read_text, write_atomically, write_text_atomically
 from vae.utils.registry import find_metric
 from vae.utils.tables import write_csv
+from vae.utils.text import markdown_text, safe_name
 
 KINDS = "set up|table|front|best|pictures"
 BLOCK = re.compile(rf"(<!-- ({KINDS})\b([^>]*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -71,7 +72,7 @@ def make_page(page: Path, sweep: Path | str | None = None) -> list[Path]:
     written, comparison = [], None
     if sweep is not None:
         comparison = read_sweep(sweep)
-        blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+        blocks = BLOCK.findall(_text(page))
         # three parts: of another page's results
         own = " ".join(words for _, _, words, *_ in blocks if words.count("|") < 2)
         metrics = re.findall(r"(?<![^\s:,])val/[^\s:,|]+", own)
@@ -105,7 +106,14 @@ def fill_page(page: Path, sweep: Comparison | None = None) -> str:
         except UserError as error:
             raise UserError(f"{page}: {start.strip()}: {error}") from error
 
-    return BLOCK.sub(make, page.read_text(encoding="utf-8"))
+    return BLOCK.sub(make, _text(page))
+
+
+def _text(page: Path) -> str:
+    try:
+        return read_text(page)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{page}: not a page of Markdown in UTF-8 ({error}).") from error
 
 
 def results_file(page: Path) -> Path:
@@ -151,7 +159,7 @@ def make_pictures(
     links = []
     folder = page.parent / "figures" / page.stem
     for name in names:
-        file = folder / f"{'_'.join(name.split(':')[:2])}.png"
+        file = folder / f"{safe_name('_'.join(name.split(':')[:2]))}.png"
         match name.split(":"):
             case [picture] if picture in CAPTIONS:
                 of = "all runs" if picture == "comparison" else "the first seed"
@@ -166,16 +174,17 @@ def make_pictures(
                     raise UserError(f"{name}: is no picture; {known}:best:METRIC is.")
                 run = ranked(found, [metric])[0 if choice == "best" else -1]
                 value = format_figure(metric, cell(run, metric))
-                caption = f"The {picture} of {run['run']}, the {choice} by {metric} ({value})"
+                caption = f"The {picture} of {cell(run, 'run')}, the {choice} by {metric} ({value})"
                 if sweep:
-                    figure = sweep.folder / run["run"] / "figures" / f"{picture}.png"
-                    if not figure.exists():
+                    folders = {one.name: one.folder for one in sweep.runs}
+                    figure = folders.get(run["run"], sweep.folder) / "figures" / f"{picture}.png"
+                    if not figure.is_file():
                         raise UserError(f"{name}: there is no {figure}.")
                     write_atomically(file, partial(shutil.copy, figure))
             case _:
                 raise UserError(f"{name}: is no picture; {', '.join(CAPTIONS)} are.")
         link = file.relative_to(page.parent).as_posix()
-        links.append(f"![{caption}]({link})\n\n*{caption}.*")
+        links.append(f"![{markdown_text(caption)}]({link})\n\n*{markdown_text(caption)}.*")
     if sweep and "comparison" in names:
         draw_charts(sweep, folder / "comparison.png")
     sheets = {"reconstructions", "samples"}.intersection(names)
@@ -198,13 +207,15 @@ def draw_curves(found: Sequence[Row], key: str, metrics: Sequence[str], path: Pa
     labels = sorted({cell(row, key) for row in found}, key=sort_key)
     numbers = [number for label in labels if (number := parse_number(label)) is not None]
     numeric = len(numbers) == len(labels)
-    places = numbers if numeric else labels
+    places = numbers if numeric else [*map(literal, labels)]
     columns = min(len(metrics), 3)
     lines = -(-len(metrics) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.4 * lines), layout="constrained")
     for panel, metric in enumerate(metrics, start=1):
         axes = figure.add_subplot(lines, columns, panel)
-        groups = [[float(row[metric]) for row in found if row[key] == label] for label in labels]
+        groups = [
+            [float(cell(row, metric)) for row in found if row[key] == label] for label in labels
+        ]
         means = [fmean(group) for group in groups]
         spreads = [stdev(group) if len(group) > 1 else 0.0 for group in groups]
         line = "-" if numeric else ""
@@ -213,5 +224,5 @@ def draw_curves(found: Sequence[Row], key: str, metrics: Sequence[str], path: Pa
             axes.set_xscale("log" if is_log_scale([x for x in numbers if x > 0]) else "linear")
             axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
             axes.set_xticks([], minor=True)
-        axes.set(xlabel=key, title=find_metric(metric).label)
+        axes.set(xlabel=literal(key), title=literal(find_metric(metric).label))
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DOTS_PER_INCH))

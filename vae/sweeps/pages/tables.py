@@ -19,7 +19,8 @@ from vae.sweeps.results import SweepRun, parse_number
 from vae.utils.errors import UserError
 from vae.utils.files import read_json
 from vae.utils.registry import choices, find_metric
-from vae.utils.tables import markdown_table
+from vae.utils.tables import markdown_table, read_csv
+from vae.utils.text import markdown_code, markdown_text, plural
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,9 @@ def collect_results(comparison: Comparison, figures: Collection[str]) -> list[di
         summary = read_summary(run.folder)
         row |= {key: run.value(key) for key in SET_UP}
         row |= {key: summary.get(key) for key in ("precision", "machine")}
-        best = summary.get("best") or {}
-        row |= {f"best/{key}": best.get(key) for key in ("step", "val/bpd")}  # of best.pt
+        best = summary.get("best")  # of best.pt
+        best = best if isinstance(best, dict) else {}
+        row |= {f"best/{key}": best.get(key) for key in ("step", "val/bpd")}
         row |= evaluation_metrics(run, [key for key in figures if row.get(key) is None])
         found.append(
             {
@@ -80,7 +82,7 @@ def evaluation_metrics(run: SweepRun, figures: Collection[str]) -> dict[str, flo
     """
     record = read_json(run.folder / METRICS_FILE)
     is_last = (record.get("checkpoint"), record.get("step")) == ("last", run.step)
-    known = record.get("metrics", {}) if is_last else {}
+    known = _values(record.get("metrics")) if is_last else {}
     if not set(figures) <= known.keys():
         wanted = ", ".join(sorted(figures))
         log.info("%s: vae evaluate, for %s", run.folder, wanted)
@@ -89,12 +91,19 @@ def evaluation_metrics(run: SweepRun, figures: Collection[str]) -> dict[str, flo
             saved = load_run(run.folder, overrides=[f"metrics.parts=[{parts}]"])
             quiet = replace(saved.config.wandb, mode="disabled")
             saved = replace(saved, config=replace(saved.config, wandb=quiet))
-            known = known | evaluate_and_record(saved)[0].figures
+            known |= _values(evaluate_and_record(saved)[0].figures)
         except UserError as error:
             raise UserError(f"{wanted} cannot be measured: {error}") from error
     for key in sorted(set(figures) - known.keys()):
         raise UserError(f"{key}: {run.folder} has no such figure, nor such a setting.")
-    return {key: known[key]["value"] for key in figures}
+    return {key: known[key] for key in figures}
+
+
+def _values(figures: Any) -> dict[str, float]:
+    """Return the numbers among the metrics of a metrics.json."""
+    pairs = figures.items() if isinstance(figures, dict) else ()
+    found = {key: parse_number(of.get("value")) for key, of in pairs if isinstance(of, dict)}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def required_parts(figures: Collection[str]) -> list[str]:
@@ -109,10 +118,10 @@ def read_results(path: Path) -> list[Row]:
     Raises:
         UserError: there is no such file, or there is nothing in it.
     """
-    found = []
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as opened:
-            found = list(csv.DictReader(opened))
+    try:
+        found = read_csv(path) if path.exists() else []
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: not a valid results file ({error}). Make it again.") from error
     if not found:
         raise UserError(
             f"{path}: there are no results. Give the sweep's folder, multirun/NAME, after the page."
@@ -173,27 +182,27 @@ def describe_set_up(found: Sequence[Row]) -> str:
         return sorted({row.get(key, "") for row in found} - {""}, key=sort_key)
 
     def one_of(key: str) -> str:
-        return " or ".join(values(key))
+        return markdown_text(" or ".join(values(key)))
 
     sources = [choices("data").get(name, DataConfig) for name in values("data.name")]
-    images = int(found[0]["data.num_images"] or 0)
+    images = int(parse_number(found[0].get("data.num_images")) or 0)
     what = f"{images:,} " if images else ""
-    what += " and ".join(source.images for source in sources)
+    what += " and ".join(source.images for source in sources) or DataConfig.images
     if values("data.preset"):
-        what += f" (`{one_of('data.preset')}`)"
-    minutes = sum(float(row["seconds"]) for row in found) / 60
-    seeds = values("seed")
-    runs = f"{len(found)} runs" if len(found) > 1 else "One run"
+        what += f" ({markdown_code(' or '.join(values('data.preset')))})"
+    minutes = sum(parse_number(row.get("seconds")) or 0.0 for row in found) / 60
+    seeds = ("seeds " if len(values("seed")) > 1 else "seed ") + ", ".join(values("seed"))
+    runs = plural(len(found), "run") if len(found) > 1 else "One run"
     return (
         f"{what[0].upper()}{what[1:]} at {one_of('data.image_size')} px, {one_of('step')} steps of "
         f"{one_of('data.batch_size')} images by {one_of('optimizer.name')}, "
-        f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}. {runs}, {minutes:.0f} minutes of "
+        f"{markdown_text(seeds)}. {runs}, {minutes:.0f} minutes of "
         f"training in all, in {one_of('precision')} on {one_of('machine')}."
     )
 
 
 def _markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    return markdown_table([f"`{key}`" for key in heads], lines)
+    return markdown_table([*map(markdown_code, heads)], lines)
 
 
 def _mean(rows: Sequence[Row], key: str) -> str:
