@@ -7,6 +7,7 @@ are known here and in `train.py`, `vae/runs/{overrides,launch,load}.py` and `vae
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from vae.utils.errors import UserError, require
 from vae.utils.registry import choices, groups
 
 CONF = Path(__file__).parents[2] / "conf"
+MAX_DIGITS = 308  # of a number: with more, Python has no float of it
+MAX_VALUES = 100_000  # of a swept range: Hydra lists them all
 
 
 def register_schemas() -> None:
@@ -41,24 +44,42 @@ def reject_unparsable(overrides: list[str]) -> None:
     """Reject overrides that Hydra would answer with a traceback.
 
     Raises:
-        UserError: an override has no key, or takes a group's choice away.
+        UserError: an override has no key, a number too large for any key, or for a group
+            something else than the names of choices.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString, RangeSweep
     from hydra.errors import HydraException
+
+    def names_choices(value: Any) -> bool:
+        if isinstance(value, ChoiceSweep | list):
+            return all(map(names_choices, value.list if isinstance(value, ChoiceSweep) else value))
+        return isinstance(value, str | QuotedString | Glob)
 
     parser = OverridesParser.create()
     for line in overrides:
+        digits = max((len(number) for number in re.findall(r"[\d_]+", line)), default=0)
+        if digits > MAX_DIGITS:
+            raise UserError(
+                f"{line[:60]}...: a number of {digits} digits. Take one of at most {MAX_DIGITS}."
+            )
         try:
             override = parser.parse_override(line)
         except HydraException:
             continue
-        except ValueError as error:  # a number of thousands of digits
-            raise UserError(f"{line[:60]}: {error}") from error
-        key = override.key_or_group
+        key, value = override.key_or_group, override.value()
         require(bool(key), line, line, "KEY=VALUE")
-        if override.value() is None and not override.is_delete() and (CONF / key).is_dir():
+        text = line.partition("=")[2]
+        if isinstance(value, RangeSweep):
+            count = value.start is None or abs(value.stop - value.start) / abs(value.step or 1)
+            require(count <= MAX_VALUES, key, text, f"a range of at most {MAX_VALUES} values")
+        if key == "hydra.verbose":
+            require(isinstance(value, bool | str | list), key, value, "true, false or a logger")
+        is_group = key.startswith("hydra/") or key == "hydra" or (CONF / key).is_dir()
+        if is_group and not override.is_delete() and not names_choices(value):
             known = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
-            raise UserError(f"{key}: got null. Leave it out, or choose one of {known}.")
+            choose = f", or choose one of {known}" * bool(known)
+            raise UserError(f"{key}: got {text}. Leave it out{choose}.")
 
 
 def compose(overrides: list[str]) -> RunConfig:
