@@ -23,6 +23,7 @@ from vae.runs.config import objectives_of
 from vae.runs.run_dir import remove_empty, require_writable
 from vae.runs.wandb_run import WandbConfig
 from vae.sweeps.results import RECORD_FILE
+from vae.sweeps.settings import check_sweep_settings
 from vae.sweeps.wandb_sweep import link_runs
 from vae.utils.errors import UserError, without_password
 from vae.utils.files import read_json, write_json
@@ -69,6 +70,7 @@ class PrepareSweep(Callback):
         plain: Any = OmegaConf.to_container(config)  # without the values that are swept
         settings = {key: plain[key] for key in ("seed", "model", "data", "optimizer", "loss")}
         try:
+            check_sweep_settings(config.hydra)
             objectives = objectives_of(plain["objective"])
         except UserError as error:
             sys.exit(f"error: {error}")
