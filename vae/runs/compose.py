@@ -71,8 +71,9 @@ def reject_unparsable(overrides: list[str]) -> None:
         require(bool(key), line, line, "KEY=VALUE")
         text = line.partition("=")[2]
         if isinstance(value, RangeSweep):
-            count = value.start is None or abs(value.stop - value.start) / abs(value.step or 1)
-            require(count <= MAX_VALUES, key, text, f"a range of at most {MAX_VALUES} values")
+            start, stop, step = (float(end or 0) for end in (value.start, value.stop, value.step))
+            fits = step != 0 and 0 < (stop - start) / step <= MAX_VALUES
+            require(fits, key, text, f"range(start,stop,step) of 1 to {MAX_VALUES} values")
         if key == "hydra.verbose":
             require(isinstance(value, bool | str | list), key, value, "true, false or a logger")
         is_group = key.startswith("hydra/") or key == "hydra" or (CONF / key).is_dir()

@@ -20,9 +20,9 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from vae.runs.checkpoint import config_changes
 from vae.runs.config import objectives_of
-from vae.runs.run_dir import remove_empty, require_writable
+from vae.runs.run_dir import read_summary, remove_empty, require_writable
 from vae.runs.wandb_run import WandbConfig
-from vae.sweeps.results import RECORD_FILE
+from vae.sweeps.results import ENDED, RECORD_FILE
 from vae.sweeps.settings import check_sweep_settings
 from vae.sweeps.wandb_sweep import link_runs
 from vae.utils.errors import UserError, without_password
@@ -70,7 +70,7 @@ class PrepareSweep(Callback):
         plain: Any = OmegaConf.to_container(config)  # without the values that are swept
         settings = {key: plain[key] for key in ("seed", "model", "data", "optimizer", "loss")}
         try:
-            check_sweep_settings(config.hydra)
+            check_sweep_settings(config.hydra, parsed)
             objectives = objectives_of(plain["objective"])
         except UserError as error:
             sys.exit(f"error: {error}")
@@ -110,6 +110,8 @@ class ReportOnSweep(Callback):
                 (folder / name).unlink(missing_ok=True)
             remove_empty(folder)  # but for a study, or a user's own files
             return
+        if isinstance(interruption := sys.exc_info()[1], KeyboardInterrupt):
+            interruption.hint = _resume_hint(folder, config.sweep.name)  # type: ignore[attr-defined]
         try:
             from vae.sweeps.report import overview, write_report
             from vae.sweeps.wandb_sweep import log_summary
@@ -123,3 +125,14 @@ class ReportOnSweep(Callback):
             log.warning("%s has no report: %s", folder, error)
         else:
             log.info("%s\n%s\n%s", folder, overview(comparison), folder / "report.md")
+
+
+def _resume_hint(folder: Path, name: str) -> str:
+    """Return the end of an interrupted sweep's last line: its state, and the command to resume."""
+    states = [read_summary(file.parent).get("status") for file in folder.glob("*/summary.json")]
+    command = ["python", *sys.argv]
+    if not any(word.startswith("sweep.name=") for word in command):
+        command.append(f"sweep.name={name}")
+    shown = without_password(shlex.join(command))
+    count = sum(state in ENDED for state in states)
+    return f": finished runs in {folder}: {count}. Resume the sweep:  {shown}"

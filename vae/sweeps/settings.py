@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -49,8 +51,13 @@ REPLACED = {
 }
 
 
-def check_sweep_settings(hydra: DictConfig) -> None:
-    """Raise a UserError if a setting in `hydra.sweeper` or `hydra.launcher` cannot work."""
+def check_sweep_settings(hydra: DictConfig, overrides: Sequence[Override]) -> None:
+    """Raise a UserError if a setting in `hydra.sweeper` or `hydra.launcher` cannot work.
+
+    Args:
+        hydra: of the composed configuration.
+        overrides: of the sweep.
+    """
     sweeper, launcher = (hydra.runtime.choices[f"hydra/{part}"] for part in ("sweeper", "launcher"))
     if sweeper == "optuna":
         raise UserError("hydra/sweeper: got 'optuna'. Take study: Optuna with a resumable study.")
@@ -64,6 +71,12 @@ def check_sweep_settings(hydra: DictConfig) -> None:
                 "sweeper runs the whole grid."
             )
         _check_sampler(hydra.sweeper.sampler)
+    for override in overrides if sweeper == "basic" else ():
+        if override.is_interval_sweep():
+            raise UserError(
+                f"{override.key_or_group}: an interval has no list of values. Add "
+                "hydra/sweeper=study to search in it, or give values: 1,2,3 or range(1,4)."
+            )
     ranges = LAUNCHERS.get(launcher.partition("_")[0], {})
     _require_ranges("hydra.launcher", hydra.launcher, ranges)  # n_jobs of a study is taken from it
     _require_ranges("hydra.sweeper", hydra.sweeper, SWEEPERS.get(sweeper, {}))

@@ -49,6 +49,7 @@ class StudySweeper(OptunaSweeper):
         config, launcher = plugin.config, plugin.launcher
         assert config is not None
         assert launcher is not None
+        assert plugin.hydra_context is not None
         loader = plugin.hydra_context.config_loader
         parameters = [f"{key!s}={value}" for key, value in (plugin.params or {}).items()]
         space, shared = read_space([*parameters, *arguments], loader)

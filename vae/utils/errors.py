@@ -27,7 +27,7 @@ def print_error(
     if issubclass(kind, UserError):
         print(f"error: {error}", file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
+        print(f"interrupted{getattr(error, 'hint', '')}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, traceback)
 
