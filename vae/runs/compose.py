@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -69,6 +70,8 @@ def reject_unparsable(overrides: list[str]) -> None:
             continue
         key, value = override.key_or_group, override.value()
         require(bool(key), line, line, "KEY=VALUE")
+        if "=" in line and re.fullmatch(r"\w+", line.partition("=")[0]):
+            _require_known(key)
         text = line.partition("=")[2]
         if isinstance(value, RangeSweep):
             start, stop, step = (float(end or 0) for end in (value.start, value.stop, value.step))
@@ -81,6 +84,27 @@ def reject_unparsable(overrides: list[str]) -> None:
             known = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
             choose = f", or choose one of {known}" * bool(known)
             raise UserError(f"{key}: got {text}. Leave it out{choose}.")
+
+
+def _require_known(key: str) -> None:
+    """Raise a UserError if a key without a group is unknown; it names similar keys."""
+    if key == "hydra" or (CONF / key).is_dir() or key in RunConfig.__dataclass_fields__:
+        return
+    settings = {name: [kind] for name, kind in get_type_hints(RunConfig).items()}
+    settings |= {group.replace("/", "."): list(choices(group).values()) for group in groups()}
+    keys = {
+        f"{group}.{name}"
+        for group, kinds in settings.items()
+        for kind in kinds
+        for name in getattr(kind, "__dataclass_fields__", {})
+        if name != "name"
+    }
+    endings = {name.rpartition(".")[2] for name in keys} | set(RunConfig.__dataclass_fields__)
+    close = [key] if key in endings else get_close_matches(key, endings, n=2, cutoff=0.7)
+    found = [name for name in sorted(keys | endings) if name.rpartition(".")[2] in close]
+    meant = [name for name in found if "." in name or name in RunConfig.__dataclass_fields__]
+    hint = f"Did you mean {' or '.join(meant)}?" if meant else "python train.py --help lists all."
+    raise UserError(f"{key}: there is no such key. {hint}")
 
 
 def compose(overrides: list[str]) -> RunConfig:

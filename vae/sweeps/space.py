@@ -59,10 +59,11 @@ def read_space(lines: Sequence[str], loader: ConfigLoader) -> tuple[Space, list[
             raise UserError(f"{key}: {text} cannot be searched: {error}") from error
         if found and key.startswith(SINGLE_KEYS):
             raise UserError(f"{key}: got {line.partition('=')[2]}, but a study takes one value.")
+        for known in (space, fixed):
+            known.pop(key, None)  # type: ignore[attr-defined]
         space |= found
         fixed |= constant
         deleted += gone
-    space = {key: values for key, values in space.items() if key not in fixed}
     if not space:
         raise UserError("hydra.sweeper.params: nothing to search: every key has one value.")
     return space, [*(f"{key}={value}" for key, value in fixed.items()), *deleted]
