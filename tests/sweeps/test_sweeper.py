@@ -1,9 +1,16 @@
 """What StudySweeper searches, and what it refuses before a trial starts."""
 
+import multiprocessing
+import re
+import shlex
+import signal
+
 import optuna
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.samplers import (
     GPSampler,
@@ -19,8 +26,10 @@ from tests.support.train_command import TINY, call_train
 from vae.runs.compose import CONF
 from vae.runs.run_dir import write_summary
 from vae.sweeps.space import read_space, rehearse
+from vae.sweeps.trial import gpu_of_worker
 from vae.utils.errors import UserError
 from vae.utils.registry import run_metrics
+from vae.utils.signals import InterruptedRun
 
 SAMPLERS = (TPESampler, GPSampler, QMCSampler, NSGAIISampler, NSGAIIISampler, RandomSampler)
 LOG_BETA = "loss.beta=tag(log, interval(1e-3, 1))"
@@ -82,8 +91,8 @@ def test_every_kind_of_space_is_read():
         space, shared = read_space(words.split(), GlobalHydra.instance().config_loader())
     assert {key: list(getattr(values, "choices", [])) for key, values in space.items()} == {
         "loss.beta": [], "seed": [], "loss": ["bce", "laplace", "mse"],
-        "model.channels": ["[4,8]", "[8,16]"], "data.seed": [], "wandb.name": ["1"],
-        "trainer.epochs": ["2", "3"],
+        "model.channels": ["[4,8]", "[8,16]"], "data.seed": [], "wandb.name": [1],
+        "trainer.epochs": [2, 3],
     }  # fmt: skip
     assert (space["seed"].low, space["seed"].high) == (1, 4)
     assert shared == ["trainer.max_steps=3", "~resume"]
@@ -131,3 +140,54 @@ def test_what_cannot_be_searched_is_refused_before_a_trial(arguments, words, swe
     assert words in err, err
     assert states == []
     assert not (tmp_path / "multirun").exists()
+
+
+def test_an_interrupted_sweep_says_how_to_resume(tmp_path, monkeypatch, capsys):
+    def run_trial(config, folder, logs):
+        if config.seed == 2:
+            raise InterruptedRun(signal.SIGTERM)
+        write_summary(folder, {"status": "finished"})
+        return {"val/bpd": 1.0}
+
+    monkeypatch.setattr(train, "run_trial", run_trial)
+    given = ["-m", *TINY, "seed=1,2,3", "data.root=some data (1)"]
+    code, _, err = call_train(given, tmp_path, monkeypatch, capsys)
+    (folder,) = (tmp_path / "multirun").iterdir()
+    start, _, command = err.splitlines()[-1].partition(". Resume the sweep:  ")
+    assert code == 143
+    assert start == f"interrupted by SIGTERM: finished runs in multirun/{folder.name}: 1"
+    assert shlex.split(command) == ["python", "train.py", *given, f"sweep.name={folder.name}"]
+    assert "resume=" not in err
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "device", "chosen"),
+    [
+        (4, None, "auto", ["0", "1", "2", "3", "0"]),
+        (2, "3, GPU-ab", "cuda", ["3", "GPU-ab", "3", "GPU-ab", "3"]),
+        (1, None, "auto", [None] * 5),
+        (4, None, "cpu", [None] * 5),
+    ],
+)
+def test_each_worker_has_a_gpu_of_its_own(gpus, visible, device, chosen, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpu_of_worker(device) is None  # this process is no worker
+    names = [f"LokyProcess-{number}" for number in range(1, 6)]
+    found = []
+    for name in names:
+        monkeypatch.setattr(multiprocessing.current_process(), "_name", name)
+        found.append(gpu_of_worker(device))
+    assert found == chosen
+
+
+def test_joblib_names_its_workers_by_number():
+    names = Parallel(n_jobs=2)(delayed(process_name)() for _ in range(2))
+    assert all(re.fullmatch(r"LokyProcess-\d+", name) for name in names)
+    get_reusable_executor().shutdown()
+
+
+def process_name():
+    return multiprocessing.current_process().name

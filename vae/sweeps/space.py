@@ -15,14 +15,13 @@ from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_override
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 
-from vae.runs.overrides import UNNAMED_KEYS
 from vae.utils.errors import UserError
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
 
 Space = dict[str, BaseDistribution]  # by override key
-SINGLE_KEYS = (*UNNAMED_KEYS, "objective")  # of which a study needs one value
+SINGLE_KEYS = ("sweep.", "resume", "objective")  # of which a study needs one value
 
 
 def read_space(lines: Sequence[str], loader: ConfigLoader) -> tuple[Space, list[str]]:
@@ -60,7 +59,7 @@ def read_space(lines: Sequence[str], loader: ConfigLoader) -> tuple[Space, list[
         if found and key.startswith(SINGLE_KEYS):
             raise UserError(f"{key}: got {line.partition('=')[2]}, but a study takes one value.")
         for known in (space, fixed):
-            known.pop(key, None)  # type: ignore[attr-defined]
+            known.pop(key, None)
         space |= found
         fixed |= constant
         deleted += gone
