@@ -150,7 +150,7 @@ def test_an_interrupted_sweep_says_how_to_resume(tmp_path, monkeypatch, capsys):
         return {"val/bpd": 1.0}
 
     monkeypatch.setattr(train, "run_trial", run_trial)
-    given = ["-m", *TINY, "seed=1,2,3", "data.root=some data (1)"]
+    given = ["-m", *TINY, "seed=1,2,3", "data.root='some data (1)'"]
     code, _, err = call_train(given, tmp_path, monkeypatch, capsys)
     (folder,) = (tmp_path / "multirun").iterdir()
     start, _, command = err.splitlines()[-1].partition(". Resume the sweep:  ")
@@ -183,6 +183,7 @@ def test_each_worker_has_a_gpu_of_its_own(gpus, visible, device, chosen, monkeyp
     assert found == chosen
 
 
+@pytest.mark.slow
 def test_joblib_names_its_workers_by_number():
     names = Parallel(n_jobs=2)(delayed(process_name)() for _ in range(2))
     assert all(re.fullmatch(r"LokyProcess-\d+", name) for name in names)
