@@ -105,13 +105,13 @@ class ReportOnSweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
+        if isinstance(interruption := sys.exc_info()[1], KeyboardInterrupt):
+            interruption.hint = _resume_hint(folder, config.sweep.name)  # type: ignore[attr-defined]
         if not any(folder.glob("*/.hydra")):  # a rejected sweep, in which no run began
             for name in (RECORD_FILE, "multirun.yaml"):
                 (folder / name).unlink(missing_ok=True)
             remove_empty(folder)  # but for a study, or a user's own files
             return
-        if isinstance(interruption := sys.exc_info()[1], KeyboardInterrupt):
-            interruption.hint = _resume_hint(folder, config.sweep.name)  # type: ignore[attr-defined]
         try:
             from vae.sweeps.report import overview, write_report
             from vae.sweeps.wandb_sweep import log_summary
