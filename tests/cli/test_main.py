@@ -1,5 +1,6 @@
 """The `vae` command."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 from tests.support.fake_sweeps import make_run
 from tests.support.train_command import ROOT
-from vae.cli.main import main
+from vae.cli.main import COMMANDS, main
 
 TINY = ["data.num_images=40", "data.image_size=16", "data.num_workers=1"]
 
@@ -77,6 +78,37 @@ def test_mistakes_are_one_message(arguments, words, finished, capsys):
     assert present() == before
     assert words in err
     assert "Traceback" not in err
+
+
+def commands_and_numbers():
+    """Yield each command, and each option of it that is a number."""
+    parsers = argparse.ArgumentParser().add_subparsers()
+    for add_to in COMMANDS:
+        add_to(parsers)
+    for name, parser in parsers.choices.items():
+        for action in parser._actions:
+            if action.type in (int, float):
+                yield name, action.option_strings[0]
+
+
+@pytest.mark.parametrize(("command", "option"), list(commands_and_numbers()))
+def test_numbers_have_ranges(command, option, capsys):
+    for number in ("-1000000", "1" + "0" * 400, str(2**63)):
+        words = [] if command == "benchmark" else ["run"]
+        assert main([command, *words, f"{option}={number}"]) == 1
+        assert capsys.readouterr().err.startswith(f"error: {option}: got ")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 TB")]
+)
+def test_out_of_memory_is_one_message(error, monkeypatch, capsys):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("vae.runs.load.load_run", fail)
+    assert main(["evaluate", "run"]) == 1
+    assert capsys.readouterr().err.startswith("error: out of memory (")
 
 
 def present():

@@ -36,6 +36,14 @@ def assert_refused(result, folder, *words):
         (["optimizer.lr=${nope}"], ["optimizer.lr: ", "nope"]),
         (["experiment=null"], ["experiment: got null", "debug"]),
         (["data.batch_size=" + "9" * 5000], ["data.batch_size=9999", "5000 digits"]),
+        (["loss.beta=1" + "0" * 400], ["loss.beta=1000", "401 digits"]),
+        (["optimizer.betas=[0.9,1" + "0" * 400 + "]"], ["optimizer.betas=[0.9,1000", "401 digits"]),
+        (["latent_dim=64"], ["latent_dim: there is no such key. Did you mean model.latent_dim?"]),
+        (["epochs=3"], ["loss.schedule.epochs", "or trainer.epochs?"]),
+        (["hydra=1"], ["hydra: got 1. Leave it out."]),
+        (["hydra/launcher=5"], ["hydra/launcher: got 5. Leave it out, or choose one of joblib"]),
+        (["model=[1]"], ["model: got [1]", "conv, residual"]),
+        (["hydra.verbose=7"], ["hydra.verbose: got 7"]),
         (["=1"], ["=1: got", "KEY=VALUE"]),
         (['data.root="a\nb"'], [r"data.root: got 'a\nb'", "control characters"]),
         (['wandb.tags=[a,"b\x1b"]'], [r"wandb.tags: got 'b\x1b'", "control characters"]),
@@ -90,6 +98,25 @@ def test_in_a_sweep_one_bad_value_costs_one_run(tmp_path, monkeypatch, capsys):
             ["hydra.sweeper.params: nothing to search"],
         ),
         (["-m", "sweep=optuna", "hydra.sweeper.n_trils=3"], ["n_trils"]),
+        (["-m", "seed=range(0,4,0)"], ["seed: got 'range(0,4,0)'"]),
+        (["-m", "seed=range(0,1000000000000)"], ["seed: got", "1 to 100000 values"]),
+        (["-m", "model=1,2"], ["model: got 1,2"]),
+        (["-m", "loss.beta=interval(0,1)"], ["loss.beta: an interval", "hydra/sweeper=study"]),
+        (["-m", "seed=1,2", "hydra.sweeper.max_batch_size=0"], ["hydra.sweeper.max_batch_size"]),
+        (["-m", "seed=1,2", "hydra/sweeper=optuna"], ["hydra/sweeper: got 'optuna'. Take study"]),
+        (["-m", "seed=1,2", "hydra/launcher=submitit_slurm"], ["hydra/launcher", "no srun here"]),
+        *(
+            (["-m", "seed=1,2", "hydra/launcher=joblib", f"+hydra.launcher.{key}"], [key[:5]])
+            for key in ("timeout=-1", "pre_dispatch=0", "verbose=x")
+        ),
+        *(
+            (["-m", "seed=1,2", f"hydra/launcher={launcher}", setting], [setting.split("=")[0]])
+            for launcher, settings in {
+                "joblib": "n_jobs=0 n_jobs=1.5 n_jobs=x batch_size=0 inner_max_num_threads=0",
+                "submitit_slurm": "timeout_min=0 nodes=2 mem_gb=x gpus_per_node=-1 cpus_per_task=0",
+            }.items()
+            for setting in (f"hydra.launcher.{each}" for each in settings.split())
+        ),
     ],
     ids=lambda value: " ".join(value) if "=" in value[0] or "-m" in value else "",
 )

@@ -116,7 +116,7 @@ def test_a_full_disk_ends_the_run_with_a_message(left, after, small_disk, tmp_pa
 @pytest.mark.parametrize("preset", [[], FROM_STUDY], ids=["grid", "study"])
 def test_failures_in_a_row_stop_the_sweep(preset, tmp_path):
     grid = ["loss.beta=0.1,0.2,0.3,0.4"] if not preset else ["hydra.sweeper.n_trials=4"]
-    arguments = [*preset, *grid, "sweep.name=s", "sweep.max_failures=2", "optimizer.lr=1e30"]
+    arguments = [*preset, *grid, "sweep.name=s", "sweep.max_failures=2", "optimizer.lr=1e9"]
     code, out = run_sweep(arguments, tmp_path)
     assert code != 0
     assert "its last 2 runs failed (sweep.max_failures=2)" in out

@@ -85,6 +85,15 @@ def test_several_objectives_show_the_pareto_front(tmp_path):
     assert "**[" not in text  # none of them is the best
 
 
+def test_any_objective_has_a_column(tmp_path):
+    sweep = make(tmp_path, [{"seed": 1}, {"seed": 2}], ["val/ssim"])
+    ssim = [f"{run.metrics['val/ssim']:.3f}" for run in read_sweep(sweep).runs]
+    assert [row["val/ssim"] for row in table(page(sweep), "All runs")] == ssim
+    shown_lines = overview(read_sweep(sweep)).splitlines()
+    assert "ssim" in shown_lines[0]
+    assert all(value in line for value, line in zip(ssim, shown_lines[1:], strict=True))
+
+
 NASTY = "it said:\n| a | `b` | **c** |\n\n# no\n<b>[x](y)_z_ \\ end"
 
 

@@ -95,7 +95,10 @@ def test_an_interrupt_saves_the_run_and_gives_the_trial_back(number, tmp_path):
     process = start(arguments, tmp_path)
     wait_until(lambda: any(map(is_training, folder.glob("loss*"))))
     process.send_signal(number)
-    assert finish(process)[0] != 0
+    code, out = finish(process)
+    assert code != 0
+    assert "Resume the sweep:  python" in out.splitlines()[-1]
+    assert "resume=" not in out
     ((name, summary),) = summaries(folder).items()
     assert summary["status"] == "interrupted"
     assert load_checkpoint(folder / name / "checkpoints/last.pt")["step"] == summary["step"]

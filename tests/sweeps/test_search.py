@@ -165,6 +165,21 @@ def test_each_end_is_told(tmp_path):
     assert set(states_of(tmp_path)) == {"FAIL", "PRUNED", "COMPLETE"}
 
 
+def test_a_trial_without_its_objective_failed(tmp_path):
+    run_search(tmp_path, lambda beta: None if beta > 0.7 else beta, total=4)
+    for trial in trials_of(tmp_path):
+        lacks = trial.params["loss.beta"] > 0.7
+        assert trial.state.name == ("FAIL" if lacks else "COMPLETE")
+        assert ("the run has no val/bpd" in trial.user_attrs.get("reason", "")) == lacks
+
+
+def test_a_sampler_that_fails_leaves_no_running_trial(tmp_path, monkeypatch):
+    monkeypatch.setattr(RandomSampler, "sample_independent", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_search(tmp_path, total=2)
+    assert states_of(tmp_path) == ["WAITING"]
+
+
 def test_an_interrupted_search_gives_its_trials_back(tmp_path):
     """However often: they have taken no process down. The next start begins with them."""
 

@@ -41,7 +41,7 @@ def reconstruct(options: argparse.Namespace) -> Result:
     example="vae interpolate outputs/DATE/TIME a.jpg b.jpg",
     inputs="[A B]",
     options=[
-        option("--steps", type=int, default=9, help="faces of the strip; default: 9"),
+        option("--steps", type=int, default=9, within=(2, 100), help="of the strip; default: 9"),
         option("--method", default="both", help="linear, spherical or both (the default)"),
         *FACE_OPTIONS,
     ],
@@ -65,8 +65,8 @@ def interpolate(options: argparse.Namespace) -> Result:
     example="vae traverse outputs/DATE/TIME 3 --latents 12",
     inputs="[IMAGE]",
     options=[
-        option("--latents", type=int, default=8, help="how many; default: 8"),
-        option("--steps", type=int, default=9, help="faces of a row; default: 9"),
+        option("--latents", type=int, default=8, within=(1, 65536), help="how many; default: 8"),
+        option("--steps", type=int, default=9, within=(2, 100), help="of a row; default: 9"),
         *FACE_OPTIONS,
     ],
 )
@@ -107,6 +107,7 @@ def traverse(options: argparse.Namespace) -> Result:
             "--strength",
             type=float,
             default=2.0,
+            within=(-100, 100),
             help="1 is from the average face without it to the average face with it; less than 0 "
             "takes it away; default: 2",
         ),
@@ -134,13 +135,11 @@ def edit(options: argparse.Namespace) -> Result:
     from vae.evaluation.attributes import learn_directions
     from vae.evaluation.directions import require_method
     from vae.generation.edit import edit
-    from vae.utils.errors import require
 
     run, inputs = open_run(options)
     if options.list:
         return _list(run)
     require_method(options.method)
-    require(math.isfinite(options.strength), "--strength", options.strength, "a number")
     attributes = [name.strip() for name in options.attribute.split(",") if name.strip()]
     folder = output_folder(options)
     edited = edit(
@@ -190,7 +189,7 @@ def _list(run: SavedRun) -> Result:
     "is measured where features are there to measure it.",
     example="vae sample outputs/DATE/TIME --prior fitted --num 64",
     options=[
-        option("--num", type=int, default=64, help="how many; default: 64"),
+        option("--num", type=int, default=64, within=(1, 10_000), help="how many; default: 64"),
         option("--prior", default="standard", help="standard (the default) or fitted"),
         option("--split", choices=("val", "test"), default="val", help="for the gain"),
         option("--no-gain", action="store_true", help="do not measure it: quicker"),

@@ -9,7 +9,7 @@ import os
 import sys
 
 from vae.cli.face_commands import edit, interpolate, reconstruct, sample, traverse
-from vae.cli.options import DEVICE, JSON, SEED, Result, command, option
+from vae.cli.options import DEVICE, JSON, SEED, Result, command, option, require_in_ranges
 from vae.cli.result_commands import compare, dashboard, evaluate, export, report
 from vae.utils.errors import UserError, escape_unencodable, require, say_error
 from vae.utils.logs import LineFormatter
@@ -61,10 +61,10 @@ def pack(options: argparse.Namespace) -> Result:
     "loading, evaluation. Takes some minutes.",
     example="vae benchmark --threads 1 --json",
     options=[
-        option("--threads", type=int, help="CPU threads; default: torch's own choice"),
-        option("--rounds", type=int, default=5, help="default: 5"),
-        option("--batch", type=int, default=32, help="images per step; default: 32"),
-        option("--image-size", type=int, default=64, help="pixels; default: 64"),
+        option("--threads", type=int, within=(1, 1024), help="CPU threads; default: torch's own"),
+        option("--rounds", type=int, default=5, within=(1, 1000), help="default: 5"),
+        option("--batch", type=int, default=32, within=(1, 65536), help="per step; default: 32"),
+        option("--image-size", type=int, default=64, within=(8, 8192), help="default: 64"),
         option("--compile", action="store_true", help="also the compiled step: a minute more"),
         option(
             "--growth",
@@ -75,6 +75,7 @@ def pack(options: argparse.Namespace) -> Result:
             "--quality",
             type=int,
             default=0,
+            within=(0, 100),
             metavar="SEEDS",
             help="also how long training takes to the plain twin's quality, over so many seeds: "
             "half an hour each on one core; draws the default run's faces into data/",
@@ -85,9 +86,6 @@ def pack(options: argparse.Namespace) -> Result:
     ],
 )
 def benchmark(options: argparse.Namespace) -> Result:
-    require(options.rounds >= 1, "--rounds", options.rounds, "an int >= 1")
-    require(options.quality >= 0, "--quality", options.quality, "an int >= 0")
-
     from vae.benchmark.steps import Setting
     from vae.benchmark.suite import format_benchmark, run_benchmark
     from vae.utils.devices import pick_device
@@ -129,6 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     for handler in logging.getLogger().handlers:
         handler.setFormatter(LineFormatter("%(message)s"))
     try:
+        require_in_ranges(options)
         found, lines = options.run(options)
         if options.json:
             print(json.dumps(found, default=os.fspath))
@@ -140,6 +139,15 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # what cannot be read or written: a full disk, somebody else's folder
         reason = f"{error.filename}: {error.strerror}." if error.filename else error
         say_error(str(reason))
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        from vae.runs.failures import memory_error_text
+
+        if (cause := memory_error_text(error)) is None:
+            raise
+        print(
+            f"error: out of memory ({cause}). Take fewer images or smaller ones.", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -21,13 +21,18 @@ OVERRIDE = re.compile(r"[a-z_]+\.[a-z_]+=")
 
 
 def option(*names: str, **settings: Any) -> Option:
-    """Return an option: the arguments of `argparse.ArgumentParser.add_argument`."""
+    """Return an option: the arguments of `argparse.ArgumentParser.add_argument`.
+
+    `within=(least, most)` is the range of a number.
+    """
     return names, settings
 
 
 JSON = option("--json", action="store_true", help="print one JSON object on stdout")
 DEVICE = option("--device", default="auto", help="auto (the default), cpu, cuda or mps")
-SEED = option("--seed", type=int, default=0, help="of all that is drawn; default: 0")
+SEED = option(
+    "--seed", type=int, default=0, within=(0, 2**32 - 1), help="of all that is drawn; default: 0"
+)
 RUN_OPTIONS = (
     option(
         "--checkpoint",
@@ -68,9 +73,13 @@ def command(
             parser = commands.add_parser(
                 run.__name__, help=help, description=description, epilog=f"example: {example}"
             )
+            ranges: dict[str, tuple[float, float]] = {}
             for names, settings in options:
-                parser.add_argument(*names, **settings)
-            parser.set_defaults(run=run)
+                others = {key: value for key, value in settings.items() if key != "within"}
+                parser.add_argument(*names, **others)
+                if "within" in settings:
+                    ranges[names[0]] = settings["within"]
+            parser.set_defaults(run=run, ranges=ranges)
 
         return add_to
 
@@ -105,11 +114,21 @@ def open_run(options: argparse.Namespace, takes_inputs: bool = True) -> tuple[Sa
     overrides = [word for word in options.inputs if OVERRIDE.match(word)]
     others = [word for word in options.inputs if word not in overrides]
     require(takes_inputs or not others, "KEY=VALUE", others, "settings only")
-    require(0 <= options.seed < 2**32, "--seed", options.seed, "an int from 0 to 2**32 - 1")
     device = pick_device(options.device)
     run = load_run(options.run_folder, options.checkpoint, overrides)
     run.model.to(device)
     return run, others
+
+
+def require_in_ranges(options: argparse.Namespace) -> None:
+    """Raise a UserError if a number among the options is out of its range."""
+    from vae.utils.errors import require
+
+    for name, (least, most) in options.ranges.items():
+        got = getattr(options, name.removeprefix("--").replace("-", "_"))
+        if got is not None:
+            kind = "a number" if isinstance(got, float) else "an int"
+            require(least <= got <= most, name, got, f"{kind} from {least} to {most}")
 
 
 def output_folder(options: argparse.Namespace, below: str = "") -> Path:

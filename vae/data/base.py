@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from omegaconf import MISSING
 
-from vae.utils.errors import UserError, require
+from vae.utils.errors import UserError, require, require_ranges
 
+MAX_SIDE = 8192  # pixels
 SPLITS = ("train", "val", "test")
 Box = tuple[float, float, float]  # left, top and side of a square, parts of the image's side
 IDENTITY = ("identity",)  # the one column of the labels `identities`
@@ -21,11 +22,11 @@ class DataConfig:
 
     name: str = MISSING  # the name it is registered by; data=NAME fills it in
     root: str = MISSING  # where packed caches and downloads live
-    image_size: int = MISSING  # pixels, square; int >= 8
-    batch_size: int = MISSING  # images a training step; int >= 2 (BatchNorm)
-    num_images: int | None = MISSING  # at most this many, over all splits; null = all
+    image_size: int = MISSING  # pixels, square; int from 8 to 8192
+    batch_size: int = MISSING  # images a training step; int from 2 (BatchNorm) to 1e6
+    num_images: int | None = MISSING  # at most this many; null = all, or int from 10 to 1e9
     flip: bool = MISSING  # random horizontal flip in training
-    num_workers: int | None = MISSING  # processes for packing; null = one a core
+    num_workers: int | None = MISSING  # for packing; null = one a core, or int from 1 to 256
 
     images: ClassVar[str] = "images"  # what they are, for the text of a report
 
@@ -56,13 +57,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require("\0" not in self.root, "data.root", self.root, "the name of a folder")
-        require(self.image_size >= 8, "data.image_size", self.image_size, "an int >= 8")
-        require(self.batch_size >= 2, "data.batch_size", self.batch_size, "an int >= 2")
-        count, workers = self.num_images, self.num_workers
-        if count is not None:
-            require(count >= 10, "data.num_images", count, "null or an int >= 10")
-        if workers is not None:
-            require(workers >= 1, "data.num_workers", workers, "null or an int >= 1")
+        require_ranges("data", self, image_size=(8, MAX_SIDE), batch_size=(2, 10**6))
+        require_ranges("data", self, num_images=(10, 10**9), num_workers=(1, 256))
 
 
 @dataclass

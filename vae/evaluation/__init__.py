@@ -10,7 +10,7 @@ import torch
 from vae.data import DataConfig, Packed, open_data
 from vae.losses import LossConfig
 from vae.models import VAE, ModelConfig
-from vae.utils.errors import require
+from vae.utils.errors import require, require_ranges
 from vae.utils.registry import Metric, register_metric
 
 # What takes long, and how the names of its figures begin.
@@ -40,24 +40,22 @@ class MetricsConfig:
 
     # Values here, since older runs have none; train.yaml holds them as the others.
     inception_weights: str = "download"  # FID's network: a file, download or none
-    distance_images: int = 10000  # at most this many on each side of a distance; int >= 2
-    bound_images: int = 200  # at most this many in the importance-weighted bound; int >= 1
-    bound_samples: int = 64  # samples of z an image in it, k; int >= 1
+    distance_images: int = 10000  # at most this many on each side of a distance; int from 2 to 1e9
+    bound_images: int = 200  # at most this many in the importance-weighted bound; int from 1 to 1e9
+    bound_samples: int = 64  # samples of z per image in it, k; int from 1 to 100000
     face_box: list[float] | None = None  # left, top, side of the face, parts of the image's side
     parts: list[str] = field(default_factory=lambda: list(PARTS))  # what of PARTS is measured
 
     def __post_init__(self) -> None:
-        distance, images, samples = self.distance_images, self.bound_images, self.bound_samples
-        require(distance >= 2, "metrics.distance_images", distance, "an int >= 2")
-        require(images >= 1, "metrics.bound_images", images, "an int >= 1")
-        require(samples >= 1, "metrics.bound_samples", samples, "an int >= 1")
+        ranges = {"distance_images": (2, 10**9), "bound_images": (1, 10**9)}
+        require_ranges("metrics", self, **ranges, bound_samples=(1, 100_000))
         # OmegaConf lets lists and dicts through where a list is of something else
         unknown = next((part for part in self.parts if part not in list(PARTS)), None)
         require(unknown is None, "metrics.parts", unknown, f"a list of {', '.join(PARTS)}")
         if (box := self.face_box) is not None:
-            numbers = len(box) == 3 and all(isinstance(part, (float, int)) for part in box)
-            inside = numbers and min(box[:2]) >= 0 < box[2] and max(box[:2]) + box[2] <= 1
-            takes = "null or [left, top, side] within the image, in parts of its side from 0 to 1"
+            numbers = len(box) == 3 and all(type(part) in (float, int) for part in box)
+            inside = numbers and min(box[:2]) >= 0 and 0.01 <= box[2] <= 1 - max(box[:2])
+            takes = "null or [left, top, side] within the image, in parts of its side, side >= 0.01"
             require(inside, "metrics.face_box", box, takes)
 
 

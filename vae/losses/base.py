@@ -14,7 +14,7 @@ from torch import Tensor
 from vae.losses.regularizers import RegularizerConfig
 from vae.losses.schedules import ScheduleConfig
 from vae.models.posterior import Posterior
-from vae.utils.errors import UserError, require
+from vae.utils.errors import UserError, require, require_ranges
 
 KL_REDUCTIONS = ("latents", "pixels")
 Gather = Callable[[Tensor], Tensor]  # the rows (n, ...) of one process to those of all
@@ -28,14 +28,13 @@ class LossConfig:
     """
 
     name: str = MISSING  # the name it is registered by; loss=NAME fills it in
-    beta: float = MISSING  # weight of the KL term; a number >= 0
+    beta: float = MISSING  # weight of the KL term; a number from 0 to 1e9
     kl_reduction: str = MISSING  # divisor of the summed KL: latents or pixels
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
 
     def __post_init__(self) -> None:
-        finite = 0 <= self.beta < float("inf")  # false for a NaN, too
-        require(finite, "loss.beta", self.beta, "a number >= 0")
+        require_ranges("loss", self, beta=(0, 1e9))
         known = self.kl_reduction in KL_REDUCTIONS
         require(known, "loss.kl_reduction", self.kl_reduction, "latents or pixels")
         regularizer, schedule = self.regularizer, self.schedule.name

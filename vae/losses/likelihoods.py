@@ -18,7 +18,7 @@ from omegaconf import MISSING
 from torch import Tensor
 
 from vae.losses.base import Gather, LossConfig
-from vae.utils.errors import require
+from vae.utils.errors import require_ranges
 from vae.utils.registry import register
 
 # The variance that rounding to k/255 has: no model knows a pixel better than its pixels do.
@@ -44,11 +44,11 @@ class BernoulliConfig(LossConfig):
 class MSEConfig(LossConfig):
     """`loss=mse`: squared error / 2σ², a Gaussian of fixed σ around sigmoid(logits)."""
 
-    sigma: float = 0.5**0.5  # its σ; a number > 0; at √½ it is the plain squared error
+    sigma: float = 0.5**0.5  # its σ; from 1e-6 to 1e6; at √½ it is the plain squared error
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.sigma < float("inf"), "loss.sigma", self.sigma, "a number > 0")
+        require_ranges("loss", self, sigma=(1e-6, 1e6))
 
     def distortion(self, logits: Tensor, images: Tensor, gather: Gather) -> Tensor:
         return F.mse_loss(logits.sigmoid(), images) / (2 * self.sigma**2)
@@ -75,11 +75,11 @@ class GaussianConfig(LossConfig):
 class LaplaceConfig(LossConfig):
     """`loss=laplace`: absolute error / b, a Laplace distribution around sigmoid(logits)."""
 
-    scale: float = MISSING  # its b; a number > 0; at 1 it is the plain absolute error
+    scale: float = MISSING  # its b; from 1e-6 to 1e6; at 1 it is the plain absolute error
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.scale < float("inf"), "loss.scale", self.scale, "a number > 0")
+        require_ranges("loss", self, scale=(1e-6, 1e6))
 
     def distortion(self, logits: Tensor, images: Tensor, gather: Gather) -> Tensor:
         return F.l1_loss(logits.sigmoid(), images) / self.scale

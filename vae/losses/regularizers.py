@@ -15,7 +15,7 @@ from omegaconf import MISSING
 from torch import Tensor
 
 from vae.models.posterior import Posterior
-from vae.utils.errors import require
+from vae.utils.errors import require, require_ranges
 from vae.utils.registry import register
 
 ESTIMATORS = ("weighted", "stratified")
@@ -59,12 +59,12 @@ class FreeBitsConfig(RegularizerConfig):
     Σ_j max(nats, KL_j), with KL_j a mean over the batch: eq. 15, each latent a group of its own.
     """
 
-    nats: float = MISSING  # λ, free of charge, of each latent; a number >= 0
+    nats: float = MISSING  # λ, free of charge, of each latent; a number from 0 to 1e9
 
     needs_whole_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _require_non_negative("nats", self.nats)
+        require_ranges("loss.regularizer", self, nats=(0, 1e9))
 
     def penalty(
         self, posterior: Posterior, latents: Tensor, epoch: float, training_images: int
@@ -77,15 +77,14 @@ class FreeBitsConfig(RegularizerConfig):
 class CapacityConfig(RegularizerConfig):
     """`loss/regularizer=capacity`: the KL is held at a value that grows (Burgess et al. 2018)."""
 
-    nats: float = MISSING  # of an image, at the end; a number >= 0
-    epochs: float = MISSING  # in which it grows to there from 0; a number >= 0
+    nats: float = MISSING  # of an image, at the end; a number from 0 to 1e9
+    epochs: float = MISSING  # in which it grows to there from 0; a number from 0 to 1e9
 
     needs_whole_batch: ClassVar[bool] = True
     grows: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _require_non_negative("nats", self.nats)
-        _require_non_negative("epochs", self.epochs)
+        require_ranges("loss.regularizer", self, nats=(0, 1e9), epochs=(0, 1e9))
 
     def penalty(
         self, posterior: Posterior, latents: Tensor, epoch: float, training_images: int
@@ -103,13 +102,13 @@ class TotalCorrelationConfig(RegularizerConfig):
     estimate: the KL.
     """
 
-    weight: float = MISSING  # of the total correlation; 1 is the plain KL; a number >= 0
+    weight: float = MISSING  # of the total correlation; 1 is the plain KL; a number from 0 to 1e9
     estimator: str = MISSING  # of q(z) from a batch: weighted or stratified
 
     needs_whole_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _require_non_negative("weight", self.weight)
+        require_ranges("loss.regularizer", self, weight=(0, 1e9))
         known = self.estimator in ESTIMATORS
         require(known, "loss.regularizer.estimator", self.estimator, " or ".join(ESTIMATORS))
 
@@ -127,15 +126,13 @@ class TotalCorrelationConfig(RegularizerConfig):
 class MMDConfig(RegularizerConfig):
     """`loss/regularizer=mmd`: all latents together are to be as the prior (Zhao et al. 2017)."""
 
-    alpha: float = MISSING  # 1 - alpha is the weight of the KL; at most 1
-    weight: float = MISSING  # alpha + weight - 1 is that of the discrepancy; a number >= 0
+    alpha: float = MISSING  # 1 - alpha is the weight of the KL; from -1e9 to 1
+    weight: float = MISSING  # alpha + weight - 1 is that of the discrepancy; a number from 0 to 1e9
 
     needs_whole_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _require_non_negative("weight", self.weight)
-        fits = -float("inf") < self.alpha <= 1
-        require(fits, "loss.regularizer.alpha", self.alpha, "a number <= 1")
+        require_ranges("loss.regularizer", self, alpha=(-1e9, 1), weight=(0, 1e9))
         fits = self.alpha + self.weight >= 1
         require(fits, "loss.regularizer.weight", self.weight, "a number >= 1 - alpha")
 
@@ -228,8 +225,3 @@ def prior_discrepancy(latents: Tensor) -> Tensor:
         to_prior = to_prior * (square / (square + 1)) ** (size / 2)
         total = total + pairs - 2 * to_prior + (square / (square + 2)) ** (size / 2)
     return total
-
-
-def _require_non_negative(key: str, value: float) -> None:
-    fits = 0 <= value < float("inf")
-    require(fits, f"loss.regularizer.{key}", value, "a number >= 0")

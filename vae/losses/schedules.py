@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from vae.utils.errors import require
+from vae.utils.errors import require_ranges
 from vae.utils.registry import register
 
 
@@ -35,10 +35,10 @@ class ScheduleConfig:
 class WarmupConfig(ScheduleConfig):
     """`loss/schedule=warmup`: from 0 to β in a straight line (Sønderby et al. 2016)."""
 
-    epochs: float = MISSING  # until β is reached; a number > 0
+    epochs: float = MISSING  # until β is reached; a number from 1e-6 to 1e9
 
     def __post_init__(self) -> None:
-        _require_length(self.epochs)
+        require_ranges("loss.schedule", self, epochs=(1e-6, 1e9))
 
     def multiplier(self, epoch: float) -> float:
         return min(1.0, epoch / self.epochs)
@@ -49,20 +49,13 @@ class WarmupConfig(ScheduleConfig):
 class CyclicalConfig(ScheduleConfig):
     """`loss/schedule=cyclical`: from 0 to β again and again (Fu et al. 2019)."""
 
-    epochs: float = MISSING  # of a cycle; a number > 0
-    rising: float = MISSING  # share of a cycle until β is reached; above 0, at most 1
+    epochs: float = MISSING  # of a cycle; a number from 1e-6 to 1e9
+    rising: float = MISSING  # share of a cycle until β is reached; a number from 1e-6 to 1
 
     def __post_init__(self) -> None:
-        _require_length(self.epochs)
-        fits = 0 < self.rising <= 1
-        require(fits, "loss.schedule.rising", self.rising, "a number above 0 and at most 1")
+        require_ranges("loss.schedule", self, epochs=(1e-6, 1e9), rising=(1e-6, 1))
 
     def multiplier(self, epoch: float) -> float:
         if epoch == float("inf"):
             return 1.0
         return min(1.0, epoch / self.epochs % 1 / self.rising)
-
-
-def _require_length(epochs: float) -> None:
-    fits = 0 < epochs < float("inf")
-    require(fits, "loss.schedule.epochs", epochs, "a number > 0")

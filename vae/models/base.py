@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from vae.models.posterior import Posterior
-from vae.utils.errors import UserError, require
+from vae.utils.errors import UserError, require, require_ranges
 from vae.utils.text import plural
+
+MAX_WIDTH = 65536  # latents, or channels of a layer
 
 
 @dataclass
@@ -20,16 +22,17 @@ class ModelConfig:
     """Settings that every model has (`conf/model/*.yaml` holds the values)."""
 
     name: str = MISSING  # the name it is registered by; model=NAME fills it in
-    latent_dim: int = MISSING  # size of z; int >= 1
-    channels: list[int] = field(default_factory=list)  # widths, one per halving; ints >= 1
+    latent_dim: int = MISSING  # size of z; int from 1 to MAX_WIDTH
+    channels: list[int] = field(default_factory=list)  # widths, one per halving; as latent_dim
 
     def __post_init__(self) -> None:
-        require(self.latent_dim >= 1, "model.latent_dim", self.latent_dim, "an int >= 1")
+        require_ranges("model", self, latent_dim=(1, MAX_WIDTH))
         # OmegaConf lets lists through for numbers where they are in a list
         fits = len(self.channels) > 0 and all(
-            isinstance(width, int) and width >= 1 for width in self.channels
+            type(width) is int and 1 <= width <= MAX_WIDTH for width in self.channels
         )
-        require(fits, "model.channels", self.channels, "a list of ints >= 1, one per halving")
+        takes = f"a list of ints from 1 to {MAX_WIDTH}, one per halving"
+        require(fits, "model.channels", self.channels, takes)
 
     def build(self, image_size: int) -> VAE:
         """Build the model for images of `image_size` pixels, with weights from torch's generator.

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,6 +23,8 @@ from vae.utils.registry import choices, groups
 
 CONF = Path(__file__).parents[2] / "conf"
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+MAX_DIGITS = 308  # of a number: with more, Python has no float of it
+MAX_VALUES = 100_000  # of a swept range: Hydra lists them all
 
 
 def register_schemas() -> None:
@@ -44,24 +47,66 @@ def reject_unparsable(overrides: list[str]) -> None:
     """Reject overrides that Hydra would answer with a traceback.
 
     Raises:
-        UserError: an override has no key, or takes a group's choice away.
+        UserError: an override has no key, a number too large for any key, or for a group
+            something else than the names of choices.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString, RangeSweep
     from hydra.errors import HydraException
+
+    def names_choices(value: Any) -> bool:
+        if isinstance(value, ChoiceSweep | list):
+            return all(map(names_choices, value.list if isinstance(value, ChoiceSweep) else value))
+        return isinstance(value, str | QuotedString | Glob)
 
     parser = OverridesParser.create()
     for line in overrides:
+        digits = max((len(number) for number in re.findall(r"[\d_]+", line)), default=0)
+        if digits > MAX_DIGITS:
+            raise UserError(
+                f"{line[:60]}...: a number of {digits} digits. Take one of at most {MAX_DIGITS}."
+            )
         try:
             override = parser.parse_override(line)
         except HydraException:
             continue
-        except ValueError as error:  # a number of thousands of digits
-            raise UserError(f"{line[:60]}: {error}") from error
-        key = override.key_or_group
+        key, value = override.key_or_group, override.value()
         require(bool(key), line, line, "KEY=VALUE")
-        if override.value() is None and not override.is_delete() and (CONF / key).is_dir():
+        if "=" in line and re.fullmatch(r"\w+", line.partition("=")[0]):
+            _require_known(key)
+        text = line.partition("=")[2]
+        if isinstance(value, RangeSweep):
+            start, stop, step = (float(end or 0) for end in (value.start, value.stop, value.step))
+            fits = step != 0 and 0 < (stop - start) / step <= MAX_VALUES
+            require(fits, key, text, f"range(start,stop,step) of 1 to {MAX_VALUES} values")
+        if key == "hydra.verbose":
+            require(isinstance(value, bool | str | list), key, value, "true, false or a logger")
+        is_group = key.startswith("hydra/") or key == "hydra" or (CONF / key).is_dir()
+        if is_group and not override.is_delete() and not names_choices(value):
             known = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
-            raise UserError(f"{key}: got null. Leave it out, or choose one of {known}.")
+            choose = f", or choose one of {known}" * bool(known)
+            raise UserError(f"{key}: got {text}. Leave it out{choose}.")
+
+
+def _require_known(key: str) -> None:
+    """Raise a UserError if a key without a group is unknown; it names similar keys."""
+    if key == "hydra" or (CONF / key).is_dir() or key in RunConfig.__dataclass_fields__:
+        return
+    settings = {name: [kind] for name, kind in get_type_hints(RunConfig).items()}
+    settings |= {group.replace("/", "."): list(choices(group).values()) for group in groups()}
+    keys = {
+        f"{group}.{name}"
+        for group, kinds in settings.items()
+        for kind in kinds
+        for name in getattr(kind, "__dataclass_fields__", {})
+        if name != "name"
+    }
+    endings = {name.rpartition(".")[2] for name in keys} | set(RunConfig.__dataclass_fields__)
+    close = [key] if key in endings else get_close_matches(key, endings, n=2, cutoff=0.7)
+    found = [name for name in sorted(keys | endings) if name.rpartition(".")[2] in close]
+    meant = [name for name in found if "." in name or name in RunConfig.__dataclass_fields__]
+    hint = f"Did you mean {' or '.join(meant)}?" if meant else "python train.py --help lists all."
+    raise UserError(f"{key}: there is no such key. {hint}")
 
 
 def compose(overrides: list[str]) -> RunConfig:

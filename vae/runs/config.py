@@ -20,7 +20,7 @@ from vae.models import ModelConfig
 from vae.runs.wandb_settings import WandbConfig
 from vae.training import TrainerConfig
 from vae.training.optim import OptimizerConfig
-from vae.utils.errors import require, without_password
+from vae.utils.errors import require, require_ranges, without_password
 from vae.utils.registry import choices, groups, run_metrics
 
 
@@ -30,7 +30,7 @@ class SweepConfig:
 
     name: str = MISSING  # names its folder under multirun/, its study and its W&B group
     storage: str | None = MISSING  # Optuna's storage URL; null: study.db in the sweep's folder
-    max_failures: int | None = MISSING  # failed runs in a row that stop the sweep; null = no limit
+    max_failures: int | None = MISSING  # failed runs in a row that stop the sweep; null or int >= 1
     pruner: str | None = MISSING  # null, median or hyperband: ends bad trials early
     pruner_startup: int = MISSING  # median: trials that are never pruned; int >= 0
     pruner_warmup: int = MISSING  # epochs before which no trial is pruned; int >= 1
@@ -46,14 +46,10 @@ class SweepConfig:
             "with no dot, dash or space at its ends"
         )
         require(usable, "sweep.name", self.name, takes)
-        fits = self.max_failures is None or self.max_failures >= 1
-        require(fits, "sweep.max_failures", self.max_failures, "null or an int >= 1")
+        require_ranges("sweep", self, max_failures=(1, 10**9), trial=(0, 10**9))
+        require_ranges("sweep", self, pruner_startup=(0, 10**9), pruner_warmup=(1, 10**9))
         known = self.pruner in (None, "median", "hyperband")
         require(known, "sweep.pruner", self.pruner, "null, median or hyperband")
-        require(
-            self.pruner_startup >= 0, "sweep.pruner_startup", self.pruner_startup, "an int >= 0"
-        )
-        require(self.pruner_warmup >= 1, "sweep.pruner_warmup", self.pruner_warmup, "an int >= 1")
 
 
 @dataclass
@@ -73,7 +69,7 @@ class RunConfig:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)  # older runs have none
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**32, "seed", self.seed, "an int from 0 to 2**32 - 1")
+        require_ranges("", self, seed=(0, 2**32 - 1))
         objectives_of(self.objective)
         for group in groups():
             key = group.replace("/", ".")

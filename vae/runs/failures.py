@@ -120,12 +120,20 @@ def _disk_error(error: Exception, folder: Path, trainer: Trainer | None) -> str 
     return f"{file}: {what}{_where_stopped(folder, trainer, remedy)}"
 
 
+def memory_error_text(error: Exception) -> str | None:
+    """Return the text of a failed allocation, in torch or in Python; None for other errors."""
+    by_text = isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+    if not by_text and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return None
+    return shorten(f"{type(error).__name__}: {error}", 120)
+
+
 def _memory_error(
     error: Exception, config: RunConfig, folder: Path, trainer: Trainer | None, batch: int | None
 ) -> str | None:
     """Return a message for a failed allocation, in torch or in Python; None for other errors."""
-    by_text = isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
-    if not by_text and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    cause = memory_error_text(error)
+    if cause is None:
         return None
     device = trainer.batches.device if trainer else pick_device(config.trainer.device)
     images = plural(batch, "image") if batch else f"data.batch_size={config.data.batch_size} images"
@@ -134,7 +142,6 @@ def _memory_error(
         tries.append("trainer.precision=bf16")
     if batch is None and config.data.batch_size >= 4:
         tries.insert(0, f"data.batch_size={config.data.batch_size // 2}")
-    cause = shorten(f"{type(error).__name__}: {error}", 120)
     when = f"{'validating ' if batch else ''}at step {trainer.step if trainer else 0}"
     return (
         f"out of memory {when}: {images} of {config.data.image_size} px, "

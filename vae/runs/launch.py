@@ -42,6 +42,8 @@ from vae.utils.distributed import (
 from vae.utils.errors import UserError, require
 from vae.utils.signals import InterruptedRun
 
+log = logging.getLogger(__name__)
+
 # Trains a run of a sweep, and returns its metrics; given are the configuration, the folder, and
 # how its process logs. (`train.py` passes the one of `sweeps/`, which imports this package.)
 TrainTrial = Callable[[RunConfig, Path, Mapping[str, Any]], dict[str, float]]
@@ -123,6 +125,7 @@ def _train(run: Run) -> dict[str, float]:
     try:
         return run.train()
     except InterruptedRun:
+        log.warning("interrupted: resume with  python train.py resume=%s", run.folder)
         raise
     except LostRankError:
         sys.exit(1)  # it has been logged

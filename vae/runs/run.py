@@ -189,7 +189,6 @@ class Run:
                 log.info("pruned by Optuna at step %d", self.trainer.step)
             except InterruptedRun:
                 status = "interrupted"
-                log.warning("interrupted: resume with  python train.py resume=%s", self.folder)
                 raise
             except NotFiniteError as error:
                 reason = f"{error} {last_checkpoint_hint(self.folder)}"

@@ -23,9 +23,10 @@ from vae.runs.checkpoint import config_changes
 from vae.runs.compose import require_printable
 from vae.runs.config import objectives_of
 from vae.runs.overrides import task_overrides
-from vae.runs.run_dir import remove_empty, require_writable
+from vae.runs.run_dir import read_summary, remove_empty, require_writable
 from vae.runs.wandb_settings import WandbConfig
-from vae.sweeps.results import RECORD_FILE
+from vae.sweeps.results import ENDED, RECORD_FILE
+from vae.sweeps.settings import check_sweep_settings
 from vae.sweeps.wandb_sweep import link_runs
 from vae.utils.errors import UserError, without_password
 from vae.utils.files import read_json, reject_unsafe_entries, write_json
@@ -99,6 +100,7 @@ class PrepareSweep(Callback):
         swept |= set(before.get("swept", ()))
         settings = {key: plain[key] for key in ("seed", "model", "data", "optimizer", "loss")}
         try:
+            check_sweep_settings(config.hydra, parsed)
             objectives = objectives_of(plain["objective"])
         except UserError as error:
             sys.exit(f"error: {error}")
@@ -133,6 +135,8 @@ class ReportOnSweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
+        if isinstance(interruption := sys.exc_info()[1], KeyboardInterrupt):
+            interruption.hint = _resume_hint(folder, config.sweep.name)  # type: ignore[attr-defined]
         if not any(folder.glob("*/.hydra")):  # a rejected sweep, in which no run began
             for name in (RECORD_FILE, "multirun.yaml"):
                 (folder / name).unlink(missing_ok=True)
@@ -152,3 +156,14 @@ class ReportOnSweep(Callback):
         else:
             for line in (folder, *overview(comparison).splitlines(), folder / "report.md"):
                 log.info("%s", line)
+
+
+def _resume_hint(folder: Path, name: str) -> str:
+    """Return the end of an interrupted sweep's last line: its state, and the command to resume."""
+    states = [read_summary(file.parent).get("status") for file in folder.glob("*/summary.json")]
+    command = ["python", *sys.argv]
+    if not any(word.startswith("sweep.name=") for word in command):
+        command.append(f"sweep.name={name}")
+    shown = without_password(shlex.join(command))
+    count = sum(state in ENDED for state in states)
+    return f": finished runs in {folder}: {count}. Resume the sweep:  {shown}"

@@ -98,11 +98,13 @@ def report_markdown(comparison: Comparison, out: Path, notes: Sequence[str] = ()
 def overview(comparison: Comparison) -> str:
     """Format a line per run for the terminal, the best (or the Pareto front) starred."""
     front = comparison.front  # the best, where there is one objective
-    lines = [["", "run", "status", "beta_elbo", "rate", "psnr", "bpd"]]
+    metrics = list(dict.fromkeys(["val/rate", "val/psnr", "val/bpd", *comparison.objectives]))
+    heads = [key.removeprefix("val/") for key in metrics]
+    lines = [["", "run", "status", "beta_elbo", *heads]]
     for run in comparison.runs:
         star = "*" if run in front else ""
         weight = "" if run.beta_elbo is None else f"{run.beta_elbo:.4g}"
-        figures = _figures(run, ("val/rate", "val/psnr", "val/bpd"))
+        figures = _figures(run, metrics)
         lines.append([star, comparison.label(run), shorten(run.status, 40), weight, *figures])
     return format_table(lines, left=3)
 
@@ -154,7 +156,8 @@ def _unfinished(comparison: Comparison) -> list[str]:
 
 
 def _table(comparison: Comparison, runs: Iterable[SweepRun], out: Path) -> str:
-    heads = ["run", *comparison.swept, "beta_elbo", *TABLE, "step", "status"]
+    metrics = list(dict.fromkeys([*TABLE, *comparison.objectives]))
+    heads = ["run", *comparison.swept, "beta_elbo", *metrics, "step", "status"]
     lines = []
     for run in runs:
         bold = "**" if run is comparison.best else ""
@@ -165,7 +168,7 @@ def _table(comparison: Comparison, runs: Iterable[SweepRun], out: Path) -> str:
         values = [run.value(key) for key in comparison.swept] + [run.beta_elbo]
         status = run.status + f" (trial {run.trial})" * (run.trial is not None)
         cells = ["" if value is None else format_value(value) for value in values]
-        lines.append([link, *cells, *_figures(run, TABLE), str(run.step), status])
+        lines.append([link, *cells, *_figures(run, metrics), str(run.step), status])
     return markdown_table(heads, lines)
 
 

@@ -75,15 +75,17 @@ class Search:
         requeue_abandoned(self.study)
         while len(self.running) < self.at_once and len(counted_trials(self.study)) < self.total:
             trial = self.study.ask()
-            with suppress(UpdateFinishedTrialError):  # another process closed it before the claim
+            try:
                 claim(self.study, trial)
                 earlier = [t for t in counted_trials(self.study) if t.number < trial.number]
                 if len(earlier) >= self.total:  # another process had asked for the last one
                     give_back(self.study, trial._trial_id)
                     continue
+                self.running.append(trial)  # first: if the sampler fails, it is given back
                 for key, values in self.space.items():
                     trial._suggest(key, values)
-                self.running.append(trial)
+            except UpdateFinishedTrialError:  # another process closed it meanwhile
+                self.running = [each for each in self.running if each is not trial]
         return self.running
 
     def try_out(self) -> None:
@@ -120,6 +122,10 @@ class Search:
         trial.set_user_attr("run", folder.name)
         try:
             value = returned.return_value
+            values = value if isinstance(value, list) else [value]
+            missing = [key for key, v in zip(self.objectives, values, strict=True) if v is None]
+            if missing:
+                raise UserError(f"{folder}: the run has no {missing[0]}, the objective.")
         except Exception as error:
             log.info("trial %d failed", trial.number)
             trial.set_user_attr("reason", str(error))
@@ -129,7 +135,6 @@ class Search:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, value)
-        values = value if isinstance(value, list) else [value]
         text = ", ".join(f"{k} {v:.5g}" for k, v in zip(self.objectives, values, strict=True))
         if len(values) == 1 and self.succeeded():
             best = self.study.best_trial

@@ -106,9 +106,7 @@ def open_study(
         UserError: the study is there, but has other objectives.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # what matters, the sweeper says
-    ways: list[Any] = [
-        "maximize" if find_metric(key).higher_is_better else "minimize" for key in objectives
-    ]
+    ways = directions_of(objectives)
     arguments: Any = {"study_name": name, "storage": storage, "sampler": sampler, "pruner": pruner}
     try:
         return optuna.create_study(**arguments, directions=ways)
@@ -123,6 +121,11 @@ def open_study(
     if sampler is not None:
         sampler.reseed_rng()
     return study
+
+
+def directions_of(objectives: list[str]) -> list[Any]:
+    """Return Optuna's direction for each objective, a metric key."""
+    return ["maximize" if find_metric(key).higher_is_better else "minimize" for key in objectives]
 
 
 def build_pruner(sweep: SweepConfig, epochs: int | None) -> BasePruner | None:

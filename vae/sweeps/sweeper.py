@@ -38,20 +38,21 @@ class StudySweeper(OptunaSweeper):
         Raises:
             UserError: it cannot be made.
         """
-        from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
+        from joblib import effective_n_jobs
 
-        from vae.sweeps import study  # imports Optuna, which a plain run does not need
+        # these import Optuna, which a plain run does not need
+        from vae.sweeps import study
         from vae.sweeps.search import Search
+        from vae.sweeps.space import read_space, rehearse
 
         plugin = self.sweeper
         config, launcher = plugin.config, plugin.launcher
         assert config is not None
         assert launcher is not None
+        assert plugin.hydra_context is not None
+        loader = plugin.hydra_context.config_loader
         parameters = [f"{key!s}={value}" for key, value in (plugin.params or {}).items()]
-        space, fixed, deleted = create_params_from_overrides([*parameters, *arguments])
-        space = {key: values for key, values in space.items() if key not in fixed}
-        if not space:
-            raise UserError("hydra.sweeper.params: nothing to search: every key has one value.")
+        space, shared = read_space([*parameters, *arguments], loader)
         sweep = OmegaConf.to_object(config.sweep)
         assert isinstance(sweep, SweepConfig)
         objectives = objectives_of(config.objective)
@@ -60,6 +61,16 @@ class StudySweeper(OptunaSweeper):
                 f"sweep.pruner: got {sweep.pruner!r}, but with several objectives no trial is "
                 "clearly bad: take sweep.pruner=null, or one objective."
             )
+        at_random = OmegaConf.select(config, "hydra.sweeper.sampler.n_startup_trials", default=0)
+        rehearse(
+            plugin.sampler,
+            space,
+            study.directions_of(objectives),
+            min(max(at_random, 0), 100),
+            lambda values: loader.load_sweep_config(
+                config, [*(f"{key}={value}" for key, value in values.items()), *shared]
+            ),
+        )
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         opened = study.open_study(
@@ -75,8 +86,8 @@ class StudySweeper(OptunaSweeper):
             folder,
             objectives=objectives,
             space=space,
-            shared=[*(f"{key}={value}" for key, value in fixed.items()), *deleted],
+            shared=shared,
             total=plugin.n_trials,
-            at_once=plugin.n_jobs,
+            at_once=effective_n_jobs(plugin.n_jobs),  # -1: all cores
             launch=launcher.launch,
         )

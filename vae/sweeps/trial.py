@@ -8,9 +8,14 @@ finished one, with its last metrics and the status `pruned`; the sweeper then te
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from vae.runs.checkpoint import load_resume_state
 from vae.runs.config import RunConfig
@@ -75,15 +80,43 @@ def run_trial(config: RunConfig, folder: Path, logs: Mapping[str, Any]) -> dict[
         return metrics
     stop_after_failures_in_a_row(config.sweep.max_failures, folder.parent)
     try:
-        return dict(run_in_subprocess(train_locked, config, folder, logs=logs))
+        gpu = gpu_of_worker(config.trainer.device)
+        if gpu is not None:
+            log.info("%s: on GPU %s, its own", folder.name, gpu)
+        return dict(run_in_subprocess(train_locked, config, folder, gpu, logs=logs))
     except UserError as error:
         log.error("%s failed: %s", folder, error)  # a launcher says so at the end only
         record_failure(folder, str(error))
         raise
 
 
-def train_locked(config: RunConfig, folder: Path) -> dict[str, float]:
-    """Train the run while holding its lock."""
+def gpu_of_worker(device: str) -> str | None:
+    """Return the GPU for the runs of this worker process, as CUDA_VISIBLE_DEVICES names it.
+
+    joblib numbers its workers: each takes another GPU, in turns where there are fewer GPUs.
+
+    Args:
+        device: `trainer.device`.
+
+    Returns:
+        None outside of such a worker, on a machine with one GPU, and for another device.
+    """
+    number = re.search(r"(?:Loky|Pool).*-(\d+)$", multiprocessing.current_process().name)
+    if number is None or device not in ("auto", "cuda") or torch.cuda.device_count() < 2:
+        return None
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    return visible.split(",")[(int(number[1]) - 1) % count].strip()
+
+
+def train_locked(config: RunConfig, folder: Path, gpu: str | None = None) -> dict[str, float]:
+    """Train the run while holding its lock.
+
+    Args:
+        gpu: the only one that this process sees; None: all of them.
+    """
+    if gpu is not None:  # in time: this process has not used CUDA yet
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     with translate_resource_errors(config, folder), run_lock(folder, wait=True):
         metrics = finished_metrics(config, folder)
         if metrics is None:
@@ -100,7 +133,7 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
     """Return the final metrics of a finished run in `folder`, else None.
 
     Raises:
-        UserError: there is a run of other settings.
+        UserError: there is a run of other settings, or one that lacks the objective.
     """
     state = load_resume_state(config, folder)
     summary = read_summary(folder)
@@ -110,7 +143,14 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
     before = state["config"].trainer
     if any(getattr(before, key) != getattr(config.trainer, key) for key in limits):
         return None
-    return dict(summary["final"])
+    final: dict[str, float] = summary.get("final") or {}
+    missing = [key for key in config.objectives if key not in final]
+    if missing:
+        raise UserError(
+            f"{folder}/summary.json: lacks {missing[0]}, the objective. Delete that folder, and "
+            "start the sweep again: the run is trained anew."
+        )
+    return dict(final)
 
 
 def stop_after_failures_in_a_row(limit: int | None, sweep: Path) -> None:

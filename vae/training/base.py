@@ -13,7 +13,7 @@ from omegaconf import MISSING
 from torch import Tensor
 
 from vae.utils.devices import DEVICES, PRECISIONS
-from vae.utils.errors import UserError, require
+from vae.utils.errors import UserError, require, require_ranges
 
 # The number of digits is limited: Python refuses to parse thousands of them.
 INTERVAL_PATTERN = re.compile(r"(?P<steps>[1-9]\d{0,17})|(?P<minutes>\d{1,17}(\.\d{1,17})?) ?min")
@@ -54,32 +54,26 @@ class CheckpointTrigger:
 class TrainerConfig:
     """Settings of training: length, device, precision, intervals (`conf/trainer/*.yaml`)."""
 
-    epochs: int | None = MISSING  # passes over the training images; null or an int >= 1
-    max_steps: int | None = MISSING  # updates at the most; null or an int >= 1
+    epochs: int | None = MISSING  # passes over the training images; null or int from 1 to 1e9
+    max_steps: int | None = MISSING  # updates at the most; null or int from 1 to 1e12
     precision: str = MISSING  # fp32, bf16 or auto
     compile: bool = MISSING  # torch.compile the model
     device: str = MISSING  # auto, cpu, cuda or mps
-    num_threads: int | None = MISSING  # CPU threads; null or an int >= 1
-    grad_clip: float | None = MISSING  # largest norm of the gradient; null or a number > 0
-    ema: float | None = None  # decay of an average of the weights; null or a number in (0, 1)
-    max_skipped: int = 3  # updates in a row that are not finite and end the run; int >= 1
+    num_threads: int | None = MISSING  # CPU threads; null or int from 1 to 1024
+    grad_clip: float | None = MISSING  # largest norm of the gradient; null or from 1e-9 to 1e9
+    ema: float | None = None  # decay of an average of the weights; null or from 0.01 to 0.9999999
+    max_skipped: int = 3  # updates in a row that are not finite and end the run; int from 1 to 1e9
     checkpoint_every: str | None = "10min"  # also within an epoch; null, steps or minutes
-    log_every: int = MISSING  # steps between rows of train/ metrics; int >= 1
-    figures_every: int = MISSING  # epochs between figures; int >= 1
+    log_every: int = MISSING  # steps between rows of train/ metrics; int from 1 to 1e9
+    figures_every: int = MISSING  # epochs between figures; int from 1 to 1e9
 
     def __post_init__(self) -> None:
-        for key in ("epochs", "max_steps", "num_threads"):
-            value = getattr(self, key)
-            require(value is None or value >= 1, f"trainer.{key}", value, "null or an int >= 1")
-        for key in ("max_skipped", "log_every", "figures_every"):
-            value = getattr(self, key)
-            require(value >= 1, f"trainer.{key}", value, "an int >= 1")
+        counts = dict.fromkeys(("epochs", "max_skipped", "log_every", "figures_every"), (1, 10**9))
+        require_ranges("trainer", self, **counts)
+        require_ranges("trainer", self, max_steps=(1, 10**12), num_threads=(1, 1024))
+        require_ranges("trainer", self, grad_clip=(1e-9, 1e9), ema=(0.01, 0.9999999))
         limited = self.epochs is not None or self.max_steps is not None
         require(limited, "trainer.epochs", None, "an int >= 1 unless trainer.max_steps is given")
-        clips = self.grad_clip is None or self.grad_clip > 0
-        require(clips, "trainer.grad_clip", self.grad_clip, "null or a number > 0")
-        fits = self.ema is None or 0 < self.ema < 1
-        require(fits, "trainer.ema", self.ema, "null or a number in (0, 1)")
         known = self.precision in PRECISIONS
         require(known, "trainer.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
         CheckpointTrigger(self.checkpoint_every)

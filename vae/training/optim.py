@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from vae.models.base import VAE
 from vae.utils.compat import without_compiler
-from vae.utils.errors import require
+from vae.utils.errors import require, require_ranges
 from vae.utils.registry import register
 
 SCHEDULES = ("constant", "cosine")
@@ -31,20 +31,18 @@ class OptimizerConfig:
     """
 
     name: str = MISSING  # the name it is registered by; optimizer=NAME fills it in
-    lr: float = MISSING  # learning rate; a number > 0
-    weight_decay: float = MISSING  # a number >= 0
+    lr: float = MISSING  # learning rate; a number from 1e-12 to 1e9
+    weight_decay: float = MISSING  # a number from 0 to 1e9
     schedule: str = MISSING  # of the learning rate over the run: constant or cosine
-    warmup_steps: int = 0  # in which the learning rate grows to its full size; int >= 0
+    warmup_steps: int = 0  # in which the learning rate grows to its full size; int from 0 to 1e9
 
     kind: ClassVar[type[Optimizer]]  # steps without a closure
 
     def __post_init__(self) -> None:
-        require(0 < self.lr < float("inf"), "optimizer.lr", self.lr, "a number > 0")
-        decay = self.weight_decay
-        require(0 <= decay < float("inf"), "optimizer.weight_decay", decay, "a number >= 0")
+        ranges = {"lr": (1e-12, 1e9), "weight_decay": (0, 1e9), "warmup_steps": (0, 10**9)}
+        require_ranges("optimizer", self, **ranges)
         known = self.schedule in SCHEDULES
         require(known, "optimizer.schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
-        require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "an int >= 0")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """Build the optimizer of these parameters."""
@@ -76,16 +74,17 @@ class OptimizerConfig:
 class MomentsConfig(OptimizerConfig):
     """Settings of optimizers that average the gradient and its square, as Adam does."""
 
-    betas: list[float] = field(default_factory=list)  # decay of the two averages; in [0, 1)
-    eps: float = MISSING  # added to the root of the second one; a number > 0
+    betas: list[float] = field(default_factory=list)  # decay of both averages; from 0 to 0.999999
+    eps: float = MISSING  # added to the root of the second one; a number from 1e-30 to 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         # OmegaConf lets lists through for numbers where they are in a list
-        numbers = all(isinstance(decay, (float, int)) for decay in self.betas)
-        fits = numbers and len(self.betas) == 2 and all(0 <= decay < 1 for decay in self.betas)
-        require(fits, "optimizer.betas", self.betas, "two numbers in [0, 1)")
-        require(self.eps > 0, "optimizer.eps", self.eps, "a number > 0")
+        numbers = all(type(decay) in (float, int) for decay in self.betas)
+        inside = numbers and all(0 <= decay <= 0.999999 for decay in self.betas)
+        fits = inside and len(self.betas) == 2
+        require(fits, "optimizer.betas", self.betas, "two numbers from 0 to 0.999999")
+        require_ranges("optimizer", self, eps=(1e-30, 1))
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "betas": tuple(self.betas)}

@@ -6,10 +6,13 @@ import io
 import os
 import re
 import sys
+from dataclasses import fields
 from types import TracebackType
 from typing import Any
 
 from vae.utils.text import printable
+
+LONGEST_VALUE = 200  # characters of a refused value in a message
 
 
 class UserError(Exception):
@@ -28,7 +31,7 @@ def print_error(
     if issubclass(kind, UserError):
         say_error(str(error))
     elif issubclass(kind, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
+        print(f"interrupted{getattr(error, 'hint', '')}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, traceback)
 
@@ -56,7 +59,32 @@ def require(holds: bool, key: str, got: Any, takes: str) -> None:
     >>> require(lr > 0, "optimizer.lr", lr, "a number > 0")
     """
     if not holds:
-        raise UserError(f"{key}: got {got!r}, but it takes {takes}.")
+        text = repr(got)
+        shown = text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+        raise UserError(f"{key}: got {shown}, but it takes {takes}.")
+
+
+def require_ranges(group: str, settings: Any, **ranges: tuple[float, float]) -> None:
+    """Raise a UserError unless fields of a dataclass of settings are in their ranges.
+
+    A field of type `int | None` may be None. The limits are far beyond sensible values: they keep
+    absurd ones from overflows, endless loops and exhausted memory.
+
+    Args:
+        group: of the settings, for the key in the message.
+        ranges: the least and the largest value of a field, by its name.
+
+    >>> require_ranges("optimizer", self, lr=(1e-12, 1e9))
+    """
+    kinds = {field.name: str(field.type) for field in fields(settings)}
+    for name, (least, most) in ranges.items():
+        got, kind = getattr(settings, name), kinds[name]
+        takes = f"{'an int' if 'int' in kind else 'a number'} from {least:.12g} to {most:.12g}"
+        if "None" in kind:
+            takes = f"null or {takes}"
+            if got is None:
+                continue
+        require(least <= got <= most, f"{group}.{name}" if group else name, got, takes)
 
 
 def without_password(text: str) -> str:

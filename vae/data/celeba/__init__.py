@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from omegaconf import MISSING
 
-from vae.data.base import Box, FilesConfig, ImageError, Labels
+from vae.data.base import MAX_SIDE, Box, FilesConfig, ImageError, Labels
 from vae.data.celeba.download import download
 from vae.data.celeba.layouts import find_layout
 from vae.data.images import decode_square, limit_splits
@@ -32,7 +32,7 @@ class CelebAConfig(FilesConfig):
     """`data=celeba`."""
 
     path: str | None = MISSING  # CelebA's folder; null = celeba/ under data.root
-    crop: Any = MISSING  # centre square cut before resizing, pixels; null or none = the largest
+    crop: Any = MISSING  # centre square cut before resizing, pixels; null or none = largest
     # values here as for on_corrupt
     download: bool = False  # fetch what path lacks
     split: str = "official"  # official, or hash: by image name, 80/10/10
@@ -43,8 +43,9 @@ class CelebAConfig(FilesConfig):
         super().__post_init__()
         if self.crop == "none":
             self.crop = None
-        pixels = type(self.crop) is int and self.crop >= 8
-        require(self.crop is None or pixels, "data.crop", self.crop, "none or an int >= 8")
+        pixels = type(self.crop) is int and 8 <= self.crop <= MAX_SIDE
+        takes = f"none or an int from 8 to {MAX_SIDE}"
+        require(self.crop is None or pixels, "data.crop", self.crop, takes)
         known = self.split in ("official", "hash")
         require(known, "data.split", self.split, "official or hash")
 

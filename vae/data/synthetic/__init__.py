@@ -19,7 +19,7 @@ from vae.data.synthetic.faces import (
     draw,
     sample_factors,
 )
-from vae.utils.errors import require
+from vae.utils.errors import require, require_ranges
 from vae.utils.registry import register
 
 # Part of every cache's address. Raise it by one whenever a module of this package changes
@@ -33,7 +33,7 @@ class SyntheticConfig(DataConfig):
     """Settings of the drawn faces (`conf/data/synthetic.yaml` holds the values)."""
 
     preset: str = MISSING  # core (12 large, independent, uniform factors) or rich (all of them)
-    seed: int = MISSING  # which faces are drawn, int >= 0; has nothing to do with the training seed
+    seed: int = MISSING  # which faces are drawn (not of the training); int from 0 to 2**63 - 1
 
     images = "drawn faces"
 
@@ -46,7 +46,7 @@ class SyntheticConfig(DataConfig):
             "an int >= 10 (drawn faces have no natural end)",
         )
         require(self.preset in PRESETS, "data.preset", self.preset, f"one of {', '.join(PRESETS)}")
-        require(self.seed >= 0, "data.seed", self.seed, "an int >= 0")
+        require_ranges("data", self, seed=(0, 2**63 - 1))
 
     @property
     def celeba_crop(self) -> int:

@@ -1,0 +1,126 @@
+"""Checks of Hydra's own settings of a sweep, before its sweeper and its launcher see them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from vae.utils.errors import UserError, require
+
+COUNT = (1, 10**6)
+# Key: least and largest value, and further values. Values of a launcher that are not given are
+# the launcher's own.
+SWEEPERS: dict[str, dict[str, tuple[float, float, tuple[Any, ...]]]] = {
+    "basic": {"max_batch_size": (*COUNT, (None,))},
+    "study": {"n_trials": (*COUNT, ()), "n_jobs": (-256, 10**6, ())},
+}
+LAUNCHERS: dict[str, dict[str, tuple[float, float, tuple[Any, ...]]]] = {
+    "joblib": {
+        "n_jobs": (-256, 256, (None,)),
+        "inner_max_num_threads": (1, 1024, (None,)),
+        "batch_size": (*COUNT, ("auto",)),
+        "timeout": (1e-3, 1e9, (None,)),
+        "verbose": (0, 100, ()),
+    },
+    "submitit": {
+        "timeout_min": (*COUNT, ()),
+        "nodes": (1, 1, ()),
+        "tasks_per_node": (1, 1, ()),
+        "cpus_per_task": (1, 1024, (None,)),
+        "gpus_per_node": (0, 64, (None,)),
+        "mem_gb": (*COUNT, (None,)),
+        "array_parallelism": (*COUNT, ()),
+        "signal_delay_s": (1, 10**6, ()),
+        "max_num_timeout": (0, 10**6, ()),
+    },
+}
+# Settings of the Optuna plugin that StudySweeper replaces, with the value in study.yaml.
+REPLACED = {
+    "direction": (None, "it follows from objective, as each metric is better"),
+    "study_name": (None, "set sweep.name"),
+    "storage": (None, "set sweep.storage"),
+    "max_failure_rate": (1.0, "set sweep.max_failures"),
+    "custom_search_space": (None, "set the keys in hydra.sweeper.params, or on the command line"),
+}
+
+
+def check_sweep_settings(hydra: DictConfig, overrides: Sequence[Override]) -> None:
+    """Raise a UserError if a setting in `hydra.sweeper` or `hydra.launcher` cannot work.
+
+    Args:
+        hydra: of the composed configuration.
+        overrides: of the sweep.
+    """
+    sweeper, launcher = (hydra.runtime.choices[f"hydra/{part}"] for part in ("sweeper", "launcher"))
+    if sweeper == "optuna":
+        raise UserError("hydra/sweeper: got 'optuna'. Take study: Optuna with a resumable study.")
+    if sweeper == "study":
+        for key, (value, instead) in REPLACED.items():
+            if (got := hydra.sweeper[key]) != value:
+                raise UserError(f"hydra.sweeper.{key}: got {got!r}. Leave it out; {instead}.")
+        if hydra.runtime.choices["hydra/sweeper/sampler"] == "grid":
+            raise UserError(
+                "hydra/sweeper/sampler: got 'grid'. Leave hydra/sweeper=study out: Hydra's own "
+                "sweeper runs the whole grid."
+            )
+        _check_sampler(hydra.sweeper.sampler)
+    for override in overrides if sweeper == "basic" else ():
+        if override.is_interval_sweep():
+            raise UserError(
+                f"{override.key_or_group}: an interval has no list of values. Add "
+                "hydra/sweeper=study to search in it, or give values: 1,2,3 or range(1,4)."
+            )
+    ranges = LAUNCHERS.get(launcher.partition("_")[0], {})
+    _require_ranges("hydra.launcher", hydra.launcher, ranges)  # n_jobs of a study is taken from it
+    _require_ranges("hydra.sweeper", hydra.sweeper, SWEEPERS.get(sweeper, {}))
+    if launcher == "joblib":
+        backend = hydra.launcher.get("backend")
+        known = backend in (None, "loky", "multiprocessing")
+        require(known, "hydra.launcher.backend", backend, "loky or multiprocessing")
+        waiting = hydra.launcher.get("pre_dispatch", "all")
+        fits = re.fullmatch(r"all|[1-9]\d{0,5}|[1-9]\d{0,2} ?\* ?n_jobs", str(waiting))
+        takes = "all, an int from 1 to 999999, or 2*n_jobs"
+        require(fits is not None, "hydra.launcher.pre_dispatch", waiting, takes)
+    if launcher == "submitit_slurm" and not shutil.which("srun"):
+        raise UserError(
+            "hydra/launcher: submitit_slurm needs Slurm, and there is no srun here. Start the "
+            "sweep on a login node of a cluster, or take hydra/launcher=joblib on this machine."
+        )
+
+
+def _check_sampler(sampler: DictConfig) -> None:
+    """Raise a UserError if Optuna refuses the settings of a sampler."""
+    allowed = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            instantiate(sampler, _execution_whitelist_=allowed)
+    except Exception as error:  # whatever Optuna raises
+        cause = " ".join(str(error.__cause__ or error).split())
+        raise UserError(f"hydra.sweeper.sampler: {cause}") from error
+
+
+def _require_ranges(
+    group: str, settings: DictConfig, ranges: dict[str, tuple[float, float, tuple[Any, ...]]]
+) -> None:
+    """Raise a UserError if a number of the settings is not in its range."""
+    for key in ranges.keys() & settings.keys():
+        least, most, others = ranges[key]
+        got = settings[key]
+        whole = isinstance(least, int)
+        number = type(got) is int or (type(got) is float and not whole)
+        fits = number and least <= got <= most and not (least < 0 and got == 0)
+        takes = f"{'an int' if whole else 'a number'} from {least:g} to {most:.12g}"
+        if least == most:
+            takes = f"{most} only: a run is one process"
+        if least < 0:  # joblib's count
+            takes = f"an int from 1 to {most}, or -1 for all cores (-2 for all but one, ...)"
+        takes = " or ".join(["null" if other is None else other for other in others] + [takes])
+        require(fits or got in others, f"{group}.{key}", got, takes)

@@ -1,0 +1,105 @@
+"""The search space of a study, read from overrides, and tried out before a trial starts."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, IntervalSweep
+from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+
+from vae.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+
+Space = dict[str, BaseDistribution]  # by override key
+SINGLE_KEYS = ("sweep.", "resume", "objective")  # of which a study needs one value
+
+
+def read_space(lines: Sequence[str], loader: ConfigLoader) -> tuple[Space, list[str]]:
+    """Return the keys to search, and the overrides that all trials have.
+
+    Args:
+        lines: overrides, `loss.beta=interval(0,1)`; a later one of a key counts.
+        loader: knows the choices of groups, for `model=glob(*)`.
+
+    Raises:
+        UserError: one of them cannot be searched, or none is to be.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    space: Space = {}
+    fixed: dict[str, str] = {}
+    deleted: list[str] = []
+    for line in lines:
+        (override,) = parser.parse_overrides([line])
+        key = override.get_key_element()
+        value = override.value()
+        try:
+            if isinstance(value, Glob):
+                names = list(override.sweep_string_iterator())
+                if not names:
+                    raise ValueError("It matches no choice of a group.")
+                line = f"{key}={','.join(names)}"
+            if isinstance(value, IntervalSweep) and not all(
+                map(math.isfinite, (value.start or 0, value.end or 0))
+            ):
+                raise ValueError("An interval needs finite ends.")
+            found, constant, gone = create_params_from_overrides([line])
+        except (AssertionError, ValueError, NotImplementedError) as error:
+            text = line.partition("=")[2]
+            raise UserError(f"{key}: {text} cannot be searched: {error}") from error
+        if found and key.startswith(SINGLE_KEYS):
+            raise UserError(f"{key}: got {line.partition('=')[2]}, but a study takes one value.")
+        for known in (space, fixed):
+            known.pop(key, None)
+        space |= found
+        fixed |= constant
+        deleted += gone
+    if not space:
+        raise UserError("hydra.sweeper.params: nothing to search: every key has one value.")
+    return space, [*(f"{key}={value}" for key, value in fixed.items()), *deleted]
+
+
+def rehearse(
+    sampler: BaseSampler,
+    space: Mapping[str, BaseDistribution],
+    directions: list[Any],
+    random_trials: int,
+    compose: Callable[[dict[str, Any]], object],
+) -> None:
+    """Ask a copy of the sampler for a trial of a study in memory, and compose its configuration.
+
+    Args:
+        directions: as of `optuna.create_study`.
+        random_trials: trials that the sampler draws at random before it does anything else.
+        compose: takes the values of a trial.
+
+    Raises:
+        UserError: the sampler cannot search this space, or the configuration has other types.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study
+    study = optuna.create_study(sampler=RandomSampler(seed=0), directions=directions)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for number in range(random_trials + 2):
+                if number == random_trials + 1:
+                    study.sampler = deepcopy(sampler)
+                trial = study.ask()
+                values = {key: trial._suggest(key, values) for key, values in space.items()}
+                study.tell(trial, [float(number)] * len(directions))
+    except Exception as error:  # of Optuna, numpy or scipy
+        name = type(sampler).__name__
+        raise UserError(
+            f"hydra/sweeper/sampler: {name} cannot search this: {type(error).__name__}: {error}. "
+            "Fix hydra.sweeper.sampler, or take another: tpe, gp, qmc, nsgaii, random."
+        ) from error
+    compose(values)
