@@ -26,13 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from vae.data.base import SPLITS, DataConfig, ImageError, ImageSource, Labels
 from vae.data.packing import FORMAT, SKIPPED, pack
 from vae.data.partial_cache import Pieces, partial_folder
 from vae.utils.errors import UserError
 from vae.utils.files import DISK_FULL_ERRORS, free_bytes, verify_checksum
+from vae.utils.locks import describe_holder, file_lock
 
 MAIN_GUARD_HINT = "A script that packs must do so under `if __name__ == '__main__':`."
 
@@ -219,11 +220,12 @@ def _pack_once(
     needed = sum(source.sizes().values()) * 3 * config.image_size**2  # bytes
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        lock = file_lock(folder.with_name(f".{folder.name}.lock"))
         try:
             held = lock.acquire(timeout=0)
         except Timeout:
-            log.info("%s: another process is packing it; waiting", folder)
+            held_by = f"{folder}: another process is packing it{describe_holder(lock)}"
+            log.info("%s; waiting", held_by)
             held = lock.acquire()
         with held:
             if fault := _find_damage(folder) or _now_readable(source, config, folder):
