@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -109,6 +110,8 @@ def _disk_error(error: Exception, folder: Path, trainer: Trainer | None) -> str 
     if error.errno in DISK_FULL_ERRORS:
         free = free_bytes(folder) / 1e6
         what, remedy = f"{DISK_FULL_ERRORS[error.errno]} ({free:.2f} MB are free)", "Make room"
+    elif named and file.is_relative_to(folder) and error.errno == errno.ENOENT:
+        what, remedy = "is gone; it was removed or renamed meanwhile", "Put it back"
     elif named and file.is_relative_to(folder):  # a drive that is gone, or somebody else's
         what, remedy = f"cannot be written ({error.strerror})", "Fix this"
     else:
