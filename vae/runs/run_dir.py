@@ -94,12 +94,13 @@ def is_locked(folder: Path) -> bool:
 def remove_run_folder(folder: Path) -> None:
     """Remove Hydra's files from a run folder in which nothing was trained.
 
-    A mistyped value must not leave an empty run behind. A folder with metrics in it is
-    left alone, and one in which a process still packs its images; and so is whatever else
+    A mistyped value must not leave an empty run behind. A folder with metrics or checkpoints in
+    it is left alone, and one in which a process still packs its images; and so is whatever else
     lies there: only Hydra's own files go, then the folder and its parents below the current
     one, as long as they are empty.
     """
-    if (folder / "metrics.jsonl").exists() or is_locked(folder):
+    trained = (folder / "metrics.jsonl").exists() or any(folder.glob("checkpoints/*.pt"))
+    if trained or is_locked(folder):
         return
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
     for name in ("train.log", LOCK_FILE):

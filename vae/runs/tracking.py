@@ -77,7 +77,7 @@ class Tracker(WandbRun):
 
     @contextmanager
     def _open(self) -> Iterator[IO[str]]:
-        """Open metrics.jsonl to append to it. It is not created again: it was removed, or its folder."""
+        """Open metrics.jsonl to append. Do not create it again: it, or its folder, was removed."""
         path = self.folder / "metrics.jsonl"
         with (
             annotate_os_error(path),

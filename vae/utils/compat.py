@@ -62,7 +62,7 @@ def without_wandb_launch() -> Iterator[None]:
 
 @contextmanager
 def short_socket_paths() -> Iterator[None]:
-    """Let multiprocessing start its fork server where TMPDIR is long: some clusters' have 100 bytes.
+    """Let multiprocessing start its fork server where TMPDIR is long, as on some clusters.
 
     The path of its socket would be too long for the system. Python 3.14 sees to that itself.
     """

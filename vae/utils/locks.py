@@ -33,7 +33,7 @@ def file_lock(path: Path) -> BaseFileLock:
 
 
 def describe_holder(lock: BaseFileLock) -> str:
-    """Describe who holds a lock and how to release it, to follow "another process ..." in a message.
+    """Describe who holds a lock, and how to release it, to follow "another process ...".
 
     Nothing for the system's own lock, which is released with its process.
     """
