@@ -1,12 +1,15 @@
 """The `vae` command."""
 
+import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 
 from vae.cli.main import main
 
@@ -94,3 +97,28 @@ assert not {"torch", "hydra", "wandb", "numpy"} & set(sys.modules)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "pack" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("unable to mmap 8 bytes from file <x>: Cannot allocate memory (12)"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_out_of_memory_is_one_message(error, monkeypatch, capsys):
+    monkeypatch.setattr("vae.data.open_or_pack", Mock(side_effect=error))
+    assert main(["pack", "synthetic"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: vae pack: out of memory ({str(error) or 'MemoryError'}")
+    assert err.endswith("Try more free memory.\n")
+
+
+def test_other_errors_of_a_command_are_not_called_out_of_memory(monkeypatch):
+    monkeypatch.setattr("vae.data.open_or_pack", Mock(side_effect=RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["pack", "synthetic"])

@@ -7,11 +7,12 @@ import json
 import logging
 import os
 import sys
+from textwrap import shorten
 
 from vae.cli.face_commands import edit, interpolate, reconstruct, sample, traverse
 from vae.cli.options import DEVICE, JSON, SEED, Result, command, option
 from vae.cli.result_commands import compare, dashboard, evaluate, export, report
-from vae.utils.errors import UserError, require
+from vae.utils.errors import UserError, is_out_of_memory, require
 
 
 @command(
@@ -88,9 +89,12 @@ def benchmark(options: argparse.Namespace) -> Result:
 
     from vae.benchmark.steps import Setting
     from vae.benchmark.suite import format_benchmark, run_benchmark
-    from vae.utils.devices import pick_device
+    from vae.utils.devices import pick_device, require_compiler
 
-    device = pick_device(options.device).type
+    chosen = pick_device(options.device)
+    device = chosen.type
+    if options.compile:
+        require_compiler(chosen, "--compile")
     setting = Setting(
         batch=options.batch,
         image_size=options.image_size,
@@ -108,6 +112,19 @@ COMMANDS = (  # in the order of the help
     *(evaluate, sample, reconstruct, interpolate, traverse, edit, export),
     *(compare, dashboard, report, benchmark, pack),
 )
+
+
+def _explain_memory(error: Exception, options: argparse.Namespace) -> str:
+    """Return a message for a command that ran out of memory: what takes less of it."""
+    numbers = ("num", "steps", "latents", "batch", "image_size", "quality")
+    ways = [f"a lower --{name.replace('_', '-')}" for name in numbers if name in options]
+    if "crop" in options:
+        ways.append("fewer or smaller images")
+    if "device" in options:
+        ways.append("another --device")
+    cause = shorten(str(error) or type(error).__name__, 200)
+    ways.append("more free memory")
+    return f"vae {options.command}: out of memory ({cause}). Try {' or '.join(ways)}."
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -133,8 +150,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # what cannot be read or written: a full disk, somebody else's folder
-        reason = f"{error.filename}: {error.strerror}." if error.filename else error
+        reason = f"{error.filename}: {error.strerror}." if error.filename else str(error)
+        if is_out_of_memory(error):
+            reason = _explain_memory(error, options)
         print(f"error: {reason}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: {_explain_memory(error, options)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from types import TracebackType
@@ -27,6 +28,24 @@ def print_error(
         print("interrupted", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, traceback)
+
+
+# In errors of torch's that have no class of their own: its allocator's on CPUs, mmap's, MPS's,
+# CUDA's libraries' (cuBLAS and cuDNN want memory of their own), oneDNN's.
+OUT_OF_MEMORY = (
+    *("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory"),
+    *("bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+    *("could not create a primitive", "could not create a memory object"),
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocation failed: in Python, numpy or torch, on the CPU or on a GPU."""
+    if isinstance(error, RuntimeError):  # torch.OutOfMemoryError is one
+        text = str(error).lower()
+        return any(each.lower() in text for each in OUT_OF_MEMORY)
+    no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return no_memory or isinstance(error, MemoryError)
 
 
 def require(holds: bool, key: str, got: Any, takes: str) -> None:
