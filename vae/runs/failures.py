@@ -10,25 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 
-import torch
-
 from vae.models.base import build_shapes
 from vae.runs.config import RunConfig
 from vae.training.trainer import Trainer
-from vae.utils.devices import pick_device, pick_precision
+from vae.utils.devices import explain_compiler_error, pick_device, pick_precision
 from vae.utils.distributed import is_failed_exchange
-from vae.utils.errors import UserError
+from vae.utils.errors import UserError, is_out_of_memory
 from vae.utils.files import DISK_FULL_ERRORS, free_bytes
 
 log = logging.getLogger(__name__)
-
-# In errors of torch's that have no class of their own: its allocator's on CPUs, MPS's, CUDA's
-# libraries' (cuBLAS and cuDNN want memory of their own), oneDNN's.
-OUT_OF_MEMORY = (
-    *("can't allocate memory", "not enough memory", "out of memory", "bad_alloc"),
-    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
-    *("could not create a primitive", "could not create a memory object"),
-)
 
 
 class ResourceError(UserError):
@@ -62,7 +52,9 @@ def require_memory(config: RunConfig) -> None:
 def translate_resource_errors(
     config: RunConfig, folder: Path, trainer: Trainer | None = None, batch: int | None = None
 ) -> Iterator[None]:
-    """Translate a full disk, a failed allocation or a lost rank into a UserError with a remedy.
+    """Translate an error of the machine into a UserError with a remedy.
+
+    That is a full disk, a failed allocation, a lost rank, a compiler that does not work.
 
     Args:
         config, folder: the run's.
@@ -81,6 +73,8 @@ def translate_resource_errors(
         lack = _disk_error(error, folder, trainer) or _memory_error(
             error, config, folder, trainer, batch
         )
+        if lack is None and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            lack = explain_compiler_error(error)
         if lack is None:
             raise
         raise ResourceError(lack) from error
@@ -126,8 +120,7 @@ def _memory_error(
     error: Exception, config: RunConfig, folder: Path, trainer: Trainer | None, batch: int | None
 ) -> str | None:
     """Return a message for a failed allocation, in torch or in Python; None for other errors."""
-    by_text = isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
-    if not by_text and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if not is_out_of_memory(error):
         return None
     device = trainer.batches.device if trainer else pick_device(config.trainer.device)
     images = f"{batch} images" if batch else f"data.batch_size={config.data.batch_size} images"
