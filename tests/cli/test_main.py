@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.train_command import ROOT
 from vae.cli.main import main
 
 TINY = ["data.num_images=40", "data.image_size=16", "data.num_workers=1"]
@@ -122,3 +123,10 @@ def test_other_errors_of_a_command_are_not_called_out_of_memory(monkeypatch):
     monkeypatch.setattr("vae.data.open_or_pack", Mock(side_effect=RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         main(["pack", "synthetic"])
+
+
+def test_a_crash_says_where(tmp_path):
+    """As SIGBUS does, when a memory-mapped cache is made shorter while it is read."""
+    script = "import os; from vae.cli.main import main; main(['compare', 'x']); os.abort()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert "Fatal Python error: Aborted" in done.stderr

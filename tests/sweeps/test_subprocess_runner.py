@@ -102,6 +102,8 @@ def state():
         (fail, InterruptedRun(signal.SIGTERM), "ended by SIGTERM$"),  # from outside
         (signal.raise_signal, signal.SIGKILL, "killed by SIGKILL, perhaps by the system for want "),
         (signal.raise_signal, signal.SIGSEGV, "killed by SIGSEGV$"),
+        (signal.raise_signal, signal.SIGBUS, "killed by SIGBUS: a file that it reads was made sho"),
+        (signal.raise_signal, signal.SIGRTMIN + 1, f"killed by signal {signal.SIGRTMIN + 1}$"),
         (os._exit, 3, "its process ended with exit code 3$"),
         (sys.exit, 4, "its process ended with exit code 4$"),
     ],
@@ -120,6 +122,7 @@ def test_each_end_is_a_user_error_with_its_reason(function, argument, words, tmp
     assert ("by zero" in log) == isinstance(argument, ZeroDivisionError)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems use no socket for it")
 def test_a_long_tmpdir_holds_no_run_back(tmp_path):
     """The path of a socket has 107 bytes at most."""

@@ -12,7 +12,7 @@ from textwrap import shorten
 from vae.cli.face_commands import edit, interpolate, reconstruct, sample, traverse
 from vae.cli.options import DEVICE, JSON, SEED, Result, command, option
 from vae.cli.result_commands import compare, dashboard, evaluate, export, report
-from vae.utils.errors import UserError, is_out_of_memory, require
+from vae.utils.errors import UserError, is_out_of_memory, report_crashes, require
 
 
 @command(
@@ -139,6 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.inputs += rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    report_crashes()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         found, lines = options.run(options)

@@ -232,7 +232,7 @@ def _pack_once(
                 if folder.exists():
                     log.warning("%s: %s; packing it again", folder, fault)
                 written = [*folder.glob("*.npy"), *partial_folder(folder).glob("*.npy")]
-                missing = needed - 512 * sum(file.stat().st_blocks for file in written)
+                missing = needed - sum(map(_bytes_on_disk, written))
                 if missing > free_bytes(Path(config.root)):
                     raise UserError(_too_small(config, "the disk is too small", missing))
                 pack(source, config, fingerprint, folder)
@@ -249,6 +249,12 @@ def _pack_once(
             "data.num_workers: a packing process died, perhaps for want of memory: try "
             f"data.num_workers=1. {MAIN_GUARD_HINT}"
         ) from error
+
+
+def _bytes_on_disk(file: Path) -> int:
+    """Return the bytes that a file occupies: less than its size while it has holes."""
+    about = file.stat()
+    return getattr(about, "st_blocks", about.st_size // 512) * 512  # Windows does not tell
 
 
 def _too_small(config: DataConfig, what: str, needed: int) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import faulthandler
 import re
 import sys
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +18,16 @@ class UserError(Exception):
     `train.py` and the `vae` command print it without a traceback and exit with
     a code other than 0.
     """
+
+
+def report_crashes() -> None:
+    """Print where Python is when a signal such as SIGBUS or SIGSEGV ends this process.
+
+    SIGBUS, mostly: a memory-mapped file, as a cache is one, was made shorter while it is read.
+    """
+    if not faulthandler.is_enabled():
+        with suppress(Exception):  # without a stderr
+            faulthandler.enable()
 
 
 def print_error(
