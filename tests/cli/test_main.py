@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -125,8 +126,20 @@ def test_other_errors_of_a_command_are_not_called_out_of_memory(monkeypatch):
         main(["pack", "synthetic"])
 
 
-def test_a_crash_says_where(tmp_path):
+def test_a_crash_says_where():
     """As SIGBUS does, when a memory-mapped cache is made shorter while it is read."""
     script = "import os; from vae.cli.main import main; main(['compare', 'x']); os.abort()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert "Fatal Python error: Aborted" in done.stderr
+
+
+@pytest.mark.parametrize(("closing", "code"), [("2>&-", 0), (">&- 2>&-", 0), ("| true", 141)])
+def test_streams_may_be_closed(closing, code, tmp_path):
+    """A pipe whose reader has ended is no error of a disk."""
+    command = f"{sys.executable} -m vae.cli.main pack synthetic {' '.join(TINY)} {closing}"
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "error" not in done.stderr

@@ -12,7 +12,7 @@ from textwrap import shorten
 from vae.cli.face_commands import edit, interpolate, reconstruct, sample, traverse
 from vae.cli.options import DEVICE, JSON, SEED, Result, command, option
 from vae.cli.result_commands import compare, dashboard, evaluate, export, report
-from vae.utils.errors import UserError, is_out_of_memory, report_crashes, require
+from vae.utils.errors import UserError, is_out_of_memory, prepare_streams, require
 
 
 @command(
@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.inputs += rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    report_crashes()
+    prepare_streams()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         found, lines = options.run(options)
@@ -147,9 +147,13 @@ def main(arguments: list[str] | None = None) -> int:
             print(json.dumps(found, default=os.fspath))
         else:
             print(*lines, sep="\n")
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # its reader has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        return 141  # as shells count
     except OSError as error:  # what cannot be read or written: a full disk, somebody else's folder
         reason = f"{error.filename}: {error.strerror}." if error.filename else str(error)
         if is_out_of_memory(error):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from vae.utils.compat import short_socket_paths
-from vae.utils.errors import UserError, report_crashes
+from vae.utils.errors import UserError, prepare_streams
 from vae.utils.signals import InterruptedRun, Interrupts, blocked, known_signals, signal_name
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def _answer(
     arguments: tuple[Any, ...],
 ) -> None:
     """Call the function in the subprocess; send back its value and why it failed, or None."""
-    report_crashes()
+    prepare_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
         signal.pthread_sigmask(signal.SIG_SETMASK, SCHEDULERS - {signal.SIGTERM})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import faulthandler
+import os
 import re
 import sys
 from contextlib import suppress
@@ -20,13 +21,18 @@ class UserError(Exception):
     """
 
 
-def report_crashes() -> None:
-    """Print where Python is when a signal such as SIGBUS or SIGSEGV ends this process.
+def prepare_streams() -> None:
+    """Open a stdout or stderr that was closed (`2>&-`); print a traceback at SIGBUS or SIGSEGV.
 
     SIGBUS, mostly: a memory-mapped file, as a cache is one, was made shorter while it is read.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # tqdm, for one, would fail
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end
+            os.set_inheritable(stream.fileno(), True)  # or the next file gets its number
+            setattr(sys, name, stream)
     if not faulthandler.is_enabled():
-        with suppress(Exception):  # without a stderr
+        with suppress(OSError, ValueError):  # a stderr that is no file
             faulthandler.enable()
 
 
