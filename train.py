@@ -19,7 +19,7 @@ from vae.runs.launch import join_run, run_job
 from vae.runs.overrides import expand_resume
 from vae.sweeps.trial import run_trial
 from vae.utils.distributed import broadcast_object, process_group, rank, world_size
-from vae.utils.errors import UserError, escape_unencodable, print_error
+from vae.utils.errors import UserError, prepare_streams, print_error
 from vae.utils.signals import InterruptedRun
 
 register_schemas()
@@ -34,7 +34,7 @@ def job(composed: DictConfig) -> Any:
 
 def main() -> None:
     """The command line."""
-    escape_unencodable()
+    prepare_streams()
     with process_group():
         if rank() > 0:
             return join_run()

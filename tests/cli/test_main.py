@@ -1,14 +1,17 @@
 """The `vae` command."""
 
 import argparse
+import errno
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 
 from tests.support.fake_sweeps import make_run
 from tests.support.train_command import ROOT
@@ -99,18 +102,6 @@ def test_numbers_have_ranges(command, option, capsys):
         assert capsys.readouterr().err.startswith(f"error: {option}: got ")
 
 
-@pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 TB")]
-)
-def test_out_of_memory_is_one_message(error, monkeypatch, capsys):
-    def fail(*_):
-        raise error
-
-    monkeypatch.setattr("vae.runs.load.load_run", fail)
-    assert main(["evaluate", "run"]) == 1
-    assert capsys.readouterr().err.startswith("error: out of memory (")
-
-
 def present():
     """All files, but for the directions that show which attributes there are."""
     return {path for path in Path.cwd().rglob("*") if "directions" not in path.parts}
@@ -151,3 +142,47 @@ def test_help_of_training_in_ascii():
 def test_an_error_has_no_control_characters(capsys):
     assert main(["evaluate", "no\x1b[31m\u202ewhere"]) == 1
     assert capsys.readouterr().err.startswith(r"error: no\x1b[31m\u202ewhere: ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("unable to mmap 8 bytes from file <x>: Cannot allocate memory (12)"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_out_of_memory_is_one_message(error, monkeypatch, capsys):
+    monkeypatch.setattr("vae.data.open_or_pack", Mock(side_effect=error))
+    assert main(["pack", "synthetic"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: vae pack: out of memory ({str(error) or 'MemoryError'}")
+    assert err.endswith("Try more free memory.\n")
+
+
+def test_other_errors_of_a_command_are_not_called_out_of_memory(monkeypatch):
+    monkeypatch.setattr("vae.data.open_or_pack", Mock(side_effect=RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["pack", "synthetic"])
+
+
+def test_a_crash_says_where():
+    """As SIGBUS does, when a memory-mapped cache is made shorter while it is read."""
+    script = "import os; from vae.cli.main import main; main(['compare', 'x']); os.abort()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert "Fatal Python error: Aborted" in done.stderr
+
+
+@pytest.mark.parametrize(("closing", "code"), [("2>&-", 0), (">&- 2>&-", 0), ("| true", 141)])
+def test_streams_may_be_closed(closing, code, tmp_path):
+    """A pipe whose reader has ended is no error of a disk."""
+    command = f"{sys.executable} -m vae.cli.main pack synthetic {' '.join(TINY)} {closing}"
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "error" not in done.stderr

@@ -1,6 +1,7 @@
 """Out of memory, and many runs in one process."""
 
 import json
+import re
 import subprocess
 import sys
 from unittest import mock
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from tests.support.run_files import state_of
-from tests.support.train_command import ROOT, TINY, call_train
+from tests.support.train_command import ROOT, TINY, call_train, run_train
 from vae.runs.compose import compose
 from vae.runs.failures import translate_resource_errors
 from vae.runs.run_dir import read_summary
@@ -69,6 +70,44 @@ def test_out_of_memory_in_the_validation(tmp_path, monkeypatch, capsys):
     assert "out of memory validating at step 4: 128 images of 16 px" in err
     assert "Try smaller model.channels or trainer.precision=bf16. There is no checkpoint" in err
     assert "data.batch_size" not in read_summary(tmp_path / "run")["error"]
+
+
+def test_a_compiler_that_fails_is_named_before_packing(tmp_path, monkeypatch, capsys):
+    failing = mock.Mock(side_effect=RuntimeError("InvalidCxxCompiler: none found\n\nSet TORCH_X"))
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: failing)
+    code, out, err = call_train([*RUN, "trainer.compile=true"], tmp_path, monkeypatch, capsys)
+    assert code == 1
+    assert "Traceback" not in out + err
+    assert "error: trainer.compile: torch cannot compile the model on this machine (Inv" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_real_compiler_that_fails_is_named_with_its_reason(tmp_path):
+    """By one line of the pages that torch prints."""
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\necho 'x.cpp:1: fatal error: Python.h: none' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    cache = str(tmp_path / "compiled")
+    done = run_train(
+        [*RUN, "trainer.compile=true"], tmp_path, CXX=str(compiler), TORCHINDUCTOR_CACHE_DIR=cache
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    line = r"^error: trainer\.compile: .*g\+\+.*set it to false\.$"
+    assert re.search(line, done.stderr, re.MULTILINE)
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_compiler_that_fails_later_is_named(tmp_path, monkeypatch, capsys):
+    kind = type("CppCompileError", (RuntimeError,), {"__module__": "torch._inductor.exc"})
+    error = kind("C++ compile error\n\nCommand: g++\nx.cpp:7: error: no room\nand more")
+    with mock.patch.object(Trainer, "train_step", side_effect=error):
+        code, out, err = call_train(RUN, tmp_path, monkeypatch, capsys)
+    assert code == 1
+    assert "Traceback" not in out + err
+    assert "error: trainer.compile: torch cannot compile the model on this machine (x.cpp:7" in err
 
 
 MANY_RUNS = """

@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import re
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -16,6 +17,7 @@ from vae.runs.checkpoint import load_checkpoint
 from vae.runs.run import Run
 from vae.runs.run_dir import read_summary
 from vae.runs.tracking import Tracker
+from vae.training.trainer import Trainer
 
 RUN = [*TINY, "hydra.run.dir=run"]
 
@@ -154,3 +156,28 @@ def test_unwritable_folders_are_reported(run, says, small_disk, tmp_path, monkey
     assert "Traceback" not in out + err
     assert re.fullmatch(f"{says}.*\n", err)
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("gone", ["", "metrics.jsonl", "checkpoints"])
+@pytest.mark.parametrize("way", ["removed", "renamed"])
+def test_a_run_folder_that_is_removed_ends_the_run(gone, way, tmp_path, monkeypatch, capsys):
+    """It is not created again, as half a run; the rest of it stays as it is."""
+    path, step = tmp_path / "run" / gone, Trainer.train_step
+    kept = []
+
+    def remove(trainer, images):
+        if trainer.step == 6:
+            kept.extend(file for file in (tmp_path / "run").rglob("*") if path not in file.parents)
+            path.rename(tmp_path / "away")
+            if way == "removed":
+                shutil.rmtree(tmp_path / "away", ignore_errors=True)
+        return step(trainer, images)
+
+    with mock.patch.object(Trainer, "train_step", remove):
+        code, out, err = call_train([*RUN, "trainer.log_every=100"], tmp_path, monkeypatch, capsys)
+    assert code == 1
+    assert "Traceback" not in out + err
+    named = path if gone else path / "metrics.jsonl"
+    assert f"{named}: is gone; it was removed or renamed meanwhile; training stopped at" in err
+    assert not path.exists()
+    assert all(file.exists() for file in kept if file != path)

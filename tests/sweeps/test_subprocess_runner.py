@@ -11,8 +11,10 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -100,6 +102,8 @@ def state():
         (fail, InterruptedRun(signal.SIGTERM), "ended by SIGTERM$"),  # from outside
         (signal.raise_signal, signal.SIGKILL, "killed by SIGKILL, perhaps by the system for want "),
         (signal.raise_signal, signal.SIGSEGV, "killed by SIGSEGV$"),
+        (signal.raise_signal, signal.SIGBUS, "killed by SIGBUS: a file that it reads was made sho"),
+        (signal.raise_signal, signal.SIGRTMIN + 1, f"killed by signal {signal.SIGRTMIN + 1}$"),
         (os._exit, 3, "its process ended with exit code 3$"),
         (sys.exit, 4, "its process ended with exit code 4$"),
     ],
@@ -116,6 +120,26 @@ def test_each_end_is_a_user_error_with_its_reason(function, argument, words, tmp
     log = (tmp_path / "log").read_text()
     assert ("Traceback" in log) == ("raise error" in log) == ("by zero" in log)
     assert ("by zero" in log) == isinstance(argument, ZeroDivisionError)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems use no socket for it")
+def test_a_long_tmpdir_holds_no_run_back(tmp_path):
+    """The path of a socket has 107 bytes at most."""
+    folder = tmp_path / ("x" * 130)
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.sweeps.test_subprocess_runner", "gettempdir"],
+        cwd=ROOT, env={**os.environ, "TMPDIR": str(folder)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout == f"{folder}\n", done.stderr  # the run itself uses it
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), EOFError()])
+def test_a_process_that_cannot_be_started_is_a_user_error(error, monkeypatch):
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", Mock(side_effect=error))
+    with pytest.raises(UserError, match=f"^no process can .*{type(error).__name__}.*TMPDIR"):
+        call(int)
 
 
 def test_signals_for_the_caller_are_ignored():
@@ -180,6 +204,9 @@ if __name__ == "__main__":
     subprocess_runner.PRELOADED = ()
     signal.signal(signal.SIGUSR2, lambda *_: None)  # as submitit has a handler
     try:
-        call(globals()[sys.argv[1]], Path(sys.argv[2]))
+        if sys.argv[1] == "gettempdir":
+            print(call(tempfile.gettempdir))
+        else:
+            call(globals()[sys.argv[1]], Path(sys.argv[2]))
     except BaseException as error:
         print(type(error).__name__)

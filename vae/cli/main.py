@@ -7,11 +7,12 @@ import json
 import logging
 import os
 import sys
+from textwrap import shorten
 
 from vae.cli.face_commands import edit, interpolate, reconstruct, sample, traverse
 from vae.cli.options import DEVICE, JSON, SEED, Result, command, option, require_in_ranges
 from vae.cli.result_commands import compare, dashboard, evaluate, export, report
-from vae.utils.errors import UserError, escape_unencodable, require, say_error
+from vae.utils.errors import UserError, is_out_of_memory, prepare_streams, require, say_error
 from vae.utils.logs import LineFormatter
 from vae.utils.text import printable
 
@@ -88,9 +89,12 @@ def pack(options: argparse.Namespace) -> Result:
 def benchmark(options: argparse.Namespace) -> Result:
     from vae.benchmark.steps import Setting
     from vae.benchmark.suite import format_benchmark, run_benchmark
-    from vae.utils.devices import pick_device
+    from vae.utils.devices import pick_device, require_compiler
 
-    device = pick_device(options.device).type
+    chosen = pick_device(options.device)
+    device = chosen.type
+    if options.compile:
+        require_compiler(chosen, "--compile")
     setting = Setting(
         batch=options.batch,
         image_size=options.image_size,
@@ -110,9 +114,22 @@ COMMANDS = (  # in the order of the help
 )
 
 
+def _explain_memory(error: Exception, options: argparse.Namespace) -> str:
+    """Return a message for a command that ran out of memory: what takes less of it."""
+    numbers = ("num", "steps", "latents", "batch", "image_size", "quality")
+    ways = [f"a lower --{name.replace('_', '-')}" for name in numbers if name in options]
+    if "crop" in options:
+        ways.append("fewer or smaller images")
+    if "device" in options:
+        ways.append("another --device")
+    cause = shorten(str(error) or type(error).__name__, 200)
+    ways.append("more free memory")
+    return f"vae {options.command}: out of memory ({cause}). Try {' or '.join(ways)}."
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on stderr and exit code 1."""
-    escape_unencodable()
+    prepare_streams()
     parser = argparse.ArgumentParser(prog="vae", description="Data and runs of MiniFaceApp.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add_to in COMMANDS:
@@ -133,21 +150,21 @@ def main(arguments: list[str] | None = None) -> int:
             print(json.dumps(found, default=os.fspath))
         else:
             print(*(printable(str(line)) for line in lines), sep="\n")
+        sys.stdout.flush()
     except UserError as error:
         say_error(str(error))
         return 1
+    except BrokenPipeError:  # its reader has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        return 141  # as shells count
     except OSError as error:  # what cannot be read or written: a full disk, somebody else's folder
-        reason = f"{error.filename}: {error.strerror}." if error.filename else error
-        say_error(str(reason))
+        reason = f"{error.filename}: {error.strerror}." if error.filename else str(error)
+        say_error(_explain_memory(error, options) if is_out_of_memory(error) else reason)
         return 1
     except (MemoryError, RuntimeError) as error:
-        from vae.runs.failures import memory_error_text
-
-        if (cause := memory_error_text(error)) is None:
+        if not is_out_of_memory(error):
             raise
-        print(
-            f"error: out of memory ({cause}). Take fewer images or smaller ones.", file=sys.stderr
-        )
+        say_error(_explain_memory(error, options))
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

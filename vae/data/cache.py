@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from vae.data.base import SPLITS, DataConfig, ImageError, ImageSource, Labels
 from vae.data.integrity import find_damage, read_index, skipped_images
@@ -32,6 +32,7 @@ from vae.data.packing import SKIPPED, pack
 from vae.data.partial_cache import partial_folder
 from vae.utils.errors import UserError
 from vae.utils.files import DISK_FULL_ERRORS, free_bytes
+from vae.utils.locks import describe_holder, file_lock
 from vae.utils.text import printable
 
 MAIN_GUARD_HINT = "A script that packs must do so under `if __name__ == '__main__':`."
@@ -171,11 +172,12 @@ def _pack_once(
     needed = sum(source.sizes().values()) * 3 * config.image_size**2  # bytes
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        lock = file_lock(folder.with_name(f".{folder.name}.lock"))
         try:
             held = lock.acquire(timeout=0)
         except Timeout:
-            log.info("%s: another process is packing it; waiting", folder)
+            held_by = f"{folder}: another process is packing it{describe_holder(lock)}"
+            log.info("%s; waiting", held_by)
             held = lock.acquire()
         with held:
             if fault := _find_damage(source, config, folder) or _now_readable(
@@ -184,7 +186,7 @@ def _pack_once(
                 if folder.exists():
                     log.warning("%s: %s; packing it again", folder, fault)
                 written = [*folder.glob("*.npy"), *partial_folder(folder).glob("*.npy")]
-                missing = needed - 512 * sum(file.stat().st_blocks for file in written)
+                missing = needed - sum(map(_bytes_on_disk, written))
                 if missing > free_bytes(Path(config.root)):
                     raise UserError(_too_small(config, "the disk is too small", missing))
                 pack(source, config, fingerprint, folder)
@@ -201,6 +203,12 @@ def _pack_once(
             "data.num_workers: a packing process died, perhaps for want of memory: try "
             f"data.num_workers=1. {MAIN_GUARD_HINT}"
         ) from error
+
+
+def _bytes_on_disk(file: Path) -> int:
+    """Return the bytes that a file occupies: less than its size while it has holes."""
+    about = file.stat()
+    return getattr(about, "st_blocks", about.st_size // 512) * 512  # Windows does not tell
 
 
 def _too_small(config: DataConfig, what: str, needed: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -9,26 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 
-import torch
-
 from vae.models.base import build_shapes
 from vae.runs.config import RunConfig
 from vae.training.trainer import Trainer
-from vae.utils.devices import pick_device, pick_precision
+from vae.utils.devices import explain_compiler_error, pick_device, pick_precision
 from vae.utils.distributed import is_failed_exchange
-from vae.utils.errors import UserError
+from vae.utils.errors import UserError, is_out_of_memory
 from vae.utils.files import DISK_FULL_ERRORS, free_bytes
 from vae.utils.text import plural
 
 log = logging.getLogger(__name__)
-
-# In errors of torch's that have no class of their own: its allocator's on CPUs, MPS's, CUDA's
-# libraries' (cuBLAS and cuDNN want memory of their own), oneDNN's.
-OUT_OF_MEMORY = (
-    *("can't allocate memory", "not enough memory", "out of memory", "bad_alloc"),
-    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
-    *("could not create a primitive", "could not create a memory object"),
-)
 
 
 class ResourceError(UserError):
@@ -62,7 +53,9 @@ def require_memory(config: RunConfig) -> None:
 def translate_resource_errors(
     config: RunConfig, folder: Path, trainer: Trainer | None = None, batch: int | None = None
 ) -> Iterator[None]:
-    """Translate a full disk, a failed allocation or a lost rank into a UserError with a remedy.
+    """Translate an error of the machine into a UserError with a remedy.
+
+    That is a full disk, a failed allocation, a lost rank, a compiler that does not work.
 
     Args:
         config, folder: the run's.
@@ -81,6 +74,8 @@ def translate_resource_errors(
         lack = _disk_error(error, folder, trainer) or _memory_error(
             error, config, folder, trainer, batch
         )
+        if lack is None and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            lack = explain_compiler_error(error)
         if lack is None:
             raise
         raise ResourceError(lack) from error
@@ -110,6 +105,8 @@ def _disk_error(error: Exception, folder: Path, trainer: Trainer | None) -> str 
     if error.errno in DISK_FULL_ERRORS:
         free = free_bytes(folder) / 1e6
         what, remedy = f"{DISK_FULL_ERRORS[error.errno]} ({free:.2f} MB are free)", "Make room"
+    elif named and file.is_relative_to(folder) and error.errno == errno.ENOENT:
+        what, remedy = "is gone; it was removed or renamed meanwhile", "Put it back"
     elif named and file.is_relative_to(folder):  # a drive that is gone, or somebody else's
         what, remedy = f"cannot be written ({error.strerror})", "Fix this"
     else:
@@ -120,20 +117,11 @@ def _disk_error(error: Exception, folder: Path, trainer: Trainer | None) -> str 
     return f"{file}: {what}{_where_stopped(folder, trainer, remedy)}"
 
 
-def memory_error_text(error: Exception) -> str | None:
-    """Return the text of a failed allocation, in torch or in Python; None for other errors."""
-    by_text = isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
-    if not by_text and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return None
-    return shorten(f"{type(error).__name__}: {error}", 120)
-
-
 def _memory_error(
     error: Exception, config: RunConfig, folder: Path, trainer: Trainer | None, batch: int | None
 ) -> str | None:
     """Return a message for a failed allocation, in torch or in Python; None for other errors."""
-    cause = memory_error_text(error)
-    if cause is None:
+    if not is_out_of_memory(error):
         return None
     device = trainer.batches.device if trainer else pick_device(config.trainer.device)
     images = plural(batch, "image") if batch else f"data.batch_size={config.data.batch_size} images"
@@ -142,6 +130,7 @@ def _memory_error(
         tries.append("trainer.precision=bf16")
     if batch is None and config.data.batch_size >= 4:
         tries.insert(0, f"data.batch_size={config.data.batch_size // 2}")
+    cause = shorten(f"{type(error).__name__}: {error}", 120)
     when = f"{'validating ' if batch else ''}at step {trainer.step if trainer else 0}"
     return (
         f"out of memory {when}: {images} of {config.data.image_size} px, "

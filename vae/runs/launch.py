@@ -31,7 +31,7 @@ from vae.runs.run_dir import (
     run_lock,
 )
 from vae.runs.wandb_settings import fitting_name, resolve_mode, run_group
-from vae.utils.devices import pick_device
+from vae.utils.devices import pick_device, require_compiler
 from vae.utils.distributed import (
     broadcast_object,
     is_failed_exchange,
@@ -165,6 +165,8 @@ def prepare_run(
     takes = f"a multiple of the number of processes, here {world_size()}"
     fits = config.data.batch_size % world_size() == 0
     require(fits, "data.batch_size", config.data.batch_size, takes)
+    if config.trainer.compile:
+        require_compiler(device)
     if config.resume is not None and Path(config.resume).resolve() != folder.resolve():
         raise UserError(f"resume: {config.resume} is to go on in its own folder, not in {folder}.")
     with translate_resource_errors(config, folder):

@@ -244,6 +244,7 @@ class Run:
         """Write checkpoints/NAME.pt; keep the last one before it as previous.pt."""
         path = self.folder / "checkpoints" / f"{name}.pt"
         self.tracker.sync()  # the rows before it are to be there where it is
+        path.parent.stat()  # removed meanwhile: an error, or half a run would look whole
         checkpoint = {
             **self.trainer.state(),
             "measured": self.measured,
@@ -275,6 +276,7 @@ class Run:
             "wandb_run_id": self.tracker.run_id,
         }
         try:
+            (self.folder / "metrics.jsonl").stat()  # a folder that was removed is not made again
             write_summary(self.folder, summary)
         except OSError:
             if status in ("finished", "pruned"):  # of the others it has been said why

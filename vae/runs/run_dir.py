@@ -12,10 +12,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from vae.utils.errors import UserError
 from vae.utils.files import annotate_os_error, read_json, write_json
+from vae.utils.locks import describe_holder, file_lock
 
 LOCK_FILE = ".lock"  # held by the process that trains in the folder
 SMALL_FILES = 1 << 16  # bytes that Hydra's and other small ones of a run fit into
@@ -78,18 +79,17 @@ def claim_run_folder(folder: Path) -> None:
 def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold the run folder's lock: two processes never train in the same folder.
 
-    The system lets go of the lock when the process ends, however it ends.
-
     Raises:
         RunFolderInUseError: another process holds it, and this one is not to wait for it.
     """
-    lock = FileLock(folder / LOCK_FILE)
+    lock = file_lock(folder / LOCK_FILE)
     try:
         held = lock.acquire(timeout=0.5)  # `is_locked` holds it for a moment
     except Timeout:
+        held_by = f"{folder}: another process is training this run{describe_holder(lock)}"
         if not wait:
-            raise RunFolderInUseError(f"{folder}: another process is training this run.") from None
-        log.info("%s: another process is training this run; waiting for it", folder)
+            raise RunFolderInUseError(f"{held_by}.") from None
+        log.info("%s; waiting for it", held_by)
         held = lock.acquire()
     with held:
         yield
@@ -97,10 +97,10 @@ def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
 
 def is_locked(folder: Path) -> bool:
     """Return whether a process is training the run in `folder` now."""
-    if not (folder / LOCK_FILE).exists():  # and looking must not make it
+    if not any(folder.glob(f"{LOCK_FILE}*")):  # and looking must not make it
         return False
     try:
-        with FileLock(folder / LOCK_FILE, timeout=0):
+        with file_lock(folder / LOCK_FILE).acquire(timeout=0):
             return False
     except Timeout:
         return True
@@ -111,12 +111,13 @@ def is_locked(folder: Path) -> bool:
 def remove_run_folder(folder: Path) -> None:
     """Remove Hydra's files from a run folder in which nothing was trained.
 
-    A mistyped value must not leave an empty run behind. A folder with metrics in it is
-    left alone, and one in which a process still packs its images; and so is whatever else
+    A mistyped value must not leave an empty run behind. A folder with metrics or checkpoints in
+    it is left alone, and one in which a process still packs its images; and so is whatever else
     lies there: only Hydra's own files go, then the folder and its parents below the current
     one, as long as they are empty.
     """
-    if (folder / "metrics.jsonl").exists() or is_locked(folder):
+    trained = (folder / "metrics.jsonl").exists() or any(folder.glob("checkpoints/*.pt"))
+    if trained or is_locked(folder):
         return
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
     for name in ("train.log", LOCK_FILE):

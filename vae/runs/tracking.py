@@ -68,15 +68,22 @@ class Tracker(WandbRun):
     def __enter__(self) -> Tracker:
         resolve_mode(self.settings.mode)  # before anything is created
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._open():  # there is a run from now on, even without a row
+        path = self.folder / "metrics.jsonl"
+        with annotate_os_error(path):
+            path.touch()  # there is a run from now on, even without a row
+        with self._open():
             super().__enter__()
         self.send("could not be told of the metrics", _define_metrics)
         return self
 
     @contextmanager
     def _open(self) -> Iterator[IO[str]]:
+        """Open metrics.jsonl to append. Do not create it again: it, or its folder, was removed."""
         path = self.folder / "metrics.jsonl"
-        with annotate_os_error(path), path.open("a", encoding="utf-8") as file:
+        with (
+            annotate_os_error(path),
+            open(path, "a", encoding="utf-8", opener=_open_existing) as file,
+        ):
             yield file
 
     def log(self, row: Mapping[str, float]) -> None:
@@ -104,6 +111,10 @@ class Tracker(WandbRun):
                 "upload of the model failed",
                 lambda run: run.log_artifact(str(path), name=f"model-{run.id}", type="model"),
             )
+
+
+def _open_existing(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_CREAT)
 
 
 def _define_metrics(run: wandb.Run) -> None:

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,14 +22,20 @@ from multiprocessing.process import parent_process
 from pathlib import Path
 from typing import Any
 
-from vae.utils.errors import UserError
-from vae.utils.signals import InterruptedRun, Interrupts, blocked
+from vae.utils.compat import short_socket_paths
+from vae.utils.errors import UserError, prepare_streams
+from vae.utils.signals import InterruptedRun, Interrupts, blocked, known_signals, signal_name
 
 log = logging.getLogger(__name__)
 
 LINUX = sys.platform == "linux"
 LAUNCHER = os.getppid()  # whose worker this process is, if it is one
-SCHEDULERS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}  # signals that they send
+SCHEDULERS = {*known_signals("SIGTERM", "SIGUSR1", "SIGUSR2")}  # signals that they send
+PERHAPS = {  # signals of the system, and what they mostly mean
+    "SIGKILL": ", perhaps by the system for want of memory",
+    "SIGBUS": ": a file that it reads was made shorter meanwhile (the packed images?), or its "
+    "disk failed, or there is no room in /dev/shm",
+}
 # Imported once, by the process from which the others are forked: a start takes 20 ms then.
 # loky is joblib's: from its workers, a process can only be started where it is known.
 PRELOADED = ("__main__", "vae.runs.launch", "wandb", "joblib.externals.loky")
@@ -64,8 +71,15 @@ def run_in_subprocess(
     resource_tracker.ensure_running()  # the first process's start would, and unblock SIGTERM
     # Schedulers signal every process of a job, also the one that forks. What a signal means is
     # for this process to decide, which asks the new one to end by SIGTERM.
-    with blocked(*SCHEDULERS):
-        process.start()
+    try:
+        with blocked(*SCHEDULERS), short_socket_paths():
+            process.start()
+    except (OSError, EOFError) as error:  # EOFError: the fork server has died
+        raise UserError(
+            f"no process can be started for a run ({type(error).__name__}: {error}). It needs "
+            "memory, open files (ulimit -n), processes (ulimit -u), and a folder for temporary "
+            f"files with room: {tempfile.gettempdir()}, as TMPDIR says."
+        ) from error
     sender.close()
     answer: tuple[Any, str | None] | None = None
     # It is passed on at once, and once: a later SIGTERM could come when the run has saved.
@@ -102,8 +116,8 @@ def run_in_subprocess(
 def _cause_of_death(exit_code: int) -> str:
     if exit_code >= 0:
         return f"its process ended with exit code {exit_code}"
-    memory = ", perhaps by the system for want of memory" if exit_code == -signal.SIGKILL else ""
-    return f"killed by {signal.Signals(-exit_code).name}{memory}"
+    name = signal_name(-exit_code)
+    return f"killed by {name}{PERHAPS.get(name, '')}"
 
 
 def _answer(
@@ -115,8 +129,10 @@ def _answer(
     arguments: tuple[Any, ...],
 ) -> None:
     """Call the function in the subprocess; send back its value and why it failed, or None."""
+    prepare_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, SCHEDULERS - {signal.SIGTERM})
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_SETMASK, SCHEDULERS - {signal.SIGTERM})
     with suppress(OSError):  # when memory is short, this process goes first, not the sweep
         Path("/proc/self/oom_score_adj").write_text("500")
     threading.Thread(target=_end_with_the_parent, daemon=True).start()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 Kind = TypeVar("Kind", bound="type[torch.optim.Optimizer]")
 
+# Bytes of a folder in which multiprocessing can create a socket: the system takes 107 (macOS 103)
+# in all, and "/pymp-xxxxxxxx/listener-xxxxxxxx" follows.
+LONGEST_SOCKET_FOLDER = 107 - 32
 UPLOAD_GIVEN_UP = "filestream: fatal error"
 
 
@@ -54,6 +58,21 @@ def without_wandb_launch() -> Iterator[None]:
         yield
     finally:
         del sys.modules[package]
+
+
+@contextmanager
+def short_socket_paths() -> Iterator[None]:
+    """Let multiprocessing start its fork server where TMPDIR is long, as on some clusters.
+
+    The path of its socket would be too long for the system. Python 3.14 sees to that itself.
+    """
+    before = tempfile.gettempdir()
+    if len(os.fsencode(before)) > LONGEST_SOCKET_FOLDER:
+        tempfile.tempdir = "/tmp"
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 @contextmanager

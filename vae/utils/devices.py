@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import cast
 
 import torch
@@ -95,6 +96,26 @@ def compile_model(model: nn.Module) -> nn.Module:
     graphs = next(model.parameters()).is_cuda and world_size() == 1
     compiled = torch.compile(model, dynamic=False, mode="reduce-overhead" if graphs else None)
     return cast("nn.Module", compiled)
+
+
+def require_compiler(device: torch.device, key: str = "trainer.compile") -> None:
+    """Raise a UserError, by compiling a small function, if torch cannot compile for the device."""
+    try:
+        torch.compile(torch.neg, dynamic=False)(torch.ones(8, device=device))
+    except Exception as error:  # of the compiler, of torch or of the disk
+        raise UserError(explain_compiler_error(error, key)) from error
+
+
+def explain_compiler_error(error: Exception, key: str = "trainer.compile") -> str:
+    """Return a message: what torch's compiler lacks on this machine."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    cause = next((line for line in lines if "error:" in line), lines[0])  # in g++'s output
+    off = "set it to false" if "." in key else "leave it out"
+    return (
+        f"{key}: torch cannot compile the model on this machine ({shorten(cause, 200)}). It needs "
+        "a C++ compiler (g++ or clang++, or the one that CXX names), Python's headers, on a GPU "
+        f"Triton, and a writable TORCHINDUCTOR_CACHE_DIR. Install what is missing, or {off}."
+    )
 
 
 def hardware_name(device: torch.device, threads: int | None) -> str:

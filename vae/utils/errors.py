@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import faulthandler
 import io
 import os
 import re
 import sys
+from contextlib import suppress
 from dataclasses import fields
 from types import TracebackType
 from typing import Any
@@ -22,6 +25,28 @@ class UserError(Exception):
     `train.py` and the `vae` command print it without a traceback and exit with
     a code other than 0.
     """
+
+
+def prepare_streams() -> None:
+    """Make stdout and stderr fit for any text, in child processes too; report crashes.
+
+    A stream that was closed (`2>&-`) is opened. Characters that the encoding lacks (cp1252 and
+    ASCII have no β) are printed as their escapes. SIGBUS and SIGSEGV print a traceback: a
+    memory-mapped file, such as a cache, may have been truncated while it was read.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # tqdm, for one, would fail
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end
+            os.set_inheritable(stream.fileno(), True)  # or the next file gets its number
+            setattr(sys, name, stream)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    encoding = os.environ.get("PYTHONIOENCODING", "").partition(":")[0]
+    os.environ["PYTHONIOENCODING"] = f"{encoding}:backslashreplace"
+    if not faulthandler.is_enabled():
+        with suppress(OSError, ValueError):  # a stderr that is no file
+            faulthandler.enable()
 
 
 def print_error(
@@ -41,16 +66,22 @@ def say_error(text: str) -> None:
     print("\n".join(map(printable, f"error: {text}".split("\n"))), file=sys.stderr)
 
 
-def escape_unencodable() -> None:
-    """Print a character that the terminal's encoding lacks as its escape; in child processes, too.
+# In errors of torch's that have no class of their own: its allocator's on CPUs, mmap's, MPS's,
+# CUDA's libraries' (cuBLAS and cuDNN want memory of their own), oneDNN's.
+OUT_OF_MEMORY = (
+    *("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory"),
+    *("bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+    *("could not create a primitive", "could not create a memory object"),
+)
 
-    In cp1252 or ASCII there is no β: `--help` would end in a UnicodeEncodeError.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    encoding = os.environ.get("PYTHONIOENCODING", "").partition(":")[0]
-    os.environ["PYTHONIOENCODING"] = f"{encoding}:backslashreplace"
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocation failed: in Python, numpy or torch, on the CPU or on a GPU."""
+    if isinstance(error, RuntimeError):  # torch.OutOfMemoryError is one
+        text = str(error).lower()
+        return any(each.lower() in text for each in OUT_OF_MEMORY)
+    no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return no_memory or isinstance(error, MemoryError)
 
 
 def require(holds: bool, key: str, got: Any, takes: str) -> None:

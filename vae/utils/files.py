@@ -170,7 +170,9 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether there is a process of this number on this host."""
+    """Return whether there is a process of this number on this host. Windows: always True."""
+    if os.name == "nt":  # os.kill would send it Ctrl-C
+        return True
     try:
         os.kill(pid, 0)
     except PermissionError:  # another user's

@@ -11,9 +11,27 @@ from typing import Any
 
 from vae.utils.distributed import all_max
 
+
+def known_signals(*names: str) -> tuple[signal.Signals, ...]:
+    """Return those of the signals that this system has."""
+    return tuple(signal.Signals[name] for name in names if hasattr(signal, name))
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal, "signal 40" for a number without one.
+
+    >>> signal_name(2)
+    'SIGINT'
+    """
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
 # systemd, Kubernetes and Slurm end a job by SIGTERM; Slurm warns by SIGUSR1 where asked to
-# (sbatch --signal=USR1@60).
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# (sbatch --signal=USR1@60). Windows has no SIGUSR1.
+SIGNALS = known_signals("SIGINT", "SIGTERM", "SIGUSR1")
 
 
 class InterruptedRun(KeyboardInterrupt):
@@ -84,7 +102,13 @@ class Interrupts:
 
 @contextmanager
 def blocked(*numbers: signal.Signals) -> Iterator[None]:
-    """Block signals in this thread, and for good in processes that are started inside the block."""
+    """Block signals in this thread, and for good in processes that are started inside the block.
+
+    Windows cannot block signals: nothing is blocked there.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock
-
 from vae.utils.errors import UserError
 from vae.utils.files import open_regular
+from vae.utils.locks import file_lock
 
 WAYS_TO_GET = """Ways to get CelebA:
   its authors    https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: img_align_celeba.zip,
@@ -77,7 +76,7 @@ def download(folder: Path) -> None:
     wanted.sort(key=lambda entry: entry[2].endswith(".zip"))  # the small ones first
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".download.lock"):  # runs of a sweep start together
+        with file_lock(folder / ".download.lock"):  # runs of a sweep start together
             for drive_id, md5, name in wanted:
                 log.info("%s: fetching it, if it is not there", folder / name)
                 try:
