@@ -4,10 +4,18 @@ import re
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
-from vae.runs.overrides import expand_resume, run_name, save_accepted_overrides
+from vae.runs.overrides import (
+    ResumeRequest,
+    expand_resume,
+    request_resume,
+    run_name,
+    save_accepted_overrides,
+)
+from vae.runs.resume import names_of
 from vae.utils.errors import UserError
-from vae.utils.text import safe_name
+from vae.utils.text import hydra_value, safe_name
 
 
 def test_a_run_is_named_by_its_overrides():
@@ -28,16 +36,41 @@ def accepted(run, text="- loss.beta=0.1\n- resume=elsewhere\n"):
 
 
 def test_resume_restores_the_accepted_overrides(tmp_path):
-    """But for those that are given anew."""
-    run, team = tmp_path / "it's a run, loss.beta=0.1", "wandb.entity=${oc.env:TEAM}"
-    accepted(run, f"- loss.beta=0.1\n- seed=1\n- {team}\n- resume=elsewhere\n")
+    """But for those that are given anew, in any spelling of Hydra's."""
+    run, team = tmp_path / "it's a run, loss.beta=0.1 (1)", "wandb.name=${oc.env:TEAM}"
+    accepted(run, f"- loss.beta=0.1\n- +seed=1\n- {team}\n- resume=elsewhere\n")
     (run / ".hydra" / "overrides.yaml").write_text("- model.latent_dim=0\n")  # refused, later
-    quoted = "'" + str(run).replace("'", "\\'") + "'"
-    words = expand_resume([f"resume={run}", "seed=2", team])
-    expected = ["loss.beta=0.1", "seed=2", team, f"resume={quoted}", f"hydra.run.dir={quoted}"]
-    assert words == expected
+    words = expand_resume([f"resume={run}", "hydra.run.dir=x", "++seed=2", team])
+    assert words == ["loss.beta=0.1", "++seed=2", team, *names_of(run)]
     parsed = OverridesParser.create().parse_overrides(words)
     assert parsed[-1].value() == parsed[-2].value() == str(run)
+    quoted = hydra_value(str(run))
+    assert expand_resume([f"+resume={quoted}", "seed=2", team]) == [
+        "loss.beta=0.1", "seed=2", team, *names_of(run),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a b",
+        "it's",
+        '"',
+        "a\\b",
+        "a\\",
+        "a'\\",
+        "a\\'b",
+        "a,b=[c]{d}(1)",
+        "${x}",
+        "a\\${x}",
+        "~x",
+        "\n",
+    ],
+)
+def test_any_folder_name_is_a_value(name):
+    path = f"/runs/{name}"
+    override = OverridesParser.create().parse_override(f"resume={hydra_value(path)}")
+    assert OmegaConf.create({"resume": override.value()}).resume == path
 
 
 def test_resume_without_a_run_is_refused(tmp_path):
@@ -45,22 +78,26 @@ def test_resume_without_a_run_is_refused(tmp_path):
     assert expand_resume(["resume=null"]) == ["resume=null"]
     with pytest.raises(UserError, match="no run folder"):
         expand_resume([f"resume={tmp_path}"])
-    with pytest.raises(UserError, match="Leave out -m"):
-        expand_resume(["-m", f"resume={tmp_path}"])
 
 
-def test_resume_auto_resumes_or_starts(tmp_path):
-    arguments = ["resume=auto", f"hydra.run.dir={tmp_path / 'run'}", "trainer.epochs=9"]
-    assert expand_resume(arguments) == arguments[1:]
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)  # killed before it was accepted
-    resumed = [f"resume='{tmp_path}/run'", f"hydra.run.dir='{tmp_path}/run'"]
-    assert expand_resume(arguments) == [*arguments[1:], *resumed]
-    accepted(tmp_path / "run")
-    assert expand_resume(arguments) == ["loss.beta=0.1", *arguments[1:], *resumed]
+def test_resume_is_decided_after_composition(tmp_path, monkeypatch):
+    """`auto` resumes a run where there is one; a folder may come from a YAML file."""
+    monkeypatch.setenv("JOB", "7")
+    run, words = tmp_path / "run_7", ["resume=auto", "hydra.run.dir=r", "trainer.epochs=9"]
+    where = {"dir": f"{tmp_path}/run_${{oc.env:JOB}}"}
+    auto = OmegaConf.create({"resume": "auto", "hydra": {"run": where}})
+    request_resume(auto, words)  # it starts there
+    accepted(run)
+    with pytest.raises(ResumeRequest) as request:
+        request_resume(auto, words)
+    assert request.value.arguments == ["loss.beta=0.1", "trainer.epochs=9", *names_of(run)]
+    named = OmegaConf.create({"resume": str(run)})
+    with pytest.raises(ResumeRequest):
+        request_resume(named, [])
+    request_resume(named, request.value.arguments)  # it is resumed now
+    auto.hydra.run.dir = "outputs/${now:%H-%M-%S}"
     with pytest.raises(UserError, match=r"resume: auto .* hydra.run.dir=FOLDER"):
-        expand_resume(["resume=auto"])
-    with pytest.raises(UserError, match="Leave out -m"):
-        expand_resume(["-m", *arguments])
+        request_resume(auto, words)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ are known here and in `train.py`, `vae/runs/{overrides,launch,load}.py` and `vae
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +157,12 @@ def _unresolvable(composed: DictConfig) -> str:
 
 
 def _reject_unknown_keys(node: DictConfig, path: str = "") -> None:
-    """Reject unknown keys that a + let past Hydra: `+model.latent_dmi=3`."""
+    """Reject unknown keys that a + let past Hydra, and keys that a ~ deleted."""
     kind = OmegaConf.get_type(node)
-    known = getattr(kind, "__dataclass_fields__", {})
+    known = [field.name for field in fields(kind)] if is_dataclass(kind) else []
+    for key in known:
+        if key not in node:
+            raise UserError(f"{path}{key}: needs a value, for example {path}{key}=...")
     for key in node:
         name = path + str(key)
         if known and key not in known:

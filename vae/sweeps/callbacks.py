@@ -8,10 +8,13 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
@@ -20,31 +23,55 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from vae.runs.checkpoint import config_changes
 from vae.runs.config import objectives_of
+from vae.runs.overrides import request_resume
 from vae.runs.run_dir import remove_empty, require_writable
 from vae.runs.wandb_run import WandbConfig
 from vae.sweeps.results import RECORD_FILE
 from vae.sweeps.wandb_sweep import link_runs
-from vae.utils.errors import UserError, without_password
+from vae.utils.distributed import world_size
+from vae.utils.errors import UserError, require, without_password
 from vae.utils.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
 
-class RequireFolder(Callback):
-    """Check that the run folder is writable, before Hydra writes and data are packed."""
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """End the process with the message of a UserError: of a callback, Hydra would only warn."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+class CheckStart(Callback):
+    """Check the composed configuration, before Hydra writes anything and data are packed."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self._require("hydra.run.dir", config.hydra.run.dir)
+        with user_errors():
+            HydraConfig.instance().set_config(config)  # for ${hydra:...} in a folder's name
+            request_resume(config, sys.argv[1:])
+            self._check_folder(config, "hydra.run.dir", config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self._require("hydra.sweep.dir", config.hydra.sweep.dir)
+        with user_errors():
+            if world_size() > 1:
+                raise UserError("-m: torchrun is for one run by several processes; leave it out.")
+            if OmegaConf.select(config, "resume") is not None:
+                raise UserError("resume: takes one run. Leave out -m.")
+            self._check_folder(config, "hydra.sweep.dir", config.hydra.sweep.dir)
 
-    def _require(self, key: str, folder: str) -> None:
+    def _check_folder(self, config: DictConfig, key: str, folder: str) -> None:
+        takes = ".hydra: that is where a run's settings are looked up"
+        subdir = config.hydra.output_subdir
+        require(subdir == ".hydra", "hydra.output_subdir", subdir, takes)
         try:
             require_writable(Path(folder))
         except OSError as error:
             reason = error.strerror or error
-            sys.exit(f"error: {key}: {folder} cannot be written to: {reason}. Choose another.")
+            raise UserError(
+                f"{key}: {folder} cannot be written to: {reason}. Choose another."
+            ) from error
 
 
 class PrepareSweep(Callback):
