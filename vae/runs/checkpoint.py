@@ -17,6 +17,7 @@ from torch import Tensor
 from vae.models.base import build_shapes
 from vae.runs.compose import flatten, run_config
 from vae.runs.config import RunConfig
+from vae.runs.resume import resume_command
 from vae.training.optim import state_of_a_step
 from vae.utils.errors import UserError
 from vae.utils.files import read_json, write_atomically
@@ -104,7 +105,7 @@ def _what_is_missing(folder: Path, path: Path) -> str:
         status = read_json(folder / "summary.json").get("status", "never came to its end")
         return (
             f"{path}: there is no such checkpoint (the run: {status}). One is written at the end "
-            f"of each epoch. Resume the run: python train.py resume={folder}"
+            f"of each epoch. Resume the run: {resume_command(folder)}"
         )
     runs = sorted(found.parents[1] for found in folder.glob("*/checkpoints/last.pt"))
     hint = f"It holds {len(runs)} runs; give one: {runs[0]}." if runs else "Give outputs/DATE/TIME."

@@ -160,9 +160,8 @@ def _reject_unknown_keys(node: DictConfig, path: str = "") -> None:
     """Reject unknown keys that a + let past Hydra, and keys that a ~ deleted."""
     kind = OmegaConf.get_type(node)
     known = [field.name for field in fields(kind)] if is_dataclass(kind) else []
-    for key in known:
-        if key not in node:
-            raise UserError(f"{path}{key}: needs a value, for example {path}{key}=...")
+    for gone in [path + each for each in known if each not in node]:
+        raise UserError(f"{gone}: needs a value, for example {gone}=...")
     for key in node:
         name = path + str(key)
         if known and key not in known:

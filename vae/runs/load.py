@@ -17,9 +17,9 @@ from vae.evaluation.evaluate import Report, evaluate_model
 from vae.generation.figures import draw_figures
 from vae.models import build_model
 from vae.runs.checkpoint import read_checkpoint, validate_checkpoint
-from vae.runs.compose import run_config
+from vae.runs.compose import flatten, run_config
 from vae.runs.config import RunConfig
-from vae.runs.wandb_run import WandbRun
+from vae.runs.wandb_run import WandbRun, without_upload_target
 from vae.utils.errors import UserError, require
 from vae.utils.files import read_json, read_yaml, write_json
 
@@ -37,6 +37,7 @@ class SavedRun(TrainedModel):
     epoch: float
     metrics: dict[str, float]  # val/* as it was last measured
     checkpoint: str = "last"
+    given: frozenset[str] = frozenset()  # keys of the configuration that are not the run's own
 
     @property
     def directions_file(self) -> Path:
@@ -72,7 +73,7 @@ def load_run(
         checkpoint: `last`, or `best` (by val/bpd), or `ema`: the average of the weights. Where
             the last one is damaged it is the one before it, and a line is logged that says so.
         overrides: `data.path=FOLDER` or `data.root=FOLDER` where the images have moved,
-            `metrics.*=...` for how to measure.
+            `metrics.*=...` for how to measure, `wandb.*=...` for where to report.
 
     Raises:
         UserError: there is no such run or checkpoint, it is damaged, or this version does
@@ -82,7 +83,8 @@ def load_run(
     average = checkpoint == "ema"  # is in the last one
     state, path = read_checkpoint(folder, "last" if average else checkpoint)
     try:
-        config = run_config(state.get("config"), _parse(overrides))
+        changes = _parse(overrides)
+        config = run_config(state.get("config"), changes)
         if average:
             require(state.get("ema") is not None, "trainer.ema", None, "a decay: it has no average")
         weights = "ema" if average else "model"
@@ -106,6 +108,7 @@ def load_run(
         epoch=state["epoch"],
         metrics={key.replace(prefix, "val/"): value for key, value in measured},
         checkpoint=checkpoint,
+        given=frozenset(flatten(changes)),
     )
 
 
@@ -134,8 +137,12 @@ def _parse(overrides: Sequence[str]) -> DictConfig:
         if key in PATH_KEYS:
             OmegaConf.update(changes, key, str(Path(text).expanduser().absolute()))
             continue
-        takes = f"{', '.join(PATH_KEYS)} or metrics.*, as KEY=VALUE: the rest is the run's own"
-        require(key.startswith("metrics.") and bool(equals), "overrides", override, takes)
+        takes = (
+            f"{', '.join(PATH_KEYS)}, metrics.* or wandb.*, as KEY=VALUE: the rest is the run's own"
+        )
+        require(
+            key.startswith(("metrics.", "wandb.")) and bool(equals), "overrides", override, takes
+        )
         changes.merge_with_dotlist([override])
     return changes
 
@@ -146,7 +153,7 @@ def evaluate_and_record(
     """Evaluate a run and write metrics.json and the split's figures; report it to W&B.
 
     On W&B it is a run of its own, of the job type `evaluate`, in the group of the one that
-    it measures and by that one's `wandb.mode`.
+    it measures and by that one's settings, except where they would upload to.
 
     Args:
         run, split, seed: as `evaluate_model`.
@@ -160,7 +167,7 @@ def evaluate_and_record(
     write_metrics(run, report, folder / METRICS_FILE)
     images = run.data.images[split]
     pictures = draw_figures(run.model, images, evaluation, folder / "figures" / split)
-    settings = run.config.wandb
+    settings = without_upload_target(run.config.wandb, run.given)
     named = replace(settings, name=f"{settings.name or run.folder.name} {split}")
     config = {**asdict(run.config), "checkpoint": run.checkpoint, "evaluated": str(run.folder)}
     with WandbRun(folder, named, config, job_type="evaluate") as wandb_run:

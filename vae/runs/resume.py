@@ -35,15 +35,21 @@ def provides_value(override: str) -> bool:
     Hydra's keys select code to run. `${oc.env:...}` reads this machine's environment; no
     part of an interpolation is told from harmless ones, as they nest.
     """
-    plain = re.fullmatch(r"[+~]{0,2}\w[\w./@]*(=.*)?", override, re.DOTALL)
-    return bool(plain) and not re.match(r"[+~]*hydra\b", override) and "${" not in override
+    plain = re.fullmatch(r"[+~]{0,2}(\w[\w./@]*)(=.*)?", override, re.DOTALL)
+    return bool(plain and not re.search(r"\bhydra\b", plain[1])) and "${" not in override
 
 
 def selects_upload(override: str) -> bool:
     """Return whether an override decides to whom a run is uploaded: its command must say so."""
-    key, value = key_of(override), override.partition("=")[2].strip(" '\"")
-    online = key == "wandb.mode" and value not in ("auto", "offline", "disabled")
-    return online or (key == "wandb.entity" and value != "null")
+    value = override.partition("=")[2].strip(" '\"")
+    match key_of(override):
+        case "wandb":  # a choice of conf/wandb/, or {entity: ...}
+            return not re.fullmatch(r"\w+", value)
+        case "wandb.entity":
+            return value != "null"
+        case "wandb.mode":
+            return value not in ("auto", "offline", "disabled")
+    return False
 
 
 def resume_arguments(arguments: list[str], folder: Path) -> list[str]:

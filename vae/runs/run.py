@@ -27,6 +27,7 @@ from vae.models.base import multiply_adds
 from vae.runs.checkpoint import BEST_METRIC, save_checkpoint
 from vae.runs.config import RunConfig, objective_values
 from vae.runs.failures import last_checkpoint_hint, require_memory, translate_resource_errors
+from vae.runs.resume import resume_command
 from vae.runs.run_dir import write_summary
 from vae.runs.tracking import Tracker, truncate_metrics
 from vae.training.base import NotFiniteError
@@ -180,7 +181,7 @@ class Run:
                 log.info("pruned by Optuna at step %d", self.trainer.step)
             except InterruptedRun:
                 status = "interrupted"
-                log.warning("interrupted: resume with  python train.py resume=%s", self.folder)
+                log.warning("interrupted: resume with  %s", resume_command(self.folder))
                 raise
             except NotFiniteError as error:
                 reason = f"{error} {last_checkpoint_hint(self.folder)}"

@@ -14,9 +14,9 @@ import shlex
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -85,6 +85,24 @@ def resolve_mode(mode: str) -> Literal["online", "offline", "disabled"]:
             "Run `wandb login` (or set WANDB_API_KEY), or take wandb.mode=offline."
         )
     return "offline"
+
+
+def without_upload_target(settings: WandbConfig, given: Collection[str]) -> WandbConfig:
+    """Return settings of an untrusted run folder, except where they would upload to.
+
+    Args:
+        settings: from the folder; keys that are in `given`, from the user.
+        given: keys such as `wandb.entity`.
+    """
+    left_out: dict[str, Any] = {}
+    if settings.entity is not None and "wandb.entity" not in given:
+        left_out["entity"] = None
+    if settings.mode == "online" and "wandb.mode" not in given:
+        left_out["mode"] = "auto"
+    for key in left_out:
+        text = "wandb.%s=%s is left out: a run's folder does not decide where it is uploaded."
+        logger.warning(text + " Where you want it, give it.", key, getattr(settings, key))
+    return replace(settings, **left_out)
 
 
 def _netrc_has(url: str) -> bool:

@@ -20,6 +20,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from vae.runs.checkpoint import config_changes
 from vae.runs.config import objectives_of
@@ -37,11 +38,13 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """End the process with the message of a UserError: of a callback, Hydra would only warn."""
+    """End the process with the message of an error: of a callback, Hydra would only warn."""
     try:
         yield
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OmegaConfBaseException as error:  # a folder's name that cannot be resolved
+        sys.exit(f"error: {error.full_key}: {str(error).splitlines()[0]}.")
 
 
 class CheckStart(Callback):
@@ -63,8 +66,9 @@ class CheckStart(Callback):
 
     def _check_folder(self, config: DictConfig, key: str, folder: str) -> None:
         takes = ".hydra: that is where a run's settings are looked up"
-        subdir = config.hydra.output_subdir
+        subdir, name = config.hydra.output_subdir, config.hydra.job.name
         require(subdir == ".hydra", "hydra.output_subdir", subdir, takes)
+        require(name == Path(name).name, "hydra.job.name", name, "the name of a log file, without /")
         try:
             require_writable(Path(folder))
         except OSError as error:
