@@ -1,6 +1,10 @@
 """Names of runs, and resume= on the command line."""
 
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,7 +17,7 @@ from vae.runs.overrides import (
     run_name,
     save_accepted_overrides,
 )
-from vae.runs.resume import names_of
+from vae.runs.resume import names_of, resume_command
 from vae.utils.errors import UserError
 from vae.utils.text import hydra_value, safe_name
 
@@ -110,7 +114,11 @@ def test_resume_is_decided_after_composition(tmp_path, monkeypatch):
         "hydra.searchpath=[file:///tmp/theirs]",
         "--config-dir=/tmp/theirs",
         "-m",
+        "+model@hydra.launcher=conv",
         "wandb.tags=['${oc.env:HOME}']",
+        "wandb.name=${${wandb.project}:HOME}",
+        "wandb.name=${.project}",
+        "+wandb.${oc.env:HOME}=1",
         "data.path=${oc.decode:${oc.env:HOME}}",
     ],
 )
@@ -118,6 +126,41 @@ def test_an_untrusted_run_provides_values_only(override, tmp_path):
     accepted(tmp_path / "run", f'- loss.beta=0.1\n- "{override}"\n')
     with pytest.raises(UserError, match=re.escape(override)):
         expand_resume([f"resume={tmp_path / 'run'}"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "wandb.entity=evil",
+        "++wandb.entity='evil'",
+        "wandb.mode=online",
+        'wandb.mode="online"',
+        "wandb.mode=str(online)",
+        "wandb={entity: evil, mode: online}",
+        "+wandb@_global_={entity: evil}",
+    ],
+)
+def test_a_folder_does_not_decide_where_a_run_is_uploaded(override, tmp_path, capsys):
+    accepted(tmp_path, f"- wandb.project=p\n- wandb.mode=offline\n- {json.dumps(override)}\n")
+    kept = ["wandb.project=p", "wandb.mode=offline"]
+    assert expand_resume([f"resume={tmp_path}"]) == [*kept, *names_of(tmp_path)]
+    assert f"{override!r} of {tmp_path}" in capsys.readouterr().err
+    given = ["wandb.entity=team", "wandb.mode=online", "wandb=mine"]
+    assert expand_resume([f"resume={tmp_path}", *given])[-5:-2] == given
+
+
+def test_the_printed_command_resumes_the_run(tmp_path, monkeypatch):
+    """In a shell, with the arguments that the folder does not provide, and without a sweep's."""
+    folder = tmp_path / "it's my run (1), $HOME=\\"
+    kept = ["-cd", "my conf", "hydra.searchpath=[a b]", "wandb.name=${oc.env:X}", "wandb.entity=me"]
+    others = ["seed=1", "resume=auto", "hydra.run.dir=x", "hydra.sweeper.n_trials=2", "-m"]
+    monkeypatch.setattr(sys, "argv", ["the repo/train.py", *kept, *others])
+    shell = ["bash", "-c", f"printf '%s\\n' {resume_command(folder)}"]
+    words = subprocess.run(shell, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert words[:-1] == ["python", "the repo/train.py", *kept]
+    assert OverridesParser.create().parse_override(words[-1]).value() == str(folder)
+    monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", "x"])
+    assert resume_command(Path("/a/b")) == "python train.py resume=/a/b"
 
 
 @pytest.mark.parametrize(

@@ -123,12 +123,12 @@ def request_resume(config: DictConfig, arguments: list[str]) -> None:
     require(resume != "", "resume", resume, "a run folder, auto or null")
     folder = Path(resume)
     if resume == "auto":
-        folder, pattern = Path(config.hydra.run.dir), config.hydra.run._get_node("dir")
-        if "%S" in str(pattern._value()):
+        if "%S" in OmegaConf.to_yaml(config.hydra.run):  # named by the second: new at each start
             raise UserError(
                 "resume: auto is for a run whose folder has a name: "
                 "hydra.run.dir=FOLDER resume=auto"
             )
+        folder = Path(config.hydra.run.dir)
         if not (folder / ACCEPTED).exists():
             return  # the run starts in it
     if not set(names_of(folder)) <= set(arguments):

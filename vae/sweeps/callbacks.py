@@ -68,7 +68,9 @@ class CheckStart(Callback):
         takes = ".hydra: that is where a run's settings are looked up"
         subdir, name = config.hydra.output_subdir, config.hydra.job.name
         require(subdir == ".hydra", "hydra.output_subdir", subdir, takes)
-        require(name == Path(name).name, "hydra.job.name", name, "the name of a log file, without /")
+        require(
+            name == Path(name).name, "hydra.job.name", name, "the name of a log file, without /"
+        )
         try:
             require_writable(Path(folder))
         except OSError as error:
