@@ -51,8 +51,10 @@ def start_hydra(job: Callable[[], object]) -> None:
     """Call Hydra's main function on the command line; once more for a run that is resumed.
 
     Raises:
-        UserError: the command line cannot be parsed, or resumes no run.
+        UserError: the command line cannot be parsed, resumes no run, or trusts a folder.
     """
+    if any(word.startswith("--e") for word in sys.argv[1:]):  # argparse takes abbreviations
+        raise UserError("--experimental-rerun: runs what a folder asks for. Take resume=FOLDER.")
     arguments = expand_resume(sys.argv[1:])
     while True:
         reject_unparsable([word for word in arguments if not word.startswith("-")])

@@ -99,7 +99,7 @@ def without_upload_target(settings: WandbConfig, given: Collection[str]) -> Wand
         left_out["entity"] = None
     if settings.mode == "online" and "wandb.mode" not in given:
         left_out["mode"] = "auto"
-    for key in left_out:
+    for key in left_out if settings.mode != "disabled" else ():
         text = "wandb.%s=%s is left out: a run's folder does not decide where it is uploaded."
         logger.warning(text + " Where you want it, give it.", key, getattr(settings, key))
     return replace(settings, **left_out)

@@ -62,6 +62,10 @@ class CheckStart(Callback):
                 raise UserError("-m: torchrun is for one run by several processes; leave it out.")
             if OmegaConf.select(config, "resume") is not None:
                 raise UserError("resume: takes one run. Leave out -m.")
+            plain: Any = OmegaConf.to_container(config.hydra.sweep)
+            takes = "the name of a folder in hydra.sweep.dir, without /"
+            named = plain["subdir"] and "/" not in plain["subdir"]
+            require(named, "hydra.sweep.subdir", plain["subdir"], takes)
             self._check_folder(config, "hydra.sweep.dir", config.hydra.sweep.dir)
 
     def _check_folder(self, config: DictConfig, key: str, folder: str) -> None:
