@@ -1,7 +1,7 @@
 """Resume a run: the overrides that its folder provides, and the command that resumes it.
 
 The folder may come from somebody else, so it provides plain values of the run's own keys, and
-never where a run is uploaded. (Without Hydra: also runs in a notebook print the command.)
+never where a run is uploaded. (This file works without Hydra, for runs in a notebook.)
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from vae.utils.files import read_yaml
 from vae.utils.text import hydra_value
 
 ACCEPTED = Path(".hydra", "accepted.yaml")  # overrides that a run has really run with
-OWN_KEYS = ("resume", "hydra.run.dir")  # they say which run: replaced when one is resumed
+OWN_KEYS = ("resume", "hydra.run.dir")  # name the run: replaced when one is resumed
+# Of a sweep alone: no run of it is resumed with them.
 SWEEP_KEYS = ("hydra.sweep", "hydra/sweeper", "hydra/launcher", "hydra.launcher", "hydra.mode")
 
 
@@ -32,8 +33,8 @@ def key_of(word: str) -> str:
 def provides_value(override: str) -> bool:
     """Return whether an override only sets a plain value of a run, as an untrusted file may.
 
-    Hydra's keys select code to run. `${oc.env:...}` reads this machine's environment; no
-    part of an interpolation is told from harmless ones, as they nest.
+    Hydra's keys select code to run. `${oc.env:...}` reads this machine's environment, and
+    interpolations nest, so that none can be told to be harmless.
     """
     plain = re.fullmatch(r"[+~]{0,2}(\w[\w./@]*)(=.*)?", override, re.DOTALL)
     return bool(plain and not re.search(r"\bhydra\b", plain[1])) and "${" not in override
