@@ -14,12 +14,11 @@ import hydra
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
-from vae.runs.compose import CONF, register_schemas, reject_unparsable
-from vae.runs.launch import join_run, run_job
-from vae.runs.overrides import expand_resume
+from vae.runs.compose import CONF, register_schemas
+from vae.runs.launch import join_run, run_job, start_hydra
 from vae.sweeps.trial import run_trial
-from vae.utils.distributed import broadcast_object, process_group, rank, world_size
-from vae.utils.errors import UserError, prepare_streams, print_error
+from vae.utils.distributed import broadcast_object, process_group, rank
+from vae.utils.errors import prepare_streams, print_error
 from vae.utils.signals import InterruptedRun
 
 register_schemas()
@@ -41,13 +40,9 @@ def main() -> None:
         from vae.sweeps.sweeper import StudySweeper
 
         sys.excepthook = print_error  # Hydra reports a job's error through it
-        if world_size() > 1 and {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv):
-            raise UserError("-m: torchrun is for one run by several processes; leave it out.")
-        sys.argv[1:] = expand_resume(sys.argv[1:])
-        reject_unparsable([word for word in sys.argv[1:] if not word.startswith("-")])
         Plugins.instance().register(StudySweeper)
         try:
-            job()
+            start_hydra(job)
         except InterruptedRun as interruption:  # its state is saved
             print(f"interrupted by {interruption}", file=sys.stderr)
             sys.exit(interruption.exit_code)

@@ -2,7 +2,9 @@
 
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from tests.support.run_files import DAMAGES
 from vae.models import build_model
 from vae.runs.checkpoint import load_checkpoint, load_resume_state, save_checkpoint
 from vae.runs.compose import compose, run_config
-from vae.runs.load import load_run, resolve_data_paths
+from vae.runs.load import evaluate_and_record, load_run, resolve_data_paths
 from vae.utils.errors import UserError
 from vae.utils.registry import choices
 
@@ -156,6 +158,39 @@ def test_weights_of_another_size_are_refused(size, words, finished):
     for arguments in ((load_run, finished), (load_resume_state, config, finished)):
         assert f"{last}: " in (said := refused(*arguments))
         assert words in said
+
+
+@pytest.mark.parametrize(
+    ("given", "entity", "mode"),
+    [
+        ([], None, "auto"),
+        (["wandb.entity=team"], "team", "auto"),
+        (["wandb.mode=online", "wandb.entity=evil"], "evil", "online"),
+    ],
+)
+def test_a_folder_does_not_decide_where_its_evaluation_is_uploaded(
+    given, entity, mode, tmp_path, monkeypatch
+):
+    config = compose(["data.image_size=16", "model.channels=[4,8]", "wandb.project=p"])
+    config.wandb = replace(config.wandb, entity="evil", mode="online")
+    state = {"model": build_model(config.model, 16).state_dict(), "config": asdict(config)}
+    state |= {"step": 7, "epoch": 0.5, "final": {}}
+    save_checkpoint(tmp_path / "checkpoints" / "last.pt", state)
+    reported = []
+    report = SimpleNamespace(figures={})
+
+    def wandb_run(folder, settings, *_, **__):
+        reported.append(settings)
+        return MagicMock()
+
+    monkeypatch.setattr("vae.runs.load.WandbRun", wandb_run)
+    monkeypatch.setattr("vae.runs.load.evaluate_model", lambda *_: (report, None))
+    monkeypatch.setattr("vae.runs.load.write_metrics", lambda *_: None)
+    monkeypatch.setattr("vae.runs.load.draw_figures", lambda *_: {})
+    monkeypatch.setattr("vae.runs.load.SavedRun.data", SimpleNamespace(images={"val": None}))
+    evaluate_and_record(load_run(tmp_path, overrides=given))
+    (settings,) = reported
+    assert (settings.entity, settings.mode, settings.project) == (entity, mode, "p")
 
 
 def test_data_are_looked_for_where_the_run_was_started(tmp_path):

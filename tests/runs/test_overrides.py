@@ -1,19 +1,26 @@
 """Names of runs, and resume= on the command line."""
 
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from vae.runs.overrides import (
+    ResumeRequest,
     expand_resume,
+    request_resume,
     run_name,
     save_accepted_overrides,
     task_overrides,
 )
+from vae.runs.resume import names_of, resume_command
 from vae.utils.errors import UserError
-from vae.utils.text import safe_name
+from vae.utils.text import hydra_value, safe_name
 
 
 def test_a_run_is_named_by_its_overrides():
@@ -49,16 +56,41 @@ def accepted(run, text="- loss.beta=0.1\n- resume=elsewhere\n"):
 
 
 def test_resume_restores_the_accepted_overrides(tmp_path):
-    """But for those that are given anew."""
-    run, team = tmp_path / "it's a run, loss.beta=0.1", "wandb.entity=${oc.env:TEAM}"
-    accepted(run, f"- loss.beta=0.1\n- seed=1\n- {team}\n- resume=elsewhere\n")
+    """But for those that are given anew, in any spelling of Hydra's."""
+    run, team = tmp_path / "it's a run, loss.beta=0.1 (1)", "wandb.name=${oc.env:TEAM}"
+    accepted(run, f"- loss.beta=0.1\n- +seed=1\n- {team}\n- resume=elsewhere\n")
     (run / ".hydra" / "overrides.yaml").write_text("- model.latent_dim=0\n")  # refused, later
-    quoted = "'" + str(run).replace("'", "\\'") + "'"
-    words = expand_resume([f"resume={run}", "seed=2", team])
-    expected = ["loss.beta=0.1", "seed=2", team, f"resume={quoted}", f"hydra.run.dir={quoted}"]
-    assert words == expected
+    words = expand_resume([f"resume={run}", "hydra.run.dir=x", "++seed=2", team])
+    assert words == ["loss.beta=0.1", "++seed=2", team, *names_of(run)]
     parsed = OverridesParser.create().parse_overrides(words)
     assert parsed[-1].value() == parsed[-2].value() == str(run)
+    quoted = hydra_value(str(run))
+    assert expand_resume([f"+resume={quoted}", "seed=2", team]) == [
+        "loss.beta=0.1", "seed=2", team, *names_of(run),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a b",
+        "it's",
+        '"',
+        "a\\b",
+        "a\\",
+        "a'\\",
+        "a\\'b",
+        "a,b=[c]{d}(1)",
+        "${x}",
+        "a\\${x}",
+        "~x",
+        "\n",
+    ],
+)
+def test_any_folder_name_is_a_value(name):
+    path = f"/runs/{name}"
+    override = OverridesParser.create().parse_override(f"resume={hydra_value(path)}")
+    assert OmegaConf.create({"resume": override.value()}).resume == path
 
 
 def test_resume_without_a_run_is_refused(tmp_path):
@@ -66,22 +98,26 @@ def test_resume_without_a_run_is_refused(tmp_path):
     assert expand_resume(["resume=null"]) == ["resume=null"]
     with pytest.raises(UserError, match="no run folder"):
         expand_resume([f"resume={tmp_path}"])
-    with pytest.raises(UserError, match="Leave out -m"):
-        expand_resume(["-m", f"resume={tmp_path}"])
 
 
-def test_resume_auto_resumes_or_starts(tmp_path):
-    arguments = ["resume=auto", f"hydra.run.dir={tmp_path / 'run'}", "trainer.epochs=9"]
-    assert expand_resume(arguments) == arguments[1:]
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)  # killed before it was accepted
-    resumed = [f"resume='{tmp_path}/run'", f"hydra.run.dir='{tmp_path}/run'"]
-    assert expand_resume(arguments) == [*arguments[1:], *resumed]
-    accepted(tmp_path / "run")
-    assert expand_resume(arguments) == ["loss.beta=0.1", *arguments[1:], *resumed]
+def test_resume_is_decided_after_composition(tmp_path, monkeypatch):
+    """`auto` resumes a run where there is one; a folder may come from a YAML file."""
+    monkeypatch.setenv("JOB", "7")
+    run, words = tmp_path / "run_7", ["resume=auto", "hydra.run.dir=r", "trainer.epochs=9"]
+    where = {"dir": f"{tmp_path}/run_${{oc.env:JOB}}"}
+    auto = OmegaConf.create({"resume": "auto", "hydra": {"run": where}})
+    request_resume(auto, words)  # it starts there
+    accepted(run)
+    with pytest.raises(ResumeRequest) as request:
+        request_resume(auto, words)
+    assert request.value.arguments == ["loss.beta=0.1", "trainer.epochs=9", *names_of(run)]
+    named = OmegaConf.create({"resume": str(run)})
+    with pytest.raises(ResumeRequest):
+        request_resume(named, [])
+    request_resume(named, request.value.arguments)  # it is resumed now
+    auto.hydra.run.dir = "outputs/${now:%H-%M-%S}"
     with pytest.raises(UserError, match=r"resume: auto .* hydra.run.dir=FOLDER"):
-        expand_resume(["resume=auto"])
-    with pytest.raises(UserError, match="Leave out -m"):
-        expand_resume(["-m", *arguments])
+        request_resume(auto, words)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +130,11 @@ def test_resume_auto_resumes_or_starts(tmp_path):
         "hydra.searchpath=[file:///tmp/theirs]",
         "--config-dir=/tmp/theirs",
         "-m",
+        "+model@hydra.launcher=conv",
         "wandb.tags=['${oc.env:HOME}']",
+        "wandb.name=${${wandb.project}:HOME}",
+        "wandb.name=${.project}",
+        "+wandb.${oc.env:HOME}=1",
         "data.path=${oc.decode:${oc.env:HOME}}",
     ],
 )
@@ -102,6 +142,41 @@ def test_an_untrusted_run_provides_values_only(override, tmp_path):
     accepted(tmp_path / "run", f'- loss.beta=0.1\n- "{override}"\n')
     with pytest.raises(UserError, match=re.escape(override)):
         expand_resume([f"resume={tmp_path / 'run'}"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "wandb.entity=evil",
+        "++wandb.entity='evil'",
+        "wandb.mode=online",
+        'wandb.mode="online"',
+        "wandb.mode=str(online)",
+        "wandb={entity: evil, mode: online}",
+        "+wandb@_global_={entity: evil}",
+    ],
+)
+def test_a_folder_does_not_decide_where_a_run_is_uploaded(override, tmp_path, capsys):
+    accepted(tmp_path, f"- wandb.project=p\n- wandb.mode=offline\n- {json.dumps(override)}\n")
+    kept = ["wandb.project=p", "wandb.mode=offline"]
+    assert expand_resume([f"resume={tmp_path}"]) == [*kept, *names_of(tmp_path)]
+    assert f"{override!r} of {tmp_path}" in capsys.readouterr().err
+    given = ["wandb.entity=team", "wandb.mode=online", "wandb=mine"]
+    assert expand_resume([f"resume={tmp_path}", *given])[-5:-2] == given
+
+
+def test_the_printed_command_resumes_the_run(tmp_path, monkeypatch):
+    """In a shell, with the arguments that the folder does not provide, and without a sweep's."""
+    folder = tmp_path / "it's my run (1), $HOME=\\"
+    kept = ["-cd", "my conf", "hydra.searchpath=[a b]", "wandb.name=${oc.env:X}", "wandb.entity=me"]
+    others = ["seed=1", "resume=auto", "hydra.run.dir=x", "hydra.sweeper.n_trials=2", "-m"]
+    monkeypatch.setattr(sys, "argv", ["the repo/train.py", *kept, *others])
+    shell = ["bash", "-c", f"printf '%s\\n' {resume_command(folder)}"]
+    words = subprocess.run(shell, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert words[:-1] == ["python", "the repo/train.py", *kept]
+    assert OverridesParser.create().parse_override(words[-1]).value() == str(folder)
+    monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", "x"])
+    assert resume_command(Path("/a/b")) == "python train.py resume=/a/b"
 
 
 @pytest.mark.parametrize(

@@ -135,8 +135,10 @@ def test_a_stopped_run_resumes_to_the_same_end(number, exit_code, tmp_path, monk
 
 def test_resume_auto_starts_and_resumes(tmp_path, monkeypatch, capsys):
     """With new settings, too."""
-    command = [*TINY, "hydra.run.dir=run", "resume=auto"]
+    monkeypatch.setenv("JOB", "run")
+    command = [*TINY, "hydra.run.dir=${oc.env:JOB}", "resume='auto'", "hydra.job.chdir=true"]
     assert call_train(command, tmp_path, monkeypatch, capsys)[0] == 0
+    assert (tmp_path / "data").is_dir()  # relative to where it was started
     new = ["trainer.epochs=3", "optimizer.weight_decay=0.5"]
     code, out, _ = call_train([*command, *new], tmp_path, monkeypatch, capsys)
     assert code == 0

@@ -17,10 +17,21 @@ from vae.runs.run_dir import (
 from vae.utils.files import remove_unfinished, write_atomically
 
 
-def hydras_files(folder):
-    (folder / ".hydra").mkdir(parents=True)
-    (folder / ".hydra" / "config.yaml").write_text("seed: 0")
-    (folder / "train.log").write_text("")
+@pytest.fixture
+def hydras_files():
+    """Make Hydra's files in a folder, with the open log of a job called `foo`."""
+    handlers = []
+
+    def make(folder):
+        (folder / ".hydra").mkdir(parents=True)
+        (folder / ".hydra" / "config.yaml").write_text("seed: 0")
+        handlers.append(logging.FileHandler(folder / "foo.log"))
+        logging.getLogger().addHandler(handlers[-1])
+
+    yield make
+    for handler in handlers:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 @pytest.mark.parametrize(
@@ -29,11 +40,13 @@ def hydras_files(folder):
         ([], []),
         (["day/good/train.log"], ["day/good/train.log"]),  # another run of the day
         (["day/bad/thesis.txt"], ["day/bad/thesis.txt"]),
-        (["day/bad/metrics.jsonl"], ["day/bad/.hydra/config.yaml", "day/bad/metrics.jsonl",
-                                     "day/bad/train.log"]),  # it was trained
+        (["day/bad/metrics.jsonl"], ["day/bad/.hydra/config.yaml", "day/bad/foo.log",
+                                     "day/bad/metrics.jsonl"]),  # it was trained
     ],
 )  # fmt: skip
-def test_a_run_without_training_leaves_nothing_of_its_own(beside, left, tmp_path, monkeypatch):
+def test_a_run_without_training_leaves_nothing_of_its_own(
+    beside, left, hydras_files, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     hydras_files(tmp_path / "day" / "bad")
     claim_run_folder(tmp_path / "day" / "bad")
@@ -46,7 +59,7 @@ def test_a_run_without_training_leaves_nothing_of_its_own(beside, left, tmp_path
     assert left or list(tmp_path.iterdir()) == []
 
 
-def test_folders_above_the_current_one_are_never_touched(tmp_path, monkeypatch):
+def test_folders_above_the_current_one_are_never_touched(hydras_files, tmp_path, monkeypatch):
     here = tmp_path / "elsewhere" / "here"
     here.mkdir(parents=True)
     monkeypatch.chdir(here)
@@ -56,7 +69,7 @@ def test_folders_above_the_current_one_are_never_touched(tmp_path, monkeypatch):
     assert not (tmp_path / "elsewhere" / "run").exists()
 
 
-def test_a_locked_folder_is_refused(tmp_path):
+def test_a_locked_folder_is_refused(hydras_files, tmp_path):
     """Also to a command that is refused: images are still being packed, without any metrics."""
     hydras_files(tmp_path)
     claim_run_folder(tmp_path)

@@ -10,7 +10,7 @@ from math import exp, log10
 from omegaconf import OmegaConf
 
 from vae.runs.compose import compose
-from vae.runs.overrides import ACCEPTED
+from vae.runs.resume import ACCEPTED
 from vae.runs.run_dir import write_summary
 from vae.sweeps.results import RECORD_FILE
 from vae.training.metrics import bits_per_dim, gaussian_distortion

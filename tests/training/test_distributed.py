@@ -5,6 +5,7 @@ Run by torchrun, this file is what the two processes of `ranks` do.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -298,7 +299,9 @@ def test_an_interrupt_to_any_rank_saves(number, target, tmp_path):
     os.kill(ranks.get(target, process.pid), number)
     out, err = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert out.count("resume with  python train.py resume=") == 1
+    assert (
+        len(re.findall(r"resume with  torchrun --nproc-per-node=2 \S+train.py resume=", out)) == 1
+    )
     assert "[rank" not in err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "interrupted"

@@ -21,15 +21,12 @@ from vae.utils.errors import UserError
     ],
 )
 def evaluate(options: argparse.Namespace) -> Result:
-    from dataclasses import replace
-
     from vae.runs.load import METRICS_FILE, evaluate_and_record
     from vae.utils.tables import format_table
 
-    run, _ = open_run(options, takes_inputs=False)
     if options.wandb:
-        reporting = replace(run.config.wandb, mode=options.wandb)
-        run = replace(run, config=replace(run.config, wandb=reporting))
+        options.inputs.append(f"wandb.mode={options.wandb}")
+    run, _ = open_run(options, takes_inputs=False)
     folder = output_folder(options)
     report, pictures = evaluate_and_record(run, options.split, options.seed, folder)
     file = folder / METRICS_FILE

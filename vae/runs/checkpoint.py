@@ -19,6 +19,7 @@ from torch import Tensor
 from vae.runs.checkpoint_schema import validate_checkpoint
 from vae.runs.compose import flatten, run_config
 from vae.runs.config import RunConfig
+from vae.runs.resume import resume_command
 from vae.utils.errors import UserError
 from vae.utils.files import MAX_WEIGHTS, open_regular, read_json, write_atomically
 from vae.utils.text import plural
@@ -151,7 +152,7 @@ def _what_is_missing(folder: Path, path: Path) -> str:
         status = read_json(folder / "summary.json").get("status", "never came to its end")
         return (
             f"{path}: there is no such checkpoint (the run: {status}). One is written at the end "
-            f"of each epoch. Resume the run: python train.py resume={folder}"
+            f"of each epoch. Resume the run: {resume_command(folder)}"
         )
     runs = sorted(found.parents[1] for found in folder.glob("*/checkpoints/last.pt"))
     hint = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -219,9 +220,11 @@ def _unresolvable(composed: DictConfig) -> str:
 
 
 def _reject_unknown_keys(node: DictConfig, path: str = "") -> None:
-    """Reject unknown keys that a + let past Hydra: `+model.latent_dmi=3`."""
+    """Reject unknown keys that a + let past Hydra, and keys that a ~ deleted."""
     kind = OmegaConf.get_type(node)
-    known = getattr(kind, "__dataclass_fields__", {})
+    known = [field.name for field in fields(kind)] if is_dataclass(kind) else []
+    for gone in [path + each for each in known if each not in node]:
+        raise UserError(f"{gone}: needs a value, for example {gone}=...")
     for key in node:
         name = path + str(key)
         if known and key not in known:

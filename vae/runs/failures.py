@@ -12,6 +12,7 @@ from textwrap import shorten
 
 from vae.models.base import build_shapes
 from vae.runs.config import RunConfig
+from vae.runs.resume import resume_command
 from vae.training.trainer import Trainer
 from vae.utils.devices import explain_compiler_error, pick_device, pick_precision
 from vae.utils.distributed import is_failed_exchange
@@ -68,7 +69,7 @@ def translate_resource_errors(
         if is_failed_exchange(error):
             cause = shorten(f"{type(error).__name__}: {error}", 300)
             message = f"another process of this run has ended, or cannot be reached ({cause})"
-            message += _where_stopped(folder, trainer, f"Resume by torchrun with  resume={folder}")
+            message += _where_stopped(folder, trainer, f"Resume:  {resume_command(folder)}")
             log.error("%s", message)  # now: torchrun may end this process before it leaves W&B
             raise LostRankError(message) from error
         lack = _disk_error(error, folder, trainer) or _memory_error(
@@ -113,7 +114,7 @@ def _disk_error(error: Exception, folder: Path, trainer: Trainer | None) -> str 
         return None
     if trainer is None:
         return f"{file}: {what}. {remedy}, and start again."
-    remedy += f", and resume:  python train.py resume={folder}"
+    remedy += f", and resume:  {resume_command(folder)}"
     return f"{file}: {what}{_where_stopped(folder, trainer, remedy)}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,10 +18,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae.data import open_data
 from vae.runs.checkpoint import load_resume_state
-from vae.runs.compose import to_config
+from vae.runs.compose import reject_unparsable, to_config
 from vae.runs.config import RunConfig, objective_values
 from vae.runs.failures import LostRankError, ResourceError, translate_resource_errors
-from vae.runs.overrides import run_name, save_accepted_overrides, task_overrides
+from vae.runs.overrides import (
+    ResumeRequest,
+    expand_resume,
+    run_name,
+    save_accepted_overrides,
+    task_overrides,
+)
+from vae.runs.resume import resume_command
 from vae.runs.run import Run, ShouldContinue
 from vae.runs.run_dir import (
     RunFolderInUseError,
@@ -49,9 +57,34 @@ log = logging.getLogger(__name__)
 TrainTrial = Callable[[RunConfig, Path, Mapping[str, Any]], dict[str, float]]
 
 
+def start_hydra(job: Callable[[], object]) -> None:
+    """Call Hydra's main function on the command line; once more for a run that is resumed.
+
+    Raises:
+        UserError: the command line cannot be parsed, resumes no run, or trusts a folder.
+    """
+    if any(word.startswith("--e") for word in sys.argv[1:]):  # argparse takes abbreviations
+        raise UserError("--experimental-rerun: runs what a folder asks for. Take resume=FOLDER.")
+    arguments = expand_resume(sys.argv[1:])
+    while True:
+        reject_unparsable([word for word in arguments if not word.startswith("-")])
+        sys.argv[1:] = arguments
+        try:
+            job()
+            return
+        except ResumeRequest as request:
+            arguments = request.arguments
+
+
 def run_job(composed: DictConfig, train_trial: TrainTrial) -> Any:
-    """Train the run of one Hydra job in Hydra's folder; return its objective, for a sweeper."""
-    in_a_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    """Train the run of one Hydra job in Hydra's folder; return its objective, for a sweeper.
+
+    Paths are relative to where the command was started, also under `hydra.job.chdir`.
+    """
+    hydra_config = HydraConfig.get()
+    if hydra_config.job.chdir:
+        os.chdir(hydra_config.runtime.cwd)
+    in_a_sweep = hydra_config.mode == RunMode.MULTIRUN
     metrics = _run_in_sweep(composed, train_trial) if in_a_sweep else _single_run(composed)
     return objective_values(composed.objective, metrics)
 
@@ -62,12 +95,15 @@ def _single_run(composed: DictConfig) -> dict[str, float]:
     try:
         _reject_sweep_preset()
         config = _named_config(composed)
+        if config.resume == "auto":  # no run was accepted here; one may have been about to pack
+            config.resume = str(folder) if (folder / "checkpoints").is_dir() else None
         with translate_resource_errors(config, folder), run_lock(folder):
             run = prepare_run(config, folder)
             save_accepted_overrides(folder)
             return _train(run)
     except UserError as error:
-        if composed.resume is None and not isinstance(error, RunFolderInUseError):
+        new = OmegaConf.select(composed, "resume") in (None, "auto")
+        if new and not isinstance(error, RunFolderInUseError):
             remove_run_folder(folder)  # no run's but this one's, which never began
         raise
 
@@ -97,14 +133,10 @@ def _run_in_sweep(composed: DictConfig, train_trial: TrainTrial) -> dict[str, fl
 
 def _reject_sweep_preset() -> None:
     """Raise a UserError if a single run is asked for with the preset of a sweep."""
-    hydra_config = HydraConfig.get()
-    preset = hydra_config.runtime.choices.get("sweep")
+    preset = HydraConfig.get().runtime.choices.get("sweep")
     if preset:
-        overrides = task_overrides(hydra_config)
-        asked = f"sweep={preset}"
-        if asked not in overrides:  # the experiment asks for it
-            asked = next(each for each in overrides if each.startswith("experiment="))
-        raise UserError(f"{asked} is many runs: python train.py -m {asked}")
+        command = shlex.join(["python", sys.argv[0], "-m", *sys.argv[1:]])
+        raise UserError(f"sweep={preset} is many runs: {command}")
 
 
 def _named_config(composed: DictConfig) -> RunConfig:
@@ -125,7 +157,7 @@ def _train(run: Run) -> dict[str, float]:
     try:
         return run.train()
     except InterruptedRun:
-        log.warning("interrupted: resume with  python train.py resume=%s", run.folder)
+        log.warning("interrupted: resume with  %s", resume_command(run.folder))
         raise
     except LostRankError:
         sys.exit(1)  # it has been logged

@@ -18,11 +18,11 @@ from vae.generation.figures import draw_figures
 from vae.models import build_model
 from vae.runs.checkpoint import read_checkpoint
 from vae.runs.checkpoint_schema import validate_checkpoint
-from vae.runs.compose import run_config
+from vae.runs.compose import flatten, run_config
 from vae.runs.config import RunConfig
 from vae.runs.run_dir import require_own_place
 from vae.runs.wandb_run import WandbRun
-from vae.runs.wandb_settings import fitting_name
+from vae.runs.wandb_settings import fitting_name, without_upload_target
 from vae.utils.errors import UserError, require
 from vae.utils.files import read_json, read_yaml, reject_unsafe_entries, write_json
 
@@ -40,7 +40,7 @@ class SavedRun(TrainedModel):
     epoch: float
     metrics: dict[str, float]  # val/* as it was last measured
     checkpoint: str = "last"
-    may_pack: bool = False  # into data.root, wherever that is: the user named it
+    given: frozenset[str] = frozenset()  # keys of the configuration that are not the run's own
 
     @property
     def directions_file(self) -> Path:
@@ -55,7 +55,7 @@ class SavedRun(TrainedModel):
             UserError: they are no longer where they were; says how to give their new place. Or
                 they are to be packed, and only the run's folder says where.
         """
-        if not self.may_pack:
+        if "data.root" not in self.given:
             require_own_place("data.root", Path(self.data_config.root))
         try:
             return super().data
@@ -79,7 +79,7 @@ def load_run(
         checkpoint: `last`, or `best` (by val/bpd), or `ema`: the average of the weights. Where
             the last one is damaged it is the one before it, and a line is logged that says so.
         overrides: `data.path=FOLDER` or `data.root=FOLDER` where the images have moved,
-            `metrics.*=...` for how to measure.
+            `metrics.*=...` for how to measure, `wandb.*=...` for where to report.
 
     Raises:
         UserError: there is no such run or checkpoint, it is damaged, or this version does
@@ -90,7 +90,8 @@ def load_run(
     average = checkpoint == "ema"  # is in the last one
     state, path = read_checkpoint(folder, "last" if average else checkpoint)
     try:
-        config = run_config(state.get("config"), _parse(overrides))
+        changes = _parse(overrides)
+        config = run_config(state.get("config"), changes)
         if average:
             require(state.get("ema") is not None, "trainer.ema", None, "a decay: it has no average")
         weights = "ema" if average else "model"
@@ -114,7 +115,7 @@ def load_run(
         epoch=state["epoch"],
         metrics={key.replace(prefix, "val/"): value for key, value in measured},
         checkpoint=checkpoint,
-        may_pack=any(override.startswith("data.root=") for override in overrides),
+        given=frozenset(flatten(changes)),
     )
 
 
@@ -146,8 +147,12 @@ def _parse(overrides: Sequence[str]) -> DictConfig:
         if key in PATH_KEYS:
             OmegaConf.update(changes, key, str(Path(text).expanduser().absolute()))
             continue
-        takes = f"{', '.join(PATH_KEYS)} or metrics.*, as KEY=VALUE: the rest is the run's own"
-        require(key.startswith("metrics.") and bool(equals), "overrides", override, takes)
+        takes = (
+            f"{', '.join(PATH_KEYS)}, metrics.* or wandb.*, as KEY=VALUE: the rest is the run's own"
+        )
+        require(
+            key.startswith(("metrics.", "wandb.")) and bool(equals), "overrides", override, takes
+        )
         changes.merge_with_dotlist([override])
     return changes
 
@@ -158,7 +163,7 @@ def evaluate_and_record(
     """Evaluate a run and write metrics.json and the split's figures; report it to W&B.
 
     On W&B it is a run of its own, of the job type `evaluate`, in the group of the one that
-    it measures and by that one's `wandb.mode`.
+    it measures and by that one's settings, except where they would upload to.
 
     Args:
         run, split, seed: as `evaluate_model`.
@@ -172,7 +177,7 @@ def evaluate_and_record(
     write_metrics(run, report, folder / METRICS_FILE)
     images = run.data.images[split]
     pictures = draw_figures(run.model, images, evaluation, folder / "figures" / split)
-    settings = run.config.wandb
+    settings = without_upload_target(run.config.wandb, run.given)
     name = fitting_name(f"{settings.name or run.folder.name} {split}")
     named = replace(settings, name=name)
     config = {**asdict(run.config), "checkpoint": run.checkpoint, "evaluated": str(run.folder)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,12 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from vae.runs.resume import ACCEPTED, key_of, names_of, resume_arguments
 from vae.runs.run_dir import require_own_place
-from vae.utils.errors import UserError
-from vae.utils.files import read_text, read_yaml, write_text_atomically
+from vae.utils.errors import UserError, require
+from vae.utils.files import read_text, write_text_atomically
 from vae.utils.text import safe_name
 
-ACCEPTED = Path(".hydra", "accepted.yaml")  # overrides that a run has really run with
-RESOLVER = re.compile(r"\$\{[^}]*:")  # `${now:...}` and the like
 UNNAMED_KEYS = ("wandb.", "sweep.", "resume")  # overrides that do not affect training
 
 
@@ -80,84 +78,84 @@ def save_accepted_overrides(folder: Path) -> None:
     write_text_atomically(folder / ACCEPTED, accepted)
 
 
+class ResumeRequest(BaseException):
+    """The composed configuration resumes a run. (Hydra's callbacks swallow an Exception.)"""
+
+    def __init__(self, arguments: list[str]) -> None:
+        super().__init__(arguments)
+        self.arguments = arguments  # of the command line that has that run's overrides
+
+
 def expand_resume(arguments: list[str]) -> list[str]:
     """Expand `resume=FOLDER` in command-line arguments to that run's own overrides.
 
     So `python train.py resume=FOLDER trainer.epochs=20` resumes with what the run was
-    started with, in its folder, but for what is given anew. `resume=auto` is that with the
-    folder of `hydra.run.dir=`, where it holds a run; otherwise the run starts in it.
+    started with, in its folder, but for what is given anew. (Those keys may be known in that
+    run's configuration alone: so a folder is expanded before anything is composed.)
 
     Raises:
-        UserError: there is no run in that folder, or it has no harmless overrides, or a
-            sweep is asked for.
+        UserError: there is no run in that folder, or it has no harmless overrides.
     """
-    given = _given(arguments, "resume")
-    if given in (None, "", "null"):
+    given = [word for word in arguments if key_of(word) == "resume"]
+    folder = _resume_value(given[-1]) if given else None
+    if folder in (None, "", "auto") or "${" in str(folder):
         return arguments
-    if {"-m", "--multirun"} & set(arguments):
-        raise UserError("resume: takes one run. Leave out -m.")
-    others = [a for a in arguments if not a.startswith("resume=")]
-    run_dir = _given(arguments, "hydra.run.dir")
-    if given == "auto" and run_dir is None:
-        raise UserError(
-            "resume: auto is for a run whose folder has a name: hydra.run.dir=FOLDER resume=auto"
-        )
-    named = run_dir if given == "auto" and run_dir else str(given)
-    folder = Path(named.strip("'\"")).resolve()
-    if (folder / ACCEPTED).is_file():
-        earlier = _safe_overrides(folder, {a.partition("=")[0] for a in others})
-    elif given != "auto":
-        raise UserError(f"resume: {folder} is no run folder: it has no {ACCEPTED}.")
-    elif not (folder / "checkpoints").is_dir():
-        return others
-    else:  # it was killed while its images were packed
-        earlier = []
-    quoted = "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return [*earlier, *others, f"resume={quoted}", f"hydra.run.dir={quoted}"]
+    return _resume_in_own_places(arguments, Path(str(folder)))
 
 
-def _given(arguments: list[str], key: str) -> str | None:
-    """Return the last value of a key on the command line, or None."""
-    values = [a.partition("=")[2] for a in arguments if a.startswith(f"{key}=")]
-    return values[-1] if values else None
+def _resume_value(word: str) -> str | None:
+    """Return the value of `resume=VALUE`: as Hydra reads it, or the folder of that very name.
+
+    A run of a sweep may be called `loss.beta=0.1,seed=1`, which Hydra would take for two values.
+    """
+    text = word.partition("=")[2]
+    try:
+        value = OverridesParser.create().parse_override(word).value()
+    except (HydraException, ValueError):
+        return text
+    return value if value is None or isinstance(value, str) else text
 
 
-def _safe_overrides(folder: Path, anew: set[str]) -> list[str]:
-    """Return the overrides of the run in `folder`, except keys given again.
+def request_resume(config: DictConfig, arguments: list[str]) -> None:
+    """Raise a ResumeRequest if a composed configuration resumes a run without its overrides.
 
-    Only values of a run's own keys are safe: the folder is untrusted, and Hydra's keys
-    select code to run, resolvers (`${oc.env:...}`) read this machine's environment.
+    `resume: auto` resumes the run in `hydra.run.dir`, where there is one. It and folders that
+    YAML files or interpolations name are known only here.
+
+    Args:
+        config: composed, with Hydra's own part.
+        arguments: of the command line that it was composed from.
 
     Raises:
-        UserError: the file is damaged, or there is another value in it; says which.
+        UserError: as `expand_resume`.
     """
-    path = folder / ACCEPTED
-    try:
-        found = read_yaml(path)
-    except Exception as error:  # of YAML's, OmegaConf's or the disk's
-        raise UserError(f"resume: {path} cannot be read ({type(error).__name__}).") from error
-    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        raise UserError(f"resume: {path} is damaged: it is no list of KEY=VALUE.")
-    # a sweep's study is of no use to a run by itself, and its URL may be an interpolation
-    left_out = {"resume", "sweep.storage", *anew}
-    kept = [each for each in found if each.partition("=")[0] not in left_out]
-    for override in kept:
-        harmless = re.fullmatch(r"[+~]{0,2}\w[\w./@]*(=.*)?", override, re.DOTALL)
-        if not harmless or re.match(r"[+~]*hydra\b", override) or RESOLVER.search(override):
+    resume = OmegaConf.select(config, "resume")
+    if resume is None:
+        return
+    require(resume != "", "resume", resume, "a run folder, auto or null")
+    folder = Path(resume)
+    if resume == "auto":
+        if "%S" in OmegaConf.to_yaml(config.hydra.run):  # named by the second: new at each start
             raise UserError(
-                f"resume: {path} holds {override!r}, which may do more than set a "
-                "value of the run. Where you know that it is yours, give it anew."
+                "resume: auto is for a run whose folder has a name: "
+                "hydra.run.dir=FOLDER resume=auto"
             )
-    require_own_places(kept)
-    return kept
+        folder = Path(config.hydra.run.dir)
+        if not (folder / ACCEPTED).exists():
+            return  # the run starts in it
+    if not set(names_of(folder)) <= set(arguments):
+        raise ResumeRequest(_resume_in_own_places(arguments, folder))
 
 
-def require_own_places(overrides: list[str]) -> None:
-    """Refuse overrides of an untrusted folder that pack or download images to another place."""
+def _resume_in_own_places(arguments: list[str], folder: Path) -> list[str]:
+    """Return `resume_arguments`; refuse to pack or download where an untrusted folder says."""
+    expanded = resume_arguments(arguments, folder)
+    added = [word for word in expanded if word not in arguments]
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        parsed = OverridesParser.create().parse_overrides(added)
     except (HydraException, ValueError) as error:
         raise UserError(f"resume: an override of the run cannot be parsed: {error}") from error
     values = {override.key_or_group: override.value() for override in parsed}
     for key in ("data.root", "data.path") if "data.download" in values else ("data.root",):
         require_own_place(key, Path(str(values.get(key, "."))))
+    return expanded

@@ -189,6 +189,7 @@ class Run:
                 log.info("pruned by Optuna at step %d", self.trainer.step)
             except InterruptedRun:
                 status = "interrupted"
+
                 raise
             except NotFiniteError as error:
                 reason = f"{error} {last_checkpoint_hint(self.folder)}"

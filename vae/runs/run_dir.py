@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import Timeout
 
+from vae.runs.resume import resume_command
 from vae.utils.errors import UserError
 from vae.utils.files import annotate_os_error, read_json, write_json
 from vae.utils.locks import describe_holder, file_lock
@@ -70,8 +71,8 @@ def claim_run_folder(folder: Path) -> None:
         (folder / "checkpoints").mkdir()
     except FileExistsError:
         raise RunFolderInUseError(
-            f"{folder} holds a run already. Go on with it by resume={folder}, "
-            "or choose another folder by hydra.run.dir=FOLDER."
+            f"{folder} holds a run already. Resume it:  {resume_command(folder)}  "
+            "Or choose another folder by hydra.run.dir=FOLDER."
         ) from None
 
 
@@ -113,15 +114,19 @@ def remove_run_folder(folder: Path) -> None:
 
     A mistyped value must not leave an empty run behind. A folder with metrics or checkpoints in
     it is left alone, and one in which a process still packs its images; and so is whatever else
-    lies there: only Hydra's own files go, then the folder and its parents below the current
-    one, as long as they are empty.
+    lies there: only Hydra's own files go, the log among them, then the folder and its parents
+    below the current one, as long as they are empty.
     """
     trained = (folder / "metrics.jsonl").exists() or any(folder.glob("checkpoints/*.pt"))
     if trained or is_locked(folder):
         return
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    for name in ("train.log", LOCK_FILE):
-        (folder / name).unlink(missing_ok=True)
+    (folder / LOCK_FILE).unlink(missing_ok=True)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            log_file = Path(handler.baseFilename)
+            if log_file.parent == folder.absolute():
+                log_file.unlink(missing_ok=True)
     with suppress(OSError):
         (folder / "checkpoints").rmdir()
     remove_empty(folder)

@@ -5,13 +5,14 @@ Where the configuration is silent, W&B's own count. wandb is imported only when 
 
 from __future__ import annotations
 
+import logging
 import netrc
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from omegaconf import MISSING
@@ -22,6 +23,8 @@ from vae.utils.text import printable, safe_name
 
 if TYPE_CHECKING:
     import wandb
+
+log = logging.getLogger(__name__)
 
 MODES = ("auto", "online", "offline", "disabled")
 DEFAULT_PROJECT = "minifaceapp"
@@ -160,3 +163,21 @@ def without_one_run(known: wandb.Settings) -> Iterator[None]:
     finally:
         for key, value in kept.items():
             setattr(known, key, value)
+
+
+def without_upload_target(settings: WandbConfig, given: Collection[str]) -> WandbConfig:
+    """Return settings of an untrusted run folder, except where they would upload to.
+
+    Args:
+        settings: from the folder; keys that are in `given`, from the user.
+        given: keys such as `wandb.entity`.
+    """
+    left_out: dict[str, Any] = {}
+    if settings.entity is not None and "wandb.entity" not in given:
+        left_out["entity"] = None
+    if settings.mode == "online" and "wandb.mode" not in given:
+        left_out["mode"] = "auto"
+    for key in left_out if settings.mode != "disabled" else ():
+        text = "wandb.%s=%s is left out: a run's folder does not decide where it is uploaded."
+        log.warning(text + " Where you want it, give it.", key, getattr(settings, key))
+    return replace(settings, **left_out)

@@ -9,59 +9,90 @@ import logging
 import re
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from vae.runs.checkpoint import config_changes
 from vae.runs.compose import require_printable
 from vae.runs.config import objectives_of
-from vae.runs.overrides import task_overrides
+from vae.runs.overrides import request_resume, task_overrides
 from vae.runs.run_dir import read_summary, remove_empty, require_writable
 from vae.runs.wandb_settings import WandbConfig
 from vae.sweeps.results import ENDED, RECORD_FILE
 from vae.sweeps.settings import check_sweep_settings
 from vae.sweeps.wandb_sweep import link_runs
-from vae.utils.errors import UserError, without_password
+from vae.utils.distributed import world_size
+from vae.utils.errors import UserError, require, without_password
 from vae.utils.files import read_json, reject_unsafe_entries, write_json
 
 log = logging.getLogger(__name__)
 
 
-class RequireFolder(Callback):
-    """Check that the run folder is safe to write to, before Hydra writes and data are packed.
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """End the process with the message of an error: of a callback, Hydra would only warn."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OmegaConfBaseException as error:  # a folder's name that cannot be resolved
+        sys.exit(f"error: {error.full_key}: {str(error).splitlines()[0]}.")
 
-    And that no password would be written into it.
-    """
+
+class CheckStart(Callback):
+    """Check the composed configuration, before Hydra writes anything and data are packed."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        reject_password(config)
-        self._require("hydra.run.dir", config.hydra.run.dir)
+        with user_errors():
+            HydraConfig.instance().set_config(config)  # for ${hydra:...} in a folder's name
+            request_resume(config, sys.argv[1:])
+            reject_password(config)
+            self._check_folder(config, "hydra.run.dir", config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        reject_password(config)
-        self._require("hydra.sweep.dir", config.hydra.sweep.dir)
+        with user_errors():
+            if world_size() > 1:
+                raise UserError("-m: torchrun is for one run by several processes; leave it out.")
+            if OmegaConf.select(config, "resume") is not None:
+                raise UserError("resume: takes one run. Leave out -m.")
+            reject_password(config)
+            plain: Any = OmegaConf.to_container(config.hydra.sweep)
+            takes = "the name of a folder in hydra.sweep.dir, without /"
+            named = plain["subdir"] and "/" not in plain["subdir"]
+            require(named, "hydra.sweep.subdir", plain["subdir"], takes)
+            self._check_folder(config, "hydra.sweep.dir", config.hydra.sweep.dir)
 
-    def _require(self, key: str, folder: str) -> None:
+    def _check_folder(self, config: DictConfig, key: str, folder: str) -> None:
+        takes = ".hydra: that is where a run's settings are looked up"
+        subdir, name = config.hydra.output_subdir, config.hydra.job.name
+        require(subdir == ".hydra", "hydra.output_subdir", subdir, takes)
+        require(
+            name == Path(name).name, "hydra.job.name", name, "the name of a log file, without /"
+        )
         try:
             require_printable(key, folder)
             reject_unsafe_entries(Path(folder))
             require_writable(Path(folder))
-        except UserError as error:
-            sys.exit(f"error: {error}")
         except OSError as error:
             reason = error.strerror or error
-            sys.exit(f"error: {key}: {folder} cannot be written to: {reason}. Choose another.")
+            raise UserError(
+                f"{key}: {folder} cannot be written to: {reason}. Choose another."
+            ) from error
 
 
 def reject_password(config: DictConfig) -> None:
-    """End the program if the storage's URL holds a password itself.
+    """Refuse a storage's URL that holds a password itself.
 
     Hydra and W&B record the command and the configuration as they are given, before anything
     could be hidden in them. An interpolation, `${oc.env:STUDY_URL}`, is recorded unresolved.
@@ -70,8 +101,8 @@ def reject_password(config: DictConfig) -> None:
     for key, group in (("sweep", plain["sweep"]), ("hydra.sweeper", plain["hydra"]["sweeper"])):
         storage = re.sub(r"\$\{[^}]*\}", "", str(group.get("storage")))
         if without_password(storage) != storage:
-            sys.exit(
-                f"error: {key}.storage: {without_password(storage)} holds a password, which would "
+            raise UserError(
+                f"{key}.storage: {without_password(storage)} holds a password, which would "
                 "stand in the run folders and on W&B. Put the URL into an environment variable, "
                 "STUDY_URL, and give sweep.storage='${oc.env:STUDY_URL}'; or leave the password "
                 "out, for PostgreSQL to find in PGPASSWORD or ~/.pgpass."
@@ -99,11 +130,9 @@ class PrepareSweep(Callback):
         swept = {key for key, o in values.items() if o.is_sweep_override()}
         swept |= set(before.get("swept", ()))
         settings = {key: plain[key] for key in ("seed", "model", "data", "optimizer", "loss")}
-        try:
+        with user_errors():
             check_sweep_settings(config.hydra, parsed)
             objectives = objectives_of(plain["objective"])
-        except UserError as error:
-            sys.exit(f"error: {error}")
         for key, was, now in config_changes(before["settings"], settings) if before else ():
             if not swept & {key, key.split(".")[0]}:
                 sys.exit(

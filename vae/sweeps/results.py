@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from vae.losses import LossConfig, beta_elbo
-from vae.runs.overrides import ACCEPTED
+from vae.runs.resume import ACCEPTED
 from vae.runs.run_dir import is_locked, read_summary
 from vae.utils.errors import UserError
 from vae.utils.files import MAX_ROWS, read_text, read_yaml

@@ -100,3 +100,16 @@ def markdown_block(lines: Sequence[str], language: str = "") -> Markdown:
     shown = "\n".join(map(printable, lines))
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
     return Markdown(f"{fence}{language}\n{shown}\n{fence}")
+
+
+def hydra_value(text: str) -> str:
+    r"""Return `text` as a value on Hydra's command line, quoted where its grammar needs that.
+
+    >>> hydra_value("/runs/my run (1)")
+    "'/runs/my run (1)'"
+    """
+    if re.fullmatch(r"[\w./-]*/[\w./-]*", text, re.ASCII):
+        return text
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation
+    doubled = re.sub(r"\\+(?='|\Z)", lambda found: found[0] * 2, literal)
+    return "'" + doubled.replace("'", "\\'") + "'"

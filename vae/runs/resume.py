@@ -1,0 +1,118 @@
+"""Resume a run: the overrides that its folder provides, and the command that resumes it.
+
+The folder may come from somebody else, so it provides plain values of the run's own keys, and
+never where a run is uploaded. (This file works without Hydra, for runs in a notebook.)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from vae.utils.distributed import world_size
+from vae.utils.errors import UserError
+from vae.utils.files import read_yaml
+from vae.utils.text import hydra_value
+
+ACCEPTED = Path(".hydra", "accepted.yaml")  # overrides that a run has really run with
+OWN_KEYS = ("resume", "hydra.run.dir")  # name the run: replaced when one is resumed
+# Of a sweep alone: no run of it is resumed with them.
+SWEEP_KEYS = ("hydra.sweep", "hydra/sweeper", "hydra/launcher", "hydra.launcher", "hydra.mode")
+
+
+def key_of(word: str) -> str:
+    """Return the key of an override, `loss.beta` of `++loss.beta=1`; "" of other arguments."""
+    key, equals, _ = word.partition("=")
+    is_override = equals or key.startswith("~")
+    return key.strip().lstrip("+~").partition("@")[0] if is_override else ""
+
+
+def provides_value(override: str) -> bool:
+    """Return whether an override only sets a plain value of a run, as an untrusted file may.
+
+    Hydra's keys select code to run. `${oc.env:...}` reads this machine's environment, and
+    interpolations nest, so that none can be told to be harmless.
+    """
+    plain = re.fullmatch(r"[+~]{0,2}(\w[\w./@]*)(=.*)?", override, re.DOTALL)
+    return bool(plain and not re.search(r"\bhydra\b", plain[1])) and "${" not in override
+
+
+def selects_upload(override: str) -> bool:
+    """Return whether an override decides to whom a run is uploaded: its command must say so."""
+    value = override.partition("=")[2].strip(" '\"")
+    match key_of(override):
+        case "wandb":  # a choice of conf/wandb/, or {entity: ...}
+            return not re.fullmatch(r"\w+", value)
+        case "wandb.entity":
+            return value != "null"
+        case "wandb.mode":
+            return value not in ("auto", "offline", "disabled")
+    return False
+
+
+def resume_arguments(arguments: list[str], folder: Path) -> list[str]:
+    """Return command-line arguments for the run in `folder`: its own overrides, then the given.
+
+    Raises:
+        UserError: its overrides cannot be read, or one may do more than set a value.
+    """
+    given = [word for word in arguments if key_of(word) not in OWN_KEYS]
+    return [*_accepted_overrides(folder, {*map(key_of, given)}), *given, *names_of(folder)]
+
+
+def names_of(folder: Path) -> list[str]:
+    """Return the overrides that make Hydra resume the run in `folder`."""
+    value = hydra_value(str(folder.resolve()))
+    return [f"{key}={value}" for key in OWN_KEYS]
+
+
+def _accepted_overrides(folder: Path, anew: set[str]) -> list[str]:
+    """Return the overrides of the run in `folder`, except keys given again."""
+    path = folder / ACCEPTED
+    if not path.is_file():
+        raise UserError(f"resume: {folder} is no run folder: it has no {ACCEPTED}.")
+    try:
+        found = read_yaml(path)
+    except Exception as error:  # of YAML's, OmegaConf's or the disk's
+        raise UserError(f"resume: {path} cannot be read ({type(error).__name__}).") from error
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise UserError(f"resume: {path} is damaged: it is no list of KEY=VALUE.")
+    # a sweep's study is of no use to a run by itself, and its URL may be an interpolation
+    kept = [each for each in found if key_of(each) not in {"resume", "sweep.storage", *anew}]
+    for override in kept:
+        if not provides_value(override):
+            raise UserError(
+                f"resume: {path} holds {override!r}, which may do more than set a "
+                "value of the run. Where you know that it is yours, give it anew."
+            )
+    for override in filter(selects_upload, kept):
+        print(
+            f"resume: {override!r} of {path} is left out: a folder does not decide where a run "
+            "is uploaded. Where you want it, give it anew.",
+            file=sys.stderr,
+        )
+    return [override for override in kept if not selects_upload(override)]
+
+
+def resume_command(folder: Path) -> str:
+    """Return the shell command that resumes the run in `folder`.
+
+    It has those arguments of this process that the folder does not provide.
+    """
+    script, *arguments = sys.argv
+    program = ["python"]
+    if world_size() > 1:
+        program = ["torchrun", f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"]
+    if Path(script).name != "train.py":  # a notebook, or a `vae` command
+        script, arguments = "train.py", []
+    needed = [
+        word
+        for word in arguments
+        if word not in ("-m", "--multirun")
+        and not key_of(word).startswith((*OWN_KEYS, *SWEEP_KEYS))
+        and (not key_of(word) or not provides_value(word) or selects_upload(word))
+    ]
+    return shlex.join([*program, script, *needed, f"resume={hydra_value(str(folder))}"])
