@@ -53,7 +53,7 @@ def assert_refused(result, folder, *words):
         (["hydra.verbose=7"], ["hydra.verbose: got 7"]),
         (["=1"], ["=1: got", "KEY=VALUE"]),
         (['data.root="a\nb"'], [r"data.root: got 'a\nb'", "control characters"]),
-        (['wandb.tags=[a,"b\x1b"]'], [r"wandb.tags: got 'b\x1b'", "control characters"]),
+        (['wandb.tags=[a,"b\x1b"]'], [r"wandb.tags: got ['a', 'b\x1b']", "printable characters"]),
         (['hydra.run.dir="a\u2028"'], [r"hydra.run.dir: got 'a\u2028'", "control characters"]),
         (["optimizer.betas=${seed}"], ["optimizer.betas: ", "int"]),
     ],

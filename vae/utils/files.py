@@ -29,7 +29,7 @@ DISK_FULL_ERRORS = {  # errors of writes without enough disk space, and their me
 
 MAX_YAML = 1 << 20  # bytes of a YAML file: it takes a second to read
 MAX_DEPTH = 50  # lists and mappings within each other, in a YAML file
-MAX_WEIGHTS = 1 << 32  # bytes of a file of weights: it is read into memory
+MAX_WEIGHTS = 1 << 33  # bytes of a file of weights: it is read into memory
 MAX_TEXT = 64 << 20  # bytes of a text file of a run, but for
 MAX_ROWS = 1 << 28  # its metrics.jsonl: a million rows
 HARMLESS_LINKS = re.compile(  # W&B's to the log of its service, submitit's to a job's script
