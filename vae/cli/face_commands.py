@@ -189,7 +189,7 @@ def _list(run: SavedRun) -> Result:
     "is measured where features are there to measure it.",
     example="vae sample outputs/DATE/TIME --prior fitted --num 64",
     options=[
-        option("--num", type=int, default=64, within=(1, 10_000), help="how many; default: 64"),
+        option("--num", type=int, default=64, within=(1, 1_000_000), help="how many; default: 64"),
         option("--prior", default="standard", help="standard (the default) or fitted"),
         option("--split", choices=("val", "test"), default="val", help="for the gain"),
         option("--no-gain", action="store_true", help="do not measure it: quicker"),
