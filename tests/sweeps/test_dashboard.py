@@ -159,6 +159,8 @@ def test_trouble_is_one_message(trouble, message, sweep, monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
     with WandbServer() as server:  # which knows no workspaces
         if trouble == "refused":
-            monkeypatch.setenv("WANDB_BASE_URL", server.url)
+            monkeypatch.setenv("WANDB_BASE_URL", server.url.replace("://", "://me:secret@"))
         assert main(["dashboard", str(sweep), "--entity", "e"]) == 1
-    assert re.search(message, capsys.readouterr().err)
+    err = capsys.readouterr().err
+    assert re.search(message, err)
+    assert "secret" not in err

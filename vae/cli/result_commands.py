@@ -136,6 +136,7 @@ def dashboard(options: argparse.Namespace) -> Result:
         resolve_mode,
         run_group,
         wandb_settings,
+        without_credentials,
     )
     from vae.sweeps.comparison import read_sweep
     from vae.sweeps.wandb_sweep import build_workspace
@@ -163,7 +164,7 @@ def dashboard(options: argparse.Namespace) -> Result:
         )
     import wandb
 
-    url = known.base_url
+    url = without_credentials(known.base_url)
     trouble = unreachable(url)  # wandb itself would try for long
     if trouble is None:
         try:
