@@ -100,14 +100,17 @@ def test_a_real_compiler_that_fails_is_named_with_its_reason(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_a_compiler_that_fails_later_is_named(tmp_path, monkeypatch, capsys):
+def test_a_model_that_cannot_be_compiled_is_named_and_its_traceback_logged(
+    tmp_path, monkeypatch, capsys
+):
     kind = type("CppCompileError", (RuntimeError,), {"__module__": "torch._inductor.exc"})
     error = kind("C++ compile error\n\nCommand: g++\nx.cpp:7: error: no room\nand more")
     with mock.patch.object(Trainer, "train_step", side_effect=error):
-        code, out, err = call_train(RUN, tmp_path, monkeypatch, capsys)
+        code, _, err = call_train(RUN, tmp_path, monkeypatch, capsys)
     assert code == 1
-    assert "Traceback" not in out + err
-    assert "error: trainer.compile: torch cannot compile the model on this machine (x.cpp:7" in err
+    message = "torch cannot compile this model (C++ compile error). Set trainer.compile=false."
+    assert err.endswith(f"error: trainer.compile: {message}\n")
+    assert "Traceback" in (tmp_path / "run" / "train.log").read_text()
 
 
 MANY_RUNS = """

@@ -68,7 +68,7 @@ def full_when(name, number=1, error=errno.ENOSPC):
         ("checkpoints/last.pt", 2, errno.ENOSPC, "the disk is full"),
         ("checkpoints/last.pt", 1, errno.EFBIG, "files may not become that large there"),
         ("checkpoints/previous.pt", 1, errno.EDQUOT, "your share of the disk is full"),
-        ("checkpoints/best.pt", 1, errno.EROFS, "cannot be written (Read-only file system)"),
+        ("checkpoints/best.pt", 1, errno.EROFS, "cannot be used (Read-only file system)"),
         ("summary.json", 1, errno.ENOSPC, "the disk is full"),
         (".hydra/accepted.yaml", 1, errno.ENOSPC, "the disk is full"),
     ],

@@ -14,7 +14,7 @@ from vae.models.base import build_shapes
 from vae.runs.config import RunConfig
 from vae.runs.resume import resume_command
 from vae.training.trainer import Trainer
-from vae.utils.devices import explain_compiler_error, pick_device, pick_precision
+from vae.utils.devices import pick_device, pick_precision
 from vae.utils.distributed import is_failed_exchange
 from vae.utils.errors import UserError, is_out_of_memory
 from vae.utils.files import DISK_FULL_ERRORS, free_bytes
@@ -56,7 +56,7 @@ def translate_resource_errors(
 ) -> Iterator[None]:
     """Translate an error of the machine into a UserError with a remedy.
 
-    That is a full disk, a failed allocation, a lost rank, a compiler that does not work.
+    That is a full disk, a failed allocation, a lost rank, a model that torch cannot compile.
 
     Args:
         config, folder: the run's.
@@ -76,7 +76,10 @@ def translate_resource_errors(
             error, config, folder, trainer, batch
         )
         if lack is None and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            lack = explain_compiler_error(error)
+            log.exception("torch.compile failed")  # perhaps a bug: require_compiler was content
+            cause = shorten(str(error).partition("\n")[0] or type(error).__name__, 200)
+            lack = f"trainer.compile: torch cannot compile this model ({cause}). "
+            lack += "Set trainer.compile=false."
         if lack is None:
             raise
         raise ResourceError(lack) from error
@@ -98,7 +101,7 @@ def _where_stopped(folder: Path, trainer: Trainer | None, remedy: str) -> str:
 
 
 def _disk_error(error: Exception, folder: Path, trainer: Trainer | None) -> str | None:
-    """Return a message for a file that cannot be written; None for other errors."""
+    """Return a message for a file that cannot be used; None for other errors."""
     if not isinstance(error, OSError) or error.errno is None:
         return None
     named = isinstance(error.filename, str)
@@ -109,7 +112,7 @@ def _disk_error(error: Exception, folder: Path, trainer: Trainer | None) -> str 
     elif named and file.is_relative_to(folder) and error.errno == errno.ENOENT:
         what, remedy = "is gone; it was removed or renamed meanwhile", "Put it back"
     elif named and file.is_relative_to(folder):  # a drive that is gone, or somebody else's
-        what, remedy = f"cannot be written ({error.strerror})", "Fix this"
+        what, remedy = f"cannot be used ({error.strerror})", "Check the disk and its permissions"
     else:
         return None
     if trainer is None:

@@ -103,19 +103,15 @@ def require_compiler(device: torch.device, key: str = "trainer.compile") -> None
     try:
         torch.compile(torch.neg, dynamic=False)(torch.ones(8, device=device))
     except Exception as error:  # of the compiler, of torch or of the disk
-        raise UserError(explain_compiler_error(error, key)) from error
-
-
-def explain_compiler_error(error: Exception, key: str = "trainer.compile") -> str:
-    """Return a message: what torch's compiler lacks on this machine."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    cause = next((line for line in lines if "error:" in line), lines[0])  # in g++'s output
-    off = "set it to false" if "." in key else "leave it out"
-    return (
-        f"{key}: torch cannot compile the model on this machine ({shorten(cause, 200)}). It needs "
-        "a C++ compiler (g++ or clang++, or the one that CXX names), Python's headers, on a GPU "
-        f"Triton, and a writable TORCHINDUCTOR_CACHE_DIR. Install what is missing, or {off}."
-    )
+        lines = str(error).splitlines() or [type(error).__name__]
+        cause = next((line for line in lines if "error:" in line), lines[0])  # in g++'s output
+        off = "set it to false" if "." in key else "leave it out"
+        raise UserError(
+            f"{key}: torch cannot compile the model on this machine ({shorten(cause, 200)}). It "
+            "needs a C++ compiler (g++ or clang++, or the one that CXX names), Python's headers, "
+            "on a GPU Triton, and a writable TORCHINDUCTOR_CACHE_DIR. Install what is missing, "
+            f"or {off}."
+        ) from error
 
 
 def hardware_name(device: torch.device, threads: int | None) -> str:
