@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock
@@ -49,6 +50,7 @@ def describe_holder(lock: BaseFileLock) -> str:
     )
 
 
+@cache  # a folder is tried once in this process, however often its lock is looked at
 def _has_flock(folder: Path) -> bool:
     """Return whether files in a folder can be locked by flock.
 
