@@ -92,6 +92,7 @@ FORGED = [  # an entry, its new value, and what the message says
     ("config seed", GONE, "seed: needs a value"),
     ("config wandb name", GONE, r"wandb\.name: needs"),
     ("config objective", "${oc.env:HOME}", r"objective: got .* without \${"),
+    ("config model latent_dim", 3_000_000, "model.latent_dim: got 3000000, .* 1 to 65536"),
     ("config loss", ZEROS, "loss: .*not a supported"),
     ("config loss beta", GONE, "loss.beta: needs a value"),
     ("config loss beta", -1.0, "loss.beta: got -1.0"),
@@ -146,18 +147,14 @@ def test_a_forged_checkpoint_is_no_traceback(path, value, words, finished):
     assert "previous.pt: " in said
 
 
-@pytest.mark.parametrize(
-    ("size", "words"),
-    [(5, "its 'model' is"), (65536, "its 'model' is"), (3_000_000, "from 1 to 65536")],
-)
-def test_weights_of_another_size_are_refused(size, words, finished):
+@pytest.mark.parametrize("size", [5, 65536])
+def test_weights_of_another_size_are_refused(size, finished):
     last = finished / "checkpoints" / "last.pt"
     forged = put(load_checkpoint(last), "config model latent_dim", size)
     save_checkpoint(last, forged)
     config = run_config(forged["config"])
     for arguments in ((load_run, finished), (load_resume_state, config, finished)):
-        assert f"{last}: " in (said := refused(*arguments))
-        assert words in said
+        assert re.search(r"last\.pt: .*its 'model' is", refused(*arguments))
 
 
 @pytest.mark.parametrize(
