@@ -148,7 +148,7 @@ def test_constant_factors_and_latents(metric, factors, rng):
         assert metric(np.insert(codes, 1, STILL, axis=1), factors) == pytest.approx(score)
     nothing = DCI(0, 0, 0) if metric is METRICS[2] else pytest.approx(0, abs=1e-12)
     assert metric(np.full((len(factors), 3), STILL), factors) == nothing
-    with pytest.raises(UserError, match="no factor of 4 .* 1 image "):
+    with pytest.raises(UserError, match=r"no factor of 4 .* 1 image "):
         metric(factors[:1], factors[:1])
 
 
