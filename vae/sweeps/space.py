@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep
+from hydra.errors import HydraException
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
@@ -77,13 +78,16 @@ def rehearse(
 ) -> None:
     """Ask a copy of the sampler for a trial of a study in memory, and compose its configuration.
 
+    The sampler's own settings are right by then (settings.py checks them before Hydra builds the
+    sampler); whether it can search this space shows only here.
+
     Args:
         directions: as of `optuna.create_study`.
         random_trials: trials that the sampler draws at random before it does anything else.
         compose: takes the values of a trial.
 
     Raises:
-        UserError: the sampler cannot search this space, or the configuration has other types.
+        UserError: the sampler cannot search this space, or its values cannot be composed.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study
     study = optuna.create_study(sampler=RandomSampler(seed=0), directions=directions)
@@ -102,4 +106,11 @@ def rehearse(
             f"hydra/sweeper/sampler: {name} cannot search this: {type(error).__name__}: {error}. "
             "Fix hydra.sweeper.sampler, or take another: tpe, gp, qmc, nsgaii, random."
         ) from error
-    compose(values)
+    try:
+        compose(values)
+    except HydraException as error:
+        causes = [str(e).partition("\n")[0] for e in (error, error.__cause__) if e]
+        raise UserError(
+            f"hydra.sweeper.params: a trial cannot be composed: {': '.join(causes)}. "
+            "Search in values that the key takes."
+        ) from error
