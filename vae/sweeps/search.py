@@ -66,7 +66,7 @@ class Search:
             text = str(error.__cause__ or error).splitlines()[0]
             raise UserError(
                 f"sweep.storage: the study can no longer be reached ({text}). Start the sweep "
-                f"again with sweep.name={name}: it goes on where it was."
+                f"again with sweep.name={name} to resume it."
             ) from error
         self.write_results()
 
@@ -174,8 +174,8 @@ class Search:
         """
         if not self.succeeded():
             raise UserError(
-                f"no trial of {self.study.study_name} succeeded: {self.folder}/report.md has "
-                "each one's reason."
+                f"no trial of {self.study.study_name} succeeded. {self.folder}/report.md lists "
+                "the reasons."
             )
         results: dict[str, Any] = {"name": "optuna"}
         if len(self.objectives) == 1:
