@@ -18,14 +18,18 @@ from vae.runs.compose import CONF, register_schemas
 from vae.runs.launch import join_run, run_job, start_hydra
 from vae.sweeps.trial import run_trial
 from vae.utils.distributed import broadcast_object, process_group, rank
-from vae.utils.errors import prepare_streams, print_error
+from vae.utils.errors import prepare_process, print_error
 from vae.utils.signals import InterruptedRun
 
 register_schemas()
 logging.raiseExceptions = False  # a full disk gives no traceback from logging
 
 
-@hydra.main(str(CONF), "train", execution_whitelist=["vae.sweeps.callbacks.*", "vae.utils.logs.*"])
+@hydra.main(
+    str(CONF),
+    "train",
+    execution_whitelist=["vae.sweeps.callbacks.*", "vae.utils.text.LineFormatter"],
+)
 def job(composed: DictConfig) -> Any:
     """Train one run in Hydra's folder; return the objective to a sweeper."""
     return run_job(composed, train_trial=run_trial)
@@ -33,7 +37,7 @@ def job(composed: DictConfig) -> Any:
 
 def main() -> None:
     """The command line."""
-    prepare_streams()
+    prepare_process()
     with process_group():
         if rank() > 0:
             return join_run()

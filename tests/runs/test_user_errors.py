@@ -48,7 +48,7 @@ def assert_refused(result, folder, *words):
         (["latent_dim=64"], ["latent_dim: there is no such key. Did you mean model.latent_dim?"]),
         (["epochs=3"], ["loss.schedule.epochs", "or trainer.epochs?"]),
         (["hydra=1"], ["hydra: got 1. Leave it out."]),
-        (["hydra/launcher=5"], ["hydra/launcher: got 5. Leave it out, or choose one of joblib"]),
+        (["hydra/launcher=5"], ["hydra/launcher: got 5. Leave it out.\n"]),
         (["model=[1]"], ["model: got [1]", "conv, residual"]),
         (["hydra.verbose=7"], ["hydra.verbose: got 7"]),
         (["=1"], ["=1: got", "KEY=VALUE"]),

@@ -15,7 +15,7 @@ from vae.runs.checkpoint import load_checkpoint, save_checkpoint
 from vae.runs.compose import compose
 from vae.runs.load import load_run
 from vae.sweeps.comparison import read_sweep
-from vae.sweeps.report import FACES, MAX_ROWS, choose_runs, draw_face_sheets, write_report
+from vae.sweeps.report import FACES, MAX_RUNS_SHOWN, choose_runs, draw_face_sheets, write_report
 
 TILE, MARGIN = 98, 2 + FACES * 98  # pixels: a face with its gap, and all of a row's
 SCALE = 6  # small faces are enlarged
@@ -120,7 +120,7 @@ def test_many_runs_are_thinned_and_include_the_best(tmp_path):
         runs = [replace(r, metrics=v) for r, v in zip(comparison.runs, values, strict=True)]
         chosen, (note,) = choose_runs(replace(comparison, runs=runs))
         seeds = [run.value("seed") for run in chosen]
-        assert MAX_ROWS - 1 <= len(seeds) <= MAX_ROWS
+        assert MAX_RUNS_SHOWN - 1 <= len(seeds) <= MAX_RUNS_SHOWN
         assert seeds == sorted({*seeds, 0, best, 24})
         assert max(np.diff(seeds)) <= 3  # from all over
         assert note.startswith(f"{len(seeds)} of the 25 runs are shown")

@@ -59,7 +59,7 @@ def measure_in_turns(prepares: Mapping[str, Prepare], threads: int | None, round
                 except BrokenProcessPool as error:
                     raise UserError(
                         f"{name}: its process died; its output is above. If there is none, it "
-                        "was killed, perhaps for want of memory."
+                        "was killed, perhaps because memory ran out."
                     ) from error
                 for key, value in figures.items():
                     series.setdefault(key, []).append(value)

@@ -10,11 +10,10 @@ import sys
 from textwrap import shorten
 
 from vae.cli.face_commands import edit, interpolate, reconstruct, sample, traverse
-from vae.cli.options import DEVICE, JSON, SEED, Result, command, option, require_in_ranges
+from vae.cli.options import DEVICE, JSON, SEED, Result, check_numbers, command, option
 from vae.cli.result_commands import compare, dashboard, evaluate, export, report
-from vae.utils.errors import UserError, is_out_of_memory, prepare_streams, require, say_error
-from vae.utils.logs import LineFormatter
-from vae.utils.text import printable
+from vae.utils.errors import UserError, is_out_of_memory, prepare_process, require, say_error
+from vae.utils.text import LineFormatter, printable
 
 
 @command(
@@ -129,7 +128,7 @@ def _explain_memory(error: Exception, options: argparse.Namespace) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on stderr and exit code 1."""
-    prepare_streams()
+    prepare_process()
     parser = argparse.ArgumentParser(prog="vae", description="Data and runs of MiniFaceApp.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add_to in COMMANDS:
@@ -144,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     for handler in logging.getLogger().handlers:
         handler.setFormatter(LineFormatter("%(message)s"))
     try:
-        require_in_ranges(options)
+        check_numbers(options)
         found, lines = options.run(options)
         if options.json:
             print(json.dumps(found, default=os.fspath))

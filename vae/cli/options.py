@@ -120,15 +120,14 @@ def open_run(options: argparse.Namespace, takes_inputs: bool = True) -> tuple[Sa
     return run, others
 
 
-def require_in_ranges(options: argparse.Namespace) -> None:
+def check_numbers(options: argparse.Namespace) -> None:
     """Raise a UserError if a number among the options is out of its range."""
-    from vae.utils.errors import require
+    from vae.utils.errors import require_range
 
     for name, (least, most) in options.ranges.items():
         got = getattr(options, name.removeprefix("--").replace("-", "_"))
         if got is not None:
-            kind = "a number" if isinstance(got, float) else "an int"
-            require(least <= got <= most, name, got, f"{kind} from {least} to {most}")
+            require_range(name, got, least, most, integer=isinstance(got, int))
 
 
 def output_folder(options: argparse.Namespace, below: str = "") -> Path:

@@ -200,7 +200,7 @@ def _pack_once(
         ) from error
     except BrokenProcessPool as error:
         raise UserError(
-            "data.num_workers: a packing process died, perhaps for want of memory: try "
+            "data.num_workers: a packing process died, perhaps because memory ran out: try "
             f"data.num_workers=1. {MAIN_GUARD_HINT}"
         ) from error
 

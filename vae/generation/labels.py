@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vae.utils.text import printable, shorten
+from vae.utils.text import printable, truncate
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,7 +66,7 @@ def add_caption(picture: Image, caption: str) -> Image:
 
 
 def _shown(label: str) -> str:
-    return shorten(printable(label), LABEL_LENGTH)
+    return truncate(printable(label), LABEL_LENGTH)
 
 
 def _broken(label: str, font: FreeTypeFont | ImageFont, width: float) -> str:

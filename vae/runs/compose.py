@@ -21,6 +21,7 @@ from vae.runs.config import RunConfig
 from vae.runs.wandb_settings import fitting_name
 from vae.utils.errors import UserError, require
 from vae.utils.registry import choices, groups
+from vae.utils.text import truncate
 
 CONF = Path(__file__).parents[2] / "conf"
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -65,7 +66,8 @@ def reject_unparsable(overrides: list[str]) -> None:
         digits = max((len(number) for number in re.findall(r"[\d_]+", line)), default=0)
         if digits > MAX_DIGITS:
             raise UserError(
-                f"{line[:60]}...: a number of {digits} digits. Take one of at most {MAX_DIGITS}."
+                f"{truncate(line, 60)}: a number of {digits} digits. Take one of at most "
+                f"{MAX_DIGITS}."
             )
         try:
             override = parser.parse_override(line)
@@ -85,7 +87,8 @@ def reject_unparsable(overrides: list[str]) -> None:
         is_group = key.startswith("hydra/") or key == "hydra" or (CONF / key).is_dir()
         if is_group and not override.is_delete() and not names_choices(value):
             known = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
-            choose = f", or choose one of {known}" * bool(known)
+            complete = bool(known) and not key.startswith("hydra")  # its plugins have more
+            choose = f", or choose one of {known}" * complete
             raise UserError(f"{key}: got {text}. Leave it out{choose}.")
 
 

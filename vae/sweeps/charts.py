@@ -28,7 +28,7 @@ from vae.training.metrics import bits_per_dim
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically
 from vae.utils.registry import find_metric
-from vae.utils.text import printable, shorten
+from vae.utils.text import printable, truncate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,7 +96,7 @@ def draw_comparison(comparison: Comparison) -> Figure:
 
 def literal(text: str) -> str:
     """Return text as matplotlib shows it literally, on one line: `$` begins a formula there."""
-    return shorten(printable(text), MAX_LABEL).replace("$", r"\$")
+    return truncate(printable(text), MAX_LABEL).replace("$", r"\$")
 
 
 def axis_keys(comparison: Comparison) -> tuple[list[str], str | None]:

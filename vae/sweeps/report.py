@@ -24,7 +24,7 @@ from vae.utils.text import (
     markdown_code,
     markdown_text,
     plural,
-    shorten,
+    truncate,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 BEST_RUNS = 5
 FACES = 8  # columns of a face sheet
-MAX_ROWS = 12  # runs of a sweep that are shown: more cannot be taken in
+MAX_RUNS_SHOWN = 12  # on a face sheet, each in a row: more are hard to compare
 TABLE = ("val/bpd", "val/rate", "val/mse", "val/psnr", "val/active_units")
 PICTURES = {
     "comparison.png": "Rate against distortion, and the effect of each swept value",
@@ -105,11 +105,11 @@ def overview(comparison: Comparison) -> str:
         star = "*" if run in front else ""
         weight = "" if run.beta_elbo is None else f"{run.beta_elbo:.4g}"
         figures = _figures(run, metrics)
-        lines.append([star, comparison.label(run), shorten(run.status, 40), weight, *figures])
+        lines.append([star, comparison.label(run), truncate(run.status, 40), weight, *figures])
     return format_table(lines, left=3)
 
 
-def run_command(run: SweepRun) -> str:
+def repeat_command(run: SweepRun) -> str:
     """Return the command that repeats a run by itself."""
     apart = ("sweep=", "sweep.", "hydra.", "hydra/", "wandb.", "resume=")
     own = [a for a in run.arguments if not a.lstrip("+~").startswith(apart)]
@@ -132,7 +132,7 @@ def _best(comparison: Comparison, out: Path) -> list[str]:
         chosen = comparison.ranked[:BEST_RUNS]
         title = f"## The best by {ways[0]} is better"
         what = f"The first {len(chosen)} of {len(comparison.ranked)} that finished:"
-    commands = markdown_block([run_command(run) for run in chosen], "bash")
+    commands = markdown_block([repeat_command(run) for run in chosen], "bash")
     again = f"These again, each by itself:\n\n{commands}"
     return [title, what, _table(comparison, chosen, out), again]
 
@@ -219,7 +219,7 @@ def draw_face_sheets(comparison: Comparison, folder: Path) -> list[str]:
 
 
 def choose_runs(comparison: Comparison) -> tuple[list[SweepRun], list[str]]:
-    """Choose at most MAX_ROWS runs, spread over all; add a note if some are left out.
+    """Choose at most MAX_RUNS_SHOWN runs, spread over all; add a note if some are left out.
 
     Of runs that differ in the seed alone one is shown: the best run, or the first.
     """
@@ -233,9 +233,10 @@ def choose_runs(comparison: Comparison) -> tuple[list[SweepRun], list[str]]:
         by_values[values] = run if run is comparison.best else by_values.get(values, run)
     runs = [*by_values.values()] or seeds
     notes = ["Of runs that differ in the seed alone, one is shown."] * (len(runs) < len(seeds))
-    if len(runs) <= MAX_ROWS:
+    if len(runs) <= MAX_RUNS_SHOWN:
         return runs, notes
-    places = {round(i * (len(runs) - 1) / (MAX_ROWS - 2)) for i in range(MAX_ROWS - 1)}
+    spread = MAX_RUNS_SHOWN - 1  # one row is for the best
+    places = {round(i * (len(runs) - 1) / (spread - 1)) for i in range(spread)}
     if comparison.best in runs:
         places.add(runs.index(comparison.best))
     note = f"{len(places)} of the {len(runs)} runs are shown, evenly chosen along their order."

@@ -6,24 +6,26 @@ import re
 import shutil
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from hydra.core.override_parser.types import Override
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from vae.utils.errors import UserError, require
+from vae.utils.errors import UserError, require, require_range
 
 COUNT = (1, 10**6)
-# Key: least and largest value, and further values. Values of a launcher that are not given are
-# the launcher's own.
-SWEEPERS: dict[str, dict[str, tuple[float, float, tuple[Any, ...]]]] = {
+Ranges: TypeAlias = dict[str, tuple[float, float, tuple[Any, ...]]]
+
+# The range of each key (least value, largest value, other values), by sweeper and by launcher.
+# A key that is not in the configuration keeps the launcher's default.
+SWEEPERS: dict[str, Ranges] = {
     "basic": {"max_batch_size": (*COUNT, (None,))},
-    "study": {"n_trials": (*COUNT, ()), "n_jobs": (-256, 10**6, ())},
+    "study": {"n_trials": (*COUNT, ()), "n_jobs": (-1024, 10**6, ())},
 }
-LAUNCHERS: dict[str, dict[str, tuple[float, float, tuple[Any, ...]]]] = {
+LAUNCHERS: dict[str, Ranges] = {
     "joblib": {
-        "n_jobs": (-256, 256, (None,)),
+        "n_jobs": (-1024, 1024, (None,)),
         "inner_max_num_threads": (1, 1024, (None,)),
         "batch_size": (*COUNT, ("auto",)),
         "timeout": (1e-3, 1e9, (None,)),
@@ -78,8 +80,8 @@ def check_sweep_settings(hydra: DictConfig, overrides: Sequence[Override]) -> No
                 "hydra/sweeper=study to search in it, or give values: 1,2,3 or range(1,4)."
             )
     ranges = LAUNCHERS.get(launcher.partition("_")[0], {})
-    _require_ranges("hydra.launcher", hydra.launcher, ranges)  # n_jobs of a study is taken from it
-    _require_ranges("hydra.sweeper", hydra.sweeper, SWEEPERS.get(sweeper, {}))
+    _check_numbers("hydra.launcher", hydra.launcher, ranges)  # n_jobs of a study is taken from it
+    _check_numbers("hydra.sweeper", hydra.sweeper, SWEEPERS.get(sweeper, {}))
     if launcher == "joblib":
         backend = hydra.launcher.get("backend")
         known = backend in (None, "loky", "multiprocessing")
@@ -96,7 +98,11 @@ def check_sweep_settings(hydra: DictConfig, overrides: Sequence[Override]) -> No
 
 
 def _check_sampler(sampler: DictConfig) -> None:
-    """Raise a UserError if Optuna refuses the settings of a sampler."""
+    """Raise a UserError if Optuna refuses the settings of a sampler.
+
+    `rehearse` (space.py) tries out the sampler later; Hydra builds it before that, and would
+    print the error of wrong settings as a traceback.
+    """
     allowed = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
     try:
         with warnings.catch_warnings():
@@ -107,20 +113,16 @@ def _check_sampler(sampler: DictConfig) -> None:
         raise UserError(f"hydra.sweeper.sampler: {cause}") from error
 
 
-def _require_ranges(
-    group: str, settings: DictConfig, ranges: dict[str, tuple[float, float, tuple[Any, ...]]]
-) -> None:
+def _check_numbers(group: str, settings: DictConfig, ranges: Ranges) -> None:
     """Raise a UserError if a number of the settings is not in its range."""
     for key in ranges.keys() & settings.keys():
         least, most, others = ranges[key]
-        got = settings[key]
-        whole = isinstance(least, int)
-        number = type(got) is int or (type(got) is float and not whole)
-        fits = number and least <= got <= most and not (least < 0 and got == 0)
-        takes = f"{'an int' if whole else 'a number'} from {least:g} to {most:.12g}"
+        got, integer, takes = settings[key], isinstance(least, int), ""
         if least == most:
             takes = f"{most} only: a run is one process"
         if least < 0:  # joblib's count
             takes = f"an int from 1 to {most}, or -1 for all cores (-2 for all but one, ...)"
-        takes = " or ".join(["null" if other is None else other for other in others] + [takes])
-        require(fits or got in others, f"{group}.{key}", got, takes)
+            least = least if got else 1
+        require_range(
+            f"{group}.{key}", got, least, most, integer=integer, others=others, takes=takes
+        )

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from vae.utils.compat import short_socket_paths
-from vae.utils.errors import UserError, prepare_streams
+from vae.utils.errors import UserError, prepare_process
 from vae.utils.signals import InterruptedRun, Interrupts, blocked, known_signals, signal_name
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 LINUX = sys.platform == "linux"
 LAUNCHER = os.getppid()  # whose worker this process is, if it is one
 SCHEDULERS = {*known_signals("SIGTERM", "SIGUSR1", "SIGUSR2")}  # signals that they send
-PERHAPS = {  # signals of the system, and what they mostly mean
-    "SIGKILL": ", perhaps by the system for want of memory",
+PROBABLE_CAUSES = {  # of a signal that the system sent
+    "SIGKILL": ", perhaps by the system because memory ran out",
     "SIGBUS": ": a file that it reads was made shorter meanwhile (the packed images?), or its "
     "disk failed, or there is no room in /dev/shm",
 }
@@ -117,7 +117,7 @@ def _cause_of_death(exit_code: int) -> str:
     if exit_code >= 0:
         return f"its process ended with exit code {exit_code}"
     name = signal_name(-exit_code)
-    return f"killed by {name}{PERHAPS.get(name, '')}"
+    return f"killed by {name}{PROBABLE_CAUSES.get(name, '')}"
 
 
 def _answer(
@@ -129,7 +129,7 @@ def _answer(
     arguments: tuple[Any, ...],
 ) -> None:
     """Call the function in the subprocess; send back its value and why it failed, or None."""
-    prepare_streams()
+    prepare_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
         signal.pthread_sigmask(signal.SIG_SETMASK, SCHEDULERS - {signal.SIGTERM})

@@ -8,12 +8,13 @@ import io
 import os
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
 from types import TracebackType
 from typing import Any
 
-from vae.utils.text import printable
+from vae.utils.text import printable, truncate
 
 LONGEST_VALUE = 200  # characters of a refused value in a message
 
@@ -27,12 +28,14 @@ class UserError(Exception):
     """
 
 
-def prepare_streams() -> None:
-    """Make stdout and stderr fit for any text, in child processes too; report crashes.
+def prepare_process() -> None:
+    """Prepare the streams of this process, the environment of its children, and crash reports.
 
-    A stream that was closed (`2>&-`) is opened. Characters that the encoding lacks (cp1252 and
-    ASCII have no β) are printed as their escapes. SIGBUS and SIGSEGV print a traceback: a
-    memory-mapped file, such as a cache, may have been truncated while it was read.
+    - stdout and stderr: one that was closed (`2>&-`) is opened, and characters that the encoding
+      lacks (cp1252 and ASCII have no β) are printed as their escapes.
+    - PYTHONIOENCODING: child processes print them in the same way.
+    - faulthandler: SIGBUS and SIGSEGV print a traceback, as a memory-mapped file, such as a
+      cache, may have been truncated while it was read.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -90,9 +93,31 @@ def require(holds: bool, key: str, got: Any, takes: str) -> None:
     >>> require(lr > 0, "optimizer.lr", lr, "a number > 0")
     """
     if not holds:
-        text = repr(got)
-        shown = text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
-        raise UserError(f"{key}: got {shown}, but it takes {takes}.")
+        raise UserError(f"{key}: got {truncate(repr(got), LONGEST_VALUE)}, but it takes {takes}.")
+
+
+def require_range(
+    key: str,
+    got: Any,
+    least: float,
+    most: float,
+    *,
+    integer: bool,
+    others: Sequence[Any] = (),
+    takes: str = "",
+) -> None:
+    """Raise a UserError unless a value is a number in a range, or one of `others`.
+
+    Args:
+        key: of the value, for the message.
+        integer: whether only an int is taken.
+        others: further values, None among them.
+        takes: describes the range, if there is more to say than its ends.
+    """
+    number = isinstance(got, int if integer else int | float) and not isinstance(got, bool)
+    takes = takes or f"{'an int' if integer else 'a number'} from {least:.12g} to {most:.12g}"
+    takes = " or ".join([*("null" if o is None else str(o) for o in others), takes])
+    require((number and least <= got <= most) or got in others, key, got, takes)
 
 
 def require_ranges(group: str, settings: Any, **ranges: tuple[float, float]) -> None:
@@ -109,13 +134,10 @@ def require_ranges(group: str, settings: Any, **ranges: tuple[float, float]) -> 
     """
     kinds = {field.name: str(field.type) for field in fields(settings)}
     for name, (least, most) in ranges.items():
-        got, kind = getattr(settings, name), kinds[name]
-        takes = f"{'an int' if 'int' in kind else 'a number'} from {least:.12g} to {most:.12g}"
-        if "None" in kind:
-            takes = f"null or {takes}"
-            if got is None:
-                continue
-        require(least <= got <= most, f"{group}.{name}" if group else name, got, takes)
+        key, kind = f"{group}.{name}" if group else name, kinds[name]
+        others = (None,) if "None" in kind else ()
+        got = getattr(settings, name)
+        require_range(key, got, least, most, integer="int" in kind, others=others)
 
 
 def without_password(text: str) -> str:

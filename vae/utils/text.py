@@ -1,8 +1,9 @@
-"""Untrusted text (names of runs, attributes, files) as a file name, in Markdown, on terminals."""
+"""Untrusted text (names of runs, attributes) as a file name, in Markdown, logs and terminals."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import unicodedata
 from collections import Counter
@@ -17,6 +18,13 @@ MARKDOWN = re.compile(  # signs with a meaning; an underscore has none within a 
     r"[\\`*\[\]<>&|~$#]|(?<![^\W_])_|_(?![^\W_])|^[+-](?=[+\s-]|\Z)|:(?=//)|(?<=www)\."
 )
 NUMBERED = re.compile(r"^(\d+)([.)])(?=\s|\Z)")  # an item of a list
+
+
+class LineFormatter(logging.Formatter):
+    """A formatter that writes a log record on one line, control characters as their escapes."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))
 
 
 class Markdown(str):
@@ -59,7 +67,7 @@ def printable(text: str) -> str:
     )
 
 
-def shorten(text: str, limit: int) -> str:
+def truncate(text: str, limit: int) -> str:
     """Return at most `limit` characters of `text`, with "..." in place of the rest."""
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
