@@ -69,8 +69,8 @@ def test_a_link_in_the_place_of_the_file_is_replaced(folder):
 
 def test_only_the_temporary_files_of_dead_processes_are_removed(folder):
     (folder / "checkpoints").mkdir()
-    living = [f".a.{os.getpid()}.{'0' * 16}.tmp", f".a.{os.getpid()}.tmp", "a.tmp"]
-    dead = [f".a.{DEAD}.{'0' * 16}.tmp", f".a.{DEAD}.tmp", f".a.{'9' * 30}.tmp", ".a.tmp"]
+    living = [f".a.{os.getpid()}.{'0' * 16}.tmp", f".a.{os.getpid()}.tmp", "a.tmp", ".a.tmp"]
+    dead = [f".a.{DEAD}.{'0' * 16}.tmp", f".a.{DEAD}.tmp", f".a.{'9' * 30}.tmp"]
     for name in (*living, *dead):
         (folder / "checkpoints" / name).touch()
     remove_unfinished(folder)
@@ -108,6 +108,7 @@ def test_links_out_of_a_folder_are_refused(name, target, folder, tmp_path):
     path.symlink_to(target if target[0] == "/" else tmp_path / "folder2")
     with pytest.raises(UserError, match=f"{path}: is a link to .*, outside of {folder}"):
         reject_unsafe_entries(folder)
+    reject_unsafe_entries(folder, "b(/.*)?")  # other entries of it
     path.unlink()
     path.symlink_to("nothing")  # within the folder
     reject_unsafe_entries(folder)
