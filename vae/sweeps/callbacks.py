@@ -183,8 +183,13 @@ class ReportOnSweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        if isinstance(sys.exc_info()[1], KeyboardInterrupt):
-            print(_resume_hint(folder, config.sweep.name), file=sys.stderr)
+        try:
+            self._report(config, folder)
+        finally:
+            if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+                print(_resume_hint(folder, config.sweep.name), file=sys.stderr)
+
+    def _report(self, config: DictConfig, folder: Path) -> None:
         if not any(folder.glob("*/.hydra")):  # a rejected sweep, in which no run began
             for name in (RECORD_FILE, "multirun.yaml"):
                 (folder / name).unlink(missing_ok=True)
