@@ -124,13 +124,8 @@ def test_a_large_file_is_not_read(tmp_path):
     path = tmp_path / "last.pt"
     path.touch()
     os.truncate(path, MAX_WEIGHTS + 1)
-    with pytest.raises(UserError, match=r"last\.pt: cannot be read \(too large: 4,295 MB of"):
+    with pytest.raises(UserError, match=r"last\.pt: cannot be read \(too large: 68,719 MB of"):
         load_checkpoint(path)
-    with (
-        mock.patch("vae.runs.checkpoint.MAX_WEIGHTS", 1000),
-        pytest.raises(UserError, match=r"last\.pt: .* too large for a checkpoint.*latent_dim"),
-    ):
-        save_checkpoint(path, {"model": torch.zeros(1000)})
 
 
 def test_damage_is_detected_anywhere(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from vae.runs.compose import compose
 from vae.runs.overrides import (
     ResumeRequest,
     expand_resume,
@@ -85,12 +86,16 @@ def test_resume_restores_the_accepted_overrides(tmp_path):
         "a\\${x}",
         "~x",
         "\n",
+        "-1e-5",
+        "1_000",
+        "-Inf",
+        "2026-11-29_07-05-43",
     ],
 )
-def test_any_folder_name_is_a_value(name):
-    path = f"/runs/{name}"
-    override = OverridesParser.create().parse_override(f"resume={hydra_value(path)}")
-    assert OmegaConf.create({"resume": override.value()}).resume == path
+def test_any_name_is_a_value(name):
+    for path in (name, f"/runs/{name}"):
+        override = OverridesParser.create().parse_override(f"resume={hydra_value(path)}")
+        assert OmegaConf.create({"resume": override.value()}).resume == path
 
 
 def test_resume_without_a_run_is_refused(tmp_path):
@@ -145,8 +150,51 @@ def test_an_untrusted_run_provides_values_only(override, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("override", "leaks"),
+    [
+        (r"wandb.name=$\{oc.env\:SECRET\}", True),
+        (r"wandb.project=$\{oc.env\:SECRET}", False),
+        (r"wandb.name=${oc.env:SECRET}", True),
+        (r"wandb.name=str($\{oc.env\:SECRET\})", True),
+        (r"wandb.tags=[$\{oc.env\:SECRET\}]", True),
+        (r"wandb={name: $\{oc.env\:SECRET\}}", False),
+        (r"++data={root: $\{oc.env\:SECRET\}}", False),
+        (r"data.root=$\{oc.env\:SECRET\}/victim", True),
+        (r"wandb.name='\\${oc.env:SECRET}'", True),
+        (r"wandb.name='\${oc.env:SECRET}'", False),
+        (r"wandb.name='$\{oc.env:SECRET}'", False),
+        (r'wandb.name="$\\{oc.env:SECRET}"', False),
+        (r"wandb.name=$\\{oc.env\:SECRET\}", False),
+        (r"wandb.name=\$\{oc.env\:SECRET\}", False),
+        (r"wandb.name=$\$\{oc.env\:SECRET\}", False),
+        (r"wandb.name=$\ \{oc.env\:SECRET\}", False),
+        (r"wandb.tags=['$','{oc.env:SECRET}']", False),
+        (r"+wandb={$\{oc.env\:SECRET\}: 1}", False),
+        (r"+wandb.$\{oc.env\:SECRET\}=1", False),
+    ],
+)
+def test_a_run_folder_reads_no_environment(override, leaks, tmp_path, monkeypatch, capsys):
+    """In any spelling that Hydra takes for an interpolation (`leaks`) or does not."""
+    monkeypatch.setenv("SECRET", "hunter2")
+
+    def composed(words):
+        return OmegaConf.to_yaml(OmegaConf.structured(compose(words)), resolve=True)
+
+    if leaks:
+        assert "hunter2" in composed([override])
+    accepted(tmp_path, f"- seed=1\n- {json.dumps(override)}\n")
+    try:
+        said = composed(expand_resume([f"resume={tmp_path}"])[:-2])
+    except UserError as error:
+        said = str(error)
+    assert "hunter2" not in said + capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "override",
     [
+        "data.download=true",
+        "+data.download=1",
         "wandb.entity=evil",
         "++wandb.entity='evil'",
         "wandb.mode=online",
@@ -156,19 +204,20 @@ def test_an_untrusted_run_provides_values_only(override, tmp_path):
         "+wandb@_global_={entity: evil}",
     ],
 )
-def test_a_folder_does_not_decide_where_a_run_is_uploaded(override, tmp_path, capsys):
-    accepted(tmp_path, f"- wandb.project=p\n- wandb.mode=offline\n- {json.dumps(override)}\n")
-    kept = ["wandb.project=p", "wandb.mode=offline"]
+def test_a_folder_decides_neither_about_uploads_nor_downloads(override, tmp_path, capsys):
+    accepted(tmp_path, f"- wandb=my-team\n- data.path=/a\n- {json.dumps(override)}\n")
+    kept = ["wandb=my-team", "data.path=/a"]
     assert expand_resume([f"resume={tmp_path}"]) == [*kept, *names_of(tmp_path)]
     assert f"{override!r} of {tmp_path}" in capsys.readouterr().err
-    given = ["wandb.entity=team", "wandb.mode=online", "wandb=mine"]
-    assert expand_resume([f"resume={tmp_path}", *given])[-5:-2] == given
+    given = ["wandb.entity=team", "wandb.mode=online", "wandb=mine", "data.download=true"]
+    assert expand_resume([f"resume={tmp_path}", *given])[-6:-2] == given
 
 
 def test_the_printed_command_resumes_the_run(tmp_path, monkeypatch):
     """In a shell, with the arguments that the folder does not provide, and without a sweep's."""
     folder = tmp_path / "it's my run (1), $HOME=\\"
     kept = ["-cd", "my conf", "hydra.searchpath=[a b]", "wandb.name=${oc.env:X}", "wandb.entity=me"]
+    kept += ["data.root=../data", "data.path=/a", "data.download=true"]
     others = ["seed=1", "resume=auto", "hydra.run.dir=x", "hydra.sweeper.n_trials=2", "-m"]
     monkeypatch.setattr(sys, "argv", ["the repo/train.py", *kept, *others])
     shell = ["bash", "-c", f"printf '%s\\n' {resume_command(folder)}"]

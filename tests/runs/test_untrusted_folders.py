@@ -123,15 +123,24 @@ def test_a_sweep_with_links_out_of_it_or_pipes_is_refused(put, tmp_path, monkeyp
 
 
 def test_a_new_run_is_not_started_in_a_folder_with_links(tmp_path, monkeypatch, capsys):
+    """But where a run writes nothing there may be any, as in a repository."""
     (tmp_path / "victim").write_text("mine\n")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "train.log").symlink_to(tmp_path / "victim")
-    for more in ([], ["resume=auto"]):
-        arguments = [*TINY, "hydra.run.dir=run", *more]
-        code, _, err = call_train(arguments, tmp_path, monkeypatch, capsys)
-        assert code == 1
-        assert "run/train.log: is a link to" in err
+    run = tmp_path / "run"
+    for name in (".venv/bin/python", "dataset", "a.tmp"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).symlink_to(tmp_path / "victim")
+    os.mkfifo(run / ".venv" / "pipe")
+    for name in ("train.log", ".lock", "Checkpoints", "wandb/debug.log"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).symlink_to(tmp_path / "victim")
+        for more in ([], ["resume=auto"]):
+            code, _, err = call_train([*TINY, "hydra.run.dir=.", *more], run, monkeypatch, capsys)
+            assert code == 1
+            assert f"{name}: is a link to" in err
+        (run / name).unlink()
     assert (tmp_path / "victim").read_text() == "mine\n"
+    code, _, err = call_train([*TINY, "hydra.run.dir=."], run, monkeypatch, capsys)
+    assert code == 0, err
 
 
 @pytest.fixture
@@ -151,7 +160,7 @@ def test_a_run_does_not_choose_where_images_are_packed(elsewhere, finished, monk
     """Where something is packed already is a place of the user's, and what he names."""
     for command in ("evaluate --wandb disabled", "edit --list", "resume"):
         said = refused(command, finished, monkeypatch, capsys)
-        assert f"data.root: the run has its images in {elsewhere}, where nothing" in said
+        assert f"data.root: {elsewhere} is outside the current folder and has no packed" in said
         assert f"data.root={elsewhere}" in said
     assert main(["sample", "run"]) == 0  # without images
     assert not elsewhere.exists()

@@ -97,7 +97,7 @@ def test_an_interrupt_saves_the_run_and_gives_the_trial_back(number, tmp_path):
     process.send_signal(number)
     code, out = finish(process)
     assert code != 0
-    assert "Resume the sweep:  python" in out.splitlines()[-1]
+    assert "Resume the sweep:  python" in out.splitlines()[-2]
     assert "resume=" not in out
     ((name, summary),) = summaries(folder).items()
     assert summary["status"] == "interrupted"

@@ -276,7 +276,7 @@ def test_the_result_of_two_objectives_is_the_pareto_front(tmp_path):
     ("storage", "words"),
     [
         (None, "no trial of s succeeded"),
-        (b"no database" * 1000, r"^sweep\.storage: .*sweep\.name=s to resume it"),
+        (b"no database" * 1000, r"^sweep\.storage: .*sweep\.name='s' to resume it"),
     ],
 )
 def test_a_search_without_a_result_is_a_user_error(storage, words, tmp_path):

@@ -153,9 +153,10 @@ def test_an_interrupted_sweep_says_how_to_resume(tmp_path, monkeypatch, capsys):
     given = ["-m", *TINY, "seed=1,2,3", "data.root='some data (1)'"]
     code, _, err = call_train(given, tmp_path, monkeypatch, capsys)
     (folder,) = (tmp_path / "multirun").iterdir()
-    start, _, command = err.splitlines()[-1].partition(". Resume the sweep:  ")
+    assert err.splitlines()[-1] == "interrupted by SIGTERM"
+    start, _, command = err.splitlines()[-2].partition(". Resume the sweep:  ")
     assert code == 143
-    assert start == f"interrupted by SIGTERM: finished runs in multirun/{folder.name}: 1"
+    assert start == f"finished runs in multirun/{folder.name}: 1"
     assert shlex.split(command) == ["python", "train.py", *given, f"sweep.name={folder.name}"]
     assert "resume=" not in err
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import wandb
+from omegaconf import OmegaConf
 from PIL import Image
 
 from tests.support.fake_sweeps import make_run, make_sweep
@@ -20,6 +21,7 @@ from tests.support.train_command import TINY, call_train
 from tests.support.wandb_files import read_runs
 from tests.support.wandb_server import WandbServer
 from vae.runs.wandb_settings import WandbConfig
+from vae.sweeps.callbacks import reject_password
 from vae.sweeps.comparison import read_sweep
 from vae.sweeps.wandb_sweep import SUMMARY_ID_FILE, link_runs, log_summary
 
@@ -233,6 +235,7 @@ def test_a_sweep_with_variables_of_one_run_and_a_secret_storage(tmp_path, monkey
         "postgresql+psycopg://me:SECRET@host/db",
         "postgresql+psycopg://me:a/SECRET:b@c@host/db",
         "mysql://host/db?user=me&password=SECRET",
+        "mysql://me:SECRET@host:port/db",
     ],
 )
 def test_a_password_on_the_command_line_is_refused(
@@ -247,6 +250,22 @@ def test_a_password_on_the_command_line_is_refused(
     assert "sweep.storage='${oc.env:STUDY_URL}'" in err
     assert SECRET not in out + err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "postgresql+psycopg://me@host:5432/db?application_name=a%40b",
+        "postgresql+psycopg://me:${oc.env:PW}@host/db",
+        "mysql://host/db?user=me&password=${oc.env:PW}",
+        "sqlite:////data/a:b@c.db",
+        "${oc.env:STUDY_URL}",
+        None,
+    ],
+)
+def test_a_storage_without_a_password_is_accepted(storage):
+    plain = {"sweep": {"storage": storage}, "hydra": {"sweeper": {}}}
+    reject_password(OmegaConf.create(plain))
 
 
 def test_a_resumed_sweep_keeps_its_wandb_run(sweep):

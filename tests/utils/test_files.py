@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from vae.runs.compose import CONF
-from vae.utils.errors import UserError
+from vae.utils.errors import UserError, exit_with_error
 from vae.utils.files import (
     open_regular,
     read_json,
+    read_rows,
     read_text,
     read_yaml,
     reject_unsafe_entries,
@@ -69,8 +70,8 @@ def test_a_link_in_the_place_of_the_file_is_replaced(folder):
 
 def test_only_the_temporary_files_of_dead_processes_are_removed(folder):
     (folder / "checkpoints").mkdir()
-    living = [f".a.{os.getpid()}.{'0' * 16}.tmp", f".a.{os.getpid()}.tmp", "a.tmp"]
-    dead = [f".a.{DEAD}.{'0' * 16}.tmp", f".a.{DEAD}.tmp", f".a.{'9' * 30}.tmp", ".a.tmp"]
+    living = [f".a.{os.getpid()}.{'0' * 16}.tmp", f".a.{os.getpid()}.tmp", "a.tmp", ".a.tmp"]
+    dead = [f".a.{DEAD}.{'0' * 16}.tmp", f".a.{DEAD}.tmp", f".a.{'9' * 30}.tmp"]
     for name in (*living, *dead):
         (folder / "checkpoints" / name).touch()
     remove_unfinished(folder)
@@ -108,9 +109,26 @@ def test_links_out_of_a_folder_are_refused(name, target, folder, tmp_path):
     path.symlink_to(target if target[0] == "/" else tmp_path / "folder2")
     with pytest.raises(UserError, match=f"{path}: is a link to .*, outside of {folder}"):
         reject_unsafe_entries(folder)
+    reject_unsafe_entries(folder, "b(/.*)?")  # other entries of it
     path.unlink()
     path.symlink_to("nothing")  # within the folder
     reject_unsafe_entries(folder)
+
+
+def test_rows_of_a_file_of_any_size_are_read(folder):
+    """Past damaged lines, one larger than MAX_LINE among them."""
+    path = folder / "metrics.jsonl"
+    path.write_text('{"step": 1}\n[1]\n')
+    os.truncate(path, (1 << 28) + 1)  # a hole: it takes no space
+    with open(path, "a") as file:
+        file.write('\n{"step": 2}\n{"ste')
+    assert list(read_rows(path)) == [(f'{{"step": {n}}}\n', {"step": n}) for n in (1, 2)]
+
+
+def test_an_error_that_ends_the_process_is_printable(capsys):
+    with pytest.raises(SystemExit) as stop:
+        exit_with_error("run\x1b[31m: failed")
+    assert (stop.value.code, capsys.readouterr().err) == (1, "error: run\\x1b[31m: failed\n")
 
 
 def test_links_of_submitit_stay_when_a_sweep_is_moved(folder):

@@ -27,6 +27,7 @@ from vae.utils.text import plural
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the checkpoint's contents; a file of another format is refused
+RESTORE = "Restore the file, or take another checkpoint."  # of one that cannot be loaded
 DIGEST_BYTES = 32  # bytes at the end of a file: the digest of all before them
 GLOBALS = re.compile(  # in a pickle: what builds tensors, and calls nothing else
     r"torch\._utils _rebuild_tensor_v2|collections OrderedDict"
@@ -34,7 +35,11 @@ GLOBALS = re.compile(  # in a pickle: what builds tensors, and calls nothing els
 )
 
 COMPARED_KEYS = ("seed", "model.", "data.", "optimizer.", "loss.")  # these decide the weights
-LOCATION_KEYS = ("data.root", "data.num_workers")  # the same images, wherever they are packed
+LOCATION_KEYS = (
+    "data.root",
+    "data.download",
+    "data.num_workers",
+)  # the same images
 CHANGEABLE_KEYS = ("data.path", "optimizer.", "loss.beta")  # by resume=, and it is said so
 
 
@@ -47,18 +52,13 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], before: str | None = N
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
-    if len(content) + DIGEST_BYTES > MAX_WEIGHTS:
-        raise UserError(
-            f"{path}: {len(content) / 1e9:.1f} GB is too large for a checkpoint. Take a smaller "
-            "model.latent_dim or model.channels."
-        )
     write_atomically(path, lambda file: file.write_bytes(content + _digest(content)), before)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint on the CPU. Opening an untrusted file runs no code.
 
-    Its memory is at most a few times the file's size, whatever the file says.
+    Its memory is at most a few times the file's size, for damaged and forged files too.
 
     Raises:
         UserError: there is no such file, or it is damaged or no checkpoint of ours.
@@ -66,22 +66,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with open_regular(path, MAX_WEIGHTS) as file:
             if not _has_digest(file):
-                raise UserError(f"{path}: not a valid checkpoint (checksum mismatch).")
+                raise UserError(f"{path}: not a valid checkpoint (checksum mismatch). {RESTORE}")
             state = _load_archive(file)
     except OSError as error:
         what = "cannot be read" if path.is_file() else "there is no such checkpoint"
-        raise UserError(f"{path}: {what} ({error.strerror or error}).") from error
+        raise UserError(f"{path}: {what} ({error.strerror or error}). {RESTORE}") from error
     except UserError:
         raise
     except Exception as error:  # an untrusted file with a valid checksum may fail in any way
         raise UserError(
-            f"{path}: this is no checkpoint of tensors and plain values ({type(error).__name__})."
+            f"{path}: this is no checkpoint of tensors and plain values ({type(error).__name__}). "
+            + RESTORE
         ) from error
     found = state if isinstance(state, dict) else {}
     if found.get("format") != FORMAT:
         raise UserError(
             f"{path}: this checkpoint is of format {found.get('format')}; "
-            f"this version reads format {FORMAT}."
+            f"this version reads format {FORMAT}. {RESTORE}"
         )
     return found
 
@@ -97,7 +98,7 @@ def _has_digest(file: BinaryIO) -> bool:
 
 
 def _load_archive(file: BinaryIO) -> Any:
-    """Load torch's archive of tensors and plain values, and nothing that is larger than it.
+    """Load torch's archive of tensors and plain values; refuse records larger than the file.
 
     torch inflates compressed records, reads one record under many names, and lets a pickle
     call `bytearray(10**12)`. So it gets a copy of the records, with a pickle that only builds

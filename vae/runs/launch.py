@@ -47,7 +47,7 @@ from vae.utils.distributed import (
     rank,
     world_size,
 )
-from vae.utils.errors import UserError, require
+from vae.utils.errors import UserError, exit_with_error, require, say_error
 from vae.utils.signals import InterruptedRun
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def _run_in_sweep(composed: DictConfig, train_trial: TrainTrial) -> dict[str, fl
         try:
             require_writable(folder.parent)
         except OSError:  # Hydra's own files for the next run would end in a traceback
-            raise SystemExit(f"error: the sweep stops: {error}") from error
+            exit_with_error(f"the sweep stops: {error}")
         raise
 
 
@@ -182,7 +182,7 @@ def prepare_run(
         config: checked.
         folder: the run folder; empty but for Hydra's files, unless a run is resumed in it.
         resume: resume the run in `folder` if there is one; so does `config.resume`.
-        single: no run of a sweep, as WandbRun has it.
+        single: False in a sweep: WANDB_RUN_ID and the like do not apply.
         should_continue: called after each epoch; the run ends early if it returns False.
 
     Returns:
@@ -229,7 +229,8 @@ def join_run() -> None:
         try:
             with translate_resource_errors(config, folder):
                 device = local_device(pick_device(config.trainer.device))
-                run = Run(config, folder, open_data(config.data), device, state, lambda *_: True)
+                data = open_data(config.data)
+                run = Run(config, folder, data, device, state, lambda *_: True, single=True)
             run.train()
         except ResourceError:
             raise
@@ -238,7 +239,7 @@ def join_run() -> None:
         broadcast_object()
     except ResourceError as error:
         if not isinstance(error, LostRankError):
-            print(f"error: rank {rank()}: {error}", file=sys.stderr)
+            say_error(f"rank {rank()}: {error}")
         sys.exit(1)
     except (RuntimeError, KeyboardInterrupt) as error:
         if isinstance(error, RuntimeError) and not is_failed_exchange(error):

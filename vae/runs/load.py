@@ -20,7 +20,7 @@ from vae.runs.checkpoint import read_checkpoint
 from vae.runs.checkpoint_schema import validate_checkpoint
 from vae.runs.compose import flatten, run_config
 from vae.runs.config import RunConfig
-from vae.runs.run_dir import require_own_place
+from vae.runs.run_dir import RUN_ENTRIES, require_own_place
 from vae.runs.wandb_run import WandbRun
 from vae.runs.wandb_settings import fitting_name, without_upload_target
 from vae.utils.errors import UserError, require
@@ -86,7 +86,7 @@ def load_run(
             not know its contents; its folder is not safe to write to; an override is invalid.
     """
     folder = Path(folder)
-    reject_unsafe_entries(folder)
+    reject_unsafe_entries(folder, RUN_ENTRIES)
     average = checkpoint == "ema"  # is in the last one
     state, path = read_checkpoint(folder, "last" if average else checkpoint)
     try:

@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from vae.runs.resume import ACCEPTED, key_of, names_of, resume_arguments
+from vae.runs.resume import ACCEPTED, IF_YOURS, OWN_KEYS, key_of, names_of, resume_arguments
 from vae.runs.run_dir import require_own_place
 from vae.utils.errors import UserError, require
 from vae.utils.files import read_text, write_text_atomically
@@ -148,14 +148,16 @@ def request_resume(config: DictConfig, arguments: list[str]) -> None:
 
 
 def _resume_in_own_places(arguments: list[str], folder: Path) -> list[str]:
-    """Return `resume_arguments`; refuse to pack or download where an untrusted folder says."""
+    """Return `resume_arguments`; refuse interpolations, and to pack where only the folder says."""
     expanded = resume_arguments(arguments, folder)
     added = [word for word in expanded if word not in arguments]
     try:
         parsed = OverridesParser.create().parse_overrides(added)
     except (HydraException, ValueError) as error:
         raise UserError(f"resume: an override of the run cannot be parsed: {error}") from error
-    values = {override.key_or_group: override.value() for override in parsed}
-    for key in ("data.root", "data.path") if "data.download" in values else ("data.root",):
-        require_own_place(key, Path(str(values.get(key, "."))))
+    values = {override.key_or_group: str(override.value()) for override in parsed}
+    for key, value in values.items():
+        if key not in OWN_KEYS and "${" in value:  # as Hydra reads it, without escapes
+            raise UserError(f"resume: {folder} sets {key} to {value!r}. {IF_YOURS}")
+    require_own_place("data.root", Path(values.get("data.root", ".")))
     return expanded

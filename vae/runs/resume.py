@@ -22,6 +22,13 @@ OWN_KEYS = ("resume", "hydra.run.dir")  # name the run: replaced when one is res
 # Of a sweep alone: no run of it is resumed with them.
 SWEEP_KEYS = ("hydra.sweep", "hydra/sweeper", "hydra/launcher", "hydra.launcher", "hydra.mode")
 
+PLACE_KEYS = ("data.root", "data.path")  # a folder's may be refused
+RESTORE = "Restore the file, or start a new run with the same overrides."
+IF_YOURS = "If it is yours, add it to the command line."
+LEFT_OUT = (
+    f"is left out: a run folder decides neither about uploads nor about downloads. {IF_YOURS}"
+)
+
 
 def key_of(word: str) -> str:
     """Return the key of an override, `loss.beta` of `++loss.beta=1`; "" of other arguments."""
@@ -33,23 +40,26 @@ def key_of(word: str) -> str:
 def provides_value(override: str) -> bool:
     """Return whether an override only sets a plain value of a run, as an untrusted file may.
 
-    Hydra's keys select code to run. `${oc.env:...}` reads this machine's environment, and
-    interpolations nest, so that none can be told to be harmless.
+    Hydra's keys select code to run. `${oc.env:...}` reads this machine's environment, also
+    spelled `$\\{`. All interpolations are refused, since they nest.
     """
     plain = re.fullmatch(r"[+~]{0,2}(\w[\w./@]*)(=.*)?", override, re.DOTALL)
-    return bool(plain and not re.search(r"\bhydra\b", plain[1])) and "${" not in override
+    plain_key = plain and not re.search(r"\bhydra\b", plain[1])
+    return bool(plain_key and not re.search(r"\$\\*\{", override))
 
 
-def selects_upload(override: str) -> bool:
-    """Return whether an override decides to whom a run is uploaded: its command must say so."""
+def reaches_network(override: str) -> bool:
+    """Return whether an override selects an upload or a download: its command must say so."""
     value = override.partition("=")[2].strip(" '\"")
     match key_of(override):
         case "wandb":  # a choice of conf/wandb/, or {entity: ...}
-            return not re.fullmatch(r"\w+", value)
+            return not re.fullmatch(r"[\w.-]+", value)
         case "wandb.entity":
             return value != "null"
         case "wandb.mode":
             return value not in ("auto", "offline", "disabled")
+        case "data.download":
+            return value.lower() != "false"
     return False
 
 
@@ -77,24 +87,22 @@ def _accepted_overrides(folder: Path, anew: set[str]) -> list[str]:
     try:
         found = read_yaml(path)
     except Exception as error:  # of YAML's, OmegaConf's or the disk's
-        raise UserError(f"resume: {path} cannot be read ({type(error).__name__}).") from error
+        raise UserError(
+            f"resume: {path} cannot be read ({type(error).__name__}). {RESTORE}"
+        ) from error
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        raise UserError(f"resume: {path} is damaged: it is no list of KEY=VALUE.")
+        raise UserError(f"resume: {path} is damaged: it is no list of KEY=VALUE. {RESTORE}")
     # a sweep's study is of no use to a run by itself, and its URL may be an interpolation
     kept = [each for each in found if key_of(each) not in {"resume", "sweep.storage", *anew}]
     for override in kept:
         if not provides_value(override):
             raise UserError(
                 f"resume: {path} holds {override!r}, which may do more than set a "
-                "value of the run. Where you know that it is yours, give it anew."
+                f"value of the run. {IF_YOURS}"
             )
-    for override in filter(selects_upload, kept):
-        print(
-            f"resume: {override!r} of {path} is left out: a folder does not decide where a run "
-            "is uploaded. Where you want it, give it anew.",
-            file=sys.stderr,
-        )
-    return [override for override in kept if not selects_upload(override)]
+    for override in filter(reaches_network, kept):
+        print(f"resume: {override!r} of {path} {LEFT_OUT}", file=sys.stderr)
+    return [override for override in kept if not reaches_network(override)]
 
 
 def resume_command(folder: Path) -> str:
@@ -113,6 +121,6 @@ def resume_command(folder: Path) -> str:
         for word in arguments
         if word not in ("-m", "--multirun")
         and not key_of(word).startswith((*OWN_KEYS, *SWEEP_KEYS))
-        and (not key_of(word) or not provides_value(word) or selects_upload(word))
+        and (key_of(word) in ("", *PLACE_KEYS) or not provides_value(word) or reaches_network(word))
     ]
     return shlex.join([*program, script, *needed, f"resume={hydra_value(str(folder))}"])

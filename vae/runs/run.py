@@ -58,7 +58,7 @@ class Run:
         device: where to train; this rank's own.
         state: a checkpoint to resume from; None to start anew.
         should_continue: called after each epoch; the run ends early if it returns False.
-        single: no run of a sweep, as WandbRun has it.
+        single: False in a sweep: WANDB_RUN_ID and the like do not apply.
 
     Raises:
         UserError: the model is larger than the memory, or the run is past its end.
@@ -72,7 +72,7 @@ class Run:
         device: torch.device,
         state: dict[str, Any] | None,
         should_continue: ShouldContinue,
-        single: bool = True,
+        single: bool,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -189,7 +189,6 @@ class Run:
                 log.info("pruned by Optuna at step %d", self.trainer.step)
             except InterruptedRun:
                 status = "interrupted"
-
                 raise
             except NotFiniteError as error:
                 reason = f"{error} {last_checkpoint_hint(self.folder)}"

@@ -22,9 +22,14 @@ from vae.utils.locks import describe_holder, file_lock
 LOCK_FILE = ".lock"  # held by the process that trains in the folder
 SMALL_FILES = 1 << 16  # bytes that Hydra's and other small ones of a run fit into
 
-log = logging.getLogger(__name__)
-
 SUMMARY_FILE = "summary.json"
+RUN_ENTRIES = (  # regular expression: the files and folders of a run, and all within
+    r"(\.hydra|\.lock[^/]*|[^/]+\.log|metrics\.jsonl?|summary\.json|checkpoints|directions"
+    r"|figures|edited|export|wandb)(/.*)?"
+)
+SWEEP_ENTRIES = rf"[^/]+|{RUN_ENTRIES}|\.submitit/.*|[^/]+/{RUN_ENTRIES}"  # of a sweep
+
+log = logging.getLogger(__name__)
 
 
 class RunFolderInUseError(UserError):
@@ -55,8 +60,8 @@ def require_own_place(key: str, place: Path) -> None:
     below = place.resolve().is_relative_to(Path.cwd().resolve())
     if not below and not any(place.glob("cache/*/index.json")):
         raise UserError(
-            f"{key}: the run has its images in {place}, where nothing is packed yet. Where they "
-            f"may be written there, give it anew: {key}={shlex.quote(str(place))}, or elsewhere."
+            f"{key}: {place} is outside the current folder and has no packed images. To pack "
+            f"there, add {key}={shlex.quote(str(place))}; or choose another folder."
         )
 
 

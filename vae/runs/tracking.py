@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from vae.runs.wandb_run import WandbRun
 from vae.runs.wandb_settings import resolve_mode
-from vae.utils.files import MAX_ROWS, annotate_os_error, read_text, write_text_atomically
+from vae.utils.files import annotate_os_error, read_rows, write_atomically
 from vae.utils.registry import run_metrics
 
 if TYPE_CHECKING:
@@ -45,17 +45,16 @@ def truncate_metrics(path: Path, step: int, measured: bool = True) -> None:
     """
     if not path.exists():
         return
-    kept = []
-    for line in read_text(path, "replace", MAX_ROWS).splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        at = row.get("step") if isinstance(row, dict) else None
-        again = at == step and not measured and "val/loss" in row
-        if isinstance(at, int) and at <= step and not again:
-            kept.append(line + "\n")
-    write_text_atomically(path, "".join(kept))
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "w", encoding="utf-8") as file:
+            for line, row in read_rows(path):
+                at = row.get("step")
+                again = at == step and not measured and "val/loss" in row
+                if isinstance(at, int) and at <= step and not again:
+                    file.write(line)
+
+    write_atomically(path, write)
 
 
 class Tracker(WandbRun):

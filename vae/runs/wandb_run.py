@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds: the answer to a first request; the start of a run (wandb adds 10); the final upload.
 REACH_TIMEOUT, INIT_TIMEOUT, FINISH_TIMEOUT = 5.0, 20.0, 120.0
-UNUSED = {  # documented variables of W&B that this project overrules
+OVERRULED = {  # documented variables of W&B that this project overrules
     "WANDB_DIR": "W&B's files of a run are in the run's folder.",
     "WANDB_SAVE_CODE": "code is not uploaded.",
 }
@@ -61,7 +61,7 @@ class WandbRun:
     """One run on W&B, as a context manager; a process may use several in sequence.
 
     W&B writes to `folder`/wandb. `config` is the resolved configuration, nested. `run_id`
-    resumes that W&B run. `single`: variables that name one run, such as WANDB_RUN_ID, apply;
+    resumes that W&B run. `single`: False in a sweep: WANDB_RUN_ID and the like do not apply;
     to a resumed run they never do. On leaving, the W&B run ends, as failed if an exception
     passes through. Entering raises a UserError, and creates nothing, where `resolve_mode` would.
     """
@@ -131,8 +131,8 @@ class WandbRun:
     def _start(self, mode: Literal["online", "offline"]) -> None:
         """Start online, or offline where that is asked for or the server cannot be used."""
         known = wandb_settings()
-        for name in UNUSED.keys() & os.environ.keys():
-            logger.warning("%s is not used: %s", name, UNUSED[name])
+        for name in OVERRULED.keys() & os.environ.keys():
+            logger.warning("%s is not used: %s", name, OVERRULED[name])
         own_id = True
         if mode == "online":
             # wandb itself would knock at a closed door for INIT_TIMEOUT, in every run of a sweep.

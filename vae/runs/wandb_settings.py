@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
+from vae.runs.resume import LEFT_OUT
 from vae.utils.compat import restored_process
 from vae.utils.errors import UserError, require, without_password
 from vae.utils.text import printable, safe_name
@@ -178,6 +179,5 @@ def without_upload_target(settings: WandbConfig, given: Collection[str]) -> Wand
     if settings.mode == "online" and "wandb.mode" not in given:
         left_out["mode"] = "auto"
     for key in left_out if settings.mode != "disabled" else ():
-        text = "wandb.%s=%s is left out: a run's folder does not decide where it is uploaded."
-        log.warning(text + " Where you want it, give it.", key, getattr(settings, key))
+        log.warning("wandb.%s=%s %s", key, getattr(settings, key), LEFT_OUT)
     return replace(settings, **left_out)

@@ -27,14 +27,21 @@ from vae.runs.checkpoint import config_changes
 from vae.runs.compose import require_printable
 from vae.runs.config import objectives_of
 from vae.runs.overrides import request_resume, task_overrides
-from vae.runs.run_dir import read_summary, remove_empty, require_writable
+from vae.runs.run_dir import (
+    RUN_ENTRIES,
+    SWEEP_ENTRIES,
+    read_summary,
+    remove_empty,
+    require_writable,
+)
 from vae.runs.wandb_settings import WandbConfig
 from vae.sweeps.results import ENDED, RECORD_FILE
 from vae.sweeps.settings import check_sweep_settings
 from vae.sweeps.wandb_sweep import link_runs
 from vae.utils.distributed import world_size
-from vae.utils.errors import UserError, require, without_password
+from vae.utils.errors import UserError, exit_with_error, require, without_password
 from vae.utils.files import read_json, reject_unsafe_entries, write_json
+from vae.utils.text import hydra_value
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +52,9 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        sys.exit(f"error: {error}")
+        exit_with_error(str(error))
     except OmegaConfBaseException as error:  # a folder's name that cannot be resolved
-        sys.exit(f"error: {error.full_key}: {str(error).splitlines()[0]}.")
+        exit_with_error(f"{error.full_key}: {str(error).splitlines()[0]}.")
 
 
 class CheckStart(Callback):
@@ -58,7 +65,7 @@ class CheckStart(Callback):
             HydraConfig.instance().set_config(config)  # for ${hydra:...} in a folder's name
             request_resume(config, sys.argv[1:])
             reject_password(config)
-            self._check_folder(config, "hydra.run.dir", config.hydra.run.dir)
+            self._check_folder(config, "hydra.run.dir", config.hydra.run.dir, RUN_ENTRIES)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with user_errors():
@@ -71,9 +78,9 @@ class CheckStart(Callback):
             takes = "the name of a folder in hydra.sweep.dir, without /"
             named = plain["subdir"] and "/" not in plain["subdir"]
             require(named, "hydra.sweep.subdir", plain["subdir"], takes)
-            self._check_folder(config, "hydra.sweep.dir", config.hydra.sweep.dir)
+            self._check_folder(config, "hydra.sweep.dir", config.hydra.sweep.dir, SWEEP_ENTRIES)
 
-    def _check_folder(self, config: DictConfig, key: str, folder: str) -> None:
+    def _check_folder(self, config: DictConfig, key: str, folder: str, names: str) -> None:
         takes = ".hydra: that is where a run's settings are looked up"
         subdir, name = config.hydra.output_subdir, config.hydra.job.name
         require(subdir == ".hydra", "hydra.output_subdir", subdir, takes)
@@ -82,7 +89,7 @@ class CheckStart(Callback):
         )
         try:
             require_printable(key, folder)
-            reject_unsafe_entries(Path(folder))
+            reject_unsafe_entries(Path(folder), names)
             require_writable(Path(folder))
         except OSError as error:
             reason = error.strerror or error
@@ -99,14 +106,26 @@ def reject_password(config: DictConfig) -> None:
     """
     plain: Any = OmegaConf.to_container(config)
     for key, group in (("sweep", plain["sweep"]), ("hydra.sweeper", plain["hydra"]["sweeper"])):
-        storage = re.sub(r"\$\{[^}]*\}", "", str(group.get("storage")))
-        if without_password(storage) != storage:
+        storage = re.sub(r"\$\{[^}]*\}", "", str(group.get("storage") or ""))
+        if storage and _has_password(storage):
             raise UserError(
                 f"{key}.storage: {without_password(storage)} holds a password, which would "
                 "stand in the run folders and on W&B. Put the URL into an environment variable, "
                 "STUDY_URL, and give sweep.storage='${oc.env:STUDY_URL}'; or leave the password "
                 "out, for PostgreSQL to find in PGPASSWORD or ~/.pgpass."
             )
+
+
+def _has_password(url: str) -> bool:
+    """Return whether a database's URL holds a password; other text is judged by its look."""
+    from sqlalchemy.engine import make_url  # takes time that a run without a study need not spend
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return without_password(url) != url
+    return bool(parsed.password) or any("passw" in key.lower() for key in parsed.query)
 
 
 class PrepareSweep(Callback):
@@ -135,13 +154,13 @@ class PrepareSweep(Callback):
             objectives = objectives_of(plain["objective"])
         for key, was, now in config_changes(before["settings"], settings) if before else ():
             if not swept & {key, key.split(".")[0]}:
-                sys.exit(
-                    f"error: sweep.name: {config.hydra.sweep.dir} is a sweep with {key}={was}, and "
+                exit_with_error(
+                    f"sweep.name: {config.hydra.sweep.dir} is a sweep with {key}={was}, and "
                     f"it is {now} now. Take another sweep.name, or restore the earlier settings."
                 )
         record = {
             "name": config.sweep.name,
-            "command": without_password(shlex.join(["python", *sys.argv])),
+            "command": shlex.join(["python", *sys.argv]),
             "started": datetime.now().isoformat(timespec="milliseconds"),
             "objective": objectives,
             "swept": sorted(swept),
@@ -164,8 +183,13 @@ class ReportOnSweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        if isinstance(interruption := sys.exc_info()[1], KeyboardInterrupt):
-            interruption.hint = _resume_hint(folder, config.sweep.name)  # type: ignore[attr-defined]
+        try:
+            self._report(config, folder)
+        finally:
+            if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+                print(_resume_hint(folder, config.sweep.name), file=sys.stderr)
+
+    def _report(self, config: DictConfig, folder: Path) -> None:
         if not any(folder.glob("*/.hydra")):  # a rejected sweep, in which no run began
             for name in (RECORD_FILE, "multirun.yaml"):
                 (folder / name).unlink(missing_ok=True)
@@ -188,11 +212,10 @@ class ReportOnSweep(Callback):
 
 
 def _resume_hint(folder: Path, name: str) -> str:
-    """Return the end of an interrupted sweep's last line: its state, and the command to resume."""
+    """Return the state of an interrupted sweep, and the command that resumes it."""
     states = [read_summary(file.parent).get("status") for file in folder.glob("*/summary.json")]
     command = ["python", *sys.argv]
     if not any(word.startswith("sweep.name=") for word in command):
-        command.append(f"sweep.name={name}")
-    shown = without_password(shlex.join(command))
+        command.append(f"sweep.name={hydra_value(name)}")
     count = sum(state in ENDED for state in states)
-    return f": finished runs in {folder}: {count}. Resume the sweep:  {shown}"
+    return f"finished runs in {folder}: {count}. Resume the sweep:  {shlex.join(command)}"

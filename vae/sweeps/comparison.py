@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vae.runs.overrides import UNNAMED_KEYS
+from vae.runs.run_dir import SWEEP_ENTRIES
 from vae.sweeps.results import RECORD_FILE, SweepRun, parse_number, read_run
 from vae.utils.errors import UserError
 from vae.utils.files import read_json, reject_unsafe_entries
@@ -109,7 +110,7 @@ def read_sweep(folder: Path | str) -> Comparison:
         raise UserError(f"{folder}: there is no such folder. Give a sweep's: multirun/SWEEP.")
     if (folder / ".hydra").is_dir():
         raise UserError(f"{folder}: this is one run. Give the folder of a sweep: multirun/SWEEP.")
-    reject_unsafe_entries(folder)
+    reject_unsafe_entries(folder, SWEEP_ENTRIES)
     children = [path for path in folder.iterdir() if not path.name.startswith(".")]
     runs = [read_run(child) for child in children if (child / ".hydra").is_dir()]
     if not runs:

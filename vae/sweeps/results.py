@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from vae.losses import LossConfig, beta_elbo
 from vae.runs.resume import ACCEPTED
 from vae.runs.run_dir import is_locked, read_summary
 from vae.utils.errors import UserError
-from vae.utils.files import MAX_ROWS, read_text, read_yaml
+from vae.utils.files import read_rows, read_yaml
 
 RECORD_FILE = "sweep.json"  # written by PrepareSweep
 
@@ -137,16 +137,8 @@ def _progress(path: Path) -> tuple[int, dict[str, float]]:
     """Return the last step and the last validation in metrics.jsonl."""
     step = 0
     metrics: dict[str, float] = {}
-    try:
-        text = read_text(path, "replace", MAX_ROWS)
-    except OSError:
-        text = ""
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):  # the line that is being written
-            continue
-        if isinstance(row, dict):
+    with suppress(OSError):
+        for _, row in read_rows(path):
             step = int(parse_number(row.get("step")) or step)
             metrics = _metrics(row) or metrics
     return step, metrics

@@ -29,6 +29,7 @@ from vae.sweeps.study import (
 )
 from vae.utils.errors import UserError
 from vae.utils.files import write_text_atomically
+from vae.utils.text import hydra_value
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
@@ -66,7 +67,7 @@ class Search:
             text = str(error.__cause__ or error).splitlines()[0]
             raise UserError(
                 f"sweep.storage: the study can no longer be reached ({text}). Start the sweep "
-                f"again with sweep.name={name} to resume it."
+                f"again with sweep.name={hydra_value(name)} to resume it."
             ) from error
         self.write_results()
 

@@ -8,7 +8,6 @@ same search space, same launchers.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
 from omegaconf import OmegaConf
 
 from vae.runs.config import SweepConfig, objectives_of
-from vae.utils.errors import UserError
+from vae.utils.errors import UserError, exit_with_error
 
 if TYPE_CHECKING:
     from vae.sweeps.search import Search
@@ -30,7 +29,7 @@ class StudySweeper(OptunaSweeper):
         try:
             self.search(arguments).run()
         except UserError as error:  # outside of a job, Hydra would print a traceback
-            sys.exit(f"error: {error}")
+            exit_with_error(str(error))
 
     def search(self, arguments: list[str]) -> Search:
         """Build the search from Hydra's configuration.

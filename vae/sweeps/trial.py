@@ -26,7 +26,7 @@ from vae.runs.run import ShouldContinue
 from vae.runs.run_dir import read_summary, record_failure, run_lock
 from vae.sweeps.results import ENDED, RECORD_FILE
 from vae.sweeps.subprocess_runner import run_in_subprocess
-from vae.utils.errors import UserError
+from vae.utils.errors import UserError, exit_with_error
 from vae.utils.files import read_json
 from vae.utils.text import plural
 
@@ -162,7 +162,7 @@ def stop_after_failures_in_a_row(limit: int | None, sweep: Path) -> None:
     ended = [summary for summary in summaries if summary.get("ended", "") >= started]
     last = sorted(ended, key=lambda summary: summary["ended"])[-limit:]
     if len(last) == limit and all(summary.get("status") == "failed" for summary in last):
-        raise SystemExit(
-            f"error: the sweep stops: its last {plural(limit, 'run')} failed "
+        exit_with_error(
+            f"the sweep stops: its last {plural(limit, 'run')} failed "
             f"(sweep.max_failures={limit}), the last one because of: {last[-1].get('error')}"
         )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from vae.utils.text import printable, truncate
 
@@ -59,7 +59,7 @@ def print_error(
     if issubclass(kind, UserError):
         say_error(str(error))
     elif issubclass(kind, KeyboardInterrupt):
-        print(f"interrupted{getattr(error, 'hint', '')}", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, traceback)
 
@@ -67,6 +67,12 @@ def print_error(
 def say_error(text: str) -> None:
     """Print an error on stderr, without control characters."""
     print("\n".join(map(printable, f"error: {text}".split("\n"))), file=sys.stderr)
+
+
+def exit_with_error(text: str) -> NoReturn:
+    """End the process with an error message, where an exception would not end it."""
+    say_error(text)
+    sys.exit(1)
 
 
 # In errors of torch's that have no class of their own: its allocator's on CPUs, mmap's, MPS's,

@@ -29,9 +29,9 @@ DISK_FULL_ERRORS = {  # errors of writes without enough disk space, and their me
 
 MAX_YAML = 1 << 20  # bytes of a YAML file: it takes a second to read
 MAX_DEPTH = 50  # lists and mappings within each other, in a YAML file
-MAX_WEIGHTS = 1 << 33  # bytes of a file of weights: it is read into memory
-MAX_TEXT = 64 << 20  # bytes of a text file of a run, but for
-MAX_ROWS = 1 << 28  # its metrics.jsonl: a million rows
+MAX_WEIGHTS = 1 << 36  # bytes of a file of weights: it is read into memory
+MAX_TEXT = 64 << 20  # bytes of a text file of a run, except metrics.jsonl
+MAX_LINE = 1 << 20  # bytes of a row of metrics.jsonl
 HARMLESS_LINKS = re.compile(  # W&B's to the log of its service, submitit's to a job's script
     r"[\\/](wandb[\\/][^\\/]+[\\/]logs[\\/]debug-core\.log"
     r"|\.submitit[\\/]\.submission_file_[0-9a-f]+\.sh)\Z"
@@ -74,18 +74,36 @@ def read_text(path: Path, errors: str = "strict", limit: int = MAX_TEXT) -> str:
     return read_bytes(path, limit).decode("utf-8", errors)
 
 
-def reject_unsafe_entries(folder: Path) -> None:
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each line of JSON objects with its object, for files of any size; skip damaged lines.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path) as file:
+        while line := file.readline(MAX_LINE).decode("utf-8", "replace"):
+            with suppress(ValueError, RecursionError):  # a line that is being written
+                row = json.loads(line)
+                if isinstance(row, dict):
+                    yield line.rstrip("\r\n") + "\n", row
+
+
+def reject_unsafe_entries(folder: Path, names: str = ".*") -> None:
     """Refuse a folder with links out of it, or with pipes and devices: before any write in it.
 
     A write through such a link changes a file elsewhere; a pipe waits for ever. HARMLESS_LINKS
     may stay: W&B and submitit make them anew for each run, and never write through an old one.
+
+    Args:
+        folder: may be missing.
+        names: regular expression of paths within the folder, with `/`; others are ignored.
 
     Raises:
         UserError: names the link and its target, or the pipe.
         OSError: a folder in it cannot be listed.
     """
     root = os.path.realpath(folder)
-    for entry in _entries_below(str(folder)):
+    for entry in _entries_below(str(folder), re.compile(names, re.DOTALL | re.IGNORECASE)):
         if entry.is_symlink() and not HARMLESS_LINKS.search(entry.path):
             target = os.path.realpath(entry.path)
             if target != root and not target.startswith(os.path.join(root, "")):
@@ -98,12 +116,14 @@ def reject_unsafe_entries(folder: Path) -> None:
             raise UserError(f"{entry.path}: is a pipe, a socket or a device. Remove it.")
 
 
-def _entries_below(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Yield all that is below a folder but folders: none, if there is no such folder."""
-    folders = [folder]
+def _entries_below(folder: str, names: re.Pattern[str]) -> Iterator[os.DirEntry[str]]:
+    """Yield each entry below a folder that is not a folder; nothing if the folder is missing."""
+    folders, start = [folder], len(os.path.join(folder, ""))
     while folders:
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folders.pop()) as entries:
             for entry in entries:
+                if not names.fullmatch(entry.path[start:].replace(os.sep, "/")):
+                    continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
                 else:
@@ -165,7 +185,7 @@ def remove_unfinished(folder: Path) -> None:
     """
     for temporary in folder.rglob(".*.tmp"):
         named = TEMPORARY.search(temporary.name)
-        if not (named and is_alive(int(named[1]))):
+        if named and not is_alive(int(named[1])):
             temporary.unlink(missing_ok=True)
 
 

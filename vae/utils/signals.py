@@ -41,15 +41,13 @@ class InterruptedRun(KeyboardInterrupt):
         number: the signal.
     """
 
-    hint = ""  # on how to resume, for the last line of the output
-
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(number)
         self.number = number
         self.exit_code = 128 + number  # as shells count: 130 for Ctrl-C, 143 for SIGTERM
 
     def __str__(self) -> str:
-        return f"{self.number.name}{self.hint}"
+        return self.number.name
 
 
 def stop_if_interrupted(interrupts: Interrupts) -> None:

@@ -116,7 +116,8 @@ def hydra_value(text: str) -> str:
     >>> hydra_value("/runs/my run (1)")
     "'/runs/my run (1)'"
     """
-    if re.fullmatch(r"[\w./-]*/[\w./-]*", text, re.ASCII):
+    number = r"-?([\d._]*(e-?[\d_]+)?|inf|nan)\Z"
+    if re.fullmatch(rf"(?!{number})[\w./-]*[/_-][\w./-]*", text, re.ASCII | re.IGNORECASE):
         return text
     literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation
     doubled = re.sub(r"\\+(?='|\Z)", lambda found: found[0] * 2, literal)
