@@ -33,6 +33,7 @@ from vae.utils.errors import UserError
 PAGE = b"\n <!DOCTYPE html><title>Google Drive - Quota exceeded</title>"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 422\n"
 JPEG = f"{IMAGES}/000013.jpg"
+LIMIT = 1 << 20  # bytes of one image, in these tests
 TRAIN_0, TRAIN_1 = (f"train-0000{number}-of-00002.parquet" for number in (0, 1))
 VALID, TEST = (f"{split}-00000-of-00001.parquet" for split in ("valid", "test"))
 
@@ -121,10 +122,10 @@ def entry(place, new):
 
 
 def bomb(declared):
-    """An image that unpacks to 100 MB, with another size in the archive's directory."""
+    """An image that unpacks to twice the limit, with another size in the archive's directory."""
 
     def made(folder):
-        member(bytes(100 << 20))(folder)
+        member(bytes(2 * LIMIT))(folder)
         entry(24, declared.to_bytes(4, "little"))(folder)
 
     return made
@@ -243,14 +244,14 @@ FAILURES = [  # a layout, what happens to its folder, and what is said
     ("zip", member(None), f"{ZIP} lacks 1 of the 30 images .*000013.jpg{HINT}"),
     (
         "zip",
-        member(bytes(1 + (1 << 26))),
-        f"{ZIP}: 000013.jpg: is too large: 67 MB of at most{HINT}",
+        member(bytes(LIMIT + 1)),
+        f"{ZIP}: 000013.jpg: is too large: 1 MB of at most{HINT}",
     ),
     *(("zip", flip(how, n), DAMAGED) for how in (ZIP_STORED, ZIP_DEFLATED) for n in (1, 300)),
     ("zip", entry(16, b"\0\0\0\0"), DAMAGED),  # its checksum
     ("zip", entry(20, b"\xff\xff\xff\x7f"), f"is too large: 2,147 MB{HINT}"),  # its packed size
     ("zip", entry(20, b"\0\0\0\0"), DAMAGED),
-    *(("zip", bomb(declared), DAMAGED) for declared in (0, 10, 1 << 20)),
+    *(("zip", bomb(declared), DAMAGED) for declared in (0, 10, LIMIT)),
     ("zip", long_list, f"{ZIP}: the archive is damaged .its list of members would have 1"),
     *(("zip", special(ZIP, make), f"{ZIP}: cannot be read: not a regular") for make in SPECIAL),
     ("official", special(PARTITION), f"{PARTITION}: cannot be read: not a regular file"),
@@ -303,8 +304,8 @@ FAILURES = [  # a layout, what happens to its folder, and what is said
     ("parquet", many_rows, f"{TRAIN_1}: has 2,000,012 rows"),
     (
         "parquet",
-        row(lambda _: bytes(1 + (1 << 26))),
-        rf"{TRAIN_1}: .*larger than|too large.*{HINT}",
+        row(lambda _: bytes(LIMIT + 1)),
+        rf"{TRAIN_1}: .*(larger than|too large).*{HINT}",
     ),
     ("parquet", edit(TEST, lambda table: table.slice(0, 0)), f"{TEST}: holds no images of test"),
     ("parquet", spoil_labels, f"{VALID}: is damaged"),
@@ -319,7 +320,9 @@ FAILURES = [  # a layout, what happens to its folder, and what is said
 
 
 @pytest.mark.parametrize(("layout", "damage", "says"), FAILURES)
-def test_failures(layout, damage, says, celeba_in):
+def test_failures(layout, damage, says, celeba_in, monkeypatch):
+    for module in ("stores", "parquet"):
+        monkeypatch.setattr(f"vae.data.celeba.{module}.MEMBER_BYTES", LIMIT)
     folder = celeba_in(layout)
     damage(folder)
 
@@ -334,9 +337,10 @@ def test_failures(layout, damage, says, celeba_in):
 
 
 def test_missing_pyarrow_is_reported(celeba_in, monkeypatch):
+    folder = celeba_in("parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
 
-    assert "pip install pyarrow" in refusal(celeba_in("parquet"))
+    assert "pip install pyarrow" in refusal(folder)
 
 
 @pytest.mark.parametrize("name", [".", IMAGES, PARTITION, ATTRIBUTE_LIST, JPEG])
