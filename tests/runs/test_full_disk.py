@@ -158,8 +158,9 @@ def test_unwritable_folders_are_reported(run, says, small_disk, tmp_path, monkey
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("gone", ["", "metrics.jsonl", "checkpoints"])
-@pytest.mark.parametrize("way", ["removed", "renamed"])
+@pytest.mark.parametrize(
+    ("gone", "way"), [("", "renamed"), ("metrics.jsonl", "removed"), ("checkpoints", "removed")]
+)
 def test_a_run_folder_that_is_removed_ends_the_run(gone, way, tmp_path, monkeypatch, capsys):
     """It is not created again, as half a run; the rest of it stays as it is."""
     path, step = tmp_path / "run" / gone, Trainer.train_step
@@ -168,9 +169,12 @@ def test_a_run_folder_that_is_removed_ends_the_run(gone, way, tmp_path, monkeypa
     def remove(trainer, images):
         if trainer.step == 6:
             kept.extend(file for file in (tmp_path / "run").rglob("*") if path not in file.parents)
-            path.rename(tmp_path / "away")
-            if way == "removed":
-                shutil.rmtree(tmp_path / "away", ignore_errors=True)
+            if way == "renamed":
+                path.rename(tmp_path / "away")
+            elif path.is_file():
+                path.unlink()
+            else:
+                shutil.rmtree(path)
         return step(trainer, images)
 
     with mock.patch.object(Trainer, "train_step", remove):

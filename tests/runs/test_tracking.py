@@ -194,9 +194,10 @@ VARIABLES = {
 }
 
 
-@pytest.mark.parametrize("resumed", [None, "r1"])
-@pytest.mark.parametrize("job_type", [None, "evaluate"])
-@pytest.mark.parametrize("single", [True, False])
+@pytest.mark.parametrize(
+    ("single", "job_type", "resumed"),
+    [(True, None, None), (True, "evaluate", "r1"), (False, None, None)],
+)
 def test_variables_of_wandb(single, job_type, resumed, tmp_path, monkeypatch, caplog):
     """Those of one run apply to a new single run, the others where the configuration is silent."""
     for name, value in VARIABLES.items():

@@ -10,7 +10,7 @@ from vae.runs.run_dir import RunFolderInUseError, is_locked, run_lock
 from vae.utils.locks import fcntl
 
 
-@pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES, errno.EIO])
+@pytest.fixture(params=[errno.ENOLCK, errno.EACCES])
 def no_flock(request, monkeypatch):
     def fail(*_):
         raise OSError(request.param, os.strerror(request.param))
