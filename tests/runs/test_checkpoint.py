@@ -115,6 +115,8 @@ def test_a_small_file_cannot_fill_the_memory(content, tmp_path):
     path = tmp_path / "last.pt"
     path.write_bytes(sealed(archive(ONE)))
     assert load_checkpoint(path) == {"format": 1, "a": 1}
+    if content is not BOMBS["no archive"]:
+        torch.load(io.BytesIO(content), weights_only=True)
     path.write_bytes(sealed(content))
     with pytest.raises(UserError, match=r"last\.pt: this is no checkpoint of tensors"):
         load_checkpoint(path)
@@ -124,7 +126,8 @@ def test_a_large_file_is_not_read(tmp_path):
     path = tmp_path / "last.pt"
     path.touch()
     os.truncate(path, MAX_WEIGHTS + 1)
-    with pytest.raises(UserError, match=r"last\.pt: cannot be read \(too large: 68,719 MB of"):
+    size = f"{MAX_WEIGHTS / 1e6:,.0f}"
+    with pytest.raises(UserError, match=rf"last\.pt: cannot be read \(too large: {size} MB of"):
         load_checkpoint(path)
 
 
