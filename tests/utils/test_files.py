@@ -3,7 +3,7 @@
 import logging.config
 import os
 import socket
-import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -78,10 +78,11 @@ def test_only_the_temporary_files_of_dead_processes_are_removed(folder):
     assert sorted(file.name for file in (folder / "checkpoints").iterdir()) == sorted(living)
 
 
-def test_only_regular_files_are_read(folder):
+def test_only_regular_files_are_read(folder, monkeypatch):
     os.mkfifo(folder / "pipe")
+    monkeypatch.chdir(folder)
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(os.path.relpath(folder / "socket"))  # a path may have 107 bytes
+        listening.bind("socket")  # a path may have 107 bytes
     for path in (folder / "pipe", folder / "socket", folder, "/dev/zero", folder / "none"):
         with pytest.raises(OSError, match=r"not a regular file|No such|device or address"):
             open_regular(path)
@@ -143,17 +144,19 @@ def test_links_of_submitit_stay_when_a_sweep_is_moved(folder):
 
 def test_a_very_deep_folder_is_looked_through(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    depth = sys.getrecursionlimit()
-    for _ in range(depth):
-        os.mkdir("a")
-        os.chdir("a")
-    os.symlink("/", "out")
-    with pytest.raises(UserError, match="out: is a link to /, outside of"):
-        reject_unsafe_entries(folder)
-    os.unlink("out")
-    for _ in range(depth):  # or pytest fails to
-        os.chdir("..")
-        os.rmdir("a")
+    depth = 1100  # more than Python's limit of recursion
+    try:
+        for _ in range(depth):
+            os.mkdir("a")
+            os.chdir("a")
+        os.symlink("/", "out")
+        with pytest.raises(UserError, match="out: is a link to /, outside of"):
+            reject_unsafe_entries(folder)
+    finally:  # or pytest fails to remove it
+        Path("out").unlink(missing_ok=True)
+        while not Path.cwd().samefile(folder):
+            os.chdir("..")
+            os.rmdir("a")
 
 
 def test_log_records_have_one_line_each():
