@@ -260,7 +260,6 @@ def resized_header(format: str, width: int, height: int) -> bytes:
         "GIF": (6, "<HH"),
         "BMP": (18, "<ii"),
         "AVIF": (content.find(b"ispe") + 8, ">II"),
-        "TIFF": (content.find(struct.pack("<HHI", 256, 4, 1)) + 8, "<I8xI"),
     }[format]
     size = (height, width) if format == "JPEG" else (width, height)
     packed = struct.pack(order, *size)

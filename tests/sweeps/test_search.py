@@ -171,6 +171,7 @@ def test_a_trial_without_its_objective_failed(tmp_path):
         lacks = trial.params["loss.beta"] > 0.7
         assert trial.state.name == ("FAIL" if lacks else "COMPLETE")
         assert ("the run has no val/bpd" in trial.user_attrs.get("reason", "")) == lacks
+    assert set(states_of(tmp_path)) == {"FAIL", "COMPLETE"}
 
 
 def test_a_sampler_that_fails_leaves_no_running_trial(tmp_path, monkeypatch):
