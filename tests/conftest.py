@@ -28,10 +28,11 @@ pytest_plugins = [
 
 @pytest.fixture(autouse=True)
 def no_outside_world(monkeypatch, tmp_path):
-    """A home of the test's own, and no downloads."""
+    """A home of the test's own, UTF-8 between processes, and no downloads."""
     monkeypatch.setattr("torch.hub.download_url_to_file", no_download)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MPLCONFIGDIR", CACHE_OF_MATPLOTLIB)
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8")  # commands set it in their process for good
 
 
 @pytest.fixture(autouse=True)

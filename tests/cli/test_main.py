@@ -4,8 +4,10 @@ import argparse
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -123,20 +125,21 @@ assert not {"torch", "hydra", "wandb", "numpy"} & set(sys.modules)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_output_needs_no_encoding_of_its_own(encoding, tmp_path):
+def test_output_needs_no_encoding_of_its_own(encoding, tmp_path, monkeypatch):
     """Characters that the terminal lacks are shown as escapes, also by child processes."""
     make_run(tmp_path / "s", {"loss.beta": 1}).rename(tmp_path / "s" / "β−顔")
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
-    command = [sys.executable, "-m", "vae.cli.main", "compare", str(tmp_path / "s")]
-    done = subprocess.run(command, env=environment, capture_output=True, check=True)
-    assert rb"\u2212\u9854  finished" in done.stdout
-
-
-def test_help_of_training_in_ascii():
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    command = [sys.executable, "train.py", "--help"]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=True)
-    assert rb"a \u03b2-VAE" in done.stdout
+    monkeypatch.setattr("vae.sweeps.report.draw_charts", lambda *_: None)
+    streams = {name: TextIOWrapper(BytesIO(), encoding=encoding) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    assert main(["compare", str(tmp_path / "s")]) == 0
+    assert main(["compare", "β−顔"]) == 1
+    for stream, words in zip(streams.values(), (rb"%s  finished", rb"error: %s: "), strict=True):
+        stream.flush()
+        beta = "β".encode(encoding, "backslashreplace")
+        assert words % (beta + rb"\u2212\u9854") in stream.buffer.getvalue()
+    assert os.environ["PYTHONIOENCODING"] == f"{encoding}:backslashreplace"
 
 
 def test_an_error_has_no_control_characters(capsys):
@@ -169,20 +172,42 @@ def test_other_errors_of_a_command_are_not_called_out_of_memory(monkeypatch):
         main(["pack", "synthetic"])
 
 
-def test_a_crash_says_where():
+def run_python(command, cwd, shell="{}"):
+    """Run Python's interpreter in a shell, with this project on its path."""
+    line = shell.format(f"{shlex.quote(sys.executable)} {command}")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = ["bash", "-c", line]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_a_crash_says_where(tmp_path):
     """As SIGBUS does, when a memory-mapped cache is made shorter while it is read."""
-    script = "import os; from vae.cli.main import main; main(['compare', 'x']); os.abort()"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    script = "import os; from vae.cli.main import main; main(['sample', 'x', '--num', '0']); "
+    done = run_python(f'-c "{script} os.abort()"', tmp_path, "ulimit -c 0; {}")
     assert "Fatal Python error: Aborted" in done.stderr
+    assert 'File "<string>", line 1' in done.stderr
 
 
-@pytest.mark.parametrize(("closing", "code"), [("2>&-", 0), (">&- 2>&-", 0), ("| true", 141)])
-def test_streams_may_be_closed(closing, code, tmp_path):
-    """A pipe whose reader has ended is no error of a disk."""
-    command = f"{sys.executable} -m vae.cli.main pack synthetic {' '.join(TINY)} {closing}"
-    done = subprocess.run(
-        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    assert "error" not in done.stderr
+def test_streams_may_be_closed(tmp_path):
+    done = run_python(
+        "-m vae.cli.main sample x --num 0", tmp_path, "{0} 2>&-; echo $?; ({0} >&- 2>&-); echo $?"
+    )
+    assert (done.stdout, done.stderr) == ("1\n1\n", "")
+
+
+def test_missing_streams_are_opened(tmp_path, monkeypatch):
+    """Progress bars need stderr."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert main(["pack", "synthetic", *TINY]) == 0
+
+
+def test_a_pipe_without_a_reader_is_no_error_of_a_disk(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:  # its end flushes, too
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main(["pack", "synthetic", *TINY]) == 141
+    assert "error" not in capsys.readouterr().err
