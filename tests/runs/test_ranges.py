@@ -40,22 +40,34 @@ def all_settings():
     yield "metrics", MetricsConfig, whole.metrics
 
 
+def owner_of(kind, field):
+    """The base class that defines a field."""
+    return next(
+        c for c in reversed(kind.__mro__) if field.name in vars(c).get("__annotations__", ())
+    )
+
+
 NUMBERS = [
     pytest.param(group, kind, values, field, id=f"{group}.{field.name} of {kind.__name__}")
     for group, kind, values in all_settings()
     for field in fields(kind)
     if re.search("int|float", str(field.type)) or field.name == "crop"
 ]
+OWNERS = {  # the first class that has a field of its base class
+    (owner_of(kind, field), field.name): kind
+    for _, kind, _, field in (each.values for each in reversed(NUMBERS))
+}
+GOOD = {
+    "ema": 0.5,
+    "num_images": 1000,
+    "face_box": [0.1, 0.1, 0.8],
+}  # where the YAML file has null; else 1
 
 
-def build(kind, values, **change):
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values, change))
-
-
-def accepted(kind, values, name, given):
+def accepted(base, name, given):
     """The value or values that the field has then; or the refusal."""
     try:
-        got = getattr(build(kind, values, **{name: given}), name)
+        got = getattr(OmegaConf.to_object(OmegaConf.merge(base, {name: given})), name)
     except (UserError, OmegaConfBaseException, OverflowError) as error:
         return [], error
     return got if isinstance(got, list) else [got], None
@@ -63,9 +75,21 @@ def accepted(kind, values, name, given):
 
 @pytest.mark.parametrize(("group", "kind", "values", "field"), NUMBERS)
 def test_a_number_is_within_its_range_or_refused_by_its_key(group, kind, values, field):
+    base = OmegaConf.merge(OmegaConf.structured(kind), values)
+    default = OmegaConf.to_container(base)[field.name]
+    good = GOOD.get(field.name, 1) if default is None else default
+    taken, _ = accepted(base, field.name, good)
+    assert taken == (good if isinstance(good, list) else [good])
+    if kind != OWNERS[owner_of(kind, field), field.name]:
+        given_values = [math.inf, 2**64, [math.inf]]
+    elif "list" in str(field.type):
+        lists = [[value] for value in VALUES]
+        given_values = [*VALUES, *lists, [0.9, math.nan], [0.1, 0.1, 1e-320]]
+    else:
+        given_values = [*VALUES, [1]]
     found = []
-    for given in [*VALUES, *([value] for value in VALUES), [0.9, math.nan], [0.1, 0.1, 1e-320]]:
-        got, error = accepted(kind, values, field.name, given)
+    for given in given_values:
+        got, error = accepted(base, field.name, given)
         found += got
         if isinstance(error, UserError):
             assert re.match(rf"{re.escape(group)}\.{field.name}: got ", str(error)), (given, error)
@@ -75,5 +99,5 @@ def test_a_number_is_within_its_range_or_refused_by_its_key(group, kind, values,
         elif error:  # refused before Hydra composes
             assert given in (10**400, [10**400])
     assert all(abs(value) <= LARGEST for value in found if field.name != "seed")
-    if 0 not in found:
+    if 0 not in found:  # where 0 is taken, 1e-320 may be: both are 0 in float32
         assert all(abs(value) >= SMALLEST for value in found)
