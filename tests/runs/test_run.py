@@ -136,8 +136,11 @@ def test_a_stopped_run_resumes_to_the_same_end(number, exit_code, tmp_path, monk
 def test_resume_auto_starts_and_resumes(tmp_path, monkeypatch, capsys):
     """With new settings, too."""
     monkeypatch.setenv("JOB", "run")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)  # of a run killed while it packed
     command = [*TINY, "hydra.run.dir=${oc.env:JOB}", "resume='auto'", "hydra.job.chdir=true"]
-    assert call_train(command, tmp_path, monkeypatch, capsys)[0] == 0
+    code, out, _ = call_train(command, tmp_path, monkeypatch, capsys)
+    assert code == 0
+    assert "-log p(x|z) of loss=bce; val/distortion and val/bpd: of a Gaussian" in out
     assert (tmp_path / "data").is_dir()  # relative to where it was started
     new = ["trainer.epochs=3", "optimizer.weight_decay=0.5"]
     code, out, _ = call_train([*command, *new], tmp_path, monkeypatch, capsys)

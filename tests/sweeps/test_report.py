@@ -121,6 +121,10 @@ def test_each_unfinished_run_is_named_with_its_reason(tmp_path):
     ]
 
 
+def test_one_run_is_in_the_singular(tmp_path):
+    assert "1 run (1 finished)" in page(make(tmp_path, BETAS[:1]))
+
+
 def test_markdown_characters_are_escaped(tmp_path):
     values = ["a|b", "`c`", "d_e_f", "[g](h)", "<i>"]
     for number, value in enumerate(values):

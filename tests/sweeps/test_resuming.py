@@ -1,6 +1,7 @@
 """A killed sweep resumes under its name."""
 
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -115,6 +116,8 @@ def test_a_killed_launcher_leaves_no_training_process(tmp_path):
     kill(process)
     wait_until(lambda: is_gone(trainer), timeout=30)
     assert not (run.parent / "loss.beta=0.3").exists()
+    for folder in (tmp_path, Path("/dev/shm")):
+        assert not list(folder.rglob(f"joblib_memmapping_folder_{process.pid}_*"))
 
 
 def test_another_sweep_under_the_same_name_is_refused_and_a_larger_one_is_not(tmp_path):
