@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vae.utils.distributed import world_size
 from vae.utils.errors import UserError
+from vae.utils.text import plural
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -121,7 +122,7 @@ def explain_compiler_error(error: Exception, key: str = "trainer.compile") -> st
 def hardware_name(device: torch.device, threads: int | None) -> str:
     """Return the name of the hardware and torch's version, for comparing times."""
     threads = threads or torch.get_num_threads()
-    used = f", {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else ""
+    used = f", {plural(threads, 'thread')}" if device.type == "cpu" else ""
     return f"{device_name(device)}{used}, torch {torch.__version__.partition('+')[0]}"
 
 

@@ -25,6 +25,7 @@ from vae.data.celeba.stores import MAX_IMAGES
 from vae.data.images import is_image_name
 from vae.utils.errors import UserError
 from vae.utils.files import MAX_TEXT, read_bytes
+from vae.utils.text import plural
 
 HEAD = 5  # lines among which the first image is listed
 NAMES_OF_NAMES = ("", "image_id", "image", "filename", "file", "name")  # headers of that column
@@ -109,7 +110,8 @@ def list_bytes(file: Path) -> bytes:
     try:
         return read_bytes(file, MAX_TEXT)
     except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}.") from error
+        what = f"cannot be read: {error.strerror}"
+        raise UserError(f"{file}: {what}. {download_again(file)}") from error
 
 
 def _find_notation(lines: list[str], kind: str) -> Notation:
@@ -193,6 +195,6 @@ def _read_numbers(lines: list[str], notation: Notation, kind: str) -> np.ndarray
         except ValueError:
             odd = number
             break
-    numbers = f"{width} number{'s' * (width > 1)} from {wanted[0]} to {wanted[-1]}"
+    numbers = f"{plural(width, 'number')} from {wanted[0]} to {wanted[-1]}"
     what = f"line {first + odd + 1} ({rows[odd][:40].strip()!r})"
     raise ValueError(f"{what} is not a file name and {numbers}")
