@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import stat
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -72,6 +73,19 @@ def read_text(path: Path, errors: str = "strict", limit: int = MAX_TEXT) -> str:
         UnicodeDecodeError: not UTF-8, with `errors="strict"`.
     """
     return read_bytes(path, limit).decode("utf-8", errors)
+
+
+def torch_records(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
+    """Return the records of a torch archive, of a file of `size` bytes.
+
+    Raises:
+        ValueError: they are larger than the file: torch would inflate compressed records, and
+            read overlapping ones many times.
+    """
+    records = archive.infolist()
+    if sum(record.file_size for record in records) > size:
+        raise ValueError("its records are larger than the file")
+    return records
 
 
 def reject_unsafe_entries(folder: Path) -> None:
