@@ -10,6 +10,7 @@ import resource
 import shutil
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,6 +38,7 @@ from tests.support.tiny_source import (
 )
 from vae.cli.main import main
 from vae.data import partial_cache
+from vae.data.base import LABEL_DTYPES, Labels
 from vae.data.cache import open_or_pack, verify
 from vae.utils.errors import UserError
 from vae.utils.files import verify_checksum, with_checksum
@@ -76,6 +78,55 @@ def test_a_cache_holds_images_and_labels(tmp_path, calls, kinds):
     other = open_or_pack(Tiny(calls, size=16), config(tmp_path, 16))
     assert len(caches(tmp_path)) == 2
     assert other.images["val"].shape == (70, 16, 16, 3)
+
+
+@dataclass
+class Labelled(Tiny):
+    """A source with labels of the kind "attributes" or another, as a user's own has."""
+
+    kind: str = "attributes"
+    change: Callable[[np.ndarray], np.ndarray] = np.asarray  # of the values, int8 of 0 and 1
+
+    def labels(self, split: str) -> dict[str, Labels]:
+        known = super().labels(split)["attributes"]
+        return {self.kind: Labels(known.names, self.change(known.values))}
+
+
+@pytest.mark.parametrize("kind", ["attributes", "factors", "head-poses"])
+@pytest.mark.parametrize(("dtype", "order"), [("i8", "C"), ("f8", "F"), ("?", "C"), (">i2", "C")])
+def test_labels_of_other_dtypes_are_converted_where_a_kind_has_one(
+    tmp_path, calls, kind, dtype, order
+):
+    source = Labelled(calls, kind=kind, change=lambda values: values.astype(dtype, order))
+    folder = open_or_pack(source, config(tmp_path)).folder
+    values = np.load(folder / f"val.{kind}.npy")
+    assert values.dtype == LABEL_DTYPES.get(kind, np.dtype(dtype))
+    assert (values == Tiny(calls).labels("val")["attributes"].values).all()
+    calls.unlink()
+    open_or_pack(source, config(tmp_path))
+    assert not calls.exists()  # it is not packed again
+    assert verify(source, config(tmp_path)).folder == folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "says"),
+    [
+        ("attributes", lambda values: 2 * values - 1, "attributes other than 0 and 1"),
+        ("attributes", lambda values: values + 0.5, "values that do not fit into int8"),
+        ("identities", lambda values: values + 1e12, "values that do not fit into int32"),
+        ("factors", lambda values: values / 0, "factors that are not finite"),
+        ("poses", lambda values: values.astype(str), "numbers of shape"),
+        ("poses", lambda values: values[1:], r"shape \(199, 2\), .* of shape \(200, 2\)"),
+        ("../poses", np.asarray, "the names"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*encountered in divide")
+def test_labels_that_a_cache_cannot_have_are_refused_before_packing(
+    tmp_path, calls, kind, change, says
+):
+    with pytest.raises(UserError, match=rf"data\.name: tiny: its labels of train: {kind} .*{says}"):
+        open_or_pack(Labelled(calls, kind=kind, change=change), config(tmp_path))
+    assert not calls.exists()
 
 
 @pytest.mark.usefixtures("quick")

@@ -143,6 +143,9 @@ def test_a_folder_without_images_lists_its_files(tmp_path):
         source(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"holds no images .0 files"):
         source(tmp_path)
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(UserError, match=r"holds no images .1 file: 1 \.txt\)"):
+        source(tmp_path)
     for name in ("a.txt", "b.txt", "README"):
         (tmp_path / name).write_text("")
     with pytest.raises(UserError, match=r"3 files: 2 \.txt, 1 without a suffix"):

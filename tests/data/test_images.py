@@ -273,8 +273,7 @@ def resized_header(format: str, width: int, height: int) -> bytes:
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "PPM", "AVIF"])
 def test_too_many_pixels_are_refused_by_the_header(format, side, recwarn):
     content = resized_header(format, side, side)
-    says = rf"x\.jpg: too large: {side**2:,} pixels, and at most 120,000,000 are read"
-    with pytest.raises(ImageError, match=says):
+    with pytest.raises(ImageError, match=r"x\.jpg: too large: more than 120,000,000 pixels"):
         decode_square(content, "x.jpg", 16)
     assert not recwarn.list  # Pillow's own
 
@@ -294,7 +293,7 @@ def test_a_tile_larger_than_the_image_is_refused():
     }
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(40)
-    with pytest.raises(ImageError, match="too large: 1,600,000,000 pixels"):
+    with pytest.raises(ImageError, match="too large: more than 120,000,000 pixels"):
         decode_square(content, "x.tif", 16)
 
 

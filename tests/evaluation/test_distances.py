@@ -187,11 +187,11 @@ def test_features_that_cannot_be_had_are_noted(monkeypatch, tmp_path):
 
 def test_a_configured_box_overrides_the_data_sets(stand_ins):
     images = torch.zeros(1, 3, 64, 64)
-    images[:, :, :16, :16] = 1
-    corner, _ = pick_features(trained(face_box=[0.0, 0.0, 0.25]), 500)
+    images[:, :, 50:, 50:] = 1
+    corner, _ = pick_features(trained(face_box=[0.8, 0.8, 0.2]), 500)
     known, _ = pick_features(trained(), 500)
     assert corner(images).mean() == 1
-    assert known(images).mean() == 0
+    assert known(images).mean() < 0.1
 
 
 def fitted(features):

@@ -4,6 +4,7 @@ import builtins
 import importlib.util
 import os
 import pickle
+import struct
 import sys
 import urllib.request
 import zipfile
@@ -155,9 +156,14 @@ def test_weights_that_are_no_regular_file_or_too_large_are_refused(tmp_path, mon
         load_inception(str(file))
 
 
-@pytest.mark.parametrize("other", ["page", "program", "network"])
+@pytest.mark.parametrize("other", ["page", "program", "archive", "network"])
 def test_files_of_other_content_are_refused(tmp_path, other):
-    contents = {"page": b"<html>", "program": pickle.dumps(Harmful(), 2)}
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, 46, 0, 0)  # of an archive
+    contents = {
+        "page": b"<html>",
+        "program": pickle.dumps(Harmful(), 2),
+        "archive": bytes(46) + end,
+    }
     file = tmp_path / "weights.pth"
     with pytest.raises(UserError, match=r"metrics\.inception_weights: .* no such file"):
         load_inception(str(file))

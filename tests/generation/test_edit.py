@@ -200,7 +200,8 @@ def test_edits_move_faces_along_the_direction(method, attributes, parts, run):
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "says"), [(0.507, "is 0.507"), (math.nan, "is unknown"), (0.6, None)]
+    ("accuracy", "says"),
+    [(0.507, "is 0.507 (chance"), (math.nan, "is unknown (chance"), (0.6, None)],
 )
 def test_directions_at_chance_are_warned_of(accuracy, says, run, caplog):
     learned = learn(run)
@@ -211,7 +212,7 @@ def test_directions_at_chance_are_warned_of(accuracy, says, run, caplog):
     edit(run, learned, ["2"], [NAME], folder=run.folder)
     assert caplog.text.count("accuracy") == (says is not None)
     if says:
-        assert f"{NAME}: the balanced accuracy" in caplog.text
+        assert f"{NAME}: balanced accuracy of its direction is" in caplog.text
         assert says in caplog.text
         assert "--list" in caplog.text
 

@@ -14,6 +14,12 @@ MAX_SIDE = 8192  # pixels
 SPLITS = ("train", "val", "test")
 Box = tuple[float, float, float]  # left, top and side of a square, parts of the image's side
 IDENTITY = ("identity",)  # the one column of the labels `identities`
+LABEL_DTYPES = {  # of labels, by kind; of other kinds any numbers
+    "attributes": np.int8,
+    "factors": np.float32,
+    "identities": np.int32,
+    "landmarks": np.int16,
+}
 
 
 @dataclass
@@ -121,5 +127,6 @@ class ImageSource(Protocol):
 
         `attributes`: 0/1 under CelebA's names, int8. `factors`: the true generating
         factors, float32. `identities`: who it is, (n, 1) int32. `landmarks`: x and y of
-        five points of the face in the uncropped image, pixels, int16.
+        five points of the face in the uncropped image, pixels, int16. Other kinds: any numbers.
+        Other dtypes are converted where no value changes.
         """

@@ -96,7 +96,7 @@ def open_or_pack(source: ImageSource, config: DataConfig) -> Packed:
     """
     fingerprint = source.fingerprint()
     folder = _folder(source, config, fingerprint)
-    if _find_damage(source, config, folder) or _now_readable(source, config, folder):
+    if find_damage(folder, source, config) or _now_readable(source, config, folder):
         _pack_once(source, config, fingerprint, folder)
     log.info("images: %s", folder)
     packed = _open(folder)
@@ -114,7 +114,7 @@ def verify(source: ImageSource, config: DataConfig) -> Packed:
     folder = _folder(source, config, source.fingerprint())
     if not folder.exists():
         raise UserError(f"{folder}: nothing is packed yet. Without --verify, it is.")
-    if fault := _find_damage(source, config, folder, every_byte=True):
+    if fault := find_damage(folder, source, config, every_byte=True):
         raise UserError(f"{folder}: {fault}. Remove this folder: the next run packs it again.")
     return _open(folder)
 
@@ -123,12 +123,6 @@ def _folder(source: ImageSource, config: DataConfig, fingerprint: dict[str, Any]
     canonical = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
     return Path(config.root, "cache", f"{source.name}-{config.image_size}px-{digest}")
-
-
-def _find_damage(
-    source: ImageSource, config: DataConfig, folder: Path, *, every_byte: bool = False
-) -> str:
-    return find_damage(folder, source.sizes(), config.image_size, every_byte=every_byte)
 
 
 def _open(folder: Path) -> Packed:
@@ -142,13 +136,13 @@ def _now_readable(source: ImageSource, config: DataConfig, folder: Path) -> str:
     Raises:
         UserError: skipping is not configured, and one of them still cannot be read.
     """
-    skipped = Packed(folder, {}).skipped()
+    by_split = skipped_images(folder).items()
+    skipped = [(split, *image) for split, images in by_split for image in images.items()]
     if config.skips_corrupt or not skipped:
         return ""
-    for line in skipped:
-        split, number, reason = line.split("\t", 2)
+    for split, number, reason in skipped:
         try:
-            source.read(split, int(number), int(number) + 1)
+            source.read(split, number, number + 1)
         except ImageError as error:
             raise UserError(
                 "data.on_corrupt: is `error`, but the images were packed with `skip`; images left "
@@ -180,9 +174,8 @@ def _pack_once(
             log.info("%s; waiting", held_by)
             held = lock.acquire()
         with held:
-            if fault := _find_damage(source, config, folder) or _now_readable(
-                source, config, folder
-            ):
+            fault = find_damage(folder, source, config) or _now_readable(source, config, folder)
+            if fault:
                 if folder.exists():
                     log.warning("%s: %s; packing it again", folder, fault)
                 written = [*folder.glob("*.npy"), *partial_folder(folder).glob("*.npy")]

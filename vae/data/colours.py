@@ -28,14 +28,14 @@ def is_srgb(profile: bytes) -> bool:
 
 
 class Decoded(NamedTuple):
-    """An opaque image, and what converts it to sRGB, if anything is to be."""
+    """An opaque image and its conversion to sRGB (None: already sRGB)."""
 
     image: Image
     transform: ImageCmsTransform | None = None
 
 
 def flatten(image: Image, bits: int | None, name: str) -> Decoded:
-    """Convert an image of any mode to an opaque one of 8 bits, of RGB or what its profile is of.
+    """Make an image opaque, of 8 bits, in RGB or in the colour space of its ICC profile.
 
     Transparent parts come out white. Of grey with 12 or 16 bits the upper 8 are kept.
 

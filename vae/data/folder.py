@@ -28,6 +28,7 @@ from vae.data.images import (
 from vae.utils.errors import UserError
 from vae.utils.files import open_regular
 from vae.utils.registry import register
+from vae.utils.text import plural
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +207,7 @@ def _select(images: list[str], limit: int | None, root: Path) -> dict[str, list[
     empty = [split for split in SPLITS if not files[split]]
     if empty:
         raise UserError(
-            f"data.path: {root} holds {len(images)} image{'s' * (len(images) > 1)}, too few for "
+            f"data.path: {root} holds {plural(len(images), 'image')}, too few for "
             f"train, val and test (80, 10 and 10 % by file name): {' and '.join(empty)} would be "
             "empty. Add images."
         )

@@ -21,7 +21,7 @@ from vae.data.base import ImageError
 from vae.data.colours import Decoded, flatten, grey_bits, is_srgb
 from vae.utils.errors import UserError
 from vae.utils.files import read_bytes
-from vae.utils.text import printable
+from vae.utils.text import plural, printable
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -29,22 +29,8 @@ if TYPE_CHECKING:
 Square = tuple[int, int, int]  # left, top, side, in pixels of the picture
 SquareOf = Callable[[int, int], Square]  # of width and height
 
-# Pillow's names of the formats that are read. Others of Pillow's start programs (Ghostscript for
-# EPS) or have rarely used, rarely tested decoders.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-FORMATS_TEXT = "JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, PGM, PBM or AVIF"
-_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
-_OTHER_SUFFIXES = (".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".avifs")
-IMAGE_SUFFIXES = frozenset((*_JPEG_SUFFIXES, *_OTHER_SUFFIXES, ".ppm", ".pgm", ".pbm", ".pnm"))
-HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
-
-MAX_PIXELS = 120_000_000  # of an image: 1 GB while it is decoded; the largest cameras have 108
-MAX_BYTES = 1 << 29  # of a file: as many pixels in 4 bytes each, not compressed
-
-FIX = "Fix or remove it."
-CONVERT_HEIC = "HEIC is not supported: convert to JPEG (`magick mogrify -format jpg *.heic`)."
-
-# First bytes of file formats.
+# First bytes of the formats that are read, and of HEIC. Others of Pillow's start programs
+# (Ghostscript for EPS) or have rarely used, rarely tested decoders.
 _IMAGE_BEGINNINGS = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG",
@@ -56,6 +42,21 @@ _IMAGE_BEGINNINGS = {
     "AVIF": rb".{4}ftyp(avi[fs]|m[is]f1.*avif)",
     "HEIC": rb".{4}ftyp(hei|hev|m[is]f1)",
 }
+_READ = [name for name in _IMAGE_BEGINNINGS if name != "HEIC"]
+FORMATS = tuple(name.upper() for name in _READ)  # Pillow's names
+FORMATS_TEXT = ", ".join(_READ).replace("PPM", "PPM, PGM, PBM")
+_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
+_OTHER_SUFFIXES = (".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".avifs")
+IMAGE_SUFFIXES = frozenset((*_JPEG_SUFFIXES, *_OTHER_SUFFIXES, ".ppm", ".pgm", ".pbm", ".pnm"))
+HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
+
+MAX_PIXELS = 120_000_000  # of an image: 1 GB while it is decoded; the largest cameras have 108
+MAX_BYTES = 1 << 29  # of a file: as many pixels in 4 bytes each, not compressed
+
+TOO_LARGE = f"too large: more than {MAX_PIXELS:,} pixels. Scale it down."
+FIX = "Fix or remove it."
+CONVERT_HEIC = "HEIC is not supported: convert to JPEG (`magick mogrify -format jpg *.heic`)."
+
 _OTHER_BEGINNINGS = {"a zip archive": b"PK\x03\x04", "a PDF": b"%PDF", "an HTML or XML page": b"<"}
 _TILE_SIZE = (322, 323)  # tags of TIFF
 BEGINNING = 64  # bytes that tell the format
@@ -76,7 +77,7 @@ def count_suffixes(names: Iterable[str]) -> str:
     """Format which files there are: '12 files: 8 .txt, 4 without a suffix'."""
     counts = Counter(Path(name).suffix.lower() or "without a suffix" for name in names)
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(5))
-    return printable(f"{counts.total()} files: {kinds}" if kinds else "0 files")
+    return printable(plural(counts.total(), "file") + (f": {kinds}" if kinds else ""))
 
 
 def read_image_file(file: Path) -> bytes:
@@ -201,10 +202,7 @@ def _is_srgb_jpeg(jpeg: bytes) -> bool:
 def _require_size(pixels: int, name: str) -> None:
     """Raise an ImageError if an image has more than MAX_PIXELS."""
     if pixels > MAX_PIXELS:
-        raise ImageError(
-            f"{name}: too large: {pixels:,} pixels, and at most {MAX_PIXELS:,} are read. "
-            "Scale it down."
-        )
+        raise ImageError(f"{name}: {TOO_LARGE}")
 
 
 def _decode(content: bytes, name: str, square_of: SquareOf) -> Decoded:
@@ -223,9 +221,7 @@ def _decode(content: bytes, name: str, square_of: SquareOf) -> Decoded:
                     ImageOps.exif_transpose(image, in_place=True)
                 return _cut(image, *square_of(*image.size), name)
     except Image.DecompressionBombError as error:  # Pillow's limit is above MAX_PIXELS
-        pixels = re.search(r"\d+", str(error))
-        _require_size(int(pixels[0]) if pixels else 0, name)
-        raise ImageError(f"{name}: too large: {error} {FIX}") from error  # or of a script's own
+        raise ImageError(f"{name}: {TOO_LARGE}") from error
     except (UserError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes

@@ -1,7 +1,7 @@
 """Validation of a packed cache: its index, the headers of its arrays, its labels, its checksums.
 
-The checksums find damage. The rest finds a cache that somebody else made: what its index and
-arrays say is not used before it has the form in which packing.py writes it.
+The checksums find damage. The rest finds a cache that somebody else made: the index and the
+arrays are used only if they have the form that packing.py writes.
 """
 
 from __future__ import annotations
@@ -16,29 +16,22 @@ from typing import Any
 
 import numpy as np
 
-from vae.data.base import SPLITS
-from vae.data.packing import FORMAT, SKIPPED
+from vae.data.base import LABEL_DTYPES, SPLITS, DataConfig, ImageSource
+from vae.data.packing import FORMAT, NUMBERS, SKIPPED, label_fault, valid_columns
 from vae.data.partial_cache import CHUNK_BYTES, HEADER_BYTES, Pieces
 from vae.utils.errors import UserError
 from vae.utils.files import MAX_TEXT, open_regular, read_text, verify_checksum
 
-DTYPES = {  # of labels, by kind
-    "attributes": np.int8,
-    "factors": np.float32,
-    "identities": np.int32,
-    "landmarks": np.int16,
-}
-
 
 def find_damage(
-    folder: Path, sizes: dict[str, int], image_size: int, *, every_byte: bool = False
+    folder: Path, source: ImageSource, config: DataConfig, *, every_byte: bool = False
 ) -> str:
-    """Describe why this is no intact cache, "" if it is.
+    """Describe why this is no intact cache of a source, "" if it is.
 
     Args:
         folder: of the cache.
-        sizes: images per split of its source; the cache has those that were not skipped.
-        image_size: pixels.
+        source: the cache has those of its images that were not skipped.
+        config: of the source.
         every_byte: read all of each file; else some chunks, which takes milliseconds.
 
     Raises:
@@ -52,20 +45,28 @@ def find_damage(
             return f"has format {index['format']!r:.20}, not {FORMAT}"
         labels, files = index["labels"], index["files"]
         _require_index(labels, files, (folder / SKIPPED).exists())
+        sizes, size = source.sizes(), config.image_size
         arrays: dict[str, tuple[Any, tuple[int, ...]]] = {}
         for split, skipped in skipped_images(folder).items():
             if max(skipped, default=0) >= sizes[split]:
                 return f"{SKIPPED} is damaged (image {max(skipped)} of {sizes[split]})"
             count = sizes[split] - len(skipped)
-            arrays[f"{split}.npy"] = np.uint8, (count, image_size, image_size, 3)
+            arrays[f"{split}.npy"] = np.uint8, (count, size, size, 3)
             for kind, names in labels.items():
-                arrays[f"{split}.{kind}.npy"] = DTYPES[kind], (count, len(names))
+                arrays[f"{split}.{kind}.npy"] = LABEL_DTYPES.get(kind), (count, len(names))
+        limits = {SKIPPED: MAX_TEXT}
+        for name, (dtype, shape) in arrays.items():
+            limits[name] = HEADER_BYTES + np.dtype(dtype or np.longdouble).itemsize * math.prod(
+                shape
+            )
         found = [
-            _damage(folder / name, pieces, every_byte, *arrays.get(name, (np.uint8, (MAX_TEXT,))))
+            _damage(folder / name, pieces, every_byte, limits[name])
             for name, pieces in files.items()
         ]
         if not any(found):
-            found = [_odd_values(folder / name, *form) for name, form in arrays.items()]
+            for name, form in arrays.items():
+                fault = label_fault(name.split(".")[1], open_array(folder / name, *form))
+                found.append(fault and f"{name} is damaged ({fault})")
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except OSError as error:
@@ -87,6 +88,11 @@ class CacheError(Exception):
 def open_array(file: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Map an array of a cache into memory, read-only. Only its header is read.
 
+    Args:
+        file: of the array.
+        dtype: None for any numbers.
+        shape: of the array.
+
     Raises:
         CacheError: it is another, or damaged.
         OSError: it cannot be read.
@@ -100,11 +106,12 @@ def open_array(file: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
         raise CacheError(f"{file.name} is damaged ({error!s:.80})") from error
     if not isinstance(array, np.memmap):
         raise CacheError(f"{file.name} is damaged (an archive, not an array)")
-    form = array.dtype, array.shape, array.flags.c_contiguous
-    if form != (np.dtype(dtype), shape, True):
+    right = array.dtype == dtype if dtype else array.dtype.kind in NUMBERS
+    if not (right and array.shape == shape and array.flags.c_contiguous):
+        wanted = np.dtype(dtype) if dtype else "numbers"
         raise CacheError(
-            f"{file.name} is damaged ({array.dtype} of shape {array.shape}, not "
-            f"{np.dtype(dtype)} of shape {shape} in C order)"
+            f"{file.name} is damaged ({array.dtype} of shape {array.shape}, not {wanted} of "
+            f"shape {shape} in C order)"
         )
     return array
 
@@ -138,8 +145,7 @@ def skipped_images(folder: Path) -> dict[str, dict[int, str]]:
 def _require_index(labels: Any, files: Any, has_skipped: bool) -> None:
     """Raise a ValueError unless the index has names of labels, and the pieces of all files."""
     for kind, names in labels.items():
-        text = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        if kind not in DTYPES or not text or not names or len(set(names)) < len(names):
+        if not (isinstance(names, list) and valid_columns(kind, names)):
             raise ValueError(f"its labels {kind!r:.20} are {names!r:.40}")
     kinds = ["", *(f".{kind}" for kind in labels)]
     wanted = {f"{split}{kind}.npy" for split in SPLITS for kind in kinds}
@@ -153,12 +159,9 @@ def _require_index(labels: Any, files: Any, has_skipped: bool) -> None:
             raise ValueError(f"the pieces of {name}")
 
 
-def _damage(
-    file: Path, pieces: Pieces, every_byte: bool, dtype: Any, shape: tuple[int, ...]
-) -> str:
-    """Describe the damage of a file of a cache, "" if there is none."""
+def _damage(file: Path, pieces: Pieces, every_byte: bool, largest: int) -> str:
+    """Describe the damage of a file of a cache, of at most `largest` bytes; "" if there is none."""
     *starts, expected = accumulate((length for length, _ in pieces), initial=0)
-    largest = HEADER_BYTES + np.dtype(dtype).itemsize * math.prod(shape)
     last = len(pieces) - 1
     looked_at = range(last + 1) if every_byte else sorted({0, min(1, last), last // 2, last})
     damaged = []
@@ -184,13 +187,3 @@ def _checksum(opened: Any, length: int) -> int:
         checksum = zlib.crc32(block, checksum)
         length -= len(block)
     return checksum
-
-
-def _odd_values(file: Path, dtype: Any, shape: tuple[int, ...]) -> str:
-    """Describe attributes that are not 0 or 1 and factors that are not finite, or return ""."""
-    values = open_array(file, dtype, shape)
-    if dtype is DTYPES["attributes"] and not ((values == 0) | (values == 1)).all():
-        return f"{file.name} is damaged (attributes other than 0 and 1)"
-    if dtype is DTYPES["factors"] and not np.isfinite(values).all():
-        return f"{file.name} is damaged (factors that are not finite)"
-    return ""

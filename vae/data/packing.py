@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import sys
 import threading
 import time
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vae.data.base import SPLITS, DataConfig, ImageError, ImageSource, Labels
+from vae.data.base import LABEL_DTYPES, DataConfig, ImageError, ImageSource, Labels
 from vae.data.partial_cache import DONE, Chunk, PartialCache, Pieces, partial_folder
 from vae.utils.errors import UserError
 from vae.utils.files import DISK_FULL_ERRORS, with_checksum
@@ -28,6 +29,8 @@ from vae.utils.signals import blocked
 
 FORMAT = 3  # of the cache's files: raise it when they change
 SKIPPED = "skipped.txt"  # lists the images that could not be read
+KIND = re.compile(r"[\w-]+")  # of labels: part of a file's name
+NUMBERS = "biuf"  # NumPy's kinds of dtypes that labels may have
 POOL_PAYS_FROM = 5.0  # seconds of work: starting workers takes one to three
 
 log = logging.getLogger(__name__)
@@ -39,13 +42,13 @@ def pack(
     """Write the cache `folder`, replacing an existing one. The caller holds its lock.
 
     Raises:
-        UserError: images are missing or cannot be read.
+        UserError: images are missing or cannot be read, or the labels have a wrong form.
         OSError: the disk became full, or cannot be written.
         BrokenProcessPool: a worker process was killed.
     """
     started = time.monotonic()
     source.check()
-    labels = {split: source.labels(split) for split in SPLITS}
+    labels = _read_labels(source)
     if folder.exists():
         shutil.rmtree(folder)
     partial = PartialCache(partial_folder(folder), source, config)
@@ -61,6 +64,63 @@ def pack(
     shutil.rmtree(folder / DONE)  # only now: a kill until here loses little
     count = sum(chunk.stop - chunk.start - len(chunk.skipped) for chunk in written)
     log.info("packed %s images in %.1f s", f"{count:,}", time.monotonic() - started)
+
+
+def label_fault(kind: str, values: np.ndarray) -> str:
+    """Describe attributes that are not 0 or 1 and factors that are not finite, or return ""."""
+    if kind == "attributes" and not ((values == 0) | (values == 1)).all():
+        return "attributes other than 0 and 1"
+    if kind == "factors" and not np.isfinite(values).all():
+        return "factors that are not finite"
+    return ""
+
+
+def valid_columns(kind: str, names: Sequence[Any]) -> bool:
+    """Return whether labels have a kind that can be part of a file's name, and distinct names."""
+    text = all(isinstance(name, str) for name in names)
+    return text and 0 < len(set(names)) == len(names) and KIND.fullmatch(kind) is not None
+
+
+def _read_labels(source: ImageSource) -> dict[str, dict[str, Labels]]:
+    """Return a source's labels by split and kind, converted to LABEL_DTYPES.
+
+    Raises:
+        UserError: a cache with these labels would count as damaged.
+    """
+    labels: dict[str, dict[str, Labels]] = {}
+    for split, count in source.sizes().items():
+        found = source.labels(split)
+        where = f"data.name: {source.name}: its labels of {split}"
+        labels[split] = {}
+        for kind, known in found.items():
+            try:
+                labels[split][kind] = _convert(kind, known, count)
+            except ValueError as error:
+                raise UserError(f"{where}: {kind} {error}. Correct its method `labels`.") from error
+        names = [{kind: known.names for kind, known in one.items()} for one in labels.values()]
+        if names[-1] != names[0]:
+            what = "have other kinds or names than those of train"
+            raise UserError(f"{where} {what}. Correct its method `labels`.")
+    return labels
+
+
+def _convert(kind: str, labels: Labels, count: int) -> Labels:
+    """Return labels with the dtype of their kind, in C order. ValueError: not possible."""
+    names, values = tuple(labels.names), np.asarray(labels.values)
+    shape = count, len(names)
+    if not valid_columns(kind, names):
+        raise ValueError(f"has the names {names}")
+    if values.dtype.kind not in NUMBERS or values.shape != shape:
+        form = f"{values.dtype} of shape {values.shape}"
+        raise ValueError(f"is {form}, but it takes numbers of shape {shape}")
+    dtype = np.dtype(LABEL_DTYPES.get(kind, values.dtype))
+    with np.errstate(over="ignore", invalid="ignore"):
+        stored = values.astype(dtype, order="C", copy=False)
+    if stored is not values and not np.allclose(stored, values, 1e-6, 1e-30, equal_nan=True):
+        raise ValueError(f"has values that do not fit into {dtype}")
+    if fault := label_fault(kind, stored):
+        raise ValueError(f"has {fault}")
+    return Labels(names, stored)
 
 
 def _write_images(partial: PartialCache) -> list[Chunk]:

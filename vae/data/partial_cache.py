@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vae.data.base import DataConfig, ImageError, ImageSource
+from vae.utils.errors import UserError
 from vae.utils.files import reject_unsafe_entries
 
 CHUNK = 64  # images of a chunk at most, and bytes
@@ -68,7 +69,7 @@ class PartialCache:
             UserError: a link or a pipe is in their place.
         """
         if self.folder.is_symlink():
-            self.folder.unlink()
+            raise UserError(f"{self.folder}: is a link. Remove it.")
         reject_unsafe_entries(self.folder)
         (self.folder / DONE).mkdir(parents=True, exist_ok=True)
         for split, count in self.source.sizes().items():

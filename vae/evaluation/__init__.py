@@ -54,9 +54,9 @@ class MetricsConfig:
         require(unknown is None, "metrics.parts", unknown, f"a list of {', '.join(PARTS)}")
         if (box := self.face_box) is not None:
             numbers = len(box) == 3 and all(type(part) in (float, int) for part in box)
-            inside = numbers and min(box[:2]) >= 0 and 0.01 <= box[2] <= 1 - max(box[:2])
+            inside = numbers and all(part >= 0 and part + box[2] <= 1 for part in box[:2])
             takes = "null or [left, top, side] within the image, in parts of its side, side >= 0.01"
-            require(inside, "metrics.face_box", box, takes)
+            require(inside and box[2] >= 0.01, "metrics.face_box", box, takes)
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,7 @@ def _require_form(
     arrays: dict[str, np.ndarray],
     latent_dim: int,
 ) -> None:
-    """Raise a ValueError unless a file's content has the form of what `_write` writes."""
+    """Raise a ValueError unless a file's content has the form that `_write` writes."""
     if not (isinstance(names, list) and all(isinstance(name, str) and name for name in names)):
         raise ValueError("its names are not text")
     if not names or len(set(names)) < len(names):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae.utils.errors import UserError
-from vae.utils.files import open_regular, read_bytes
+from vae.utils.files import open_regular, read_bytes, torch_records
 
 FACE_SIDE = 150  # pixels of a face
 FACE_DIMENSIONS = 128
@@ -183,9 +184,7 @@ def load_inception(weights: str) -> Inception:
                 f"({error}); give a file by metrics.inception_weights=FILE."
             ) from error
     try:
-        with open_regular(file, MAX_BYTES) as opened:
-            packed = zipfile.is_zipfile(opened)
-            size = sum(m.file_size for m in zipfile.ZipFile(opened).infolist()) if packed else 0
+        opened = open_regular(file, MAX_BYTES)
     except FileNotFoundError as error:
         raise UserError(
             f"metrics.inception_weights: got {weights!r}, but there is no such file."
@@ -195,8 +194,10 @@ def load_inception(weights: str) -> Inception:
             f"metrics.inception_weights: {file} cannot be read: {error.strerror}."
         ) from error
     try:
-        if size > MAX_BYTES:
-            raise ValueError
+        with opened:
+            if zipfile.is_zipfile(opened):
+                with zipfile.ZipFile(opened) as archive:
+                    torch_records(archive, os.fstat(opened.fileno()).st_size)
         # Opened here first, in the way that runs no code: the one below would run any.
         torch.load(file, map_location="cpu", weights_only=True)
         with torch.random.fork_rng(devices=[]):

@@ -141,9 +141,9 @@ def _warn_of_chance(attributes: Sequence[str], learned: LearnedDirections, metho
         if not accuracy >= MIN_ACCURACY:  # NaN: no held-out face has it, or all have
             found = "unknown" if math.isnan(accuracy) else f"{accuracy:.3f}"
             log.warning(
-                "%s: the balanced accuracy of its direction on held-out faces is %s (chance is "
-                "0.5): the edit may not show it. `vae edit RUN --list` shows this of every "
-                "attribute; training longer, or on more images, raises it.",
+                "%s: balanced accuracy of its direction is %s (chance: 0.5). The edit may not "
+                "show it. `vae edit RUN --list` lists all attributes; train longer or on more "
+                "images.",
                 printable(attribute),
                 found,
             )

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from vae.data import DataConfig
 from vae.data.celeba import SIZE as CELEBA_SIZE
-from vae.data.images import MAX_PIXELS, Square, load_square
+from vae.data.images import MAX_PIXELS, Square, centre_square, load_square
 from vae.data.loader import to_float
 from vae.evaluation import TrainedModel
 from vae.utils.errors import UserError, require
@@ -95,7 +95,7 @@ def file_stems(labels: Sequence[str]) -> list[str]:
 
 def describe_framing(crop: int) -> str:
     """Describe where the eyes and the mouth are in CelebA's centre squares of `crop` pixels."""
-    left, top, side = _centre(CELEBA_SIZE, crop)
+    left, top, side = centre_square(*CELEBA_SIZE, crop)
     x, other_x = (100 * (eye - left) / side for eye in CELEBA_EYES_X)
     y, mouth = (100 * (height - top) / side for height in (CELEBA_EYES_Y, CELEBA_MOUTH_Y))
     return (
@@ -141,25 +141,21 @@ def _load(word: str, crop: str, data: DataConfig) -> np.ndarray:
 
 
 def _square(crop: str, shape: tuple[int, int], data: DataConfig) -> tuple[Square, str]:
-    """Return the square of a picture (width, height) that a crop names, and what to know of it."""
+    """Return the square of a picture (width, height) that a crop names, and a note for the log."""
     width, height = shape
     trained = data.celeba_crop
     if crop == "none" or (crop == "auto" and trained is None):
-        return _centre(shape, min(shape)), ""
+        return centre_square(width, height), ""
     wants = f"this model wants {describe_framing(trained)}" if trained else ""
     if crop == "auto" and trained:
         if abs(width / height / (CELEBA_SIZE[0] / CELEBA_SIZE[1]) - 1) <= ASPECT_TOLERANCE:
-            return _centre(shape, min(width, round(trained * width / CELEBA_SIZE[0]))), ""
+            return centre_square(width, height, round(trained * width / CELEBA_SIZE[0])), ""
         note = f", its largest centre square; {wants}. --crop LEFT,TOP,SIDE takes such a square."
-        return _centre(shape, min(shape)), note
+        return centre_square(width, height), note
     well_formed = re.fullmatch(r"-?\d{1,6}(, *-?\d{1,6}, *-?\d{1,6})?", crop)
     require(bool(well_formed), "--crop", crop, CROP_HELP + (f" ({wants})" if wants else ""))
     numbers = [int(number) for number in crop.split(",")]
     if len(numbers) == 1:
-        return _centre(shape, numbers[0]), ""
+        numbers = [(width - numbers[0]) // 2, (height - numbers[0]) // 2, numbers[0]]
     left, top, side = numbers
     return (left, top, side), ""
-
-
-def _centre(shape: tuple[int, int], side: int) -> Square:
-    return (shape[0] - side) // 2, (shape[1] - side) // 2, side

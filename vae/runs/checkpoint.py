@@ -21,7 +21,13 @@ from vae.runs.compose import flatten, run_config
 from vae.runs.config import RunConfig
 from vae.runs.resume import resume_command
 from vae.utils.errors import UserError
-from vae.utils.files import MAX_WEIGHTS, open_regular, read_json, write_atomically
+from vae.utils.files import (
+    MAX_WEIGHTS,
+    open_regular,
+    read_json,
+    torch_records,
+    write_atomically,
+)
 from vae.utils.text import plural
 
 log = logging.getLogger(__name__)
@@ -109,10 +115,7 @@ def _load_archive(file: BinaryIO) -> Any:
     """
     copied = io.BytesIO()
     with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copied, "w") as copy:
-        records = archive.infolist()
-        if sum(record.file_size for record in records) > os.fstat(file.fileno()).st_size:
-            raise ValueError("its records are larger than the file")
-        for record in records:
+        for record in torch_records(archive, os.fstat(file.fileno()).st_size):
             content = archive.read(record)
             if record.filename.lower().endswith(".pkl"):
                 for opcode, name, _ in pickletools.genops(content):

@@ -19,9 +19,6 @@ from vae.utils.errors import UserError
 from vae.utils.files import read_rows, read_yaml
 
 RECORD_FILE = "sweep.json"  # written by PrepareSweep
-
-MAX_OVERRIDES = 1 << 18  # bytes of a configuration of Hydra's; one of ours has 10 kB
-
 ENDED = ("finished", "pruned")  # the process may continue with the sweep's next run
 
 
@@ -127,7 +124,7 @@ def read_run(folder: Path) -> SweepRun:
 def _read_yaml(path: Path, kind: type) -> Any:
     """Read a YAML file of Hydra as a plain dict or list; empty if unreadable."""
     try:
-        found = read_yaml(path) if path.stat().st_size <= MAX_OVERRIDES else None
+        found = read_yaml(path)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):
         return kind()
     return found if isinstance(found, kind) else kind()

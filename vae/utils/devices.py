@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vae.utils.distributed import world_size
 from vae.utils.errors import UserError
+from vae.utils.text import plural
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -117,7 +118,7 @@ def require_compiler(device: torch.device, key: str = "trainer.compile") -> None
 def hardware_name(device: torch.device, threads: int | None) -> str:
     """Return the name of the hardware and torch's version, for comparing times."""
     threads = threads or torch.get_num_threads()
-    used = f", {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else ""
+    used = f", {plural(threads, 'thread')}" if device.type == "cpu" else ""
     return f"{device_name(device)}{used}, torch {torch.__version__.partition('+')[0]}"
 
 

@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import stat
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -86,6 +87,19 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 row = json.loads(line)
                 if isinstance(row, dict):
                     yield line.rstrip("\r\n") + "\n", row
+
+
+def torch_records(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
+    """Return the records of a torch archive, of a file of `size` bytes.
+
+    Raises:
+        ValueError: they are larger than the file: torch would inflate compressed records, and
+            read overlapping ones many times.
+    """
+    records = archive.infolist()
+    if sum(record.file_size for record in records) > size:
+        raise ValueError("its records are larger than the file")
+    return records
 
 
 def reject_unsafe_entries(folder: Path, names: str = ".*") -> None:

@@ -96,6 +96,7 @@ NOTATIONS = {  # between the cells, and a change of the cells of each line of Ka
     "no suffix": (",", of_name(lambda name: name[:-4])),
     "another suffix": (",", of_name(lambda name: f"{name[:-4]}.PNG")),
     "folders": (",", of_name(lambda name: f"img_align_celeba/{name}")),
+    "deep folders": (",", of_name(lambda name: f"{'a/' * 20}{name}")),
     "folders of Windows": (",", of_name(lambda name: f"..\\faces\\{name}")),
 }
 

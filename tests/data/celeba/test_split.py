@@ -70,6 +70,17 @@ def test_the_message_without_a_partition_names_it(celeba):
     assert "data.split: got 'half', but it takes official or hash" in refusal(celeba, split="half")
 
 
+def test_one_of_several_folders_of_images_is_asked_for(celeba):
+    images = celeba / "img_align_celeba"
+    (celeba / "more").mkdir()
+    (images / "000030.jpg").rename(celeba / "more" / "000031.jpg")
+    assert sum(source(celeba, split="hash").sizes().values()) == 29
+    images.rename(celeba / "some")
+    says = r"several folders of images: .*/more, .*/some\. Give one of them, data\.path=ONE.*folder"
+    assert re.search(says, refusal(celeba, split="hash"))
+    assert sum(source(celeba / "some", split="hash").sizes().values()) == 29
+
+
 def test_it_has_a_cache_of_its_own_that_changes_with_the_names(celeba):
     official, before = (source(celeba, split=split).fingerprint() for split in ("official", "hash"))
     assert "split" not in official  # caches of earlier versions stay

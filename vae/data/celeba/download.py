@@ -91,7 +91,7 @@ def _explain(file: Path, error: Exception) -> str:
     """Explain a failed download and its remedy; remove a web page saved in its place."""
     reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
     with suppress(OSError):
-        with open(file, "rb") as opened:
+        with open_regular(file) as opened:
             is_page = opened.read(64).lstrip().startswith(b"<")
         if is_page:
             file.unlink()  # or the next start would take it for the file

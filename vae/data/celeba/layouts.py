@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from vae.data.celeba.download import WAYS_TO_GET, reject_placeholders
+from vae.data.celeba.download import WAYS_TO_GET, first_names, reject_placeholders
 from vae.data.celeba.listed import BY_HASH, ListedCelebA
 from vae.data.celeba.lists import KINDS
 from vae.data.celeba.parquet import SHARDS_WANTED, ParquetCelebA, split_of_shard
@@ -73,6 +73,12 @@ def find_layout(root: Path, split: str = "official") -> Callable[[], Layout]:
         return partial(ParquetCelebA, shards, split)
     if split == "hash":
         lists.pop("partition", None)
+        if len(images) == len(folders) > 1:  # none of them is IMAGES
+            several = first_names([str(folder) for folder in folders])
+            raise UserError(
+                f"data.path: {root} has several folders of images: {several}. Give one of them, "
+                "data.path=ONE, or use all of them without lists: data=folder."
+            )
     for file in lists.values():
         reject_placeholders(file)
     lacking = [] if images else [f"the images ({IMAGES}/ or {IMAGES}.zip)"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,7 +135,8 @@ class ParquetCelebA:
                     self.groups.append(Group(file, number, count - before, rows))
                     count += rows
                 if count > MAX_IMAGES:
-                    raise UserError(f"{file}: has {count:,} rows with those before it, too many.")
+                    what = f"has {count:,} rows with those before it, of at most {MAX_IMAGES:,}"
+                    raise UserError(f"{file}: {what}. {SHARDS_WANTED}")
             if count == start and official:
                 raise UserError(f"{shards[0]}: holds no images of {name}. {SHARDS_WANTED}")
             self.rows[name] = np.arange(start, count)
@@ -198,31 +201,31 @@ class ParquetCelebA:
         One by one: a file of a few bytes can stand for any number of large images.
         """
         group, number = self._place(row)
-        following, images = self._next or (row + 1, iter(()))
-        if not row - number < following <= row:  # another group, or back in this one
-            following, images = row - number, _column(group, "bytes", 1)
+        if self._next is None or not row - number < self._next[0] <= row:  # else further in it
+            self._next = row - number, _column(group.file, [group], "bytes", 1)
+        following, images = self._next
         self._next = None  # after an error the group is opened again
         for place, image in enumerate(images, start=following):
             if place == row:
                 self._next = row + 1, images
                 return image
-        raise ImageError(f"{group.file}: is damaged: row {row} is missing.")
+        what = f"is damaged: row {group.before + number} is missing"
+        raise ImageError(f"{group.file}: {what}. {download_again(group.file)}")
 
     def _names(self) -> list[str]:
         """Return the file name of each image; where a shard has none, its row's number."""
         names = []
-        for group in self.groups:
-            found = _column(group, "path", 16)
-            for number, name in enumerate(found):
-                names.append(name or f"{group.file.name}-{group.before + number}")
+        for file, groups in groupby(self.groups, attrgetter("file")):
+            for number, name in enumerate(_column(file, list(groups), "path", 100)):
+                names.append(name or f"{file.name}-{number}")
         return [name.replace("\\", "/").rpartition("/")[2] for name in names]
 
     def _columns(self, names: list[str], rows: np.ndarray) -> np.ndarray:
         """Read columns of numbers or bools as (rows, columns) int32, without the images."""
         values = np.zeros((int(self._edges[-1]), len(names)), np.int32)
         start = 0
-        for file in dict.fromkeys(group.file for group in self.groups):
-            stop = start + sum(group.rows for group in self.groups if group.file == file)
+        for file, groups in groupby(self.groups, attrgetter("file")):
+            stop = start + sum(group.rows for group in groups)
             if ((start <= rows) & (rows < stop)).any():
                 with open_shard(file) as opened:
                     kinds = {column.name: str(column.type) for column in opened.schema_arrow}
@@ -239,25 +242,27 @@ class ParquetCelebA:
         return found
 
 
-def _column(group: Group, part: str, rows: int) -> Iterator[Any]:
-    """Yield the `bytes` or the `path` of each image of a row group, reading some rows at a time.
+def _column(file: Path, groups: Sequence[Group], part: str, rows: int) -> Iterator[Any]:
+    """Yield the `bytes` or the `path` of each image of row groups, reading `rows` at a time.
 
     A column of plain bytes has no paths: None for each.
 
     Raises:
         ImageError: it is damaged, or too large.
     """
-    limit = group.rows * (MEMBER_BYTES if part == "bytes" else NAME_BYTES)
-    with open_shard(group.file, ImageError) as opened:
+    with open_shard(file, ImageError) as opened:
         paths = [opened.schema.column(number).path for number in range(len(opened.schema))]
         leaf = f"image.{part}" if f"image.{part}" in paths else "image"
         if leaf == "image" and part == "path":
-            yield from [None] * group.rows
+            yield from [None] * sum(group.rows for group in groups)
             return
-        about = opened.metadata.row_group(group.number).column(paths.index(leaf))
-        if about.total_uncompressed_size > limit:
-            raise ValueError(f"row group {group.number} is larger than {limit / 1e6:,.0f} MB")
-        batches = opened.iter_batches(rows, [group.number], [leaf], use_threads=False)
+        for group in groups:
+            limit = group.rows * (MEMBER_BYTES if part == "bytes" else NAME_BYTES)
+            about = opened.metadata.row_group(group.number).column(paths.index(leaf))
+            if about.total_uncompressed_size > limit:
+                raise ValueError(f"row group {group.number} is larger than {limit / 1e6:,.0f} MB")
+        numbers = [group.number for group in groups]
+        batches = opened.iter_batches(rows, numbers, [leaf], use_threads=False)
         for batch in batches:
             column = batch.column(0)
             yield from (column if leaf == "image" else column.field(part)).to_pylist()

@@ -33,7 +33,9 @@ class Store(ABC):
 
     @abstractmethod
     def names(self) -> set[str]:
-        """Return the names of all images. Takes a second or more: called before packing only."""
+        """Return the names of all images. Takes a second or more: called before packing, by
+        `by_stem`, and at each start where there is no partition.
+        """
 
     @abstractmethod
     def read(self, name: str) -> bytes:
@@ -45,11 +47,11 @@ class Store(ABC):
 
     @cached_property
     def by_stem(self) -> dict[str, str]:
-        """The name here of each image by its stem: lists may say .jpg where files are .png."""
-        return {stem_of(name): name for name in sorted(self.names(), reverse=True)}
+        """The name here of each image by its stem: lists may say .jpg where files are .png.
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "by_stem"}
+        Made where a list's name is no file; workers get it with the store.
+        """
+        return {stem_of(name): name for name in sorted(self.names(), reverse=True)}
 
 
 class FolderStore(Store):
@@ -60,12 +62,18 @@ class FolderStore(Store):
 
     def names(self) -> set[str]:
         try:
-            return set(filter(_is_image, os.listdir(self.path)))
+            return set(filter(_is_visible_image, os.listdir(self.path)))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read: {error.strerror}.") from error
 
     def read(self, name: str) -> bytes:
-        return read_image_file(self._file(name))
+        file = self.path / name
+        try:
+            return read_image_file(file)
+        except ImageError:
+            if (other := self._file(name)) == file:
+                raise
+            return read_image_file(other)
 
     def fingerprint(self, names: Sequence[str]) -> str:
         """Return a digest of size and modification time of 1,000 of the files.
@@ -151,7 +159,8 @@ class ZipStore(Store):
             if zlib.crc32(content) != member.checksum:
                 raise EOFError("other checksum")
         except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
-            raise ImageError(f"{where}: the archive is damaged here ({error}).") from error
+            what = f"the archive is damaged here ({error})"
+            raise ImageError(f"{where}: {what}. {download_again(self.path)}") from error
         return content
 
     def fingerprint(self, names: Sequence[str]) -> list[Any]:
@@ -180,7 +189,7 @@ class ZipStore(Store):
                     f"{self.path}: its member {info.filename!r} {wrong}. CelebA's archive has no "
                     f"such member; nothing of it was read. {download_again(self.path)}"
                 )
-            if _is_image(name):
+            if _is_visible_image(name):
                 members[name] = Member(
                     info.header_offset,
                     info.compress_size,
@@ -213,7 +222,7 @@ def fingerprint_end(file: Path, count: int) -> list[Any]:
         return [size, hashlib.sha256(opened.read()).hexdigest()]
 
 
-def _is_image(name: str) -> bool:
+def _is_visible_image(name: str) -> bool:
     return is_image_name(name) and not name.startswith(".")
 
 
