@@ -100,7 +100,11 @@ def state():
         (fail, UserError("loss.beta: got -1\ntwo lines"), r"loss\.beta: got -1\ntwo lines$"),
         (fail, ZeroDivisionError("by zero"), "ZeroDivisionError: by zero$"),
         (fail, InterruptedRun(signal.SIGTERM), "ended by SIGTERM$"),  # from outside
-        (signal.raise_signal, signal.SIGKILL, "killed by SIGKILL, perhaps by the system for want "),
+        (
+            signal.raise_signal,
+            signal.SIGKILL,
+            "killed by SIGKILL, perhaps by the system because memory ran out",
+        ),
         (signal.raise_signal, signal.SIGSEGV, "killed by SIGSEGV$"),
         (os._exit, 3, "its process ended with exit code 3$"),
         (sys.exit, 4, "its process ended with exit code 4$"),
