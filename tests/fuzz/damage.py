@@ -130,7 +130,7 @@ class Forge(NamedTuple):
                 file.write_text(with_checksum(index))
 
     def _directions(self, file: Path) -> None:
-        with np.load(file) as stored:
+        with np.load(file, allow_pickle=True) as stored:  # an earlier forgery's objects
             arrays = dict(stored)
         about = json.loads(str(arrays.pop("about")))
         if self.path[0] % 2:

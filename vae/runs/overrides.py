@@ -154,7 +154,10 @@ def _resume_in_own_places(arguments: list[str], folder: Path) -> list[str]:
     try:
         parsed = OverridesParser.create().parse_overrides(added)
     except (HydraException, ValueError) as error:
-        raise UserError(f"resume: an override of the run cannot be parsed: {error}") from error
+        text = str(error).splitlines()[0]
+        raise UserError(
+            f"resume: {folder / ACCEPTED} is damaged ({text}). Restore it, or start a new run."
+        ) from error
     values = {override.key_or_group: str(override.value()) for override in parsed}
     for key, value in values.items():
         if key not in OWN_KEYS and "${" in value:  # as Hydra reads it, without escapes
