@@ -211,7 +211,7 @@ def _decode(content: bytes, name: str, square_of: SquareOf) -> Decoded:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of no use for its size and its metadata
+            warnings.simplefilter("ignore")  # Pillow's, on sizes and metadata
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 tags = getattr(image, "tag_v2", {})  # of TIFF: its tiles may exceed the image
                 tile = math.prod(int(tags.get(tag, 1)) for tag in _TILE_SIZE)

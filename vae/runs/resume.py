@@ -92,7 +92,7 @@ def _accepted_overrides(folder: Path, anew: set[str]) -> list[str]:
         ) from error
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
         raise UserError(f"resume: {path} is damaged: it is no list of KEY=VALUE. {RESTORE}")
-    # a sweep's study is of no use to a run by itself, and its URL may be an interpolation
+    # a run by itself needs no study, and the URL of one may be an interpolation
     kept = [each for each in found if key_of(each) not in {"resume", "sweep.storage", *anew}]
     for override in kept:
         if not provides_value(override):
