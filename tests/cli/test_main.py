@@ -68,7 +68,7 @@ def test_pack_writes_the_cache_of_training(tmp_path, monkeypatch, capsys):
         (["evaluate", "run", "--split", "train"], "--split: got 'train', but it takes val or test"),
         (["evaluate", "run", "--seed", "-1"], "--seed"),
         (["evaluate", "run", "--device", "tpu"], "trainer.device"),
-        (["evaluate", "run", "metrics.bound_samples=0"], "metrics.bound_samples: got 0"),
+        (["evaluate", "run", "metrics.bound_samples=0"], "error: metrics.bound_samples: got 0"),
         (["evaluate", "run", "metrics.nothing=1"], "metrics.nothing"),
         (["evaluate", "run", "metrics.face_box=[0.5,0.5,0.6]"], "metrics.face_box"),
         (["evaluate", "run", "loss.beta=1"], "loss.beta=1"),

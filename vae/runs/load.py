@@ -89,15 +89,17 @@ def load_run(
     reject_unsafe_entries(folder, RUN_ENTRIES)
     average = checkpoint == "ema"  # is in the last one
     state, path = read_checkpoint(folder, "last" if average else checkpoint)
+    changes = _parse(overrides)
     try:
-        changes = _parse(overrides)
-        config = run_config(state.get("config"), changes)
+        config = run_config(state.get("config"))
         if average:
             require(state.get("ema") is not None, "trainer.ema", None, "a decay: it has no average")
         weights = "ema" if average else "model"
         validate_checkpoint(state, config, weights, "step", "epoch", "final")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    if changes:  # their errors are not the checkpoint's
+        config = run_config(state["config"], changes)
     with torch.random.fork_rng(devices=[]):
         model = build_model(config.model, config.data.image_size)
     model.load_state_dict(state["ema"]["model"] if average else state["model"])
