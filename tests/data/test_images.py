@@ -297,6 +297,16 @@ def test_a_tile_larger_than_the_image_is_refused():
         decode_square(content, "x.tif", 16)
 
 
+def test_a_jpeg_of_many_scans_is_refused():
+    """Of 120 million pixels and 300 KB, it would take minutes to decode."""
+    content = encoded(noise(64, 64), progressive=True)
+    start = content.rindex(b"\xff\xda")
+    last_scan = content[start:-2]
+    decode_square(content[:start] + 20 * last_scan + content[-2:], "x.jpg", 16)
+    with pytest.raises(ImageError, match=r"x\.jpg: a JPEG image of more than 100 scans"):
+        decode_square(content[:start] + 101 * last_scan + content[-2:], "x.jpg", 16)
+
+
 def test_no_image_starts_a_program(tmp_path, monkeypatch):
     """Pillow would start Ghostscript, `gs`, for the second."""
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\n")
