@@ -67,13 +67,7 @@ class FolderStore(Store):
             raise UserError(f"{self.path}: cannot be read: {error.strerror}.") from error
 
     def read(self, name: str) -> bytes:
-        file = self.path / name
-        try:
-            return read_image_file(file)
-        except ImageError:
-            if (other := self._file(name)) == file:
-                raise
-            return read_image_file(other)
+        return read_image_file(self._file(name))
 
     def fingerprint(self, names: Sequence[str]) -> str:
         """Return a digest of size and modification time of 1,000 of the files.
@@ -182,7 +176,7 @@ class ZipStore(Store):
             raise UserError(f"{self.path}: {what}. {download_again(self.path)}") from error
         members: dict[str, Member] = {}
         for info in infos:
-            name = info.filename.rpartition("/")[2]
+            name = info.filename.replace("\\", "/").rpartition("/")[2]  # "\\": older Windows
             twice = "is in two of its folders (unpack it, and give one: data.path=FOLDER)"
             if wrong := twice if name in members else _refusal(info):
                 raise UserError(
