@@ -97,7 +97,6 @@ def open_array(file: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
         CacheError: it is another, or damaged.
         OSError: it cannot be read.
     """
-    open_regular(file).close()
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except OSError:
@@ -143,7 +142,7 @@ def skipped_images(folder: Path) -> dict[str, dict[int, str]]:
 
 
 def _require_index(labels: Any, files: Any, has_skipped: bool) -> None:
-    """Raise a ValueError unless the index has names of labels, and the pieces of all files."""
+    """Raise a ValueError unless the index has names of labels, and all files."""
     for kind, names in labels.items():
         if not (isinstance(names, list) and valid_columns(kind, names)):
             raise ValueError(f"its labels {kind!r:.20} are {names!r:.40}")
@@ -151,12 +150,6 @@ def _require_index(labels: Any, files: Any, has_skipped: bool) -> None:
     wanted = {f"{split}{kind}.npy" for split in SPLITS for kind in kinds}
     if files.keys() != wanted | ({SKIPPED} if has_skipped else set()):
         raise ValueError(f"its files are {', '.join(files)}")
-    for name, pieces in files.items():
-        numbers = [number for piece in pieces for number in piece]
-        if [len(piece) for piece in pieces] != [2] * len(pieces) or not pieces:
-            raise ValueError(f"the pieces of {name}")
-        if not all(type(number) is int and number >= 0 for number in numbers):
-            raise ValueError(f"the pieces of {name}")
 
 
 def _damage(file: Path, pieces: Pieces, every_byte: bool, largest: int) -> str:
