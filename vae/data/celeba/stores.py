@@ -79,9 +79,9 @@ class FolderStore(Store):
         for name in names[:: -(-len(names) // 1000)]:
             try:
                 stat = os.stat(self._file(name))
-                digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+                digest.update(os.fsencode(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
             except OSError:
-                digest.update(f"{name}\0missing\n".encode())
+                digest.update(os.fsencode(f"{name}\0missing\n"))
         return digest.hexdigest()
 
     def _file(self, name: str) -> Path:
