@@ -283,7 +283,6 @@ FORGED: list[tuple[str, Callable[[Path], Any]]] = [
     ("train.factors.npy", to(np.zeros((200, 2), np.float64))),
     (SKIPPED, lambda file: file.write_text("val\t70\tgone\n")),
     (SKIPPED, lambda file: file.write_text("val\tsix\tgone\n")),
-    (SKIPPED, lambda file: file.write_bytes(b"val\t1\t\xff\n")),
     ("index.json", index_with(labels=None)),
     ("index.json", index_with(labels={})),
     ("index.json", index_with(labels=LABELS)),
