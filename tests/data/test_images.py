@@ -221,6 +221,10 @@ def test_applies_the_exif_orientation(orientation):
     for content in (jpeg, jpeg[:2] + 2 * comment + jpeg[2:]):
         assert (decode_square(content, "turned", 32) == turn(by_pillow(encoded(image)))).all()
     assert (decode_square(encoded(image, "PNG", exif=b"x"), "odd", 32) == np.asarray(image)).all()
+    wrong = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2)  # a resolution that is a text
+    wrong += struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0) + struct.pack(">HHI", 282, 2, 4)
+    jpeg = encoded(image, exif=wrong + b"abc\0" + bytes(4))
+    assert (decode_square(jpeg, "odd", 32) == turn(by_pillow(encoded(image)))).all()
     png = encoded(image, "PNG", exif=exif)
     assert (decode_square(png, "turned", 32) == turn(np.asarray(image))).all()
 

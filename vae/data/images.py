@@ -222,7 +222,7 @@ def _decode(content: bytes, name: str, square_of: SquareOf) -> Decoded:
                 tile = math.prod(int(tags.get(tag, 1)) for tag in _TILE_SIZE)
                 _require_size(max(image.width * image.height, tile), name)
                 image.load()
-                with suppress(SyntaxError, ValueError, struct.error):  # damaged metadata
+                with suppress(SyntaxError, TypeError, ValueError, struct.error):  # damaged metadata
                     ImageOps.exif_transpose(image, in_place=True)
                 return _cut(image, *square_of(*image.size), name)
     except Image.DecompressionBombError as error:  # Pillow's limit is above MAX_PIXELS
