@@ -221,6 +221,10 @@ def test_applies_the_exif_orientation(orientation):
     for content in (jpeg, jpeg[:2] + 2 * comment + jpeg[2:]):
         assert (decode_square(content, "turned", 32) == turn(by_pillow(encoded(image)))).all()
     assert (decode_square(encoded(image, "PNG", exif=b"x"), "odd", 32) == np.asarray(image)).all()
+    wrong = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2)  # a resolution that is a text
+    wrong += struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0) + struct.pack(">HHI", 282, 2, 4)
+    jpeg = encoded(image, exif=wrong + b"abc\0" + bytes(4))
+    assert (decode_square(jpeg, "odd", 32) == turn(by_pillow(encoded(image)))).all()
     png = encoded(image, "PNG", exif=exif)
     assert (decode_square(png, "turned", 32) == turn(np.asarray(image))).all()
 
@@ -295,6 +299,16 @@ def test_a_tile_larger_than_the_image_is_refused():
     content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(40)
     with pytest.raises(ImageError, match="too large: more than 120,000,000 pixels"):
         decode_square(content, "x.tif", 16)
+
+
+def test_a_jpeg_of_many_scans_is_refused():
+    """Of 120 million pixels and 300 KB, it would take minutes to decode."""
+    content = encoded(noise(64, 64), progressive=True)
+    start = content.rindex(b"\xff\xda")
+    last_scan = content[start:-2]
+    decode_square(content[:start] + 20 * last_scan + content[-2:], "x.jpg", 16)
+    with pytest.raises(ImageError, match=r"x\.jpg: a JPEG image of more than 100 scans"):
+        decode_square(content[:start] + 101 * last_scan + content[-2:], "x.jpg", 16)
 
 
 def test_no_image_starts_a_program(tmp_path, monkeypatch):

@@ -62,7 +62,6 @@ class DataConfig:
         raise TypeError(f"{type(self).__name__} has no method `source`")
 
     def __post_init__(self) -> None:
-        require("\0" not in self.root, "data.root", self.root, "the name of a folder")
         require_ranges("data", self, image_size=(8, MAX_SIDE), batch_size=(2, 10**6))
         require_ranges("data", self, num_images=(10, 10**9), num_workers=(1, 256))
 

@@ -33,7 +33,6 @@ from vae.data.partial_cache import partial_folder
 from vae.utils.errors import UserError
 from vae.utils.files import DISK_FULL_ERRORS, free_bytes
 from vae.utils.locks import describe_holder, file_lock
-from vae.utils.text import printable
 
 MAIN_GUARD_HINT = "A script that packs must do so under `if __name__ == '__main__':`."
 
@@ -146,7 +145,7 @@ def _now_readable(source: ImageSource, config: DataConfig, folder: Path) -> str:
         except ImageError as error:
             raise UserError(
                 "data.on_corrupt: is `error`, but the images were packed with `skip`; images left "
-                f"out: {len(skipped):,}, listed in {folder / SKIPPED}, as {printable(reason)} Give "
+                f"out: {len(skipped):,}, listed in {folder / SKIPPED}, as {reason} Give "
                 "data.on_corrupt=skip again, or fix them: all is packed again then."
             ) from error
     return "images that were left out can be read now"

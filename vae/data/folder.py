@@ -72,9 +72,9 @@ class FolderSource:
         for path in _walk(self.root):
             (images if _is_image(self.root, path) else others).append(path)
         heic = any(Path(path).suffix.lower() in HEIC_SUFFIXES for path in others)
-        self._left_out = count_suffixes(others) + f". {CONVERT_HEIC}" * heic if others else ""
+        hint = f" {CONVERT_HEIC}" * heic
+        self._left_out = f"{count_suffixes(others)}.{hint}" if others else ""
         if not images:
-            hint = f" {CONVERT_HEIC}" * heic
             raise UserError(
                 f"data.path: {self.root} holds no images ({count_suffixes(others)}). Give the "
                 f"folder that holds your pictures: {FORMATS_TEXT}.{hint}"
@@ -171,7 +171,8 @@ def _walk(root: Path) -> Iterator[str]:
             ]
         except OSError as error:
             raise UserError(
-                f"data.path: {root / folder} cannot be read: {error.strerror}."
+                f"data.path: {root / folder} cannot be read: {error.strerror}. Make it readable, "
+                "or give a folder beside it."
             ) from error
         for name, is_folder in sorted(entries):
             if is_folder:

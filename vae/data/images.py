@@ -53,11 +53,14 @@ HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
 MAX_PIXELS = 120_000_000  # of an image: 1 GB while it is decoded; the largest cameras have 108
 MAX_BYTES = 1 << 29  # of a file: as many pixels in 4 bytes each, not compressed
 
+MAX_SCANS = 100  # of a JPEG; programs write 10 to 20, and each costs as much as the whole image
+
 TOO_LARGE = f"too large: more than {MAX_PIXELS:,} pixels. Scale it down."
 FIX = "Fix or remove it."
 CONVERT_HEIC = "HEIC is not supported: convert to JPEG (`magick mogrify -format jpg *.heic`)."
 
 _OTHER_BEGINNINGS = {"a zip archive": b"PK\x03\x04", "a PDF": b"%PDF", "an HTML or XML page": b"<"}
+_JPEG_SCAN = b"\xff\xda\0"  # marker, and the first byte of its length
 _TILE_SIZE = (322, 323)  # tags of TIFF
 BEGINNING = 64  # bytes that tell the format
 
@@ -122,6 +125,8 @@ def decode_square(
     """
     from PIL import Image
 
+    if content.startswith(b"\xff\xd8\xff") and content.count(_JPEG_SCAN) > MAX_SCANS:
+        raise ImageError(f"{name}: a JPEG image of more than {MAX_SCANS} scans. {FIX}")
     square_of = square if callable(square) else partial(centre_square, crop=square)
     decoded = _decode_plain_jpeg(content, name, square_of) or _decode(content, name, square_of)
     # Cropped before, not by resize(box=): that lets pixels outside the box bleed in. Converted
@@ -217,7 +222,7 @@ def _decode(content: bytes, name: str, square_of: SquareOf) -> Decoded:
                 tile = math.prod(int(tags.get(tag, 1)) for tag in _TILE_SIZE)
                 _require_size(max(image.width * image.height, tile), name)
                 image.load()
-                with suppress(SyntaxError, ValueError, struct.error):  # damaged metadata
+                with suppress(SyntaxError, TypeError, ValueError, struct.error):  # damaged metadata
                     ImageOps.exif_transpose(image, in_place=True)
                 return _cut(image, *square_of(*image.size), name)
     except Image.DecompressionBombError as error:  # Pillow's limit is above MAX_PIXELS

@@ -26,6 +26,7 @@ from vae.data.partial_cache import DONE, Chunk, PartialCache, Pieces, partial_fo
 from vae.utils.errors import UserError
 from vae.utils.files import DISK_FULL_ERRORS, with_checksum
 from vae.utils.signals import blocked
+from vae.utils.text import printable
 
 FORMAT = 3  # of the cache's files: raise it when they change
 SKIPPED = "skipped.txt"  # lists the images that could not be read
@@ -232,7 +233,7 @@ def _finish(
                 f"images can be read. The first: {next(iter(skipped.values()))}"
             )
         for number, reason in skipped.items():  # a line each, whatever is in the reason
-            listed += f"{split}\t{number}\t{' '.join(reason.split())}\n"
+            listed += f"{split}\t{number}\t{printable(reason)}\n"
         files[f"{split}.npy"] = partial.finish_images(split, chunks)
         for kind, known in labels[split].items():
             file = partial.folder / f"{split}.{kind}.npy"
@@ -240,7 +241,7 @@ def _finish(
             files[file.name] = _one_piece(file)
     (partial.folder / SKIPPED).unlink(missing_ok=True)
     if listed:
-        (partial.folder / SKIPPED).write_bytes(listed.encode(errors="backslashreplace"))
+        (partial.folder / SKIPPED).write_bytes(listed.encode())
         files[SKIPPED] = _one_piece(partial.folder / SKIPPED)
     names = {kind: list(known.names) for kind, known in labels["train"].items()}
     text = with_checksum(index | {"labels": names, "files": files})

@@ -28,7 +28,7 @@ from vae.data.images import MAX_PIXELS, Square, centre_square, load_square
 from vae.data.loader import to_float
 from vae.evaluation import TrainedModel
 from vae.utils.errors import UserError, require
-from vae.utils.text import printable, safe_names
+from vae.utils.text import safe_names
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def _load(word: str, crop: str, data: DataConfig) -> np.ndarray:
         return left, top, side
 
     face = load_square(Path(word), data.image_size, square)
-    log.info("%s: %s", printable(word), said)
+    log.info("%s: %s", word, said)
     return face
 
 

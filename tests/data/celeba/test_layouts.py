@@ -113,7 +113,12 @@ def test_shards_of_other_types_and_columns(value_of, celeba_in, pixels):
 
 @pytest.mark.parametrize(
     ("method", "above"),
-    [(ZIP_STORED, ""), (ZIP_DEFLATED, "./"), (ZIP_DEFLATED, "celeba/img_align_celeba/")],
+    [
+        (ZIP_STORED, ""),
+        (ZIP_DEFLATED, "./"),
+        (ZIP_DEFLATED, "celeba/img_align_celeba/"),
+        (ZIP_DEFLATED, "img_align_celeba\\"),
+    ],
 )
 def test_archives_of_other_programs(method, above, celeba_in, jpegs, pixels):
     folder = celeba_in("zip")

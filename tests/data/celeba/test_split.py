@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -92,3 +94,13 @@ def test_it_has_a_cache_of_its_own_that_changes_with_the_names(celeba):
         (celeba / name).write_text((celeba / name).read_text().replace("000030", "000031"))
     assert content == (images / "000031.jpg").read_bytes()
     assert source(celeba, split="hash").fingerprint() != before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have only names in Unicode")
+def test_names_in_another_encoding_are_read(celeba):
+    images = celeba / "img_align_celeba"
+    for file in celeba.glob("*.txt"):
+        file.unlink()
+    for name in (b"fran\xe7ois.jpg", b"andr\xe9.jpg"):
+        (images / os.fsdecode(name)).write_bytes((images / "000001.jpg").read_bytes())
+    assert sum(map(len, pack(celeba, split="hash").images.values())) == 32

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -102,9 +103,7 @@ class ListedCelebA:
         used = self._used(sizes)
         images = {"lists": lists, "images": self.store.fingerprint(used)}
         if "partition" not in lists:  # which says by itself which images there are
-            images["names"] = hashlib.sha256(
-                "\0".join(used).encode(errors="surrogateescape")
-            ).hexdigest()
+            images["names"] = hashlib.sha256(os.fsencode("\0".join(used))).hexdigest()
         return images
 
     def read(self, split: str, start: int, stop: int) -> Iterator[tuple[str, bytes]]:

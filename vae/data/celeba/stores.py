@@ -67,13 +67,7 @@ class FolderStore(Store):
             raise UserError(f"{self.path}: cannot be read: {error.strerror}.") from error
 
     def read(self, name: str) -> bytes:
-        file = self.path / name
-        try:
-            return read_image_file(file)
-        except ImageError:
-            if (other := self._file(name)) == file:
-                raise
-            return read_image_file(other)
+        return read_image_file(self._file(name))
 
     def fingerprint(self, names: Sequence[str]) -> str:
         """Return a digest of size and modification time of 1,000 of the files.
@@ -85,9 +79,9 @@ class FolderStore(Store):
         for name in names[:: -(-len(names) // 1000)]:
             try:
                 stat = os.stat(self._file(name))
-                digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+                digest.update(os.fsencode(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
             except OSError:
-                digest.update(f"{name}\0missing\n".encode())
+                digest.update(os.fsencode(f"{name}\0missing\n"))
         return digest.hexdigest()
 
     def _file(self, name: str) -> Path:
@@ -182,7 +176,7 @@ class ZipStore(Store):
             raise UserError(f"{self.path}: {what}. {download_again(self.path)}") from error
         members: dict[str, Member] = {}
         for info in infos:
-            name = info.filename.rpartition("/")[2]
+            name = info.filename.replace("\\", "/").rpartition("/")[2]  # "\\": older Windows
             twice = "is in two of its folders (unpack it, and give one: data.path=FOLDER)"
             if wrong := twice if name in members else _refusal(info):
                 raise UserError(
