@@ -165,12 +165,15 @@ def test_each_end_is_told(tmp_path):
     assert set(states_of(tmp_path)) == {"FAIL", "PRUNED", "COMPLETE"}
 
 
-def test_a_trial_without_its_objective_failed(tmp_path):
+def test_a_trial_without_its_objective_failed(tmp_path, caplog):
+    caplog.set_level("INFO")
     run_search(tmp_path, lambda beta: None if beta > 0.7 else beta, total=4)
     for trial in trials_of(tmp_path):
         lacks = trial.params["loss.beta"] > 0.7
         assert trial.state.name == ("FAIL" if lacks else "COMPLETE")
-        assert ("the run has no val/bpd" in trial.user_attrs.get("reason", "")) == lacks
+        reason = trial.user_attrs.get("reason", "")
+        assert ("the run has no val/bpd" in reason) == lacks
+        assert not lacks or f"trial {trial.number} failed: {reason}" in caplog.messages
     assert set(states_of(tmp_path)) == {"FAIL", "COMPLETE"}
 
 

@@ -89,8 +89,8 @@ def load_run(
     reject_unsafe_entries(folder, RUN_ENTRIES)
     average = checkpoint == "ema"  # is in the last one
     state, path = read_checkpoint(folder, "last" if average else checkpoint)
+    changes = _parse(overrides)
     try:
-        changes = _parse(overrides)
         config = run_config(state.get("config"), changes)
         if average:
             require(state.get("ema") is not None, "trainer.ema", None, "a decay: it has no average")
