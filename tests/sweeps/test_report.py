@@ -125,15 +125,6 @@ def test_one_run_is_in_the_singular(tmp_path):
     assert "1 run (1 finished)" in page(make(tmp_path, BETAS[:1]))
 
 
-def test_markdown_characters_are_escaped(tmp_path):
-    values = ["a|b", "`c`", "d_e_f", "[g](h)", "<i>"]
-    for number, value in enumerate(values):
-        run = make_run(tmp_path / "sweep", {"data.path": value})
-        run.rename(tmp_path / "sweep" / f"run_{number}")  # names of folders have no such signs
-    rows = table(page(tmp_path / "sweep"), "All runs")
-    assert sorted(shown(row["data.path"]) for row in rows) == sorted(values)
-
-
 def test_untrusted_text_is_shown_literally(tmp_path, capsys):
     """In report.md, comparison.csv, the charts and the terminal."""
     sweep = tmp_path / "sweep"
