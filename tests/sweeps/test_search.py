@@ -151,7 +151,7 @@ def test_each_end_is_told(tmp_path, caplog):
     def reason(beta):
         if beta > 0.7:
             return f"too much: {beta:.2g}"
-        return None if beta > 0.3 else f"{tmp_path}/loss.beta={beta}: the run has no val/bpd, the "
+        return None if beta > 0.43 else f"{tmp_path}/loss.beta={beta}: the run has no val/bpd, the "
 
     def train(beta):
         run = tmp_path / f"loss.beta={beta}"
@@ -159,7 +159,7 @@ def test_each_end_is_told(tmp_path, caplog):
         if beta > 0.7:
             raise UserError(reason(beta))
         write_summary(run, {"status": "pruned" if beta > 0.5 else "finished"})
-        return beta if beta > 0.3 else None
+        return beta if beta > 0.43 else None
 
     caplog.set_level("INFO")
     run_search(tmp_path, train, total=9)
