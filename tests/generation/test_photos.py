@@ -151,10 +151,21 @@ def test_a_file_takes_precedence_over_a_number_and_a_folder_does_not(run):
 
 def test_different_pictures_have_different_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["a/me.png", "b/me.png", "c/you.png", "a/me.png"]
+    words = [
+        f"{tmp_path}/x/a/me.png",
+        "y/b/me.png",
+        "c/you.png",
+        "c/me.png",
+        "me.png",
+        "y/b/me.png",
+    ]
     for word in words:
         save_noise(tmp_path / word)
-    assert load_faces(words, DRAWN)[1] == ["a/me.png", "b/me.png", "you.png", "a/me.png"]
+    shown = ["a/me.png", "b/me.png", "you.png", "c/me.png", "me.png", "b/me.png"]
+    assert load_faces(words, DRAWN)[1] == shown
+    (tmp_path / "b").symlink_to("y/b")
+    assert load_faces(["b/me.png", "y/b/me.png"], DRAWN)[1] == ["b/me.png", "y/b/me.png"]
+    save_noise(tmp_path / "a" / "me.png")
     assert load_faces(["a/me.png", "a/me.png"], DRAWN)[1] == ["me.png", "me.png"]
 
 

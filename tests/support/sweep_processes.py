@@ -19,11 +19,11 @@ LONG = ["trainer.epochs=null", f"trainer.max_steps={STEPS}", "trainer.figures_ev
 FROM_STUDY = ["sweep=optuna", "model.latent_dim=4"]
 
 
-def start(arguments, cwd, script=ROOT / "train.py"):
+def start(arguments, cwd, script=ROOT / "train.py", **options):
     """`python train.py -m ARGUMENTS` on tiny runs, in the background."""
     return subprocess.Popen(
         [sys.executable, str(script), "-m", *TINY, *arguments],
-        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options,
     )  # fmt: skip
 
 

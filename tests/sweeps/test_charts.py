@@ -2,11 +2,12 @@
 
 import math
 import random
-from itertools import product
+from itertools import pairwise, product
 from statistics import fmean
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from PIL import Image
 
@@ -161,6 +162,20 @@ def test_axes_are_chosen_by_the_swept_keys(values, across, between, tmp_path):
     assert np.asarray(picture).std() > 5  # there is something on it
 
 
+@pytest.mark.parametrize(
+    ("betas", "own"), [(BETAS, True), ((8.5e-6, 4.5e-4, 8e-4, 1.7e-3, 3.1e-2, 7.7e-2), False)]
+)
+def test_labels_of_an_axis_do_not_overlap(betas, own, tmp_path):
+    """Each value has its own, where there is room for all."""
+    figure = draw_comparison(read_sweep(make_sweep(tmp_path / "s", grid_of({"loss.beta": betas}))))
+    FigureCanvasAgg(figure).draw()
+    axes = next(axes for axes in figure.axes if axes.get_title() == "val/bpd by β")
+    boxes = [text.get_window_extent() for text in axes.get_xticklabels(which="both")]
+    boxes = [box for box in boxes if box.width and box.x1 > axes.bbox.x0 and box.x0 < axes.bbox.x1]
+    assert all(left.x1 < right.x0 for left, right in pairwise(sorted(boxes, key=lambda b: b.x0)))
+    assert ([*axes.get_xticks()] == [*betas]) == own
+
+
 def test_beta_zero_has_a_place_and_a_colour(tmp_path):
     betas = {0.0, 1e-4, 1e-2}
     _, found = panels(make_sweep(tmp_path / "s", grid_of({"loss.beta": betas})))
@@ -172,7 +187,7 @@ def test_beta_zero_has_a_place_and_a_colour(tmp_path):
 
 def test_what_runs_lack_is_not_drawn(tmp_path):
     make_run(tmp_path / "s", {"loss.beta": 1e-4}, "failed", {})
-    with pytest.raises(UserError, match="no run has finished"):
+    with pytest.raises(UserError, match="no run has finished with val/bpd"):
         draw_comparison(read_sweep(tmp_path / "s"))
     for beta in (1e-3, 1e-2):
         make_run(tmp_path / "s", {"loss.beta": beta}, metrics={"val/bpd": 6 + beta})

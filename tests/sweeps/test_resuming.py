@@ -1,5 +1,6 @@
 """A killed sweep resumes under its name."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -104,6 +105,19 @@ def test_an_interrupt_saves_the_run_and_gives_the_trial_back(number, tmp_path):
     assert summary["status"] == "interrupted"
     assert load_checkpoint(folder / name / "checkpoints/last.pt")["step"] == summary["step"]
     assert [t.state.name for t in trials_of(folder / "study.db")] == ["WAITING"]
+
+
+def test_ctrl_c_saves_the_runs_of_joblibs_workers(tmp_path):
+    """A terminal sends it to all processes."""
+    arguments = ["hydra/launcher=joblib", "loss.beta=0.1,0.2,0.3", "sweep.name=s", *LONG]
+    process = start([*arguments, "trainer.max_steps=100000"], tmp_path, start_new_session=True)
+    folder = tmp_path / "multirun" / "s"
+    runs = [folder / "loss.beta=0.1", folder / "loss.beta=0.2"]
+    wait_until(lambda: all(map(is_training, runs)))
+    os.killpg(process.pid, signal.SIGINT)
+    _, out = finish(process)
+    assert "Resume the sweep:  python" in out
+    assert statuses(folder) == {run.name: "interrupted" for run in runs}
 
 
 def test_a_killed_launcher_leaves_no_training_process(tmp_path):

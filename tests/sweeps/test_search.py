@@ -145,33 +145,34 @@ def test_no_process_exceeds_the_total(tmp_path, monkeypatch):
     assert states_of(tmp_path) == ["RUNNING", "WAITING"]
 
 
-def test_each_end_is_told(tmp_path):
+def test_each_end_is_told(tmp_path, caplog):
     """A failed run is a failed trial with its reason, a pruned one a pruned trial."""
+
+    def reason(beta):
+        if beta > 0.7:
+            return f"too much: {beta:.2g}"
+        return None if beta > 0.43 else f"{tmp_path}/loss.beta={beta}: the run has no val/bpd, the "
 
     def train(beta):
         run = tmp_path / f"loss.beta={beta}"
         run.mkdir()
         if beta > 0.7:
-            raise UserError(f"too much: {beta:.2g}")
+            raise UserError(reason(beta))
         write_summary(run, {"status": "pruned" if beta > 0.5 else "finished"})
-        return beta
+        return beta if beta > 0.43 else None
 
+    caplog.set_level("INFO")
     run_search(tmp_path, train, total=9)
     for trial in trials_of(tmp_path):
         beta = trial.params["loss.beta"]
-        state = "FAIL" if beta > 0.7 else "PRUNED" if beta > 0.5 else "COMPLETE"
+        why = reason(beta)
+        state = "FAIL" if why else "PRUNED" if beta > 0.5 else "COMPLETE"
         assert trial.state.name == state
-        assert trial.user_attrs.get("reason") == (f"too much: {beta:.2g}" if beta > 0.7 else None)
+        assert str(trial.user_attrs.get("reason")).startswith(str(why))
+        assert (f"trial {trial.number} failed: {why}" in caplog.text) == (state == "FAIL")
     assert set(states_of(tmp_path)) == {"FAIL", "PRUNED", "COMPLETE"}
-
-
-def test_a_trial_without_its_objective_failed(tmp_path):
-    run_search(tmp_path, lambda beta: None if beta > 0.7 else beta, total=4)
-    for trial in trials_of(tmp_path):
-        lacks = trial.params["loss.beta"] > 0.7
-        assert trial.state.name == ("FAIL" if lacks else "COMPLETE")
-        assert ("the run has no val/bpd" in trial.user_attrs.get("reason", "")) == lacks
-    assert set(states_of(tmp_path)) == {"FAIL", "COMPLETE"}
+    assert "too much" in caplog.text
+    assert "has no val/bpd" in caplog.text
 
 
 def test_a_sampler_that_fails_leaves_no_running_trial(tmp_path, monkeypatch):

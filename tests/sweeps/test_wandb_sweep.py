@@ -220,7 +220,7 @@ def test_a_sweep_with_variables_of_one_run_and_a_secret_storage(tmp_path, monkey
     names = sorted(run.about["displayName"] for run in runs.values())
     folders = [folder.name for folder in (tmp_path / "multirun").glob("s/loss*")]
     assert names == sorted([*folders, "s summary"])
-    assert "2 trials of 2" in said[1]
+    assert "2 of 2 trials" in said[1]
     files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     for text in (*files, *server.bodies, *(each.encode() for each in said)):
         assert SECRET.encode() not in text

@@ -113,7 +113,8 @@ def open_run(options: argparse.Namespace, takes_inputs: bool = True) -> tuple[Sa
 
     overrides = [word for word in options.inputs if OVERRIDE.match(word)]
     others = [word for word in options.inputs if word not in overrides]
-    require(takes_inputs or not others, "KEY=VALUE", others, "settings only")
+    takes = "data.path, data.root, metrics.* or wandb.* and a value"
+    require(takes_inputs or not others, "KEY=VALUE", others, takes)
     device = pick_device(options.device)
     run = load_run(options.run_folder, options.checkpoint, overrides)
     run.model.to(device)

@@ -110,11 +110,16 @@ def _is_number(word: str) -> bool:
 
 
 def _labels(inputs: Sequence[str], split: str) -> list[str]:
-    """Return a file's name (its path if names repeat), or a number with its split."""
+    """Return a number with its split, or a file's name, after its folders if names repeat."""
     others = "" if split == "val" else f"{split}_"
-    names = {w: f"{others}{int(w)}" if _is_number(w) else Path(w).name for w in inputs}
-    called = Counter(names.values())
-    return [w if called[names[w]] > 1 and not _is_number(w) else names[w] for w in inputs]
+    parts = {w: (f"{others}{int(w)}",) if _is_number(w) else Path(w).parts for w in inputs}
+    labels: dict[str, str] = {}
+    for count in range(1, max(map(len, parts.values())) + 1):
+        called = Counter(path[-count:] for path in set(parts.values()))
+        for word, path in parts.items():
+            if called[path[-count:]] == 1:
+                labels.setdefault(word, str(Path(*path[-count:])))
+    return [labels[word] for word in inputs]
 
 
 def _load(word: str, crop: str, data: DataConfig) -> np.ndarray:

@@ -38,6 +38,7 @@ from vae.utils.distributed import local_slice, on_rank_zero, rank
 from vae.utils.errors import UserError
 from vae.utils.files import backup_as, remove_unfinished
 from vae.utils.signals import InterruptedRun, Interrupts
+from vae.utils.text import plural
 
 log = logging.getLogger(__name__)
 
@@ -215,9 +216,10 @@ class Run:
         self.measured = True
         self._log({**trainer.position, **self.final})
         log.info(
-            "epoch %.3g: bpd %.3f, psnr %.2f dB, rate %.1f nats, %d active latents",
+            "epoch %.3g: bpd %.3f, psnr %.2f dB, rate %.1f nats, %s",
             trainer.epoch,
-            *(self.final[f"val/{name}"] for name in ("bpd", "psnr", "rate", "active_units")),
+            *(self.final[f"val/{name}"] for name in ("bpd", "psnr", "rate")),
+            plural(int(self.final["val/active_units"]), "active latent"),
         )
         done = trainer.step >= trainer.total_steps
         if done or round(trainer.epoch) % self.config.trainer.figures_every == 0:

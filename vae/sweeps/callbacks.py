@@ -8,11 +8,14 @@ from __future__ import annotations
 import logging
 import re
 import shlex
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -30,6 +33,7 @@ from vae.runs.overrides import request_resume, task_overrides
 from vae.runs.run_dir import (
     RUN_ENTRIES,
     SWEEP_ENTRIES,
+    is_locked,
     read_summary,
     remove_empty,
     require_writable,
@@ -172,6 +176,25 @@ class PrepareSweep(Callback):
             # each job's config is composed anew, from these overrides and its own
             exclude = f"hydra.job.config.override_dirname.exclude_keys=[{fixed}]"
             config.hydra.overrides.hydra.append(exclude)
+        if config.hydra.runtime.choices["hydra/launcher"] == "joblib":
+            save_runs_at_interrupt(Path(config.hydra.sweep.dir))
+
+
+def save_runs_at_interrupt(sweep: Path) -> None:
+    """Let joblib's workers save their runs at Ctrl-C, for a minute at most.
+
+    A terminal sends Ctrl-C to the workers, too; joblib kills them once it is raised here.
+    """
+
+    def wait(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one acts at once
+        deadline = time.monotonic() + 60
+        while any(map(is_locked, sweep.glob("*/"))) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, wait)
 
 
 class ReportOnSweep(Callback):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from math import prod
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 DOTS_PER_INCH = 110
 MAX_PANELS = 12
 MAX_LABEL = 80  # characters of a label
+CHARACTERS = 60  # that fit below a panel
 MARKERS = "osD^vPX*"  # as many values of one key are told apart, and no more
 DOT: dict[str, Any] = {"s": 52, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
 RING: dict[str, Any] = {"s": 150, "facecolors": "none", "edgecolors": "#d62728", "linewidths": 1.6}
@@ -64,7 +65,8 @@ def draw_comparison(comparison: Comparison) -> Figure:
 
     runs = comparison.ranked
     if not runs:
-        raise UserError("no run has finished, so there is nothing to draw yet.")
+        measured = " and ".join(comparison.objectives)
+        raise UserError(f"no run has finished with {measured}, so there is nothing to draw yet.")
     pairs = [RATE_DISTORTION]
     if len(comparison.objectives) == 2 and set(comparison.objectives) != set(RATE_DISTORTION):
         pairs.append((comparison.objectives[0], comparison.objectives[1]))
@@ -200,8 +202,8 @@ def _draw_effect(axes: Axes, comparison: Comparison, metric: str, across: str) -
         axes.set_xscale(scale, **options)
     else:
         axes.set_xlim(-0.5, len(places) - 0.5)
-    if len(places) <= len(MARKERS) or not numeric:
-        labels = [literal(format_value(value)) for value in values]
+    labels = [literal(format_value(value)) for value in values]
+    if not numeric or (len(places) <= len(MARKERS) and _have_room(axes, places.values(), labels)):
         crowded = sum(map(len, labels)) > 60
         axes.set_xticks(list(places.values()), labels, rotation=30 if crowded else 0)
         axes.set_xticks([], minor=True)
@@ -210,6 +212,14 @@ def _draw_effect(axes: Axes, comparison: Comparison, metric: str, across: str) -
     axes.set_ylabel(literal(f"{find_metric(metric).label} ({better} is better)"))
     axes.set_title(literal(f"{metric} by {SYMBOLS.get(across, across)}"))
     _legend(axes)
+
+
+def _have_room(axes: Axes, places: Iterable[float], labels: Sequence[str]) -> bool:
+    """Return whether labels below the x axis do not overlap."""
+    axes.get_xlim()  # it updates the limits
+    points = [(place, axes.get_ylim()[0]) for place in places]
+    shares = (axes.transScale + axes.transLimits).transform(points)[:, 0]  # of the width
+    return all(np.diff(shares) > max(map(len, labels)) / CHARACTERS)
 
 
 def _scale(values: Sequence[float]) -> tuple[str, dict[str, Any]]:
@@ -240,7 +250,9 @@ def _ring(axes: Axes, comparison: Comparison, points: Sequence[tuple[float, floa
     """Ring the best points."""
     best = comparison.best
     if points:
-        label = literal(f"best: {comparison.label(best)}") if best else "best trade-offs"
+        label = "best trade-offs"
+        if best:
+            label = literal(f"best {comparison.objectives[0]}: {comparison.label(best)}")
         axes.scatter(*zip(*points, strict=True), label=label, **RING)
 
 

@@ -110,9 +110,10 @@ def overview(comparison: Comparison) -> str:
 
 
 def repeat_command(run: SweepRun) -> str:
-    """Return the command that repeats a run by itself."""
+    """Return the command that repeats a run by itself, and uploads nothing that the run did not."""
     apart = ("sweep=", "sweep.", "hydra.", "hydra/", "wandb.", "resume=")
-    own = [a for a in run.arguments if not a.lstrip("+~").startswith(apart)]
+    private = ("wandb.mode=offline", "wandb.mode=disabled")
+    own = [a for a in run.arguments if a in private or not a.lstrip("+~").startswith(apart)]
     return shlex.join(["python", "train.py", *own])
 
 

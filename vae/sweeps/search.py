@@ -29,7 +29,7 @@ from vae.sweeps.study import (
 )
 from vae.utils.errors import UserError
 from vae.utils.files import write_text_atomically
-from vae.utils.text import hydra_value
+from vae.utils.text import hydra_value, plural
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
@@ -58,7 +58,7 @@ class Search:
             UserError: no trial of it succeeded, or its storage is gone.
         """
         name, there = self.study.study_name, len(counted_trials(self.study))
-        log.info("study %s: %d trials of %d", name, there, self.total)
+        log.info("study %s: %d of %s", name, there, plural(self.total, "trial"))
         try:
             with self.heartbeats():
                 while self.ask():
@@ -128,7 +128,7 @@ class Search:
             if missing:
                 raise UserError(f"{folder}: the run has no {missing[0]}, the objective.")
         except Exception as error:
-            log.info("trial %d failed", trial.number)
+            log.info("trial %d failed: %s", trial.number, error)
             trial.set_user_attr("reason", str(error))
             self.study.tell(trial, state=TrialState.FAIL)
             return
