@@ -191,6 +191,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous(finished, tmp_path, mon
     [
         ([*TINY, "hydra.run.dir=run"], "run holds a run already"),
         (["resume=run", "model.latent_dim=5"], "resume: model.latent_dim was 4"),
+        (["resume=run", "loss.beta=3"], "resume: loss.beta was .* in .*run, which is at its last"),
         (["resume=run", "trainer.max_steps=5"], "is at step 8 already, and .* would end at step 5"),
         (["resume=run", "optimizer=adam"], "its 'optimizer' is missing or invalid"),  # its moments
         (["resume=run", "seed=7"], "seed was 0"),

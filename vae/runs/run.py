@@ -24,7 +24,7 @@ from vae.generation.figures import draw_figures
 from vae.losses import beta_elbo
 from vae.models import build_model
 from vae.models.base import multiply_adds
-from vae.runs.checkpoint import save_checkpoint
+from vae.runs.checkpoint import config_changes, save_checkpoint
 from vae.runs.checkpoint_schema import BEST_METRIC
 from vae.runs.config import RunConfig, objective_values
 from vae.runs.failures import last_checkpoint_hint, require_memory, translate_resource_errors
@@ -136,6 +136,13 @@ class Run:
                 f"these trainer.epochs and trainer.max_steps it would end at step "
                 f"{trainer.total_steps}. Give it more, or leave them out."
             )
+        if state is not None and trainer.step == trainer.total_steps:
+            for key, was, value in config_changes(state["config"].as_dict(), config.as_dict()):
+                if key != "data.path":
+                    raise UserError(
+                        f"resume: {key} was {was} in {self.folder}, which is at its last step. "
+                        f"To train with {value}, give it more trainer.epochs, or start a new run."
+                    )
         return trainer
 
     @on_rank_zero
