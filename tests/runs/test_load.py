@@ -147,6 +147,16 @@ def test_a_forged_checkpoint_is_no_traceback(path, value, words, finished):
     assert "previous.pt: " in said
 
 
+@pytest.mark.parametrize("twice", [lambda v: [v, v], lambda v: {"a": v, "b": v}])
+def test_a_value_that_is_in_a_configuration_many_times_is_refused(twice):
+    """In a pickle, it takes no more bytes than one: 60 such levels would fill any memory."""
+    value = 1
+    for _ in range(12):
+        value = twice(value)
+    with pytest.raises(UserError, match=NOT_SETTINGS):
+        run_config({"objective": value})
+
+
 @pytest.mark.parametrize("size", [5, 65536])
 def test_weights_of_another_size_are_refused(size, finished):
     last = finished / "checkpoints" / "last.pt"
