@@ -13,6 +13,7 @@ from tests.support.train_command import TINY, call_train
 from vae.cli.main import main
 from vae.runs.checkpoint import load_checkpoint, save_checkpoint
 from vae.runs.load import load_run
+from vae.runs.wandb_settings import resolve_mode
 from vae.utils.errors import UserError
 
 OF_RUN = [
@@ -174,3 +175,18 @@ def test_a_run_does_not_choose_where_images_are_packed(elsewhere, finished, monk
     assert len(load_run(finished, overrides=["data.root=data"]).data.images["val"])
     assert len(load_run(finished, overrides=[f"data.root={elsewhere}"]).data.images["val"])
     assert len(load_run(finished).data.images["val"])
+
+
+@pytest.mark.parametrize("name", [".hydra/config.yaml", "multirun.yaml"])
+def test_a_folder_does_not_choose_the_server_of_wandb(name, tmp_path, monkeypatch):
+    """W&B reads such settings in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for file in (name, "wandb/settings"):
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text("[default]\nbase_url = http://127.0.0.1:9\n")
+    for mode in ("auto", "offline"):
+        with pytest.raises(UserError, match=r"wandb/settings: .*API key"):
+            resolve_mode(mode)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir("below")
+    assert resolve_mode("offline") == "offline"
