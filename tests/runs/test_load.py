@@ -147,14 +147,21 @@ def test_a_forged_checkpoint_is_no_traceback(path, value, words, finished):
     assert "previous.pt: " in said
 
 
-@pytest.mark.parametrize("twice", [lambda v: [v, v], lambda v: {"a": v, "b": v}])
-def test_a_value_that_is_in_a_configuration_many_times_is_refused(twice):
-    """In a pickle, it takes no more bytes than one: 60 such levels would fill any memory."""
+def doubled(times):
+    """A list that holds a list twice, which holds a list twice ...: a few bytes of a pickle."""
     value = 1
-    for _ in range(12):
-        value = twice(value)
-    with pytest.raises(UserError, match=NOT_SETTINGS):
-        run_config({"objective": value})
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+def test_values_that_hold_another_many_times_are_refused(finished):
+    """With 60 lists, looking at each value would fill the memory."""
+    assert NOT_SETTINGS in refused(run_config, {"objective": doubled(12)})
+    last = finished / "checkpoints" / "last.pt"
+    save_checkpoint(last, {"format": doubled(17)})
+    assert last.stat().st_size < 3000
+    assert "no checkpoint of tensors and plain values" in refused(load_checkpoint, last)
 
 
 @pytest.mark.parametrize("size", [5, 65536])

@@ -180,7 +180,7 @@ def run_config(values: Any, changes: Mapping[str, Any] | DictConfig | None = Non
         UserError: names the key that is unknown, missing or has a wrong type or value.
     """
     try:
-        _require_few(values)
+        require_few(values, MAX_SETTINGS)
         for key, value in flatten(values).items():  # before OmegaConf sees any of them
             require("${" not in str(value), key, value, "a plain value, without ${")
         given, node = OmegaConf.create(values), OmegaConf.structured(RunConfig)
@@ -204,16 +204,19 @@ def run_config(values: Any, changes: Mapping[str, Any] | DictConfig | None = Non
         raise UserError(f"config: not settings of this version ({type(e).__name__}).") from e
 
 
-def _require_few(values: Any) -> None:
-    """Raise a ValueError if there are too many values: a list may hold another many times."""
+def require_few(values: Any, limit: int) -> None:
+    """Raise a ValueError if more than `limit` values are nested in each other.
+
+    In a pickle, a list may hold another many times, which takes no more bytes than once.
+    """
     waiting, found = [values], 0
     while waiting:
         value = waiting.pop()
         waiting += value.values() if isinstance(value, Mapping) else ()
         waiting += value if isinstance(value, list | tuple | set | frozenset) else ()
         found += 1
-        if found + len(waiting) > MAX_SETTINGS:
-            raise ValueError
+        if found + len(waiting) > limit:
+            raise ValueError(f"more than {limit:,} values")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
