@@ -14,7 +14,7 @@ from tests.support.train_command import TINY, call_train
 from vae.cli.main import main
 from vae.runs.checkpoint import load_checkpoint, save_checkpoint
 from vae.runs.load import load_run
-from vae.runs.run_dir import RUN_ENTRIES
+from vae.runs.run_dir import RUN_ENTRIES, require_own_place
 from vae.runs.wandb_settings import resolve_mode
 from vae.utils.errors import UserError
 
@@ -183,6 +183,10 @@ def test_a_run_does_not_choose_where_images_are_packed(elsewhere, finished, monk
         assert f"data.root: {elsewhere} is outside the current folder and has no packed" in said
         assert f"data.root={elsewhere}" in said
     assert main(["sample", "run"]) == 0  # without images
+    Path("link").mkdir()
+    Path("link", "cache").symlink_to(elsewhere)
+    with pytest.raises(UserError, match=r"data\.root: link is outside"):
+        require_own_place("data.root", Path("link"))
     assert not elsewhere.exists()
     assert len(load_run(finished, overrides=["data.root=data"]).data.images["val"])
     assert len(load_run(finished, overrides=[f"data.root={elsewhere}"]).data.images["val"])

@@ -57,7 +57,7 @@ def require_own_place(key: str, place: Path) -> None:
     Raises:
         UserError: names the key, and how to allow it.
     """
-    below = place.resolve().is_relative_to(Path.cwd().resolve())
+    below = (place / "cache").resolve().is_relative_to(Path.cwd().resolve())  # may be a link
     if not below and not any(place.glob("cache/*/index.json")):
         raise UserError(
             f"{key}: {place} is outside the current folder and has no packed images. To pack "
