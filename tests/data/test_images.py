@@ -297,6 +297,17 @@ def test_a_tile_larger_than_the_image_is_refused():
         decode_square(content, "x.tif", 16)
 
 
+def test_a_jpeg_of_many_scans_is_refused():
+    """Each is of a few bytes, and takes as long as all pixels: hours for some MB."""
+    file = io.BytesIO()
+    Image.new("L", (64, 64), 90).save(file, "JPEG", progressive=True)
+    start = file.getvalue().removesuffix(b"\xff\xd9")
+    again = start[start.rindex(b"\xff\xda") :]
+    assert decode_square(start + 3 * again + b"\xff\xd9", "x.jpg", 16).std() == 0
+    with pytest.raises(ImageError, match=r"x\.jpg: too large: more than 1,000 scans"):
+        decode_square(start + 1000 * again + b"\xff\xd9", "x.jpg", 16)
+
+
 def test_no_image_starts_a_program(tmp_path, monkeypatch):
     """Pillow would start Ghostscript, `gs`, for the second."""
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\n")

@@ -51,6 +51,7 @@ IMAGE_SUFFIXES = frozenset((*_JPEG_SUFFIXES, *_OTHER_SUFFIXES, ".ppm", ".pgm", "
 HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
 
 MAX_PIXELS = 120_000_000  # of an image: 1 GB while it is decoded; the largest cameras have 108
+MAX_SCANS = 1000  # of a JPEG, each of all its pixels; a progressive one has 10
 MAX_BYTES = 1 << 29  # of a file: as many pixels in 4 bytes each, not compressed
 
 TOO_LARGE = f"too large: more than {MAX_PIXELS:,} pixels. Scale it down."
@@ -122,6 +123,8 @@ def decode_square(
     """
     from PIL import Image
 
+    if content.startswith(b"\xff\xd8\xff") and content.count(b"\xff\xda") > MAX_SCANS:
+        raise ImageError(f"{name}: too large: more than {MAX_SCANS:,} scans of its pixels. {FIX}")
     square_of = square if callable(square) else partial(centre_square, crop=square)
     decoded = _decode_plain_jpeg(content, name, square_of) or _decode(content, name, square_of)
     # Cropped before, not by resize(box=): that lets pixels outside the box bleed in. Converted
