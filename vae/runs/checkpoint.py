@@ -25,7 +25,7 @@ from vae.utils.files import (
     MAX_WEIGHTS,
     open_regular,
     read_json,
-    torch_records,
+    stored_records,
     write_atomically,
 )
 from vae.utils.text import plural
@@ -108,16 +108,15 @@ def _has_digest(file: BinaryIO) -> bool:
 def _load_archive(file: BinaryIO) -> Any:
     """Load torch's archive of tensors and plain values; refuse records larger than the file.
 
-    torch inflates compressed records, reads one record under many names, and lets a pickle
-    call `bytearray(10**12)`. So it gets a copy of the records, with a pickle that only builds
-    tensors.
+    torch reads one record under many names, and lets a pickle call `bytearray(10**12)`. So it
+    gets a copy of the records, with a pickle that only builds tensors.
 
     Raises:
         Exception: any, of a damaged or forged file.
     """
     copied = io.BytesIO()
     with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copied, "w") as copy:
-        for record in torch_records(archive, os.fstat(file.fileno()).st_size):
+        for record in stored_records(archive, os.fstat(file.fileno()).st_size):
             content = archive.read(record)
             if record.filename.lower().endswith(".pkl"):
                 for opcode, name, _ in pickletools.genops(content):

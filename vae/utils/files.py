@@ -90,16 +90,18 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield line.rstrip("\r\n") + "\n", row
 
 
-def torch_records(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
-    """Return the records of a torch archive, of a file of `size` bytes.
+def stored_records(archive: zipfile.ZipFile, limit: int) -> list[zipfile.ZipInfo]:
+    """Return the records of an archive of torch's or NumPy's, of at most `limit` bytes in all.
 
     Raises:
-        ValueError: they are larger than the file: torch would inflate compressed records, and
-            read overlapping ones many times.
+        ValueError: they are larger (one record may be there many times), or compressed, which
+            neither writes: zipfile inflates some kinds to any size, whatever they declare.
     """
     records = archive.infolist()
-    if sum(record.file_size for record in records) > size:
-        raise ValueError("its records are larger than the file")
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise ValueError("its records are compressed")
+    if sum(record.file_size for record in records) > limit:
+        raise ValueError("its records are too large")
     return records
 
 
