@@ -147,6 +147,23 @@ def test_a_forged_checkpoint_is_no_traceback(path, value, words, finished):
     assert "previous.pt: " in said
 
 
+def doubled(times):
+    """A list that holds a list twice, which holds a list twice ...: a few bytes of a pickle."""
+    value = 1
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+def test_values_that_hold_another_many_times_are_refused(finished):
+    """With 60 lists, looking at each value would fill the memory."""
+    assert NOT_SETTINGS in refused(run_config, {"objective": doubled(12)})
+    last = finished / "checkpoints" / "last.pt"
+    save_checkpoint(last, {"format": doubled(17)})
+    assert last.stat().st_size < 3000
+    assert "no checkpoint of tensors and plain values" in refused(load_checkpoint, last)
+
+
 @pytest.mark.parametrize("size", [5, 65536])
 def test_weights_of_another_size_are_refused(size, finished):
     last = finished / "checkpoints" / "last.pt"

@@ -1,6 +1,7 @@
 """Folders of runs and sweeps that come from somebody else: links, pipes, places of data."""
 
 import os
+import re
 import shutil
 import signal
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from tests.support.train_command import TINY, call_train
 from vae.cli.main import main
 from vae.runs.checkpoint import load_checkpoint, save_checkpoint
 from vae.runs.load import load_run
+from vae.runs.run_dir import RUN_ENTRIES, require_own_place
+from vae.runs.wandb_settings import resolve_mode
 from vae.utils.errors import UserError
 
 OF_RUN = [
@@ -24,6 +27,7 @@ NAMES = [  # that a run folder may have, whether or not this one has them
     *("summary.json", "metrics.json", "checkpoints/last.pt", "checkpoints/previous.pt"),
     *("directions/last.npz", "figures/val/samples.png", "edited/x.png", "export/encoder.pt2"),
     *("wandb/offline-run-1-x/run-x.wandb", "wandb/offline-run-1-x/logs/debug.log"),
+    "samples_standard/00000.png",
 ]
 
 
@@ -92,6 +96,15 @@ def test_no_command_uses_such_a_run(command, name, put, finished, monkeypatch, c
     said = refused(command, finished, monkeypatch, capsys)
     assert f"run/{name}: is a {'pipe' if put is put_pipe else 'link'}" in said
     assert {path: path.lstat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_commands_write_entries_of_a_run_alone(finished):
+    """The links among other files of its folder are left alone."""
+    for command in ("sample --separate --num 1", "traverse", "interpolate", "export"):
+        name, *options = command.split()
+        assert main([name, str(finished), *options]) == 0
+    written = [str(path.relative_to(finished)) for path in finished.rglob("*")]
+    assert [name for name in written if not re.fullmatch(RUN_ENTRIES, name)] == []
 
 
 def test_links_to_folders_are_refused_and_links_within_are_not(finished):
@@ -170,7 +183,26 @@ def test_a_run_does_not_choose_where_images_are_packed(elsewhere, finished, monk
         assert f"data.root: {elsewhere} is outside the current folder and has no packed" in said
         assert f"data.root={elsewhere}" in said
     assert main(["sample", "run"]) == 0  # without images
+    Path("link").mkdir()
+    Path("link", "cache").symlink_to(elsewhere)
+    with pytest.raises(UserError, match=r"data\.root: link is outside"):
+        require_own_place("data.root", Path("link"))
     assert not elsewhere.exists()
     assert len(load_run(finished, overrides=["data.root=data"]).data.images["val"])
     assert len(load_run(finished, overrides=[f"data.root={elsewhere}"]).data.images["val"])
     assert len(load_run(finished).data.images["val"])
+
+
+@pytest.mark.parametrize("name", [".hydra/config.yaml", "multirun.yaml"])
+def test_a_folder_does_not_choose_the_server_of_wandb(name, tmp_path, monkeypatch):
+    """W&B reads such settings in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for file in (name, "wandb/settings"):
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text("[default]\nbase_url = http://127.0.0.1:9\n")
+    for mode in ("auto", "offline"):
+        with pytest.raises(UserError, match=r"wandb/settings: .*API key"):
+            resolve_mode(mode)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir("below")
+    assert resolve_mode("offline") == "offline"

@@ -97,6 +97,9 @@ def test_large_files_are_not_read(folder):
         with pytest.raises(OSError, match="too large: 4,295 MB of at most"):
             read(sparse)
     assert read_json(sparse) == {}
+    os.truncate(sparse, (1 << 32) + 1)
+    with pytest.raises(OSError, match="too large: 4,295 MB of at most"):
+        next(read_rows(sparse))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def test_links_out_of_a_folder_are_refused(name, target, folder, tmp_path):
     reject_unsafe_entries(folder)
 
 
-def test_rows_of_a_file_of_any_size_are_read(folder):
+def test_rows_of_a_large_file_are_read(folder):
     """Past damaged lines, one larger than MAX_LINE among them."""
     path = folder / "metrics.jsonl"
     path.write_text('{"step": 1}\n[1]\n')

@@ -26,7 +26,7 @@ from vae.evaluation.directions import (
 from vae.evaluation.latents import encode_batches
 from vae.models import VAE
 from vae.utils.errors import UserError
-from vae.utils.files import open_regular, write_atomically
+from vae.utils.files import open_regular, stored_records, write_atomically
 from vae.utils.text import printable
 
 FORMAT = 2  # of the file: one of another format is made again
@@ -165,8 +165,7 @@ def _read(
     """
     try:
         with open_regular(file, MAX_BYTES) as opened, np.load(opened, allow_pickle=False) as stored:
-            if sum(member.file_size for member in stored.zip.infolist()) > MAX_BYTES:
-                raise ValueError("its arrays are too large")
+            stored_records(stored.zip, MAX_BYTES)
             about = json.loads(str(stored["about"]))
             if (about["format"], about["weights"]) != (FORMAT, weights):
                 return None

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae.utils.errors import UserError
-from vae.utils.files import open_regular, read_bytes, torch_records
+from vae.utils.files import open_regular, read_bytes, stored_records
 
 FACE_SIDE = 150  # pixels of a face
 FACE_DIMENSIONS = 128
@@ -197,7 +197,7 @@ def load_inception(weights: str) -> Inception:
         with opened:
             if zipfile.is_zipfile(opened):
                 with zipfile.ZipFile(opened) as archive:
-                    torch_records(archive, os.fstat(opened.fileno()).st_size)
+                    stored_records(archive, os.fstat(opened.fileno()).st_size)
         # Opened here first, in the way that runs no code: the one below would run any.
         torch.load(file, map_location="cpu", weights_only=True)
         with torch.random.fork_rng(devices=[]):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vae.runs.checkpoint_schema import validate_checkpoint
-from vae.runs.compose import flatten, run_config
+from vae.runs.compose import flatten, require_few, run_config
 from vae.runs.config import RunConfig
 from vae.runs.resume import resume_command
 from vae.utils.errors import UserError
@@ -25,7 +25,7 @@ from vae.utils.files import (
     MAX_WEIGHTS,
     open_regular,
     read_json,
-    torch_records,
+    stored_records,
     write_atomically,
 )
 from vae.utils.text import plural
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the checkpoint's contents; a file of another format is refused
 RESTORE = "Restore the file, or take another checkpoint."  # of one that cannot be loaded
+MAX_VALUES = 100_000  # of a checkpoint; there are some hundreds
 DIGEST_BYTES = 32  # bytes at the end of a file: the digest of all before them
 GLOBALS = re.compile(  # in a pickle: what builds tensors, and calls nothing else
     r"torch\._utils _rebuild_tensor_v2|collections OrderedDict"
@@ -74,6 +75,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             if not _has_digest(file):
                 raise UserError(f"{path}: not a valid checkpoint (checksum mismatch). {RESTORE}")
             state = _load_archive(file)
+            require_few(state, MAX_VALUES)
     except OSError as error:
         what = "cannot be read" if path.is_file() else "there is no such checkpoint"
         raise UserError(f"{path}: {what} ({error.strerror or error}). {RESTORE}") from error
@@ -87,7 +89,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     found = state if isinstance(state, dict) else {}
     if found.get("format") != FORMAT:
         raise UserError(
-            f"{path}: this checkpoint is of format {found.get('format')}; "
+            f"{path}: this checkpoint is of format {found.get('format')!r:.20}; "
             f"this version reads format {FORMAT}. {RESTORE}"
         )
     return found
@@ -106,16 +108,15 @@ def _has_digest(file: BinaryIO) -> bool:
 def _load_archive(file: BinaryIO) -> Any:
     """Load torch's archive of tensors and plain values; refuse records larger than the file.
 
-    torch inflates compressed records, reads one record under many names, and lets a pickle
-    call `bytearray(10**12)`. So it gets a copy of the records, with a pickle that only builds
-    tensors.
+    torch reads one record under many names, and lets a pickle call `bytearray(10**12)`. So it
+    gets a copy of the records, with a pickle that only builds tensors.
 
     Raises:
         Exception: any, of a damaged or forged file.
     """
     copied = io.BytesIO()
     with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copied, "w") as copy:
-        for record in torch_records(archive, os.fstat(file.fileno()).st_size):
+        for record in stored_records(archive, os.fstat(file.fileno()).st_size):
             content = archive.read(record)
             if record.filename.lower().endswith(".pkl"):
                 for opcode, name, _ in pickletools.genops(content):

@@ -27,6 +27,7 @@ CONF = Path(__file__).parents[2] / "conf"
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 MAX_DIGITS = 308  # of a number: with more, Python has no float of it
 MAX_VALUES = 100_000  # of a swept range: Hydra lists them all
+MAX_SETTINGS = 1000  # values of a configuration in a file; there are about 70
 
 
 def register_schemas() -> None:
@@ -179,6 +180,7 @@ def run_config(values: Any, changes: Mapping[str, Any] | DictConfig | None = Non
         UserError: names the key that is unknown, missing or has a wrong type or value.
     """
     try:
+        require_few(values, MAX_SETTINGS)
         for key, value in flatten(values).items():  # before OmegaConf sees any of them
             require("${" not in str(value), key, value, "a plain value, without ${")
         given, node = OmegaConf.create(values), OmegaConf.structured(RunConfig)
@@ -200,6 +202,21 @@ def run_config(values: Any, changes: Mapping[str, Any] | DictConfig | None = Non
         raise UserError(f"{error.full_key or 'config'}: {what}.") from error
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
         raise UserError(f"config: not settings of this version ({type(e).__name__}).") from e
+
+
+def require_few(values: Any, limit: int) -> None:
+    """Raise a ValueError if more than `limit` values are nested in each other.
+
+    In a pickle, a list may hold another many times, which takes no more bytes than once.
+    """
+    waiting, found = [values], 0
+    while waiting:
+        value = waiting.pop()
+        waiting += value.values() if isinstance(value, Mapping) else ()
+        waiting += value if isinstance(value, list | tuple | set | frozenset) else ()
+        found += 1
+        if found + len(waiting) > limit:
+            raise ValueError(f"more than {limit:,} values")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -25,7 +25,7 @@ SMALL_FILES = 1 << 16  # bytes that Hydra's and other small ones of a run fit in
 SUMMARY_FILE = "summary.json"
 RUN_ENTRIES = (  # regular expression: the files and folders of a run, and all within
     r"(\.hydra|\.lock[^/]*|[^/]+\.log|metrics\.jsonl?|summary\.json|checkpoints|directions"
-    r"|figures|edited|export|wandb)(/.*)?"
+    r"|figures|edited|export|samples_[^/]+|wandb)(/.*)?"
 )
 SWEEP_ENTRIES = rf"[^/]+|{RUN_ENTRIES}|\.submitit/.*|[^/]+/{RUN_ENTRIES}"  # of a sweep
 
@@ -57,7 +57,7 @@ def require_own_place(key: str, place: Path) -> None:
     Raises:
         UserError: names the key, and how to allow it.
     """
-    below = place.resolve().is_relative_to(Path.cwd().resolve())
+    below = (place / "cache").resolve().is_relative_to(Path.cwd().resolve())  # may be a link
     if not below and not any(place.glob("cache/*/index.json")):
         raise UserError(
             f"{key}: {place} is outside the current folder and has no packed images. To pack "

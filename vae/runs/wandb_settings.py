@@ -87,8 +87,15 @@ def wandb_settings() -> wandb.Settings:
     An empty variable counts as unset.
 
     Raises:
-        UserError: W&B refuses them.
+        UserError: W&B refuses them, or an untrusted folder has some, with a server of its own.
     """
+    in_a_run = any(Path(name).exists() for name in (".hydra", "multirun.yaml"))
+    for file in (Path.cwd() / name / "settings" for name in ("wandb", ".wandb")):
+        if in_a_run and file.exists():
+            raise UserError(
+                f"{file}: W&B would read this file, which could send your API key to any server. "
+                "Remove it, or start the command from another folder."
+            )
     for name in [name for name, value in os.environ.items() if not value]:
         if name.startswith("WANDB_"):
             del os.environ[name]

@@ -32,7 +32,8 @@ MAX_YAML = 1 << 20  # bytes of a YAML file: it takes a second to read
 MAX_DEPTH = 50  # lists and mappings within each other, in a YAML file
 MAX_WEIGHTS = 1 << 36  # bytes of a file of weights: it is read into memory
 MAX_TEXT = 64 << 20  # bytes of a text file of a run, except metrics.jsonl
-MAX_LINE = 1 << 20  # bytes of a row of metrics.jsonl
+MAX_ROWS = 1 << 32  # bytes of metrics.jsonl: it takes seconds to read
+MAX_LINE = 1 << 20  # bytes of a row of it
 HARMLESS_LINKS = re.compile(  # W&B's to the log of its service, submitit's to a job's script
     r"[\\/](wandb[\\/][^\\/]+[\\/]logs[\\/]debug-core\.log"
     r"|\.submitit[\\/]\.submission_file_[0-9a-f]+\.sh)\Z"
@@ -76,12 +77,12 @@ def read_text(path: Path, errors: str = "strict", limit: int = MAX_TEXT) -> str:
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each line of JSON objects with its object, for files of any size; skip damaged lines.
+    """Yield each line of JSON objects with its object; skip damaged lines. One line is in memory.
 
     Raises:
-        OSError: as `open_regular`.
+        OSError: as `open_regular`; larger than MAX_ROWS, as a file of holes may be.
     """
-    with open_regular(path) as file:
+    with open_regular(path, MAX_ROWS) as file:
         while line := file.readline(MAX_LINE).decode("utf-8", "replace"):
             with suppress(ValueError, RecursionError):  # a line that is being written
                 row = json.loads(line)
@@ -89,16 +90,18 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield line.rstrip("\r\n") + "\n", row
 
 
-def torch_records(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
-    """Return the records of a torch archive, of a file of `size` bytes.
+def stored_records(archive: zipfile.ZipFile, limit: int) -> list[zipfile.ZipInfo]:
+    """Return the records of an archive of torch's or NumPy's, of at most `limit` bytes in all.
 
     Raises:
-        ValueError: they are larger than the file: torch would inflate compressed records, and
-            read overlapping ones many times.
+        ValueError: they are larger (one record may be there many times), or compressed, which
+            neither writes: zipfile inflates some kinds to any size, whatever they declare.
     """
     records = archive.infolist()
-    if sum(record.file_size for record in records) > size:
-        raise ValueError("its records are larger than the file")
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise ValueError("its records are compressed")
+    if sum(record.file_size for record in records) > limit:
+        raise ValueError("its records are too large")
     return records
 
 
