@@ -62,7 +62,7 @@ def test_a_wait_for_another_hosts_download_is_said(tmp_path, monkeypatch, caplog
     with caplog.at_level(logging.INFO), ThreadPoolExecutor() as threads:
         waiting = threads.submit(download, tmp_path)
         try:
-            wait_until(lambda: f"process 17 on the host node-7, as {left} says" in caplog.text)
+            wait_until(lambda: f"process 17 on the host node-7, as {left} says" in caplog.text, 20)
         finally:
             left.unlink()
         waiting.result(20)
