@@ -137,7 +137,7 @@ def test_concurrent_processes_pack_once(tmp_path, calls, caplog, killed):
     wait_until(lambda: len(asked(calls)) == 2)
     with caplog.at_level(logging.INFO), ThreadPoolExecutor() as threads:
         waiting = threads.submit(open_or_pack, Tiny(tmp_path / "again"), config(tmp_path))
-        wait_until(lambda: "another process is packing it; waiting" in caplog.text)
+        wait_until(lambda: "another process is packing it; waiting for it" in caplog.text)
         if killed:
             os.kill(packer, signal.SIGKILL)
         source.gate.touch()

@@ -73,7 +73,8 @@ def test_out_of_memory_in_the_validation(tmp_path, monkeypatch, capsys):
 
 
 def test_a_compiler_that_fails_is_named_before_packing(tmp_path, monkeypatch, capsys):
-    failing = mock.Mock(side_effect=RuntimeError("InvalidCxxCompiler: none found\n\nSet TORCH_X"))
+    text = "backend='inductor' raised:\nInvalidCxxCompiler: none found\n\nSet TORCH_X"
+    failing = mock.Mock(side_effect=RuntimeError(text))
     monkeypatch.setattr(torch, "compile", lambda *_, **__: failing)
     code, out, err = call_train([*RUN, "trainer.compile=true"], tmp_path, monkeypatch, capsys)
     assert code == 1

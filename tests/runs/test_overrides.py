@@ -200,8 +200,6 @@ def test_a_run_folder_reads_no_environment(override, leaks, tmp_path, monkeypatc
         "wandb.mode=online",
         'wandb.mode="online"',
         "wandb.mode=str(online)",
-        "wandb={entity: evil, mode: online}",
-        "+wandb@_global_={entity: evil}",
     ],
 )
 def test_a_folder_decides_neither_about_uploads_nor_downloads(override, tmp_path, capsys):
@@ -211,6 +209,14 @@ def test_a_folder_decides_neither_about_uploads_nor_downloads(override, tmp_path
     assert f"{override!r} of {tmp_path}" in capsys.readouterr().err
     given = ["wandb.entity=team", "wandb.mode=online", "wandb=mine", "data.download=true"]
     assert expand_resume([f"resume={tmp_path}", *given])[-6:-2] == given
+
+
+@pytest.mark.parametrize("override", ["wandb={entity: evil}", "+wandb@_global_={mode: online}"])
+def test_a_folder_sets_no_whole_group(override, tmp_path):
+    """Its keys would decide about uploads."""
+    accepted(tmp_path, f"- {json.dumps(override)}\n")
+    with pytest.raises(UserError, match=r"^wandb: got \{"):
+        compose(expand_resume([f"resume={tmp_path}"])[:-2])
 
 
 def test_the_printed_command_resumes_the_run(tmp_path, monkeypatch):

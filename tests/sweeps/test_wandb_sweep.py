@@ -253,6 +253,23 @@ def test_a_password_on_the_command_line_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("url", "words"),
+    [(None, "Environment variable 'STUDY_URL' not found"), ("", "got '', but it takes the URL")],
+)
+def test_a_variable_without_a_storage_is_one_message(url, words, tmp_path, monkeypatch, capsys):
+    """With a study of its own, this process would leave those of other machines alone."""
+    monkeypatch.delenv("STUDY_URL", raising=False)
+    if url is not None:
+        monkeypatch.setenv("STUDY_URL", url)
+    search = ["-m", "hydra/sweeper=study", "loss.beta=choice(0.1,0.2)"]
+    storage = "sweep.storage=${oc.env:STUDY_URL}"
+    code, out, err = call_train([*search, *TINY, storage], tmp_path, monkeypatch, capsys)
+    assert code == 1
+    assert re.search(f"^error: sweep.storage: .*{words}", err, re.MULTILINE)
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
     "storage",
     [
         "postgresql+psycopg://me@host:5432/db?application_name=a%40b",

@@ -1,11 +1,15 @@
 """Locks on disks that do not support the system's locks."""
 
 import errno
+import logging
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.support.tiny_source import wait_until
+from vae.data.celeba.download import download
 from vae.runs.run_dir import RunFolderInUseError, is_locked, run_lock
 from vae.utils.locks import fcntl
 
@@ -48,3 +52,17 @@ def test_a_lock_file_of_a_dead_process_of_this_host_does_not_count(tmp_path):
     assert not is_locked(tmp_path)
     with run_lock(tmp_path):
         assert is_locked(tmp_path)
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_a_wait_for_another_hosts_download_is_said(tmp_path, monkeypatch, caplog):
+    """Nobody would know why the start hangs, or which file to remove."""
+    monkeypatch.setattr("torchvision.datasets.CelebA.file_list", [])
+    (left := tmp_path / ".download.lock.soft").write_text("17\nnode-7\n")
+    with caplog.at_level(logging.INFO), ThreadPoolExecutor() as threads:
+        waiting = threads.submit(download, tmp_path)
+        try:
+            wait_until(lambda: f"process 17 on the host node-7, as {left} says" in caplog.text, 20)
+        finally:
+            left.unlink()
+        waiting.result(20)

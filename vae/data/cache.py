@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import Timeout
 
 from vae.data.base import SPLITS, DataConfig, ImageError, ImageSource, Labels
 from vae.data.integrity import find_damage, read_index, skipped_images
@@ -32,7 +31,7 @@ from vae.data.packing import SKIPPED, pack
 from vae.data.partial_cache import partial_folder
 from vae.utils.errors import UserError
 from vae.utils.files import DISK_FULL_ERRORS, free_bytes
-from vae.utils.locks import describe_holder, file_lock
+from vae.utils.locks import hold
 
 MAIN_GUARD_HINT = "A script that packs must do so under `if __name__ == '__main__':`."
 
@@ -165,14 +164,8 @@ def _pack_once(
     needed = sum(source.sizes().values()) * 3 * config.image_size**2  # bytes
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = file_lock(folder.with_name(f".{folder.name}.lock"))
-        try:
-            held = lock.acquire(timeout=0)
-        except Timeout:
-            held_by = f"{folder}: another process is packing it{describe_holder(lock)}"
-            log.info("%s; waiting", held_by)
-            held = lock.acquire()
-        with held:
+        lock_file = folder.with_name(f".{folder.name}.lock")
+        with hold(lock_file, f"{folder}: another process is packing it"):
             fault = find_damage(folder, source, config) or _now_readable(source, config, folder)
             if fault:
                 if folder.exists():

@@ -46,6 +46,8 @@ class SweepConfig:
             "with no dot, dash or space at its ends"
         )
         require(usable, "sweep.name", self.name, takes)
+        takes = "the URL of a database, or null"  # "": of a variable that is empty
+        require(self.storage != "", "sweep.storage", self.storage, takes)
         require_ranges("sweep", self, max_failures=(1, 10**9), trial=(0, 10**9))
         require_ranges("sweep", self, pruner_startup=(0, 10**9), pruner_warmup=(1, 10**9))
         known = self.pruner in (None, "median", "hyperband")

@@ -25,6 +25,11 @@ SWEEP_KEYS = ("hydra.sweep", "hydra/sweeper", "hydra/launcher", "hydra.launcher"
 PLACE_KEYS = ("data.root", "data.path")  # a folder's may be refused
 RESTORE = "Restore the file, or start a new run with the same overrides."
 IF_YOURS = "If it is yours, add it to the command line."
+HARMLESS = {  # values of the keys that select an upload or a download
+    "wandb.entity": ("null",),
+    "wandb.mode": ("auto", "offline", "disabled"),
+    "data.download": ("false",),
+}
 LEFT_OUT = (
     f"is left out: a run folder decides neither about uploads nor about downloads. {IF_YOURS}"
 )
@@ -49,18 +54,12 @@ def provides_value(override: str) -> bool:
 
 
 def reaches_network(override: str) -> bool:
-    """Return whether an override selects an upload or a download: its command must say so."""
-    value = override.partition("=")[2].strip(" '\"")
-    match key_of(override):
-        case "wandb":  # a choice of conf/wandb/, or {entity: ...}
-            return not re.fullmatch(r"[\w.-]+", value)
-        case "wandb.entity":
-            return value != "null"
-        case "wandb.mode":
-            return value not in ("auto", "offline", "disabled")
-        case "data.download":
-            return value.lower() != "false"
-    return False
+    """Return whether an override selects an upload or a download: its command must say so.
+
+    (A whole group at once, `wandb={entity: ...}`, is refused on every command line.)
+    """
+    value = override.partition("=")[2].strip(" '\"").lower()
+    return value not in HARMLESS.get(key_of(override), (value,))
 
 
 def resume_arguments(arguments: list[str], folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from filelock import Timeout
 from vae.runs.resume import resume_command
 from vae.utils.errors import UserError
 from vae.utils.files import annotate_os_error, read_json, write_json
-from vae.utils.locks import describe_holder, file_lock
+from vae.utils.locks import file_lock, hold
 
 LOCK_FILE = ".lock"  # held by the process that trains in the folder
 SMALL_FILES = 1 << 16  # bytes that Hydra's and other small ones of a run fit into
@@ -88,16 +88,8 @@ def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     Raises:
         RunFolderInUseError: another process holds it, and this one is not to wait for it.
     """
-    lock = file_lock(folder / LOCK_FILE)
-    try:
-        held = lock.acquire(timeout=0.5)  # `is_locked` holds it for a moment
-    except Timeout:
-        held_by = f"{folder}: another process is training this run{describe_holder(lock)}"
-        if not wait:
-            raise RunFolderInUseError(f"{held_by}.") from None
-        log.info("%s; waiting for it", held_by)
-        held = lock.acquire()
-    with held:
+    busy = f"{folder}: another process is training this run"
+    with hold(folder / LOCK_FILE, busy, None if wait else RunFolderInUseError):
         yield
 
 

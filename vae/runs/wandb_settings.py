@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
-from vae.runs.resume import LEFT_OUT
+from vae.runs.resume import LEFT_OUT, reaches_network
 from vae.utils.compat import restored_process
 from vae.utils.errors import UserError, require, without_password
 from vae.utils.text import printable, safe_name
@@ -181,10 +181,10 @@ def without_upload_target(settings: WandbConfig, given: Collection[str]) -> Wand
         given: keys such as `wandb.entity`.
     """
     left_out: dict[str, Any] = {}
-    if settings.entity is not None and "wandb.entity" not in given:
-        left_out["entity"] = None
-    if settings.mode == "online" and "wandb.mode" not in given:
-        left_out["mode"] = "auto"
+    for key, default in (("entity", None), ("mode", "auto")):
+        override = f"wandb.{key}={getattr(settings, key) or 'null'}"
+        if reaches_network(override) and f"wandb.{key}" not in given:
+            left_out[key] = default
     for key in left_out if settings.mode != "disabled" else ():
         log.warning("wandb.%s=%s %s", key, getattr(settings, key), LEFT_OUT)
     return replace(settings, **left_out)

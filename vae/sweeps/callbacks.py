@@ -52,12 +52,15 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """End the process with the message of an error: of a callback, Hydra would only warn."""
+    """End the process with the message of an error.
+
+    Of a callback, Hydra would only warn; of a sweeper, it would print the traceback.
+    """
     try:
         yield
     except UserError as error:
         exit_with_error(str(error))
-    except OmegaConfBaseException as error:  # a folder's name that cannot be resolved
+    except OmegaConfBaseException as error:  # an interpolation cannot be resolved
         exit_with_error(f"{error.full_key}: {str(error).splitlines()[0]}.")
 
 

@@ -15,7 +15,8 @@ from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
 from omegaconf import OmegaConf
 
 from vae.runs.config import SweepConfig, objectives_of
-from vae.utils.errors import UserError, exit_with_error
+from vae.sweeps.callbacks import user_errors
+from vae.utils.errors import UserError
 
 if TYPE_CHECKING:
     from vae.sweeps.search import Search
@@ -26,10 +27,8 @@ class StudySweeper(OptunaSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run trials until the study has its n_trials."""
-        try:
+        with user_errors():  # outside of a job, Hydra would print a traceback
             self.search(arguments).run()
-        except UserError as error:  # outside of a job, Hydra would print a traceback
-            exit_with_error(str(error))
 
     def search(self, arguments: list[str]) -> Search:
         """Build the search from Hydra's configuration.

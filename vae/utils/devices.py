@@ -104,7 +104,8 @@ def require_compiler(device: torch.device, key: str = "trainer.compile") -> None
     try:
         torch.compile(torch.neg, dynamic=False)(torch.ones(8, device=device))
     except Exception as error:  # of the compiler, of torch or of the disk
-        lines = str(error).splitlines() or [type(error).__name__]
+        lines = [line for line in str(error).splitlines() if not line.endswith("raised:")]
+        lines = lines or [type(error).__name__]
         cause = next((line for line in lines if "error:" in line), lines[0])  # in g++'s output
         off = "set it to false" if "." in key else "leave it out"
         raise UserError(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, SoftFileLock
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
+from vae.utils.errors import UserError
 from vae.utils.files import annotate_os_error, read_text
 from vae.utils.text import printable
 
@@ -16,14 +19,15 @@ try:
 except ImportError:  # Windows: filelock has its own way there
     fcntl = None  # type: ignore[assignment]
 
+log = logging.getLogger(__name__)
+
 
 def file_lock(path: Path) -> BaseFileLock:
     """Return the lock of a path, not yet acquired.
 
     The system releases its own lock (flock) when the process ends, however it ends. Where the
     disk has none, a file beside `path` is the lock. It names a host and a process: the file of
-    a process of this host that is gone does not count; that of another host blocks
-    (`describe_holder`).
+    a process of this host that is gone does not count; that of another host blocks.
 
     Raises:
         OSError: no file can be created in the folder of `path`.
@@ -33,7 +37,31 @@ def file_lock(path: Path) -> BaseFileLock:
     return SoftFileLock(path.with_name(f"{path.name}.soft"))
 
 
-def describe_holder(lock: BaseFileLock) -> str:
+def hold(
+    path: Path, held_elsewhere: str, refuse: type[UserError] | None = None
+) -> AbstractContextManager[object]:
+    """Acquire the lock of a path, as a context manager; if it is held, say so and wait for it.
+
+    Args:
+        path: of the lock.
+        held_elsewhere: says who has it: "FOLDER: another process is ...".
+        refuse: the error to raise instead of waiting.
+
+    Raises:
+        OSError: as `file_lock`.
+    """
+    lock = file_lock(path)
+    try:
+        return lock.acquire(timeout=0.5)  # who only looks at it holds it for a moment
+    except Timeout:
+        text = held_elsewhere + _describe_holder(lock)
+        if refuse is not None:
+            raise refuse(f"{text}.") from None
+        log.info("%s; waiting for it", text)
+        return lock.acquire()
+
+
+def _describe_holder(lock: BaseFileLock) -> str:
     """Describe who holds a lock, and how to release it, to follow "another process ...".
 
     Nothing for the system's own lock, which is released with its process.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vae.utils.errors import UserError
 from vae.utils.files import open_regular
-from vae.utils.locks import file_lock
+from vae.utils.locks import hold
 
 WAYS_TO_GET = """Ways to get CelebA:
   its authors    https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: img_align_celeba.zip,
@@ -76,7 +76,8 @@ def download(folder: Path) -> None:
     wanted.sort(key=lambda entry: entry[2].endswith(".zip"))  # the small ones first
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(folder / ".download.lock"):  # runs of a sweep start together
+        # runs of a sweep start together
+        with hold(folder / ".download.lock", f"{folder}: another process downloads to it"):
             for drive_id, md5, name in wanted:
                 log.info("%s: fetching it, if it is not there", folder / name)
                 try:
