@@ -84,7 +84,7 @@ def rehearse(
     Args:
         directions: as of `optuna.create_study`.
         random_trials: trials that the sampler draws at random before it does anything else.
-        compose: takes the values of a trial.
+        compose: takes the values of a trial; each choice is composed once.
 
     Raises:
         UserError: the sampler cannot search this space, or its values cannot be composed.
@@ -108,6 +108,9 @@ def rehearse(
         ) from error
     try:
         compose(values)
+        for key, searched in space.items():
+            for choice in getattr(searched, "choices", ()):
+                compose({**values, key: choice})
     except HydraException as error:
         causes = [str(e).partition("\n")[0] for e in (error, error.__cause__) if e]
         raise UserError(
