@@ -100,6 +100,13 @@ def test_as_a_process_too(tmp_path):
     assert_refused(result, tmp_path, r"objective: got '\u03b2'")
 
 
+def test_a_refused_run_leaves_no_log_in_a_folder_with_other_files(tmp_path, monkeypatch, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    arguments = [*TINY, "hydra.run.dir=.", "hydra.job.name=foo", "loss.beta=-1"]
+    assert call_train(arguments, tmp_path, monkeypatch, capsys)[0] != 0
+    assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["notes.txt"]
+
+
 def test_in_a_sweep_one_bad_value_costs_one_run(tmp_path, monkeypatch, capsys):
     arguments = ["-m", *TINY, "loss.beta=-1,0.1", "sweep.name=s", "hydra.job.chdir=true"]
     code, out, err = call_train(arguments, tmp_path, monkeypatch, capsys)
