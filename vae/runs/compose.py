@@ -135,11 +135,15 @@ def hydra_errors() -> Iterator[None]:
         causes = (error, error.__cause__)
         text = "\n".join(str(each) for each in causes if each).expandtabs(2)
         raise UserError(text) from error
-    except ValueError as error:
-        *_, (frame, _) = walk_tb(error.__traceback__)
-        if not frame.f_globals["__name__"].startswith("hydra."):
+    except (TypeError, ValueError) as error:  # of options, or of a sampler that Hydra builds
+        modules = [
+            str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)
+        ]
+        builds = any(name.startswith("hydra._internal.instantiate") for name in modules)
+        if not (builds or modules[-1].startswith("hydra.")):
             raise
-        raise UserError(str(error)) from error  # -m --cfg, for example
+        key = getattr(error, "__notes__", ())[:1]  # of Hydra: full_key: hydra.sweeper.sampler
+        raise UserError("\n".join([str(error), *key])) from error
 
 
 def to_config(composed: DictConfig) -> RunConfig:

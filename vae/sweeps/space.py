@@ -78,8 +78,8 @@ def rehearse(
 ) -> None:
     """Ask a copy of the sampler for a trial of a study in memory, and compose its configuration.
 
-    The sampler's own settings are right by then (settings.py checks them before Hydra builds the
-    sampler); whether it can search this space shows only here.
+    The sampler's own settings are right by then, as Hydra has built it; whether it can search
+    this space shows only here.
 
     Args:
         directions: as of `optuna.create_study`.
