@@ -52,6 +52,10 @@ def assert_refused(result, folder, *words):
         (["hydra=1"], ["hydra: got 1. Leave it out."]),
         (["hydra/launcher=5"], ["hydra/launcher: got 5. Leave it out.\n"]),
         (["model=[1]"], ["model: got [1]", "conv, residual"]),
+        (["-m", "model=conv,5"], ["model: got conv,5", "conv, residual"]),
+        (["-m", "hydra.sweep.subdir=${nope}"], ["error: ", "'nope'", "hydra.sweep.subdir"]),
+        (["--cfg=job", "-m"], ["error: Only one of", "--cfg"]),
+        (["--cfg=hydra", "--resolve"], ["error: ", "'sweep.name'", "hydra.sweep.dir"]),
         (["hydra.verbose=7"], ["hydra.verbose: got 7"]),
         (["=1"], ["=1: got", "KEY=VALUE"]),
         (['data.root="a\nb"'], [r"data.root: got 'a\nb'", "control characters"]),
@@ -94,6 +98,13 @@ def test_as_a_process_too(tmp_path):
     done = run_train([*TINY, "objective='β'"], tmp_path, PYTHONIOENCODING="ascii")
     result = done.returncode, done.stdout, done.stderr
     assert_refused(result, tmp_path, r"objective: got '\u03b2'")
+
+
+def test_a_refused_run_leaves_no_log_in_a_folder_with_other_files(tmp_path, monkeypatch, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    arguments = [*TINY, "hydra.run.dir=.", "hydra.job.name=foo", "loss.beta=-1"]
+    assert call_train(arguments, tmp_path, monkeypatch, capsys)[0] != 0
+    assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["notes.txt"]
 
 
 def test_in_a_sweep_one_bad_value_costs_one_run(tmp_path, monkeypatch, capsys):

@@ -43,6 +43,7 @@ def call_train(arguments, cwd, monkeypatch, capsys):
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # train.py sets it
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     capsys.readouterr()

@@ -61,13 +61,6 @@ def test_each_wrong_setting_is_refused_by_its_key(choice, monkeypatch):
             [],
             "hydra/sweeper/sampler: got 'grid'. Leave hydra/sweeper=study out",
         ),
-        (
-            "sweeper=study sweeper/sampler=motpe",
-            [],
-            "hydra.sweeper.sampler: The 'motpe' sampler was removed",
-        ),
-        ("sweeper=study", ["hydra.sweeper.sampler.seed=-1"], "hydra.sweeper.sampler: "),
-        ("sweeper=study", ["hydra.sweeper.sampler._target_=os.system"], "hydra.sweeper.sampler: "),
     ],
 )
 def test_samplers_and_sweepers_that_cannot_work_are_refused(choices, settings, words):

@@ -8,10 +8,12 @@ are known here and in `train.py`, `vae/runs/{overrides,launch,load}.py` and `vae
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -51,16 +53,11 @@ def reject_unparsable(overrides: list[str]) -> None:
 
     Raises:
         UserError: an override has no key, a number too large for any key, or for a group
-            something else than the names of choices.
+            a number or null.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString, RangeSweep
+    from hydra.core.override_parser.types import RangeSweep
     from hydra.errors import HydraException
-
-    def names_choices(value: Any) -> bool:
-        if isinstance(value, ChoiceSweep | list):
-            return all(map(names_choices, value.list if isinstance(value, ChoiceSweep) else value))
-        return isinstance(value, str | QuotedString | Glob)
 
     parser = OverridesParser.create()
     for line in overrides:
@@ -86,7 +83,10 @@ def reject_unparsable(overrides: list[str]) -> None:
         if key == "hydra.verbose":
             require(isinstance(value, bool | str | list), key, value, "true, false or a logger")
         is_group = key.startswith("hydra/") or key == "hydra" or (CONF / key).is_dir()
-        if is_group and not override.is_delete() and not names_choices(value):
+        values = getattr(value, "list", value)  # of a sweep
+        values = values if isinstance(values, list) else [values]
+        numbers = any(isinstance(each, int | float | None) for each in values)
+        if is_group and numbers and not override.is_delete():
             known = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
             complete = bool(known) and not key.startswith("hydra")  # its plugins have more
             choose = f", or choose one of {known}" * complete
@@ -118,16 +118,33 @@ def compose(overrides: list[str]) -> RunConfig:
     """Compose the configuration that `python train.py OVERRIDES` would run with."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-    from hydra.errors import HydraException
 
     register_schemas()
     reject_unparsable(overrides)
+    with hydra_errors(), initialize_config_dir(str(CONF)):
+        return to_config(hydra_compose("train", overrides))
+
+
+@contextmanager
+def hydra_errors() -> Iterator[None]:
+    """Raise the errors of Hydra and OmegaConf as UserErrors, without a traceback."""
+    from hydra.errors import HydraException
+
     try:
-        with initialize_config_dir(str(CONF)):
-            return to_config(hydra_compose("train", overrides))
-    except HydraException as error:
-        cause = f"\n{error.__cause__}" if error.__cause__ else ""
-        raise UserError(f"{error}{cause}") from error
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        causes = (error, error.__cause__)
+        text = "\n".join(str(each) for each in causes if each).expandtabs(2)
+        raise UserError(text) from error
+    except (TypeError, ValueError) as error:  # of options, or of a sampler that Hydra builds
+        modules = [
+            str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)
+        ]
+        builds = any(name.startswith("hydra._internal.instantiate") for name in modules)
+        if not (builds or modules[-1].startswith("hydra.")):
+            raise
+        key = getattr(error, "__notes__", ())[:1]  # of Hydra: full_key: hydra.sweeper.sampler
+        raise UserError("\n".join([str(error), *key])) from error
 
 
 def to_config(composed: DictConfig) -> RunConfig:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae.data import open_data
 from vae.runs.checkpoint import load_resume_state
-from vae.runs.compose import reject_unparsable, to_config
+from vae.runs.compose import hydra_errors, reject_unparsable, to_config
 from vae.runs.config import RunConfig, objective_values
 from vae.runs.failures import LostRankError, ResourceError, translate_resource_errors
 from vae.runs.overrides import (
@@ -65,12 +65,14 @@ def start_hydra(job: Callable[[], object]) -> None:
     """
     if any(word.startswith("--e") for word in sys.argv[1:]):  # argparse takes abbreviations
         raise UserError("--experimental-rerun: runs what a folder asks for. Take resume=FOLDER.")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     arguments = expand_resume(sys.argv[1:])
     while True:
         reject_unparsable([word for word in arguments if not word.startswith("-")])
         sys.argv[1:] = arguments
         try:
-            job()
+            with hydra_errors():
+                job()
             return
         except ResumeRequest as request:
             arguments = request.arguments

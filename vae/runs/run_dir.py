@@ -119,10 +119,11 @@ def remove_run_folder(folder: Path) -> None:
         return
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
     (folder / LOCK_FILE).unlink(missing_ok=True)
-    for handler in logging.getLogger().handlers:
+    for handler in list(logging.getLogger().handlers):
         if isinstance(handler, logging.FileHandler):
             log_file = Path(handler.baseFilename)
             if log_file.parent == folder.absolute():
+                logging.getLogger().removeHandler(handler)  # Hydra is about to log the failure
                 log_file.unlink(missing_ok=True)
     with suppress(OSError):
         (folder / "checkpoints").rmdir()

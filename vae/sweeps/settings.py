@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
-import warnings
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from hydra.core.override_parser.types import Override
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from vae.utils.errors import UserError, require, require_range
@@ -72,7 +70,6 @@ def check_sweep_settings(hydra: DictConfig, overrides: Sequence[Override]) -> No
                 "hydra/sweeper/sampler: got 'grid'. Leave hydra/sweeper=study out: Hydra's own "
                 "sweeper runs the whole grid."
             )
-        _check_sampler(hydra.sweeper.sampler)
     for override in overrides if sweeper == "basic" else ():
         if override.is_interval_sweep():
             raise UserError(
@@ -95,22 +92,6 @@ def check_sweep_settings(hydra: DictConfig, overrides: Sequence[Override]) -> No
             "hydra/launcher: submitit_slurm needs Slurm, and there is no srun here. Start the "
             "sweep on a login node of a cluster, or take hydra/launcher=joblib on this machine."
         )
-
-
-def _check_sampler(sampler: DictConfig) -> None:
-    """Raise a UserError if Optuna refuses the settings of a sampler.
-
-    `rehearse` (space.py) tries out the sampler later; Hydra builds it before that, and would
-    print the error of wrong settings as a traceback.
-    """
-    allowed = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            instantiate(sampler, _execution_whitelist_=allowed)
-    except Exception as error:  # whatever Optuna raises
-        cause = " ".join(str(error.__cause__ or error).split())
-        raise UserError(f"hydra.sweeper.sampler: {cause}") from error
 
 
 def _check_numbers(group: str, settings: DictConfig, ranges: Ranges) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep
-from hydra.errors import HydraException
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
@@ -78,16 +77,17 @@ def rehearse(
 ) -> None:
     """Ask a copy of the sampler for a trial of a study in memory, and compose its configuration.
 
-    The sampler's own settings are right by then (settings.py checks them before Hydra builds the
-    sampler); whether it can search this space shows only here.
+    The sampler's own settings are right by then, as Hydra has built it; whether it can search
+    this space shows only here.
 
     Args:
         directions: as of `optuna.create_study`.
         random_trials: trials that the sampler draws at random before it does anything else.
-        compose: takes the values of a trial.
+        compose: takes the values of a trial; each choice is composed once.
 
     Raises:
-        UserError: the sampler cannot search this space, or its values cannot be composed.
+        UserError: the sampler cannot search this space.
+        HydraException: the values of a trial cannot be composed.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study
     study = optuna.create_study(sampler=RandomSampler(seed=0), directions=directions)
@@ -106,11 +106,7 @@ def rehearse(
             f"hydra/sweeper/sampler: {name} cannot search this: {type(error).__name__}: {error}. "
             "Fix hydra.sweeper.sampler, or take another: tpe, gp, qmc, nsgaii, random."
         ) from error
-    try:
-        compose(values)
-    except HydraException as error:
-        causes = [str(e).partition("\n")[0] for e in (error, error.__cause__) if e]
-        raise UserError(
-            f"hydra.sweeper.params: a trial cannot be composed: {': '.join(causes)}. "
-            "Search in values that the key takes."
-        ) from error
+    compose(values)
+    for key, searched in space.items():
+        for choice in getattr(searched, "choices", ()):
+            compose({**values, key: choice})
