@@ -81,8 +81,8 @@ def check_sweep_settings(hydra: DictConfig, overrides: Sequence[Override]) -> No
     _check_numbers("hydra.sweeper", hydra.sweeper, SWEEPERS.get(sweeper, {}))
     if launcher == "joblib":
         backend = hydra.launcher.get("backend")
-        known = backend in (None, "loky", "multiprocessing")
-        require(known, "hydra.launcher.backend", backend, "loky or multiprocessing")
+        takes = "loky: others may not start the process of a run"
+        require(backend in (None, "loky"), "hydra.launcher.backend", backend, takes)
         waiting = hydra.launcher.get("pre_dispatch", "all")
         fits = re.fullmatch(r"all|[1-9]\d{0,5}|[1-9]\d{0,2} ?\* ?n_jobs", str(waiting))
         takes = "all, an int from 1 to 999999, or 2*n_jobs"

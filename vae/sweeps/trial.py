@@ -101,7 +101,7 @@ def gpu_of_worker(device: str) -> str | None:
     Returns:
         None outside of such a worker, on a machine with one GPU, and for another device.
     """
-    number = re.search(r"(?:Loky|Pool).*-(\d+)$", multiprocessing.current_process().name)
+    number = re.search(r"Loky.*-(\d+)$", multiprocessing.current_process().name)
     if number is None or device not in ("auto", "cuda") or torch.cuda.device_count() < 2:
         return None
     count = torch.cuda.device_count()
