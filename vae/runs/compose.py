@@ -53,7 +53,7 @@ def reject_unparsable(overrides: list[str]) -> None:
 
     Raises:
         UserError: an override has no key, a number too large for any key, or for a group
-            a number or null.
+            a number, null or a mapping.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import RangeSweep
@@ -85,8 +85,8 @@ def reject_unparsable(overrides: list[str]) -> None:
         is_group = key.startswith("hydra/") or key == "hydra" or (CONF / key).is_dir()
         values = getattr(value, "list", value)  # of a sweep
         values = values if isinstance(values, list) else [values]
-        numbers = any(isinstance(each, int | float | None) for each in values)
-        if is_group and numbers and not override.is_delete():
+        settings = any(isinstance(each, int | float | dict | None) for each in values)
+        if is_group and settings and not override.is_delete():
             known = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
             complete = bool(known) and not key.startswith("hydra")  # its plugins have more
             choose = f", or choose one of {known}" * complete

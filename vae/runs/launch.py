@@ -117,6 +117,7 @@ def _run_in_sweep(composed: DictConfig, train_trial: TrainTrial) -> dict[str, fl
     try:
         config = _named_config(composed)
     except UserError as error:
+        log.error("%s failed: %s", folder, error)
         record_failure(folder, str(error))
         raise
     logs: Any = OmegaConf.to_container(hydra_config.job_logging, resolve=True)

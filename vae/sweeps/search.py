@@ -126,9 +126,10 @@ class Search:
             values = value if isinstance(value, list) else [value]
             missing = [key for key, v in zip(self.objectives, values, strict=True) if v is None]
             if missing:
-                raise UserError(f"{folder}: the run has no {missing[0]}, the objective.")
-        except Exception as error:
-            log.info("trial %d failed: %s", trial.number, error)
+                log.error(text := f"{folder}: the run has no {missing[0]}, the objective.")
+                raise UserError(text)
+        except Exception as error:  # its run has logged the reason
+            log.info("trial %d failed", trial.number)
             trial.set_user_attr("reason", str(error))
             self.study.tell(trial, state=TrialState.FAIL)
             return
