@@ -165,7 +165,7 @@ def test_files_of_other_content_are_refused(tmp_path, other):
         "archive": bytes(46) + end,
     }
     file = tmp_path / "weights.pth"
-    with pytest.raises(UserError, match=r"metrics\.inception_weights: .* no such file"):
+    with pytest.raises(UserError, match=r"metrics\.inception_weights: .* No such file"):
         load_inception(str(file))
     if other == "network":
         torch.save(nn.Linear(2, 2).state_dict(), file)

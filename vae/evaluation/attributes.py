@@ -172,7 +172,11 @@ def _read(
             if images is not None and about["images"] != images:
                 return None
             arrays = {name: stored[name] for name in ARRAYS}
-        names, accuracy = about["names"], about["accuracy"]
+        accuracy = {
+            name: {method: float(row[method]) for method in METHODS}
+            for name, row in about["accuracy"].items()
+        }
+        names = about["names"]
         _require_form(names, accuracy, arrays, latent_dim)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return LearnedDirections(Directions(tuple(names), **tensors), accuracy)
@@ -189,21 +193,13 @@ def _require_form(
     arrays: dict[str, np.ndarray],
     latent_dim: int,
 ) -> None:
-    """Raise a ValueError unless a file's content has the form that `_write` writes."""
-    if not (isinstance(names, list) and all(isinstance(name, str) and name for name in names)):
-        raise ValueError("its names are not text")
-    if not names or len(set(names)) < len(names):
-        raise ValueError("it has no names, or one of them twice")
+    """Raise an error unless a file's content has the form that `_write` writes."""
+    if not names or sorted(names) != sorted(accuracy):
+        raise ValueError("its names are not those of its accuracies")
+    numbers = np.array([list(row.values()) for row in accuracy.values()])
+    if ((numbers < 0) | (numbers > 1)).any():  # NaN is neither
+        raise ValueError("its accuracies are not between 0 and 1")
     for name, array in arrays.items():
-        if (array.dtype, array.shape) != (np.dtype(np.float64), (len(names), latent_dim)):
-            raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} is not finite")
-    if not isinstance(accuracy, dict) or accuracy.keys() != set(names):
-        raise ValueError("its accuracies are of other names")
-    for row in accuracy.values():
-        numbers = list(row.values())
-        if row.keys() != set(METHODS) or not all(type(number) is float for number in numbers):
-            raise ValueError("its accuracies are no numbers")
-        if any(number < 0 or number > 1 for number in numbers):
-            raise ValueError("its accuracies are not between 0 and 1")
+        fits = array.dtype == np.float64 and array.shape == (len(names), latent_dim)
+        if not (fits and np.isfinite(array).all()):
+            raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, or not finite")

@@ -185,14 +185,9 @@ def load_inception(weights: str) -> Inception:
             ) from error
     try:
         opened = open_regular(file, MAX_BYTES)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"metrics.inception_weights: got {weights!r}, but there is no such file."
-        ) from error
     except OSError as error:
-        raise UserError(
-            f"metrics.inception_weights: {file} cannot be read: {error.strerror}."
-        ) from error
+        what = f"{file} cannot be read: {error.strerror}"
+        raise UserError(f"metrics.inception_weights: {what}.") from error
     try:
         with opened:
             if zipfile.is_zipfile(opened):
