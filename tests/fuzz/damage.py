@@ -91,19 +91,6 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str, skipkeys=True))
 
 
-class Swap(NamedTuple):
-    """A value anywhere in a checkpoint that is removed or replaced; the seal is as it should be."""
-
-    path: list[int | str]  # keys of nested dicts, or numbers of their values, modulo how many
-    junk: str  # of JUNK
-
-    def __call__(self, file: Path) -> None:
-        state = load_checkpoint(file)
-        put(state, self.path, self.junk)
-        state.pop("format", None)
-        save_checkpoint(file, state)
-
-
 # What somebody may put into an array or the text beside it, as Python writes it.
 ARRAYS = """v[:0] v[:1] v[:,:1] v[::-1] v.T v[0] v*0 v+7 v.astype('f4') v.astype('f8') v.astype('O')
 v.astype('U3') v.astype('c8') v.astype('>i2') v*np.nan v/0. v*2 np.array(3) np.asfortranarray(v)
@@ -112,22 +99,27 @@ v.astype(bool)""".split()
 
 
 class Forge(NamedTuple):
-    """Values of a cache or of directions are replaced; its checksums are as they should be."""
+    """A value of a checkpoint, cache or directions is replaced; checksums are as they should be."""
 
-    path: list[int]  # numbers of the values of nested dicts and lists, modulo how many
-    junk: str  # of JUNK, for index.json and what directions say
-    array: str  # of ARRAYS
+    path: list[int | str]  # keys of nested dicts, or numbers of their values, modulo how many
+    junk: str  # of JUNK, for a checkpoint, index.json and what directions say
+    array: str = "v"  # of ARRAYS
 
     def __call__(self, file: Path) -> None:
+        kinds = {".pt": self._checkpoint, ".npz": self._directions, ".npy": self._array}
         with np.errstate(all="ignore"):
-            if file.suffix == ".npz":
-                self._directions(file)
-            elif file.suffix == ".npy":
-                self._array(file)
-            else:
-                index = verify_checksum(file.read_text())
-                put(index, self.path, self.junk, as_json)
-                file.write_text(with_checksum(index))
+            kinds.get(file.suffix, self._index)(file)
+
+    def _checkpoint(self, file: Path) -> None:
+        state = load_checkpoint(file)
+        put(state, self.path, self.junk)
+        state.pop("format", None)
+        save_checkpoint(file, state)
+
+    def _index(self, file: Path) -> None:
+        index = verify_checksum(file.read_text())
+        put(index, self.path, self.junk, as_json)
+        file.write_text(with_checksum(index))
 
     def _directions(self, file: Path) -> None:
         with np.load(file, allow_pickle=True) as stored:  # an earlier forgery's objects
@@ -159,9 +151,3 @@ def forgeries() -> st.SearchStrategy[list[Forge]]:
     path = st.lists(st.integers(0, 1000), min_size=1, max_size=5)
     forge = st.builds(Forge, path, st.sampled_from(JUNK), st.sampled_from(ARRAYS))
     return st.lists(forge, min_size=1, max_size=2)
-
-
-def swaps() -> st.SearchStrategy[list[Swap]]:
-    path = st.lists(st.integers(0, 1000), min_size=1, max_size=5)
-    swap = st.builds(Swap, path, st.sampled_from(JUNK))
-    return st.lists(swap, min_size=1, max_size=2)

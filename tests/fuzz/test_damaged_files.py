@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz import readers
-from tests.fuzz.damage import Swap, edits, forgeries, swaps
+from tests.fuzz.damage import Forge, edits, forgeries
 from tests.fuzz.isolated import examples
 
 HYDRA = [f".hydra/{name}.yaml" for name in ("accepted", "overrides", "hydra", "config")]
@@ -40,18 +40,14 @@ READ = {  # the files of each reader
     readers.forged_cache: [f"data/cache/*/{name}" for name in CACHE],
     readers.forged_directions: ["run/directions/last.npz"],
 }
-FORGERIES = {
-    readers.untrusted: swaps,
-    readers.untrusted_resumed: swaps,
-    readers.forged_cache: forgeries,
-    readers.forged_directions: forgeries,
-}
+FORGED = (readers.untrusted, readers.untrusted_resumed, readers.forged_cache)
+FORGED += (readers.forged_directions,)
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reader", READ, ids=lambda reader: reader.__name__)
 def test_damaged_files(reader, count, isolated):
-    @given(st.sampled_from(READ[reader]), FORGERIES.get(reader, edits)())
+    @given(st.sampled_from(READ[reader]), forgeries() if reader in FORGED else edits())
     @examples(count)
     def search(name, damages):
         isolated(readers.read, reader, name, damages)
@@ -61,7 +57,7 @@ def test_damaged_files(reader, count, isolated):
 
 def test_a_forged_flag_is_refused(isolated):
     """As the search found it."""
-    flag = Swap(["measured"], "torch.ones(3)")
+    flag = Forge(["measured"], "torch.ones(3)")
     message = isolated(readers.read, readers.untrusted_resumed, *LAST, [flag])
     assert "last.pt: not a checkpoint of this version" in message
     assert "'measured' is missing or invalid" in message
