@@ -276,5 +276,5 @@ def test_parts_select_what_is_measured(finished):
     names = {key.removeprefix("val/") for key in report.figures}
     assert {"bpd", "aggregate_kl", "attribute_separability"} <= names
     assert not any(name.startswith(("iw_", "face_", "mig", "dci_")) for name in names)
-    with pytest.raises(UserError, match=r"metrics\.parts: got 'bond'"):
+    with pytest.raises(UserError, match=r"metrics\.parts: got \['bond'\]"):
         load_run("run", overrides=["metrics.parts=[bond]"])

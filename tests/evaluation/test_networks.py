@@ -140,12 +140,10 @@ class Harmful:
 
 def test_weights_that_are_no_regular_file_or_too_large_are_refused(tmp_path, monkeypatch):
     file = tmp_path / "weights.pth"
-    monkeypatch.setattr(networks, "FILE", str(file))
     os.mkfifo(file)
     for what in ("not a regular file", r"too large: 5,369 MB of at most 268"):
-        for load in (load_face_net, lambda: load_inception(str(file))):
-            with pytest.raises(UserError, match=rf"weights\.pth:? cannot be read: {what}"):
-                load()
+        with pytest.raises(UserError, match=rf"weights\.pth cannot be read: {what}"):
+            load_inception(str(file))
         file.unlink()
         file.touch()
         os.truncate(file, 5 << 30)

@@ -49,9 +49,8 @@ class MetricsConfig:
     def __post_init__(self) -> None:
         ranges = {"distance_images": (2, 10**9), "bound_images": (1, 10**9)}
         require_ranges("metrics", self, **ranges, bound_samples=(1, 100_000))
-        # OmegaConf lets lists and dicts through where a list is of something else
-        unknown = next((part for part in self.parts if part not in list(PARTS)), None)
-        require(unknown is None, "metrics.parts", unknown, f"a list of {', '.join(PARTS)}")
+        known = all(part in list(PARTS) for part in self.parts)  # OmegaConf lets dicts through
+        require(known, "metrics.parts", self.parts, f"a list of {', '.join(PARTS)}")
         if (box := self.face_box) is not None:
             numbers = len(box) == 3 and all(type(part) in (float, int) for part in box)
             inside = numbers and all(part >= 0 and part + box[2] <= 1 for part in box[:2])

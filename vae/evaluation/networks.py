@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae.utils.errors import UserError
-from vae.utils.files import open_regular, read_bytes, stored_records
+from vae.utils.files import open_regular, stored_records
 
 FACE_SIDE = 150  # pixels of a face
 FACE_DIMENSIONS = 128
@@ -34,7 +34,7 @@ WIDTHS = (  # of each pair of convolutions, and whether it halves the map
     (256, True),
 )
 
-MAX_BYTES = 1 << 28  # of a file of weights; FID's Inception has 91 MB
+MAX_BYTES = 1 << 28  # of FID's Inception, which has 91 MB
 INCEPTION_DIMENSIONS = 2048
 DOWNLOAD = "download"
 INCEPTION_SHA256_PREFIX = "6726825d"  # of the file that is downloaded; its name says so too
@@ -51,7 +51,7 @@ def load_face_net() -> FaceNet:
         raise UserError('Face features are not installed: pip install -e ".[faces]"')
     path = Path(spec.origin).parent / FILE
     try:
-        content = read_bytes(path, MAX_BYTES)
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
     # Distances are only comparable from the very same weights.

@@ -126,8 +126,8 @@ def interpolate(
     pairs = originals.expand(len(ways), -1, -1, -1, -1)
     name = "_".join(["interpolate", *file_stems(labels)])
     path = folder / "figures" / f"{name}.png"
-    strips, names = decoded(steps), [labels[0], labels[1]]
-    files = [figures.write_interpolations(pairs, strips, path, names=names, rows=list(ways))]
+    rows = list(ways)
+    files = [figures.write_interpolations(pairs, decoded(steps), path, names=labels, rows=rows)]
     for way, frames in zip(ways, decoded(FRAMES), strict=True):
         animated = path.with_name(f"{name}_{way}.gif")
         files.append(figures.write_animation(frames[:, None], animated))

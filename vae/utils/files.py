@@ -121,15 +121,15 @@ def reject_unsafe_entries(folder: Path, names: str = ".*") -> None:
     """
     root = os.path.realpath(folder)
     for entry in _entries_below(str(folder), re.compile(names, re.DOTALL | re.IGNORECASE)):
-        if entry.is_symlink() and not HARMLESS_LINKS.search(entry.path):
+        if entry.is_symlink():
             target = os.path.realpath(entry.path)
-            if target != root and not target.startswith(os.path.join(root, "")):
+            inside = target == root or target.startswith(os.path.join(root, ""))
+            if not (inside or HARMLESS_LINKS.search(entry.path)):
                 raise UserError(
                     f"{entry.path}: is a link to {target}, outside of {folder}. "
                     "Put a copy of its target in its place, or remove it."
                 )
-        plain = entry.is_symlink() or entry.is_file() or not os.path.lexists(entry.path)
-        if not plain:  # nor gone meanwhile, as a temporary file
+        elif not entry.is_file() and os.path.lexists(entry.path):  # a temporary file may be gone
             raise UserError(f"{entry.path}: is a pipe, a socket or a device. Remove it.")
 
 
