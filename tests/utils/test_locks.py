@@ -14,7 +14,7 @@ from vae.runs.run_dir import RunFolderInUseError, is_locked, run_lock
 from vae.utils.locks import fcntl
 
 
-@pytest.fixture(params=[errno.ENOLCK, errno.EACCES])
+@pytest.fixture(autouse=True, params=[errno.ENOLCK, errno.EACCES])
 def no_flock(request, monkeypatch):
     def fail(*_):
         raise OSError(request.param, os.strerror(request.param))
@@ -22,7 +22,6 @@ def no_flock(request, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", fail)
 
 
-@pytest.mark.usefixtures("no_flock")
 def test_a_disk_without_flock_locks_by_a_file(tmp_path):
     with run_lock(tmp_path):
         assert is_locked(tmp_path)
@@ -32,7 +31,6 @@ def test_a_disk_without_flock_locks_by_a_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("no_flock")
 def test_a_lock_file_of_another_host_is_named_with_its_remedy(tmp_path):
     left = tmp_path / ".lock.soft"
     left.write_text("17\nnode-\x1b7\n")
@@ -45,7 +43,6 @@ def test_a_lock_file_of_another_host_is_named_with_its_remedy(tmp_path):
         pass
 
 
-@pytest.mark.usefixtures("no_flock")
 def test_a_lock_file_of_a_dead_process_of_this_host_does_not_count(tmp_path):
     (tmp_path / ".lock").touch()  # left by a host with flock
     (tmp_path / ".lock.soft").write_text(f"{2**22 + 1}\n{socket.gethostname()}\n")
@@ -54,7 +51,6 @@ def test_a_lock_file_of_a_dead_process_of_this_host_does_not_count(tmp_path):
         assert is_locked(tmp_path)
 
 
-@pytest.mark.usefixtures("no_flock")
 def test_a_wait_for_another_hosts_download_is_said(tmp_path, monkeypatch, caplog):
     """Nobody would know why the start hangs, or which file to remove."""
     monkeypatch.setattr("torchvision.datasets.CelebA.file_list", [])

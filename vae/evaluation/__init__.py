@@ -13,7 +13,7 @@ from vae.models import VAE, ModelConfig
 from vae.utils.errors import require, require_ranges
 from vae.utils.registry import Metric, register_metric
 
-# What takes long, and how the names of its figures begin.
+# The slow parts of an evaluation, and how their metrics' names begin.
 PARTS = {
     "bound": ("iw_bpd",),
     "distances": ("face_", "fid_", "kid_", "identity_"),
@@ -44,7 +44,7 @@ class MetricsConfig:
     bound_images: int = 200  # at most this many in the importance-weighted bound; int from 1 to 1e9
     bound_samples: int = 64  # samples of z per image in it, k; int from 1 to 100000
     face_box: list[float] | None = None  # left, top, side of the face, parts of the image's side
-    parts: list[str] = field(default_factory=lambda: list(PARTS))  # what of PARTS is measured
+    parts: list[str] = field(default_factory=lambda: list(PARTS))  # the PARTS to measure
 
     def __post_init__(self) -> None:
         ranges = {"distance_images": (2, 10**9), "bound_images": (1, 10**9)}

@@ -41,24 +41,21 @@ class LearnedDirections:
     """Directions and their balanced accuracy on held-out faces."""
 
     directions: Directions
-    # attribute -> of METHODS -> balanced accuracy on the validation split, NaN where it has
-    # no face with it, or none without
+    # by attribute and method, on the validation split; NaN unless it has faces of both classes
     accuracy: dict[str, dict[str, float]]
 
 
 def learn_directions(trained: TrainedModel, cache: Path | None = None) -> LearnedDirections:
     """Return the directions in `cache` if they are of this model and its images, else learn them.
 
-    One pass over the training split and one over the validation split, by the posterior's
-    means. Of the faces, only the attributes and what is said of them are held, a byte each.
+    One pass over the training split and one over the validation split, on posterior means.
 
     Args:
         trained: encodes on its device.
         cache: an .npz file, read and written; None: learn them and write nothing.
 
     Raises:
-        UserError: nothing is known of the attributes of the images, too few have any, or the
-            images are no longer where they were.
+        UserError: the images have no attributes, too few have any, or the images are missing.
     """
     if cache is None:
         return _learn(trained)
@@ -69,7 +66,7 @@ def learn_directions(trained: TrainedModel, cache: Path | None = None) -> Learne
         try:
             _write(cache, learned, weights, images)
             log.info("directions: %s", cache)
-        except OSError as error:  # somebody else's run, perhaps: it can be edited all the same
+        except OSError as error:  # perhaps another user's run
             log.warning("directions: cannot be kept (%s); the next time finds them anew", error)
     return learned
 

@@ -79,10 +79,9 @@ class AggregatePosterior:
     def kl_to_prior(self) -> float:
         """Return KL(N(m, C) || N(0, I)) in nats, m and C being the mean and covariance of q(z).
 
-        What the samples of the prior suffer from: the decoder was trained on q(z). The
-        rate is the information that z has of x plus KL(q(z) || p(z)) (Hoffman & Johnson
-        2016), and this is the part of that KL that a Gaussian can have: a lower bound, as
-        KL(q(z) || p(z)) = KL(q(z) || N(m, C)) + KL(N(m, C) || p(z)).
+        Samples of the prior suffer from it, as the decoder was trained on q(z). The rate is
+        the mutual information of x and z plus KL(q(z) || p(z)) (Hoffman & Johnson 2016), and
+        this is a lower bound of that KL, which is KL(q(z) || N(m, C)) + KL(N(m, C) || p(z)).
         """
         covariance = self.covariance
         excess = covariance.trace() + self.mean.square().sum() - len(self.mean)

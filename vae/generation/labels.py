@@ -53,7 +53,7 @@ def label_columns(picture: Image, labels: Sequence[str], left: int = 0) -> Image
 
 
 def add_caption(picture: Image, caption: str) -> Image:
-    """Add a line of text above a picture, which is widened where the line is longer."""
+    """Add a line of text above a picture; widen the picture if the line is longer."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(LABEL_HEIGHT)

@@ -1,11 +1,9 @@
 """Input faces: photographs, cropped as the training images were, or numbers of a split.
 
 CelebA's images are aligned: in 178x218 pixels the eyes are at (69, 111) and (108, 111) on
-average, the corners of the mouth at (73, 152) and (105, 152). A model of such faces expects
-that of a photograph: in the centre crop of 148 the eyes are at 36 % and 63 % of the width and
-51 % of the height, the mouth at 79 % of the height, and the side is 3.8 times the distance of
-the eyes. Drawn faces are framed so, too. `describe_framing` has this for other crops;
-LEFT,TOP,SIDE cuts such a square from a snapshot, and may reach beyond its edges.
+average, the corners of the mouth at (73, 152) and (105, 152). A model of CelebA or of drawn faces
+expects that framing of a photograph. `describe_framing` states it; LEFT,TOP,SIDE cuts such a
+square from a snapshot, and may reach beyond its edges.
 """
 
 from __future__ import annotations
@@ -54,12 +52,12 @@ def load_faces(
             `LEFT,TOP,SIDE`: that square. Beyond a picture's edges its last pixels are repeated.
 
     Returns:
-        (n, 3, size, size) float32 in [0, 1] on the CPU, and what to call each of them: not
-        the same for two that differ.
+        (n, 3, size, size) float32 in [0, 1] on the CPU, and a label for each face; different
+        faces have different labels.
 
     Raises:
-        UserError: a picture cannot be read, there is no face of that number, the crop is
-            none, outside of a picture or much larger.
+        UserError: a picture cannot be read, there is no face of that number, or the crop is
+            invalid, outside of a picture or much larger.
     """
     if trained.data_config.name == "synthetic" and not all(map(_is_number, inputs)):
         log.warning(

@@ -1,10 +1,9 @@
 """Likelihoods: -log p(x|z) of four families, averaged over the values.
 
-Each takes logits and images, (batch, 3, size, size), images in [0, 1], and gives a scalar:
-times the number of values in an image it is the distortion in nats per image. The constants
-that a family's density has are left out where they do not depend on the model, as they are
-by everybody else: a fixed σ has no say in `½ log 2πσ²`. So distortions of different families
-do not compare; `val/distortion` and `val/bpd` do, which are of one family for all runs.
+Each takes logits and images, (batch, 3, size, size), images in [0, 1], and returns a scalar:
+times the number of values in an image it is the distortion in nats per image. Constants that do
+not depend on the model, such as ½ log 2πσ² of a fixed σ, are left out, as is usual. So distortions
+of different families do not compare; `val/distortion` and `val/bpd`, of one family, do.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from vae.losses.base import Gather, LossConfig
 from vae.utils.errors import require_ranges
 from vae.utils.registry import register
 
-# The variance that rounding to k/255 has: no model knows a pixel better than its pixels do.
+# The variance of rounding to k/255: a lower bound for any model.
 LEAST_VARIANCE = 1 / (12 * 255**2)
 
 

@@ -1,7 +1,7 @@
 """Regularizers: the term that β multiplies, in nats per image.
 
-Each choice is a function of the posteriors of a batch. What is not a mean over images is computed
-of the whole batch, also where several processes divide it.
+Each choice is a function of the posteriors of a batch. A penalty that is no mean over images is
+computed on the batch of all processes.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ class RegularizerConfig:
 
     name: str = "kl"  # the name it is registered by
 
-    needs_whole_batch: ClassVar[bool] = False  # whether it is not a mean over images, so
-    # that it is computed of the batch of all processes
+    needs_whole_batch: ClassVar[bool] = False  # True for a penalty that is no mean over images
     grows: ClassVar[bool] = False  # whether it changes with the epoch, so that β must not
 
     def penalty(

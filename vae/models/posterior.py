@@ -33,7 +33,7 @@ class Posterior:
 
     @property
     def mode(self) -> Tensor:
-        """The most probable latents, (batch, latent_dim): what to encode an image to."""
+        """The most probable latents, (batch, latent_dim): the deterministic encoding."""
         return self.mean
 
     def rsample(self, noise: Tensor) -> Tensor:

@@ -55,8 +55,8 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 def computes_in_bf16(device: torch.device) -> bool:
     """Return whether the device reports native bfloat16 arithmetic.
 
-    Of CPUs, those of x86 alone are asked: others run parts of a training step in it
-    without their units for it. Neither do Apple's GPUs gain.
+    False for CPUs other than x86, which emulate parts of a training step, and for Apple's GPUs,
+    which gain nothing.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -91,8 +91,8 @@ def device_name(device: torch.device) -> str:
 def compile_model(model: nn.Module) -> nn.Module:
     """Return the model compiled by torch, with the same parameters.
 
-    On a GPU a small model waits for its kernels to be launched: in one process, they are CUDA
-    graphs, launched at once. What several GPUs exchange amid a pass cannot be in a graph.
+    On a GPU, launching the kernels of a small model takes longer than running them: one process
+    uses CUDA graphs. Several cannot: a graph cannot hold their exchanges.
     """
     graphs = next(model.parameters()).is_cuda and world_size() == 1
     compiled = torch.compile(model, dynamic=False, mode="reduce-overhead" if graphs else None)
