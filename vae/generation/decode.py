@@ -112,7 +112,6 @@ def interpolate(
         interpolate_A_B.png with a row for each way, and a GIF for each.
     """
     require(len(faces) == 2, "A B", list(faces), "two faces")
-    require(2 <= steps <= 100, "--steps", steps, "an int from 2 to 100")
     require(method in ("both", *METHODS), "--method", method, f"{', '.join(METHODS)} or both")
     ways = {name: way for name, way in METHODS.items() if method in (name, "both")}
     originals, labels = load_faces(faces, trained, split, crop)
@@ -168,10 +167,8 @@ def traverse(
             labelled in standard deviations.
 
     Raises:
-        UserError: as `load_faces`; a number is out of range; the split has one image alone.
+        UserError: as `load_faces`; the split has one image alone.
     """
-    require(count >= 1, "--latents", count, "an int >= 1")
-    require(2 <= steps <= 100, "--steps", steps, "an int from 2 to 100")
     original, (label,) = load_faces([face], trained, split, crop)
     kl, aggregate = _measure(trained, split)
     latents = kl.argsort(descending=True, stable=True)[:count].tolist()

@@ -141,7 +141,6 @@ def sample(
         figures/samples_PRIOR.png with the first MAX_SHOWN of them; and, where asked for,
         samples_PRIOR/00000.png, ...
     """
-    require(num >= 1, "--num", num, "an int >= 1")
     latents = latent_sampler(trained, prior, seed, density)
     shown: list[Tensor] = []
     files: list[Path] = []
