@@ -240,6 +240,11 @@ FAILURES = [  # a layout, what happens to its folder, and what is said
     ("zip", write(ZIP, b""), f"{ZIP}: the file is empty.*Get {ZIP} again"),
     ("zip", write(ZIP, b"Rar!\x1a\7\0" * 99), TRUNCATED),
     *(("zip", cut(ZIP, part), TRUNCATED) for part in (0.01, 0.6, 0.999)),
+    (
+        "official",
+        lambda f: edit_lines(f / PARTITION, lambda lines: [*lines, "\0.jpg 0"]),
+        f"lacks 1 of the 31 images{HINT}",
+    ),
     ("zip", unlist, f"2 of the 30 .*06.jpg, 000007.jpg.*Get {PARTITION} again{HINT}"),
     ("zip", member(None), f"{ZIP} lacks 1 of the 30 images .*000013.jpg{HINT}"),
     (

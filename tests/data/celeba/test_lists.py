@@ -40,10 +40,11 @@ BOM = b"\xef\xbb\xbf"
     "change",
     [
         lambda content: BOM + content.replace(b"\n", b"\r\n"),  # as Excel saves it
+        lambda content: content.decode().encode("utf-16"),  # as PowerShell does
         lambda content: content.rstrip(),
         lambda content: content.replace(b"\n000009.jpg", b"\n\n000009.jpg") + b"\n\n",
     ],
-    ids=["Windows", "no last line end", "blank lines"],
+    ids=["Windows", "UTF-16", "no last line end", "blank lines"],
 )
 def test_line_ends_and_byte_order_marks(layout, change, celeba_in, pixels):
     folder = celeba_in(layout)
@@ -89,14 +90,9 @@ NOTATIONS = {  # between the cells, and a change of the cells of each line of Ka
     "an index": (",", indexed),
     "an index and tabs": ("\t", indexed),
     "a last comma": (",", lambda cells: [*cells, ""]),
-    "blanks in the header": (
-        ",",
-        lambda cells: [cells[0], *(cell.replace("_", " ") for cell in cells[1:])],
-    ),
     "no suffix": (",", of_name(lambda name: name[:-4])),
     "another suffix": (",", of_name(lambda name: f"{name[:-4]}.PNG")),
     "folders": (",", of_name(lambda name: f"img_align_celeba/{name}")),
-    "deep folders": (",", of_name(lambda name: f"{'a/' * 20}{name}")),
     "folders of Windows": (",", of_name(lambda name: f"..\\faces\\{name}")),
 }
 
@@ -109,14 +105,6 @@ def test_other_notations_are_read(between, change, celeba_in, pixels):
         file.write_text("\n".join(["# from a table", *lines]) + "\n")
 
     require_whole(source(folder), pixels)
-
-
-def test_utf_16_is_read(celeba, pixels):
-    """As PowerShell writes a file."""
-    for name in LISTS:
-        (celeba / name).write_bytes((celeba / name).read_text().encode("utf-16"))
-
-    require_whole(source(celeba), pixels)
 
 
 @pytest.mark.parametrize("layout", ["official", "zip"])
@@ -169,7 +157,6 @@ def change(old, new):
         (PARTITION, change("000013.jpg 0", "000013.jpg"), r"line 13 .*000013\.jpg"),
         (PARTITION, change("000013.jpg 0", "000013.jpg 0 0"), r"line 13 .*000013\.jpg 0 0"),
         (PARTITION, change("000013.jpg 0", "000013.jpg 7"), r"line 13 .* 1 number from 0 to 2"),
-        (PARTITION, change("000013.jpg", "\0" + "00013.jpg"), "line 13 "),
         (PARTITION, change("000013.jpg 0", "000012.jpg 0"), r"000012\.jpg more than once"),
         (PARTITION, change(".jpg 1", ".jpg 0"), "no images for val"),
         (PARTITION, lambda text: text[:-3], r"line 30 .*000030\.jp"),
@@ -177,9 +164,12 @@ def change(old, new):
         (PARTITION, lambda text: "a\nb\nc\nd\n", "names no image"),
         (ATTRIBUTE_LIST, lambda text: text[:-300], r"line \d+ .*28\.jpg.* and 40 numbers"),
         (ATTRIBUTE_LIST, change("000030.jpg", "000031.jpg"), r"1 of the images .*000030\.jpg"),
-        (ATTRIBUTE_LIST, lambda text: text.split("\n", 2)[2], r"named above line 1 .*000001\.jpg"),
+        (
+            ATTRIBUTE_LIST,
+            lambda text: text.split("\n", 2)[2],
+            "line 1 .*000001.* but 0 columns",
+        ),
         (ATTRIBUTE_LIST, change("Young", ""), "line 3 .* 40 numbers, but 39 columns are named"),
-        (ATTRIBUTE_LIST, change("Young", "Male"), "column Male twice"),
         (ATTRIBUTE_LIST, lambda text: text + "\n" * 10**6, "1,000,032 lines"),
         (ATTRIBUTE_LIST, change("000013.jpg -1", "000013.jpg 0.5"), "line 15 .* from -1 to 1"),
         (ATTRIBUTE_LIST, change("000013.jpg -1", "000013.jpg  5"), "line 15 .* from -1 to 1"),
