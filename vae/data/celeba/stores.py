@@ -131,28 +131,23 @@ class ZipStore(Store):
         member = self._members.get(name) or self._members.get(self.by_stem.get(stem_of(name), ""))
         if member is None:
             raise ImageError(f"{where}: is not in the archive.")
-        if max(member.size, member.unpacked) > MEMBER_BYTES:
-            raise ImageError(
-                f"{where}: is too large: {max(member.size, member.unpacked) / 1e6:,.0f} MB of at "
-                f"most {MEMBER_BYTES / 1e6:,.0f}. {FIX}"
-            )
+        if (size := max(member.size, member.unpacked)) > MEMBER_BYTES:
+            what = f"{size / 1e6:,.0f} MB of at most {MEMBER_BYTES / 1e6:,.0f}"
+            raise ImageError(f"{where}: is too large: {what}. {FIX}")
         try:
             with open_regular(self.path) as file:
-                if member.start + member.size > file.seek(0, os.SEEK_END):
-                    raise EOFError("it would end after the archive")
                 file.seek(member.start)
                 header = file.read(30)  # its last two fields: lengths of name and extra field
                 file.seek(sum(struct.unpack("<HH", header[26:30])), os.SEEK_CUR)
                 content = file.read(member.size)
-            if member.method == zipfile.ZIP_DEFLATED:  # one byte more: 0 would be no limit
-                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(
-                    content, member.unpacked + 1
-                )
+            if member.method == zipfile.ZIP_DEFLATED:
+                limit = member.unpacked + 1  # one byte more: 0 would be no limit
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, limit)
             if len(content) != member.unpacked:
-                raise EOFError("other size")
+                raise ValueError("other size")
             if zlib.crc32(content) != member.checksum:
-                raise EOFError("other checksum")
-        except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
+                raise ValueError("other checksum")
+        except (OSError, ValueError, OverflowError, struct.error, zlib.error) as error:
             what = f"the archive is damaged here ({error})"
             raise ImageError(f"{where}: {what}. {download_again(self.path)}") from error
         return content
