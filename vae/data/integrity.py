@@ -18,7 +18,7 @@ import numpy as np
 
 from vae.data.base import LABEL_DTYPES, SPLITS, DataConfig, ImageSource
 from vae.data.packing import FORMAT, NUMBERS, SKIPPED, label_fault, valid_columns
-from vae.data.partial_cache import CHUNK_BYTES, Pieces
+from vae.data.partial_cache import Pieces
 from vae.utils.errors import UserError
 from vae.utils.files import open_regular, read_text, verify_checksum
 
@@ -145,9 +145,12 @@ def _damage(file: Path, pieces: Pieces, every_byte: bool) -> str:
     looked_at = range(last + 1) if every_byte else sorted({0, min(1, last), last // 2, last})
     damaged = []
     with open_regular(file) as opened:
+        size = os.fstat(opened.fileno()).st_size
+        if size != starts[-1]:
+            return f"{file.name} is damaged ({size:,} bytes, not {starts[-1]:,})"
         for piece in looked_at:
             opened.seek(starts[piece])
-            if _checksum(opened, pieces[piece][0]) != pieces[piece][1]:
+            if zlib.crc32(opened.read(pieces[piece][0])) != pieces[piece][1]:
                 damaged.append(starts[piece])
     if not damaged:
         return ""
@@ -155,11 +158,3 @@ def _damage(file: Path, pieces: Pieces, every_byte: bool) -> str:
         f"{file.name} is damaged in {len(damaged)} of {len(looked_at)} chunks that were read "
         f"(the first at byte {damaged[0]:,})"
     )
-
-
-def _checksum(opened: Any, length: int) -> int:
-    checksum = 0
-    while block := opened.read(min(length, CHUNK_BYTES)):
-        checksum = zlib.crc32(block, checksum)
-        length -= len(block)
-    return checksum
