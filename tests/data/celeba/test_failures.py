@@ -86,6 +86,14 @@ def unlist(folder):
     edit_lines(folder / PARTITION, lambda lines: lines[:5] + lines[7:])
 
 
+def index_and_cut(folder):
+    """As pandas writes it, without the end of a line."""
+    edit_lines(
+        folder / "list_eval_partition.csv",
+        lambda lines: [*(f"{number},{line}" for number, line in enumerate(lines)), "31"],
+    )
+
+
 def folder_as_image(folder):
     (folder / JPEG).unlink()
     (folder / JPEG).mkdir()
@@ -236,6 +244,7 @@ FAILURES = [  # a layout, what happens to its folder, and what is said
     ("official", write(JPEG, PAGE), f"000013.jpg: .*an HTML or XML page.*{HINT}"),
     ("official", folder_as_image, f"000013.jpg: cannot be read: not a regular file.*{HINT}"),
     ("kaggle", write("list_attr_celeba.csv", PAGE), f"list_attr_celeba.csv{QUOTA}"),
+    ("kaggle", index_and_cut, r"list_eval_partition\.csv: line 32 .'31'. is not a file name"),
     ("zip", write(ZIP, PAGE), f"{ZIP}{QUOTA}"),
     ("zip", write(ZIP, b""), f"{ZIP}: the file is empty.*Get {ZIP} again"),
     ("zip", write(ZIP, b"Rar!\x1a\7\0" * 99), TRUNCATED),

@@ -175,6 +175,7 @@ def change(old, new):
         (ATTRIBUTE_LIST, change("000013.jpg -1", "000013.jpg 0.5"), "line 15 .* from -1 to 1"),
         (ATTRIBUTE_LIST, change("000013.jpg -1", "000013.jpg  5"), "line 15 .* from -1 to 1"),
         (ATTRIBUTE_LIST, change("000013.jpg -1", "000013.jpg  \u00b2"), "line 15 "),
+        (IDENTITIES, change("000013.jpg ", "000013.jpg True"), r"line 13 .*000013\.jpg True"),
         (IDENTITIES, lambda text: f"{text}000031.jpg {'1' * 5000}", r"line 31 .*000031\.jpg 11"),
         (LANDMARKS, change("000013.jpg", "000013.jpg 1e3"), r"line 15 .*000013\.jpg 1e3"),
     ],
