@@ -112,9 +112,7 @@ def test_other_notations_are_read(between, change, celeba_in, pixels):
 def test_images_and_lists_are_matched_by_stem(layout, suffix, celeba_in, pixels, caplog):
     folder = celeba_in(layout)
     if layout == "zip":
-        rewrite_zip(
-            folder / ZIP, lambda _, jpeg: jpeg, rename=lambda name: name.replace(".jpg", suffix)
-        )
+        rewrite_zip(folder / ZIP, rename=lambda name: name.replace(".jpg", suffix))
     for file in folder.glob(f"{IMAGES}/*"):
         file.rename(file.with_suffix(suffix))
     caplog.set_level("INFO")
