@@ -33,9 +33,7 @@ class Store(ABC):
 
     @abstractmethod
     def names(self) -> set[str]:
-        """Return the names of all images. Takes a second or more: called before packing, by
-        `by_stem`, and at each start where there is no partition.
-        """
+        """Return the names of all images, which takes a second or more."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
@@ -47,10 +45,7 @@ class Store(ABC):
 
     @cached_property
     def by_stem(self) -> dict[str, str]:
-        """The name here of each image by its stem: lists may say .jpg where files are .png.
-
-        Made where a list's name is no file; workers get it with the store.
-        """
+        """Names by stem, for lists that say .jpg where files are .png. Made only if needed."""
         return {stem_of(name): name for name in sorted(self.names(), reverse=True)}
 
 
