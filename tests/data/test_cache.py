@@ -204,6 +204,8 @@ def renamed(index: bytes) -> bytes:
 
 DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes] | None, str]] = {
     "images cut": ("train.npy", lambda images: images[:1000], "train.npy is damaged"),
+    "header": ("train.npy", partial(flipped, place=0), "train.npy is damaged"),
+    "end of header": ("train.npy", partial(flipped, place=127), "train.npy is damaged"),
     "a label": ("val.attributes.npy", flipped, "val.attributes.npy is damaged"),
     "no labels": ("val.attributes.npy", None, "val.attributes.npy is missing"),
     "index cut": ("index.json", lambda index: index[:20], "index.json is damaged"),
@@ -268,29 +270,23 @@ LABELS = {"attributes": ["attributes a", "attributes b"]}
 SKIPPED = "skipped.txt"
 FORGED: list[tuple[str, Callable[[Path], Any]]] = [
     ("val.npy", to(np.zeros((0, 8, 8, 3), np.uint8))),
-    ("val.npy", to(np.zeros((69, 8, 8, 3), np.uint8))),
-    ("val.npy", to(np.zeros((70, 4, 4, 3), np.uint8))),
+    ("val.npy", lambda file: os.truncate(file, file.stat().st_size + 1)),
     ("val.npy", to(np.zeros((70, 8, 8, 3), np.float32))),
     ("val.npy", to(np.asfortranarray(np.zeros((70, 8, 8, 3), np.uint8)))),
     ("val.npy", to(np.full((70, 8, 8, 3), None), allow_pickle=True)),
-    ("val.npy", lambda file: file.write_bytes(b"PK\5\6" + bytes(18))),
     ("val.npy", lambda file: file.write_bytes(b"\x93NUMPY\1\0\x76\0{'descr': (")),
-    ("train.attributes.npy", to(np.zeros((10, 2), np.int8))),
     ("train.attributes.npy", to(np.zeros((200, 3), np.int8))),
     ("train.attributes.npy", to(np.full((200, 2), 7, np.int8))),
-    ("train.attributes.npy", to(np.full((200, 2), None), allow_pickle=True)),
     ("train.factors.npy", nan),
     ("train.factors.npy", to(np.zeros((200, 2), np.float64))),
     (SKIPPED, lambda file: file.write_text("val\t70\tgone\n")),
     (SKIPPED, lambda file: file.write_text("val\tsix\tgone\n")),
     ("index.json", index_with(labels=None)),
-    ("index.json", index_with(labels={})),
     ("index.json", index_with(labels=LABELS)),
     ("index.json", index_with(labels=LABELS | {"factors": "ab"})),
     ("index.json", index_with(labels=LABELS | {"factors": [1, 2]})),
     ("index.json", index_with(labels=LABELS | {"factors": ["a", "a"]})),
     ("index.json", index_with(labels=LABELS | {"../factors": ["a", "b"]})),
-    ("index.json", index_with(files={})),
     ("index.json", index_with(files={"../../secret": [[1, 2]]})),
     ("index.json", lambda file: file.write_text(with_checksum({"format": 3}))),
 ]
@@ -327,10 +323,10 @@ def test_verify_reads_every_byte(tmp_path, calls):
     verify(Tiny(calls), config(tmp_path))
     whole = file.read_bytes()
     last = len(whole) - 1
-    borders = [0, 127, 128, 128 + 8 * 192 - 1, 128 + 8 * 192, last]
-    for place in borders + random.Random(0).sample(range(last), 20):
+    borders = [128, 128 + 8 * 192 - 1, 128 + 8 * 192, last]
+    for place in borders + random.Random(0).sample(range(128, last), 20):
         file.write_bytes(flipped(whole, place))
-        start = 0 if place < 128 else 128 + (place - 128) // (8 * 192) * (8 * 192)
+        start = 128 + (place - 128) // (8 * 192) * (8 * 192)
         says = rf"train\.npy is damaged in 1 of 26 .* \(the first at byte {start:,}\)"
         with pytest.raises(UserError, match=says):
             verify(Tiny(calls), config(tmp_path))
@@ -350,7 +346,7 @@ def test_a_start_reads_both_ends_and_the_middle(tmp_path, calls, monkeypatch, ca
         open_or_pack(Tiny(calls), config(tmp_path))
     assert files <= counted.call_count <= 4 * files
 
-    for place in (0, 128, 128 + 90 * 192, 128 + 199 * 192):
+    for place in (128, 128 + 90 * 192, 128 + 199 * 192):
         damage(folder / "train.npy", partial(flipped, place=place))
         caplog.clear()
         open_or_pack(Tiny(calls), config(tmp_path))

@@ -145,12 +145,18 @@ def test_suffixes_are_those_of_the_formats():
     assert read - {".pfm"} == IMAGE_SUFFIXES  # floats
 
 
+def tiff(width: int, bits: int, after: bytes, **more: int) -> bytes:
+    """A grey TIFF by hand; `more` tags as t322=40000."""
+    tags = {256: width, 257: width, 258: bits, 262: 1, 277: 1}
+    tags |= {int(name[1:]): value for name, value in more.items()}
+    entries = [struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags)]
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4) + after
+
+
 def test_twelve_bits_of_grey_are_all_used():
-    """Pillow's mode is that of 16 bits. A file by hand, as Pillow writes none of 12 bits."""
-    tags = {256: 16, 257: 16, 258: 12, 259: 1, 262: 1, 273: 110, 277: 1, 279: 384}
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
-    assert (decode_square(head + b"\x80\x08\0" * 128, "grey.tif", 8) == 128).all()
+    """Pillow's mode is that of 16 bits, and it writes no file of 12 bits."""
+    content = tiff(16, 12, b"\x80\x08\0" * 128, t259=1, t273=110, t279=384)
+    assert (decode_square(content, "grey.tif", 8) == 128).all()
 
 
 def as_srgb(linear: np.ndarray) -> np.ndarray:
@@ -283,20 +289,7 @@ def test_too_many_pixels_are_refused_by_the_header(format, side, recwarn):
 
 
 def test_a_tile_larger_than_the_image_is_refused():
-    tags = {
-        256: 16,
-        257: 16,
-        258: 8,
-        259: 5,
-        262: 1,
-        277: 1,
-        322: 40000,
-        323: 40000,
-        324: 8,
-        325: 9,
-    }
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(40)
+    content = tiff(16, 8, bytes(36), t259=5, t322=40000, t323=40000, t324=8, t325=9)
     with pytest.raises(ImageError, match="too large: more than 120,000,000 pixels"):
         decode_square(content, "x.tif", 16)
 

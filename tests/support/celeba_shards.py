@@ -110,7 +110,7 @@ def edit_lines(file: Path, change: Callable[[list[str]], Sequence[str]]) -> None
 
 def rewrite_zip(
     archive: Path,
-    change: Callable[[str, bytes], bytes | None],
+    change: Callable[[str, bytes], bytes | None] = lambda name, content: content,
     method: int = ZIP_DEFLATED,
     rename: Callable[[str], str] = str,
 ) -> None:

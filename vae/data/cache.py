@@ -75,9 +75,7 @@ class Packed:
         names = self.label_names().get(kind)
         if names is None:
             return None
-        return Labels(
-            tuple(names), np.load(self.folder / f"{split}.{kind}.npy", allow_pickle=False)
-        )
+        return Labels(tuple(names), np.load(self.folder / f"{split}.{kind}.npy"))
 
 
 def open_or_pack(source: ImageSource, config: DataConfig) -> Packed:

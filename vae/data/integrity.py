@@ -18,9 +18,9 @@ import numpy as np
 
 from vae.data.base import LABEL_DTYPES, SPLITS, DataConfig, ImageSource
 from vae.data.packing import FORMAT, NUMBERS, SKIPPED, label_fault, valid_columns
-from vae.data.partial_cache import CHUNK_BYTES, HEADER_BYTES, Pieces
+from vae.data.partial_cache import Pieces
 from vae.utils.errors import UserError
-from vae.utils.files import MAX_TEXT, open_regular, read_text, verify_checksum
+from vae.utils.files import open_regular, read_text, verify_checksum
 
 
 def find_damage(
@@ -46,27 +46,17 @@ def find_damage(
         labels, files = index["labels"], index["files"]
         _require_index(labels, files, (folder / SKIPPED).exists())
         sizes, size = source.sizes(), config.image_size
-        arrays: dict[str, tuple[Any, tuple[int, ...]]] = {}
         for split, skipped in skipped_images(folder).items():
             if max(skipped, default=0) >= sizes[split]:
                 return f"{SKIPPED} is damaged (image {max(skipped)} of {sizes[split]})"
             count = sizes[split] - len(skipped)
-            arrays[f"{split}.npy"] = np.uint8, (count, size, size, 3)
+            open_array(folder / f"{split}.npy", np.uint8, (count, size, size, 3))
             for kind, names in labels.items():
-                arrays[f"{split}.{kind}.npy"] = LABEL_DTYPES.get(kind), (count, len(names))
-        limits = {SKIPPED: MAX_TEXT}
-        for name, (dtype, shape) in arrays.items():
-            limits[name] = HEADER_BYTES + np.dtype(dtype or np.longdouble).itemsize * math.prod(
-                shape
-            )
-        found = [
-            _damage(folder / name, pieces, every_byte, limits[name])
-            for name, pieces in files.items()
-        ]
-        if not any(found):
-            for name, form in arrays.items():
-                fault = label_fault(name.split(".")[1], open_array(folder / name, *form))
-                found.append(fault and f"{name} is damaged ({fault})")
+                file = folder / f"{split}.{kind}.npy"
+                values = open_array(file, LABEL_DTYPES.get(kind), (count, len(names)))
+                if fault := label_fault(kind, values):
+                    return f"{file.name} is damaged ({fault})"
+        found = [_damage(folder / name, pieces, every_byte) for name, pieces in files.items()]
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except OSError as error:
@@ -88,29 +78,29 @@ class CacheError(Exception):
 def open_array(file: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Map an array of a cache into memory, read-only. Only its header is read.
 
-    Args:
-        file: of the array.
-        dtype: None for any numbers.
-        shape: of the array.
-
     Raises:
-        CacheError: it is another, or damaged.
+        CacheError: it has another dtype (None: any numbers) or shape, or is damaged.
         OSError: it cannot be read.
     """
-    try:
-        array = np.lib.format.open_memmap(file, mode="r")
-    except OSError:
-        raise
-    except Exception as error:  # NumPy raises nearly anything on damaged bytes
-        raise CacheError(f"{file.name} is damaged ({error!s:.80})") from error
-    right = array.dtype == dtype if dtype else array.dtype.kind in NUMBERS
-    if not (right and array.shape == shape and array.flags.c_contiguous):
-        wanted = np.dtype(dtype) if dtype else "numbers"
-        raise CacheError(
-            f"{file.name} is damaged ({array.dtype} of shape {array.shape}, not {wanted} of "
-            f"shape {shape} in C order)"
-        )
-    return array
+    with open_regular(file) as opened:
+        try:
+            np.lib.format.read_magic(opened)
+            found, fortran, kind = np.lib.format.read_array_header_1_0(opened)
+        except OSError:
+            raise
+        except Exception as error:  # NumPy raises nearly anything on damaged bytes
+            raise CacheError(f"{file.name} is damaged ({error!s:.80})") from error
+        right = kind == dtype if dtype else kind.kind in NUMBERS
+        if not right or found != shape or fortran:
+            wanted = np.dtype(dtype) if dtype else "numbers"
+            raise CacheError(
+                f"{file.name} is damaged ({kind} of shape {found}, not {wanted} of shape {shape} "
+                "in C order)"
+            )
+        start, size = opened.tell(), os.fstat(opened.fileno()).st_size
+        if size != (expected := start + kind.itemsize * math.prod(shape)):
+            raise CacheError(f"{file.name} is damaged ({size:,} bytes, not {expected:,})")
+        return np.memmap(opened, kind, "r", start, shape)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -148,19 +138,19 @@ def _require_index(labels: Any, files: Any, has_skipped: bool) -> None:
         raise ValueError(f"its files are {', '.join(files)}")
 
 
-def _damage(file: Path, pieces: Pieces, every_byte: bool, largest: int) -> str:
-    """Describe the damage of a file of a cache, of at most `largest` bytes; "" if there is none."""
-    *starts, expected = accumulate((length for length, _ in pieces), initial=0)
+def _damage(file: Path, pieces: Pieces, every_byte: bool) -> str:
+    """Describe the damage of a file of a cache; "" if there is none."""
+    starts = [0, *accumulate(length for length, _ in pieces)]
     last = len(pieces) - 1
     looked_at = range(last + 1) if every_byte else sorted({0, min(1, last), last // 2, last})
     damaged = []
     with open_regular(file) as opened:
         size = os.fstat(opened.fileno()).st_size
-        if size != expected or size > largest:
-            return f"{file.name} is damaged ({size:,} bytes, not {min(expected, largest):,})"
+        if size != starts[-1]:
+            return f"{file.name} is damaged ({size:,} bytes, not {starts[-1]:,})"
         for piece in looked_at:
             opened.seek(starts[piece])
-            if _checksum(opened, pieces[piece][0]) != pieces[piece][1]:
+            if zlib.crc32(opened.read(pieces[piece][0])) != pieces[piece][1]:
                 damaged.append(starts[piece])
     if not damaged:
         return ""
@@ -168,11 +158,3 @@ def _damage(file: Path, pieces: Pieces, every_byte: bool, largest: int) -> str:
         f"{file.name} is damaged in {len(damaged)} of {len(looked_at)} chunks that were read "
         f"(the first at byte {damaged[0]:,})"
     )
-
-
-def _checksum(opened: Any, length: int) -> int:
-    checksum = 0
-    while block := opened.read(min(length, CHUNK_BYTES)):
-        checksum = zlib.crc32(block, checksum)
-        length -= len(block)
-    return checksum

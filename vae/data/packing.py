@@ -237,7 +237,7 @@ def _finish(
         files[f"{split}.npy"] = partial.finish_images(split, chunks)
         for kind, known in labels[split].items():
             file = partial.folder / f"{split}.{kind}.npy"
-            np.save(file, np.delete(known.values, list(skipped), axis=0), allow_pickle=False)
+            np.save(file, np.delete(known.values, list(skipped), axis=0))
             files[file.name] = _one_piece(file)
     (partial.folder / SKIPPED).unlink(missing_ok=True)
     if listed:

@@ -86,6 +86,14 @@ def unlist(folder):
     edit_lines(folder / PARTITION, lambda lines: lines[:5] + lines[7:])
 
 
+def index_and_cut(folder):
+    """As pandas writes it, without the end of a line."""
+    edit_lines(
+        folder / "list_eval_partition.csv",
+        lambda lines: [*(f"{number},{line}" for number, line in enumerate(lines)), "31"],
+    )
+
+
 def folder_as_image(folder):
     (folder / JPEG).unlink()
     (folder / JPEG).mkdir()
@@ -102,7 +110,7 @@ def flip(method, count):
     """Flip bits in bytes of an archive's image."""
 
     def flipped(folder):
-        rewrite_zip(folder / ZIP, lambda name, jpeg: jpeg, method)
+        rewrite_zip(folder / ZIP, method=method)
         with ZipFile(folder / ZIP) as archive:
             info = archive.getinfo(JPEG)
         middle = info.header_offset + 60 + info.compress_size // 2
@@ -236,10 +244,16 @@ FAILURES = [  # a layout, what happens to its folder, and what is said
     ("official", write(JPEG, PAGE), f"000013.jpg: .*an HTML or XML page.*{HINT}"),
     ("official", folder_as_image, f"000013.jpg: cannot be read: not a regular file.*{HINT}"),
     ("kaggle", write("list_attr_celeba.csv", PAGE), f"list_attr_celeba.csv{QUOTA}"),
+    ("kaggle", index_and_cut, r"list_eval_partition\.csv: line 32 .'31'. is not a file name"),
     ("zip", write(ZIP, PAGE), f"{ZIP}{QUOTA}"),
     ("zip", write(ZIP, b""), f"{ZIP}: the file is empty.*Get {ZIP} again"),
     ("zip", write(ZIP, b"Rar!\x1a\7\0" * 99), TRUNCATED),
     *(("zip", cut(ZIP, part), TRUNCATED) for part in (0.01, 0.6, 0.999)),
+    (
+        "official",
+        lambda f: edit_lines(f / PARTITION, lambda lines: [*lines, "\0.jpg 0"]),
+        f"lacks 1 of the 31 images{HINT}",
+    ),
     ("zip", unlist, f"2 of the 30 .*06.jpg, 000007.jpg.*Get {PARTITION} again{HINT}"),
     ("zip", member(None), f"{ZIP} lacks 1 of the 30 images .*000013.jpg{HINT}"),
     (
@@ -268,7 +282,7 @@ FAILURES = [  # a layout, what happens to its folder, and what is said
     ("zip", add("img_celeba/000001.jpg"), "'img_celeba/000001.jpg' is in two of its folders"),
     (
         "zip",
-        lambda f: rewrite_zip(f / ZIP, lambda _, jpeg: jpeg, ZIP_BZIP2),
+        lambda f: rewrite_zip(f / ZIP, method=ZIP_BZIP2),
         f"{ZIP}: its member .* is packed by a method .*unpack it",
     ),
     ("parquet", remove(TRAIN_0), "has 1 of the 2 .* of train; missing: 00000-of-00002"),
@@ -296,11 +310,7 @@ FAILURES = [  # a layout, what happens to its folder, and what is said
     ("parquet", edit(VALID, set_column("image", lambda _: ["a.jpg"] * 3)), "no column `image`"),
     ("parquet", edit(TRAIN_1, lambda table: table.drop_columns(["Male"])), f"{TRAIN_1}: .*Male"),
     ("parquet", edit(VALID, set_column("Male", lambda _: [1, None, 0])), f"{VALID}: .*Male is emp"),
-    (
-        "parquet",
-        edit(VALID, set_column("Male", lambda _: ["yes"] * 3)),
-        f"{VALID}: .*Male.* string",
-    ),
+    ("parquet", edit(VALID, set_column("Male", lambda _: ["yes"] * 3)), f"{VALID}: .* 'yes'"),
     ("parquet", many_rows, f"{TRAIN_1}: has 2,000,012 rows"),
     (
         "parquet",

@@ -40,10 +40,11 @@ BOM = b"\xef\xbb\xbf"
     "change",
     [
         lambda content: BOM + content.replace(b"\n", b"\r\n"),  # as Excel saves it
+        lambda content: content.decode().encode("utf-16"),  # as PowerShell does
         lambda content: content.rstrip(),
         lambda content: content.replace(b"\n000009.jpg", b"\n\n000009.jpg") + b"\n\n",
     ],
-    ids=["Windows", "no last line end", "blank lines"],
+    ids=["Windows", "UTF-16", "no last line end", "blank lines"],
 )
 def test_line_ends_and_byte_order_marks(layout, change, celeba_in, pixels):
     folder = celeba_in(layout)
@@ -89,14 +90,9 @@ NOTATIONS = {  # between the cells, and a change of the cells of each line of Ka
     "an index": (",", indexed),
     "an index and tabs": ("\t", indexed),
     "a last comma": (",", lambda cells: [*cells, ""]),
-    "blanks in the header": (
-        ",",
-        lambda cells: [cells[0], *(cell.replace("_", " ") for cell in cells[1:])],
-    ),
     "no suffix": (",", of_name(lambda name: name[:-4])),
     "another suffix": (",", of_name(lambda name: f"{name[:-4]}.PNG")),
     "folders": (",", of_name(lambda name: f"img_align_celeba/{name}")),
-    "deep folders": (",", of_name(lambda name: f"{'a/' * 20}{name}")),
     "folders of Windows": (",", of_name(lambda name: f"..\\faces\\{name}")),
 }
 
@@ -111,22 +107,12 @@ def test_other_notations_are_read(between, change, celeba_in, pixels):
     require_whole(source(folder), pixels)
 
 
-def test_utf_16_is_read(celeba, pixels):
-    """As PowerShell writes a file."""
-    for name in LISTS:
-        (celeba / name).write_bytes((celeba / name).read_text().encode("utf-16"))
-
-    require_whole(source(celeba), pixels)
-
-
 @pytest.mark.parametrize("layout", ["official", "zip"])
 @pytest.mark.parametrize("suffix", [".JPG", ".png"])
 def test_images_and_lists_are_matched_by_stem(layout, suffix, celeba_in, pixels, caplog):
     folder = celeba_in(layout)
     if layout == "zip":
-        rewrite_zip(
-            folder / ZIP, lambda _, jpeg: jpeg, rename=lambda name: name.replace(".jpg", suffix)
-        )
+        rewrite_zip(folder / ZIP, rename=lambda name: name.replace(".jpg", suffix))
     for file in folder.glob(f"{IMAGES}/*"):
         file.rename(file.with_suffix(suffix))
     caplog.set_level("INFO")
@@ -169,7 +155,6 @@ def change(old, new):
         (PARTITION, change("000013.jpg 0", "000013.jpg"), r"line 13 .*000013\.jpg"),
         (PARTITION, change("000013.jpg 0", "000013.jpg 0 0"), r"line 13 .*000013\.jpg 0 0"),
         (PARTITION, change("000013.jpg 0", "000013.jpg 7"), r"line 13 .* 1 number from 0 to 2"),
-        (PARTITION, change("000013.jpg", "\0" + "00013.jpg"), "line 13 "),
         (PARTITION, change("000013.jpg 0", "000012.jpg 0"), r"000012\.jpg more than once"),
         (PARTITION, change(".jpg 1", ".jpg 0"), "no images for val"),
         (PARTITION, lambda text: text[:-3], r"line 30 .*000030\.jp"),
@@ -177,13 +162,18 @@ def change(old, new):
         (PARTITION, lambda text: "a\nb\nc\nd\n", "names no image"),
         (ATTRIBUTE_LIST, lambda text: text[:-300], r"line \d+ .*28\.jpg.* and 40 numbers"),
         (ATTRIBUTE_LIST, change("000030.jpg", "000031.jpg"), r"1 of the images .*000030\.jpg"),
-        (ATTRIBUTE_LIST, lambda text: text.split("\n", 2)[2], r"named above line 1 .*000001\.jpg"),
+        (
+            ATTRIBUTE_LIST,
+            lambda text: text.split("\n", 2)[2],
+            "line 1 .*000001.* but 0 columns",
+        ),
         (ATTRIBUTE_LIST, change("Young", ""), "line 3 .* 40 numbers, but 39 columns are named"),
-        (ATTRIBUTE_LIST, change("Young", "Male"), "column Male twice"),
         (ATTRIBUTE_LIST, lambda text: text + "\n" * 10**6, "1,000,032 lines"),
+        (ATTRIBUTE_LIST, lambda text: text + "x" * 140_000, "line 33 .'x{40}'. has 140,000 char"),
         (ATTRIBUTE_LIST, change("000013.jpg -1", "000013.jpg 0.5"), "line 15 .* from -1 to 1"),
         (ATTRIBUTE_LIST, change("000013.jpg -1", "000013.jpg  5"), "line 15 .* from -1 to 1"),
         (ATTRIBUTE_LIST, change("000013.jpg -1", "000013.jpg  \u00b2"), "line 15 "),
+        (IDENTITIES, change("000013.jpg ", "000013.jpg True"), r"line 13 .*000013\.jpg True"),
         (IDENTITIES, lambda text: f"{text}000031.jpg {'1' * 5000}", r"line 31 .*000031\.jpg 11"),
         (LANDMARKS, change("000013.jpg", "000013.jpg 1e3"), r"line 15 .*000013\.jpg 1e3"),
     ],
@@ -194,16 +184,6 @@ def test_a_damaged_list_is_named_with_its_line(name, damage, says, celeba):
     text = refusal(celeba)
     assert re.search(f"{celeba / name}: .*{says}", text), text
     assert f"Get {name} again" in text
-
-
-@pytest.mark.parametrize("place", [1, 13])
-def test_a_line_without_end_in_a_csv(place, celeba_in):
-    file = celeba_in("kaggle") / "list_attr_celeba.csv"
-    edit_lines(file, lambda lines: [*lines[:place], "x" * 140_000, *lines[place:]])
-
-    text = refusal(file.parent)
-    assert f"{file}: line {place + 1} ('xxxx" in text
-    assert len(text) < 400
 
 
 @pytest.mark.parametrize("name", [PARTITION, ATTRIBUTE_LIST])

@@ -29,7 +29,7 @@ MAX_ENTRIES = 1000  # entries looked at of each folder: one with 202,599 images 
 Layout = ListedCelebA | ParquetCelebA
 
 
-def find_layout(root: Path, split: str = "official") -> Callable[[], Layout]:
+def find_layout(root: Path, split: str) -> Callable[[], Layout]:
     """Find CelebA's files in a folder and its subfolders; of several, the least deep are taken.
 
     With split="hash" the partition is neither needed nor read.

@@ -122,10 +122,9 @@ class ListedCelebA:
         for kind, (columns, _, values) in self._tables.items():
             if kind == "attributes":
                 labels[kind] = Labels(columns, (values[rows] > 0).astype(np.int8))
-            elif kind == "identities":
-                labels[kind] = Labels(IDENTITY, values[rows, :1])
             else:
-                labels[kind] = Labels(columns, values[rows])
+                names = IDENTITY if kind == "identities" else columns
+                labels[kind] = Labels(names, values[rows])
         return labels
 
     def _used(self, sizes: dict[str, int]) -> list[str]:

@@ -30,8 +30,7 @@ from vae.utils.text import plural
 HEAD = 5  # lines among which the first image is listed
 NAMES_OF_NAMES = ("", "image_id", "image", "filename", "file", "name")  # headers of that column
 NUMBER = re.compile(r"[+-]?\d+(\.0*)?|true|false", re.IGNORECASE)
-WORDS = {"True": "1", "False": "0", "TRUE": "1", "FALSE": "0", "true": "1", "false": "0"}
-SHORT = 32  # characters of a name that NumPy reads; names that fill them are read again
+WORDS = {"true": 1, "false": 0}
 MAX_LINE = 1 << 16  # characters; CelebA's have 130
 
 
@@ -41,7 +40,7 @@ class ListKind(NamedTuple):
     stem: str  # of the file's name
     dtype: type[np.integer[Any]]
     numbers: range  # allowed values
-    single: bool  # one column is read
+    single: bool  # has one column
 
 
 KINDS = {
@@ -61,15 +60,14 @@ class Table(NamedTuple):
 
 
 class Notation(NamedTuple):
-    """How a list file writes its rows."""
+    """How a list file writes its rows: cells before the image's name, the name, numbers, cells."""
 
     first: int  # the first row's place among the lines
     delimiter: str | None  # None: blanks
-    cells: int  # per row
-    name: int  # the cell with the image's name: after an index, as pandas writes it
-    start: int  # the first cell that is read as a number
-    columns: tuple[str, ...]  # names of the cells that are read; () where there are none
-    width: int  # how many are read
+    before: int  # cells: an index, as pandas writes it
+    width: int  # numbers per row
+    after: int  # cells: empty, behind a comma at the end
+    columns: tuple[str, ...]  # names of the numbers; () where the file has none
 
 
 def read_list(file: Path, kind: str) -> Table:
@@ -86,16 +84,12 @@ def read_list(file: Path, kind: str) -> Table:
     content = list_bytes(file)
     encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     text = content.decode(encoding, "replace").replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\0", "\ufffd")  # no file's name has one
     del content
     try:
         if (count := text.count("\n")) > MAX_IMAGES:
             raise ValueError(f"has {count:,} lines, but CelebA has 202,599 images")
-        if "\0" in text:
-            number = text.partition("\0")[0].count("\n") + 1
-            raise ValueError(f"line {number} has a null byte")
-        lines = text.split("\n")
-        if re.search(r"\A[#\s]", text) or re.search(r"\n[#\s]", text):
-            lines = ["" if line.isspace() or line.startswith("#") else line for line in lines]
+        lines = ["" if line.isspace() or line[:1] == "#" else line for line in text.split("\n")]
         del text
         longest = max(lines, key=len)
         if len(longest) > MAX_LINE:
@@ -125,27 +119,22 @@ def _find_notation(lines: list[str], kind: str) -> Notation:
     for number, line in enumerate(lines[:HEAD]):
         delimiter = next((mark for mark in ",;\t" if mark in line), None)
         cells = [cell.strip().strip("\"'") for cell in line.split(delimiter)] or [""]
-        full = len(cells) - (delimiter is not None and not cells[-1])  # a comma may end the line
-        name = _name_cell(cells[:full])
-        if name is None:
-            if sum(map(bool, cells)) > 1 or not (cells[0].isdigit() or not cells[0]):
-                header = cells[:full]  # no empty line, and not the number of images
+        after = int(delimiter is not None and not cells[-1])
+        cells = cells[: len(cells) - after]
+        before = _name_cell(cells)
+        if before is None:
+            if any(cells) and not "".join(cells).isdigit():  # not the number of images
+                header = cells
             continue
-        start, width, columns = name + 1, full - name - 1, header
-        if len(header) == full and (delimiter or header[0].lower() in NAMES_OF_NAMES):
-            columns = header[start:]
-        if KINDS[kind].single and width:
-            at = columns.index(kind) if kind in columns[:width] else 0
-            start, width, columns = start + at, 1, columns[at : at + 1]
-        if not width or (header and len(columns) != width):
-            above = f"{len(columns)} columns are named above it" if header else "no number"
-            raise ValueError(f"line {number + 1} ({line[:40]!r}) has {width} numbers, but {above}")
-        if not (header or KINDS[kind].single):
-            raise ValueError(f"no columns are named above line {number + 1} ({line[:40]!r})")
-        columns = [column.replace(" ", "_") for column in columns]
-        if len(set(columns)) < len(columns):
-            raise ValueError(f"names column {Counter(columns).most_common(1)[0][0]} twice")
-        return Notation(number, delimiter, len(cells), name, start, tuple(columns), width)
+        width, columns = len(cells) - before - 1, header
+        if len(header) == len(cells) and (delimiter or header[0].lower() in NAMES_OF_NAMES):
+            columns = header[before + 1 :]
+        single = KINDS[kind].single
+        if not width or width != (1 if single else len(columns)):
+            wanted = "it takes one" if single else f"{len(columns)} columns are named above it"
+            what = f"line {number + 1} ({line[:40]!r}) has {plural(width, 'number')}"
+            raise ValueError(f"{what}, but {wanted}")
+        return Notation(number, delimiter, before, width, after, tuple(columns))
     raise ValueError(f"names no image in its first {HEAD} lines")
 
 
@@ -157,57 +146,42 @@ def _name_cell(cells: list[str]) -> int | None:
     return 0 if rest and all(NUMBER.fullmatch(cell) for cell in rest) else None
 
 
-def _split_names(rows: list[str], notation: Notation) -> list[str]:
-    """Return the cell of each row with the image's name, of any length."""
-    place = notation.name
-    return [row.split(notation.delimiter, place + 1)[place] for row in filter(None, rows)]
-
-
-def _clean_names(names: list[str]) -> list[str]:
-    """Return names without quotes and the folders before them."""
-    if re.search(r"[\s\"'/\\]", "".join(names)):
-        names = [re.split(r"[/\\]", name.strip().strip("\"'"))[-1] for name in names]
-    return names
-
-
 def _read_rows(rows: list[str], notation: Notation, kind: str) -> tuple[list[str], np.ndarray]:
     """Return the names and the numbers, (rows, width). ValueError: names the line that is wrong."""
     _, kept, wanted, _ = KINDS[kind]
-    first, delimiter, cells, name, start, _, width = notation
+    first, delimiter, before, width, after, _ = notation
+    to_numbers = dict.fromkeys(range(before + 1, before + 1 + width), _to_number)
 
-    def parse(rows: list[str], dtype: type) -> tuple[list[str], np.ndarray]:
-        skipped = {"before": name, "between": start - name - 1, "after": cells - start - width}
-        before, between, after = ((part, "U1", (count,)) for part, count in skipped.items())
-        fields = [before, ("name", f"U{SHORT}"), between, ("values", dtype, (width,)), after]
-        read = np.loadtxt(rows, np.dtype(fields), None, delimiter, ndmin=1, quotechar='"')
+    def parse(rows: list[str], dtype: type, converters: Any = None) -> tuple[list[str], np.ndarray]:
+        row = [("before", "U1", (before,)), ("name", "O"), ("values", dtype, (width,))]
+        row += [("after", "U1", (after,))]
+        read = np.loadtxt(
+            rows, np.dtype(row), None, delimiter, converters, ndmin=1, encoding=None, quotechar='"'
+        )
         numbers, names = read["values"], read["name"].tolist()
-        values: np.ndarray = numbers.astype(kept)
-        if not ((wanted[0] <= numbers) & (numbers <= wanted[-1]) & (values == numbers)).all():
+        if not ((wanted[0] <= numbers) & (numbers <= wanted[-1])).all():
             raise ValueError
-        is_cut = max(map(len, names)) == SHORT
-        return _clean_names(_split_names(rows, notation) if is_cut else names), values
-
-    def parse_words(rows: list[str]) -> tuple[list[str], np.ndarray]:  # 1.0, True
-        text = "\n".join(rows)
-        for word, digit in WORDS.items():
-            text = text.replace(word, digit)
-        rows = text.split("\n")
-        with suppress(ValueError):
-            return parse(rows, kept)
-        with np.errstate(invalid="ignore"):
-            return parse(rows, np.float64)
+        if ((values := numbers.astype(kept)) != numbers).any():
+            raise ValueError
+        if re.search(r"[\s\"'/\\]", "".join(names)):  # quotes, and folders before the name
+            names = [re.split(r"[/\\]", name.strip().strip("\"'"))[-1] for name in names]
+        return names, values
 
     with suppress(ValueError):
         return parse(rows, kept)
-    with suppress(ValueError):  # of a name too, the words were replaced
-        return _clean_names(_split_names(rows, notation)), parse_words(rows)[1]
+    with suppress(ValueError):  # 1.0, True
+        return parse(rows, float, to_numbers)
     odd = 0
     for number, line in enumerate(rows):
         try:
-            parse_words([line or rows[0]])
+            parse([line or rows[0]], float, to_numbers)
         except ValueError:
             odd = number
             break
     numbers = f"{plural(width, 'number')} from {wanted[0]} to {wanted[-1]}"
     what = f"line {first + odd + 1} ({rows[odd][:40].strip()!r})"
     raise ValueError(f"{what} is not a file name and {numbers}")
+
+
+def _to_number(cell: str) -> float:
+    return float(WORDS.get(cell.strip().lower(), cell))

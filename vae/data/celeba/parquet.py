@@ -143,7 +143,8 @@ class ParquetCelebA:
         self._edges = np.cumsum([0, *(group.rows for group in self.groups)])
         if not official:
             self.rows = rows_by_hash(self._names())
-        self._next: tuple[int, Iterator[bytes | None]] | None = None  # row, and images from it on
+        # An opened group, the number of its next image, and the images from it on.
+        self._next: tuple[Group, int, Iterator[bytes | None]] | None = None
 
     def sizes(self) -> dict[str, int]:
         """Return the number of images per split."""
@@ -160,9 +161,10 @@ class ParquetCelebA:
     def read(self, split: str, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
         """Yield name and content of images [start, stop) of a split. ImageError: one is damaged."""
         for row in self.rows[split][start:stop].tolist():
-            group, number = self._place(row)
+            place = int(np.searchsorted(self._edges, row, "right")) - 1
+            group, number = self.groups[place], row - int(self._edges[place])
             name = f"{group.file}: row {group.before + number}"
-            content = self._image(row)
+            content = self._image(group, number)
             if content is None:
                 raise ImageError(f"{name} holds no image.")
             if len(content) > MEMBER_BYTES:
@@ -190,24 +192,18 @@ class ParquetCelebA:
         """Pickle for workers without an opened shard."""
         return self.__dict__ | {"_next": None}
 
-    def _place(self, row: int) -> tuple[Group, int]:
-        """Return a row's group, and its number there."""
-        number = int(np.searchsorted(self._edges, row, "right")) - 1
-        return self.groups[number], row - int(self._edges[number])
-
-    def _image(self, row: int) -> bytes | None:
-        """Return a row's image file; rows are nearly always asked for in order.
+    def _image(self, group: Group, number: int) -> bytes | None:
+        """Return an image file of a row group; they are nearly always asked for in order.
 
         One by one: a file of a few bytes can stand for any number of large images.
         """
-        group, number = self._place(row)
-        if self._next is None or not row - number < self._next[0] <= row:  # else further in it
-            self._next = row - number, _column(group.file, [group], "bytes", 1)
-        following, images = self._next
+        if self._next is None or self._next[0] is not group or number < self._next[1]:
+            self._next = group, 0, _column(group.file, [group], "bytes", 1)
+        _, following, images = self._next
         self._next = None  # after an error the group is opened again
         for place, image in enumerate(images, start=following):
-            if place == row:
-                self._next = row + 1, images
+            if place == number:
+                self._next = group, number + 1, images
                 return image
         what = f"is damaged: row {group.before + number} is missing"
         raise ImageError(f"{group.file}: {what}. {download_again(group.file)}")
@@ -228,15 +224,12 @@ class ParquetCelebA:
             stop = start + sum(group.rows for group in groups)
             if ((start <= rows) & (rows < stop)).any():
                 with open_shard(file) as opened:
-                    kinds = {column.name: str(column.type) for column in opened.schema_arrow}
-                    for name in names:
-                        if not re.match("bool|u?int|float|double|halffloat", kinds[name]):
-                            raise ValueError(f"column {name} holds {kinds[name]}, not numbers")
                     table = opened.read(names)
                     for number, name in enumerate(names):
-                        if table.column(name).null_count:
+                        column = table.column(name)
+                        if column.null_count:
                             raise ValueError(f"column {name} is empty in some rows")
-                        values[start:stop, number] = table.column(name).to_numpy()
+                        values[start:stop, number] = column.to_numpy()
             start = stop
         found: np.ndarray = values[rows]
         return found

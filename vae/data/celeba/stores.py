@@ -33,9 +33,7 @@ class Store(ABC):
 
     @abstractmethod
     def names(self) -> set[str]:
-        """Return the names of all images. Takes a second or more: called before packing, by
-        `by_stem`, and at each start where there is no partition.
-        """
+        """Return the names of all images, which takes a second or more."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
@@ -47,10 +45,7 @@ class Store(ABC):
 
     @cached_property
     def by_stem(self) -> dict[str, str]:
-        """The name here of each image by its stem: lists may say .jpg where files are .png.
-
-        Made where a list's name is no file; workers get it with the store.
-        """
+        """Names by stem, for lists that say .jpg where files are .png. Made only if needed."""
         return {stem_of(name): name for name in sorted(self.names(), reverse=True)}
 
 
@@ -131,28 +126,23 @@ class ZipStore(Store):
         member = self._members.get(name) or self._members.get(self.by_stem.get(stem_of(name), ""))
         if member is None:
             raise ImageError(f"{where}: is not in the archive.")
-        if max(member.size, member.unpacked) > MEMBER_BYTES:
-            raise ImageError(
-                f"{where}: is too large: {max(member.size, member.unpacked) / 1e6:,.0f} MB of at "
-                f"most {MEMBER_BYTES / 1e6:,.0f}. {FIX}"
-            )
+        if (size := max(member.size, member.unpacked)) > MEMBER_BYTES:
+            what = f"{size / 1e6:,.0f} MB of at most {MEMBER_BYTES / 1e6:,.0f}"
+            raise ImageError(f"{where}: is too large: {what}. {FIX}")
         try:
             with open_regular(self.path) as file:
-                if member.start + member.size > file.seek(0, os.SEEK_END):
-                    raise EOFError("it would end after the archive")
                 file.seek(member.start)
                 header = file.read(30)  # its last two fields: lengths of name and extra field
                 file.seek(sum(struct.unpack("<HH", header[26:30])), os.SEEK_CUR)
                 content = file.read(member.size)
-            if member.method == zipfile.ZIP_DEFLATED:  # one byte more: 0 would be no limit
-                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(
-                    content, member.unpacked + 1
-                )
+            if member.method == zipfile.ZIP_DEFLATED:
+                limit = member.unpacked + 1  # one byte more: 0 would be no limit
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, limit)
             if len(content) != member.unpacked:
-                raise EOFError("other size")
+                raise ValueError("other size")
             if zlib.crc32(content) != member.checksum:
-                raise EOFError("other checksum")
-        except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
+                raise ValueError("other checksum")
+        except (OSError, ValueError, OverflowError, struct.error, zlib.error) as error:
             what = f"the archive is damaged here ({error})"
             raise ImageError(f"{where}: {what}. {download_again(self.path)}") from error
         return content

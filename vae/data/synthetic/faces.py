@@ -3,7 +3,7 @@
 These are drawings, not photographs, framed and aligned by the eyes as CelebA's centre crop
 of 148 pixels is. A face is a row of numbers, one a factor of
 `FACTORS`; `draw` makes the pictures and `attributes` says which of CelebA's
-attributes such a face has. The drawing itself is in `parts`, `features` and `canvas`.
+attributes such a face has. The drawing is in `parts`, `facial_features` and `canvas`.
 """
 
 from __future__ import annotations
