@@ -52,10 +52,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """End the process with the message of an error.
-
-    Of a callback, Hydra would only warn; of a sweeper, it would print the traceback.
-    """
+    """End the process with the message of an error: of a callback's, Hydra would only warn."""
     try:
         yield
     except UserError as error:
@@ -159,6 +156,7 @@ class PrepareSweep(Callback):
         with user_errors():
             check_sweep_settings(config.hydra, parsed)
             objectives = objectives_of(plain["objective"])
+            sweep: Any = OmegaConf.to_object(config.sweep)
         for key, was, now in config_changes(before["settings"], settings) if before else ():
             if not swept & {key, key.split(".")[0]}:
                 exit_with_error(
@@ -166,7 +164,7 @@ class PrepareSweep(Callback):
                     f"it is {now} now. Take another sweep.name, or restore the earlier settings."
                 )
         record = {
-            "name": config.sweep.name,
+            "name": sweep.name,
             "command": shlex.join(["python", *sys.argv]),
             "started": datetime.now().isoformat(timespec="milliseconds"),
             "objective": objectives,
