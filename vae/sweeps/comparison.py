@@ -192,10 +192,8 @@ def importances(comparison: Comparison, metric: str) -> dict[str, float]:
         else CategoricalDistribution(range(len(found)))
         for key, found in values.items()
     }
-    verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study
     study = optuna.create_study()
-    optuna.logging.set_verbosity(verbosity)
     for run in runs:
         places = {key: found.index(run.value(key)) for key, found in values.items()}
         value = find_metric(metric).cost(run.metrics[metric])
