@@ -83,6 +83,20 @@ def test_a_study_is_searched(sweep):
     )[::2] == (0, ["COMPLETE"] * 2)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["seed=range(0,4)"], "error: sweep.name: the study s searched loss.beta in "),
+        ([LOG_BETA, "objective=val/psnr"], "error: objective: the study s has 1 (minimize)"),
+    ],
+)
+def test_another_study_under_the_same_name_is_refused(arguments, words, sweep):
+    assert sweep(LOG_BETA)[::2] == (0, ["COMPLETE"] * 2)
+    code, err, states = sweep(*arguments, "hydra.sweeper.n_trials=3")
+    assert (code, states) == (1, ["COMPLETE"] * 2)
+    assert words in err
+
+
 def test_every_kind_of_space_is_read():
     words = "loss.beta=range(0.1,1,0.1) seed=range(4,0,-1) loss=glob(*,exclude=gaussian) "
     words += "model.channels=[4,8],[8,16] data.seed=int(interval(0.5,3.5)) wandb.name=choice(1) "
@@ -112,6 +126,10 @@ def test_every_kind_of_space_is_read():
         (
             ["hydra/sweeper/sampler=cmaes", LOG_BETA, "objective=[val/rate,val/mse]"],
             "hydra/sweeper/sampler: CmaEsSampler cannot search this",
+        ),
+        (
+            ["sweep.pruner=median", LOG_BETA, "objective=[val/rate,val/mse]"],
+            "sweep.pruner: got 'median'",
         ),
         (["hydra/sweeper/sampler=motpe", LOG_BETA], "error: The 'motpe' sampler was removed"),
         (["hydra.sweeper.sampler.seed=-1", LOG_BETA], "full_key: hydra.sweeper.sampler"),
