@@ -18,7 +18,7 @@ from vae.sweeps.results import RECORD_FILE, SweepRun, parse_number, read_run
 from vae.utils.errors import UserError
 from vae.utils.files import read_json, reject_unsafe_entries
 from vae.utils.registry import find_metric, run_metrics
-from vae.utils.text import printable, truncate
+from vae.utils.text import truncate
 
 LEADING_KEYS = ("loss.beta", "model.latent_dim")  # what runs are ordered by, before all else
 SYMBOLS = {"loss.beta": "β", "model.latent_dim": "z"}
@@ -69,7 +69,7 @@ class Comparison:
             ending = key.rpartition(".")[2]
             symbol = SYMBOLS.get(key, ending if endings[ending] == 1 else key)
             parts.append(f"{symbol} {format_value(run.value(key))}")
-        return truncate(printable(", ".join(parts) or run.name), MAX_LABEL)
+        return truncate(", ".join(parts) or run.name, MAX_LABEL)
 
     def _costs(self, run: SweepRun) -> list[float]:
         return [find_metric(key).cost(run.metrics[key]) for key in self.objectives]
