@@ -52,15 +52,13 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Compariso
         out: where to write; None: into the sweep's folder.
 
     Raises:
-        UserError: it is no sweep's folder, or `out` cannot be written to.
+        UserError: it is no sweep's folder.
+        OSError: `out` cannot be written to.
     """
     comparison = read_sweep(folder)
     out = Path(out or folder)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_csv(rows(comparison), out / "comparison.csv")
-    except OSError as error:
-        raise UserError(f"{out}: a report cannot be written there ({error}).") from error
+    out.mkdir(parents=True, exist_ok=True)
+    write_csv(rows(comparison), out / "comparison.csv")
     notes: list[str] = []
     try:
         draw_charts(comparison, out / "comparison.png")
