@@ -232,7 +232,8 @@ def test_a_sweep_with_variables_of_one_run_and_a_secret_storage(tmp_path, monkey
     [
         "postgresql+psycopg://me:SECRET@host/db",
         "postgresql+psycopg://me:a/SECRET:b@c@host/db",
-        "mysql://host/db?user=me&password=SECRET",
+        "postgresql+psycopg://me:my SECRET@host/db",
+        "mysql://host/db?user=me&db-PassWord=SECRET",
         "mysql://me:SECRET@host:port/db",
     ],
 )
