@@ -274,7 +274,7 @@ def test_a_variable_without_a_storage_is_one_message(url, words, tmp_path, monke
         "postgresql+psycopg://me@host:5432/db?application_name=a%40b",
         "postgresql+psycopg://me:${oc.env:PW}@host/db",
         "mysql://host/db?user=me&password=${oc.env:PW}",
-        "sqlite:////data/a:b@c.db",
+        "sqlite:////data/me@host/12:30.db",
         "${oc.env:STUDY_URL}",
         None,
     ],
