@@ -1,4 +1,4 @@
-"""What StudySweeper searches, and what it refuses before a trial starts."""
+"""StudySweeper: search spaces and samplers, and mistakes that are refused before a trial."""
 
 import multiprocessing
 import re

@@ -69,7 +69,7 @@ class CheckStart(Callback):
             HydraConfig.instance().set_config(config)  # for ${hydra:...} in a folder's name
             request_resume(config, sys.argv[1:])
             reject_password(config)
-            self._check_folder(config, "hydra.run.dir", config.hydra.run.dir, RUN_ENTRIES)
+            self._check_folder(config, "hydra.run.dir", RUN_ENTRIES)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with user_errors():
@@ -82,9 +82,10 @@ class CheckStart(Callback):
             takes = "the name of a folder in hydra.sweep.dir, without /"
             named = plain["subdir"] and "/" not in plain["subdir"]
             require(named, "hydra.sweep.subdir", plain["subdir"], takes)
-            self._check_folder(config, "hydra.sweep.dir", config.hydra.sweep.dir, SWEEP_ENTRIES)
+            self._check_folder(config, "hydra.sweep.dir", SWEEP_ENTRIES)
 
-    def _check_folder(self, config: DictConfig, key: str, folder: str, names: str) -> None:
+    def _check_folder(self, config: DictConfig, key: str, names: str) -> None:
+        folder = OmegaConf.select(config, key)
         takes = ".hydra: that is where a run's settings are looked up"
         subdir, name = config.hydra.output_subdir, config.hydra.job.name
         require(subdir == ".hydra", "hydra.output_subdir", subdir, takes)

@@ -20,7 +20,7 @@ from vae.utils.files import read_json, reject_unsafe_entries
 from vae.utils.registry import find_metric, run_metrics
 from vae.utils.text import truncate
 
-LEADING_KEYS = ("loss.beta", "model.latent_dim")  # what runs are ordered by, before all else
+LEADING_KEYS = ("loss.beta", "model.latent_dim")  # runs are ordered by these keys first
 SYMBOLS = {"loss.beta": "β", "model.latent_dim": "z"}
 UNSWEPT_KEYS = (*UNNAMED_KEYS, "hydra")  # overrides that do not affect training
 MAX_LABEL = 120  # characters of a run's label
@@ -199,7 +199,7 @@ def importances(comparison: Comparison, metric: str) -> dict[str, float]:
         value = find_metric(metric).cost(run.metrics[metric])
         trial = optuna.create_trial(params=places, distributions=distributions, value=value)
         study.add_trial(trial)
-    good = min(0.5, max(0.1, 5 / len(runs)))  # what counts as coming out well: five runs at least
+    good = min(0.5, max(0.1, 5 / len(runs)))  # share of good runs: five at least
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         evaluator = PedAnovaImportanceEvaluator(target_quantile=good)

@@ -84,7 +84,6 @@ def rehearse(
         UserError: the sampler cannot search this space.
         HydraException: the values of a trial cannot be composed.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study
     study = optuna.create_study(sampler=RandomSampler(seed=0), directions=directions)
     try:
         with warnings.catch_warnings():

@@ -52,7 +52,7 @@ def pruning_callback(config: RunConfig, folder: Path) -> ShouldContinue:
         try:
             storage.set_trial_intermediate_value(trial_id, epochs, metrics[objective])
             return not study.pruner.prune(study, storage.get_trial(trial_id))
-        except Exception as error:  # the storage is not training's life line
+        except Exception as error:  # training does not depend on the study
             log.warning("the study cannot be reached; the run goes on unpruned: %s", error)
             return True
 
