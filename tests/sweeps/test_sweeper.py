@@ -27,7 +27,6 @@ from vae.runs.compose import CONF
 from vae.runs.run_dir import write_summary
 from vae.sweeps.space import read_space, rehearse
 from vae.sweeps.trial import gpu_of_worker
-from vae.utils.errors import UserError
 from vae.utils.registry import run_metrics
 from vae.utils.signals import InterruptedRun
 
@@ -66,15 +65,6 @@ def test_samplers_are_rehearsed(sampler, directions):
     found = []
     rehearse(sampler(seed=0), space, directions, 2, found.append)
     assert space.keys() == found[0].keys()
-
-
-def test_a_sampler_that_needs_another_package_is_refused(monkeypatch):
-    def fail(*_):
-        raise ModuleNotFoundError("No module named 'cmaes'")
-
-    monkeypatch.setattr(TPESampler, "sample_relative", fail)
-    with pytest.raises(UserError, match=r"^hydra/sweeper/sampler: TPESampler cannot .* 'cmaes'"):
-        rehearse(TPESampler(), {"seed": IntDistribution(0, 3)}, ["minimize"], 0, print)
 
 
 def test_a_study_is_searched(sweep):
