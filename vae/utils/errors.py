@@ -158,4 +158,4 @@ def without_password(text: str) -> str:
     """
     text = re.sub(r"(?<=://)([^:/]*):.+@", r"\1:***@", text)
     text = re.sub(r":(?!//)\S+@", ":***@", text)  # of a mistyped URL
-    return re.sub(r"([?&][^=&\s]*passw[^=&\s]*=)[^&\s]+", r"\1***", text, flags=re.IGNORECASE)
+    return re.sub(r"([?&][^=?&\s]*passw[^=?&\s]*=)[^&\s]+", r"\1***", text, flags=re.IGNORECASE)
