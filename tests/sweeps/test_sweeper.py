@@ -24,9 +24,10 @@ from optuna.samplers import (
 import train
 from tests.support.train_command import TINY, call_train
 from vae.runs.compose import CONF
-from vae.runs.run_dir import write_summary
+from vae.runs.load import load_run
+from vae.runs.run_dir import read_summary, write_summary
 from vae.sweeps.space import read_space, rehearse
-from vae.sweeps.trial import gpu_of_worker
+from vae.sweeps.trial import gpu_of_worker, run_trial
 from vae.utils.registry import run_metrics
 from vae.utils.signals import InterruptedRun
 
@@ -155,6 +156,16 @@ def test_an_interrupted_sweep_says_how_to_resume(tmp_path, monkeypatch, capsys):
     assert start == f"finished runs in multirun/{folder.name}: 1"
     assert shlex.split(command) == ["python", "train.py", *given, f"sweep.name={folder.name}"]
     assert "resume=" not in err
+
+
+def test_a_finished_run_without_the_objective_stays_finished(finished):
+    """As older runs lack newer metrics."""
+    config, summary = load_run(finished).config, read_summary(finished)
+    bpd = summary["final"].pop(config.objective)
+    write_summary(finished, summary)
+    metrics = run_trial(config, finished, {})
+    assert bpd not in metrics.values()
+    assert read_summary(finished)["status"] == "finished"
 
 
 @pytest.mark.parametrize(
