@@ -29,15 +29,14 @@ class ViewServer(WandbServer):
         super().__init__()
         self.views = []
 
-    def _query(self, request):
-        (name,) = re.findall(r"^\s*(?:query|mutation) (\w+)", request["query"])
+    def _query(self, name, given):
         if name == "GetDefaultEntity":
             return {"viewer": {"id": "1", "entity": self.entity}}
         if name == "UpsertView2":
-            self.views.append(request["variables"])
-            view = {"id": "6", "name": request["variables"]["name"]}
+            self.views.append(given)
+            view = {"id": "6", "name": given["name"]}
             return {"upsertView": {"view": view, "inserted": True}}
-        return super()._query(request)
+        return super()._query(name, given)
 
 
 @pytest.fixture(scope="module")

@@ -81,14 +81,6 @@ def test_an_interrupted_study_resumes(tmp_path):
     assert run_sweep(arguments, tmp_path)[0] == 0
     assert [t.state.name for t in trials_of(folder / "study.db")].count("COMPLETE") == 5
 
-    for change, words in (
-        (["loss.beta=interval(0.1,0.2)"], "the study o searched loss.beta in FloatDistribution"),
-        (["objective=val/psnr"], "the study o has 1 (minimize)"),
-        (["objective=[val/rate,val/mse]", "sweep.pruner=median"], "sweep.pruner: got 'median'"),
-    ):
-        code, out = run_sweep([*arguments, *change], tmp_path)
-        assert (code != 0, words in out) == (True, True), out
-
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_saves_the_run_and_gives_the_trial_back(number, tmp_path):

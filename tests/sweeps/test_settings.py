@@ -33,7 +33,7 @@ def check(choices, settings=(), overrides=()):
 
 WRONG = {
     "launcher=joblib": "n_jobs=0 n_jobs=1.5 n_jobs=x batch_size=0 inner_max_num_threads=0 "
-    "timeout=-1 pre_dispatch=0 verbose=x backend=x",
+    "timeout=-1 verbose=x backend=x",
     "launcher=submitit_slurm": "timeout_min=0 nodes=2 mem_gb=x gpus_per_node=-1 cpus_per_task=0",
     "sweeper=study": "n_trials=0 n_jobs=0 study_name=x direction=minimize storage=sqlite:///x.db "
     "max_failure_rate=0.0 custom_search_space=os.system",
@@ -53,20 +53,15 @@ def test_each_wrong_setting_is_refused_by_its_key(choice, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("choices", "settings", "words"),
+    ("choices", "words"),
     [
-        ("sweeper=optuna", [], "hydra/sweeper: got 'optuna'. Take study"),
-        (
-            "sweeper=study sweeper/sampler=grid",
-            [],
-            "hydra/sweeper/sampler: got 'grid'. Leave hydra/sweeper=study out",
-        ),
+        ("sweeper=optuna", "hydra/sweeper: got 'optuna'. Take study"),
+        ("sweeper=study sweeper/sampler=grid", "hydra/sweeper/sampler: got 'grid'. Leave hydra/"),
     ],
 )
-def test_samplers_and_sweepers_that_cannot_work_are_refused(choices, settings, words):
-    with pytest.raises(UserError) as caught:
-        check(choices, settings)
-    assert str(caught.value).startswith(words)
+def test_samplers_and_sweepers_that_cannot_work_are_refused(choices, words):
+    with pytest.raises(UserError, match=f"^{words}"):
+        check(choices)
 
 
 def test_slurm_needs_its_commands(monkeypatch):

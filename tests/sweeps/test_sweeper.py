@@ -1,4 +1,4 @@
-"""What StudySweeper searches, and what it refuses before a trial starts."""
+"""StudySweeper: search spaces and samplers, and mistakes that are refused before a trial."""
 
 import multiprocessing
 import re
@@ -24,10 +24,10 @@ from optuna.samplers import (
 import train
 from tests.support.train_command import TINY, call_train
 from vae.runs.compose import CONF
-from vae.runs.run_dir import write_summary
+from vae.runs.load import load_run
+from vae.runs.run_dir import read_summary, write_summary
 from vae.sweeps.space import read_space, rehearse
-from vae.sweeps.trial import gpu_of_worker
-from vae.utils.errors import UserError
+from vae.sweeps.trial import gpu_of_worker, run_trial
 from vae.utils.registry import run_metrics
 from vae.utils.signals import InterruptedRun
 
@@ -68,19 +68,24 @@ def test_samplers_are_rehearsed(sampler, directions):
     assert space.keys() == found[0].keys()
 
 
-def test_a_sampler_that_needs_another_package_is_refused(monkeypatch):
-    def fail(*_):
-        raise ModuleNotFoundError("No module named 'cmaes'")
-
-    monkeypatch.setattr(TPESampler, "sample_relative", fail)
-    with pytest.raises(UserError, match=r"^hydra/sweeper/sampler: TPESampler cannot .* 'cmaes'"):
-        rehearse(TPESampler(), {"seed": IntDistribution(0, 3)}, ["minimize"], 0, print)
-
-
 def test_a_study_is_searched(sweep):
     assert sweep(
         "hydra/sweeper/sampler=gp", LOG_BETA, "seed=range(0,4)", "hydra.sweeper.n_jobs=-1"
     )[::2] == (0, ["COMPLETE"] * 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["seed=range(0,4)"], "error: sweep.name: the study s searched loss.beta in "),
+        ([LOG_BETA, "objective=val/psnr"], "error: objective: the study s has 1 (minimize)"),
+    ],
+)
+def test_another_study_under_the_same_name_is_refused(arguments, words, sweep):
+    assert sweep(LOG_BETA)[::2] == (0, ["COMPLETE"] * 2)
+    code, err, states = sweep(*arguments, "hydra.sweeper.n_trials=3")
+    assert (code, states) == (1, ["COMPLETE"] * 2)
+    assert words in err
 
 
 def test_every_kind_of_space_is_read():
@@ -103,6 +108,7 @@ def test_every_kind_of_space_is_read():
     [
         (["loss.beta=tag(log,interval(0,1))"], "loss.beta: tag(log,interval(0,1)) cannot"),
         (["loss.beta=interval(1,0.1)"], "loss.beta: interval(1,0.1) cannot be searched"),
+        (["loss.beta=interval(0,inf)"], "TPESampler cannot search loss.beta: OverflowError"),
         (["seed=glob(*)"], "seed: glob(*) cannot be searched: It matches no choice"),
         (["seed=interval(1,10)"], "error: Error merging override seed="),
         (["model=conv,nope"], "error: In 'train': Could not find 'model/nope'"),
@@ -111,13 +117,17 @@ def test_every_kind_of_space_is_read():
         (["sweep.trial=1,2"], "sweep.trial: got 1,2, but a study takes one value"),
         (
             ["hydra/sweeper/sampler=cmaes", LOG_BETA, "objective=[val/rate,val/mse]"],
-            "hydra/sweeper/sampler: CmaEsSampler cannot search this",
+            "hydra/sweeper/sampler: CmaEsSampler cannot search loss.beta",
+        ),
+        (
+            ["sweep.pruner=median", LOG_BETA, "objective=[val/rate,val/mse]"],
+            "sweep.pruner: got 'median'",
         ),
         (["hydra/sweeper/sampler=motpe", LOG_BETA], "error: The 'motpe' sampler was removed"),
         (["hydra.sweeper.sampler.seed=-1", LOG_BETA], "full_key: hydra.sweeper.sampler"),
         (["hydra.sweeper.sampler._target_=os.system", LOG_BETA], "hydra.sweeper.sampler"),
         (["hydra.sweeper.n_trials=0", LOG_BETA], "hydra.sweeper.n_trials: got 0"),
-        (["hydra.sweeper.sampler.n_ei_candidates=0", LOG_BETA], "TPESampler cannot search this"),
+        (["hydra.sweeper.sampler.n_ei_candidates=0", LOG_BETA], "TPESampler cannot search"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -146,6 +156,16 @@ def test_an_interrupted_sweep_says_how_to_resume(tmp_path, monkeypatch, capsys):
     assert start == f"finished runs in multirun/{folder.name}: 1"
     assert shlex.split(command) == ["python", "train.py", *given, f"sweep.name={folder.name}"]
     assert "resume=" not in err
+
+
+def test_a_finished_run_without_the_objective_stays_finished(finished):
+    """As older runs lack newer metrics."""
+    config, summary = load_run(finished).config, read_summary(finished)
+    bpd = summary["final"].pop(config.objective)
+    write_summary(finished, summary)
+    metrics = run_trial(config, finished, {})
+    assert bpd not in metrics.values()
+    assert read_summary(finished)["status"] == "finished"
 
 
 @pytest.mark.parametrize(

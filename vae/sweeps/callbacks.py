@@ -52,10 +52,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """End the process with the message of an error.
-
-    Of a callback, Hydra would only warn; of a sweeper, it would print the traceback.
-    """
+    """End the process with the message of an error: of a callback's, Hydra would only warn."""
     try:
         yield
     except UserError as error:
@@ -72,7 +69,7 @@ class CheckStart(Callback):
             HydraConfig.instance().set_config(config)  # for ${hydra:...} in a folder's name
             request_resume(config, sys.argv[1:])
             reject_password(config)
-            self._check_folder(config, "hydra.run.dir", config.hydra.run.dir, RUN_ENTRIES)
+            self._check_folder(config, "hydra.run.dir", RUN_ENTRIES)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with user_errors():
@@ -85,9 +82,10 @@ class CheckStart(Callback):
             takes = "the name of a folder in hydra.sweep.dir, without /"
             named = plain["subdir"] and "/" not in plain["subdir"]
             require(named, "hydra.sweep.subdir", plain["subdir"], takes)
-            self._check_folder(config, "hydra.sweep.dir", config.hydra.sweep.dir, SWEEP_ENTRIES)
+            self._check_folder(config, "hydra.sweep.dir", SWEEP_ENTRIES)
 
-    def _check_folder(self, config: DictConfig, key: str, folder: str, names: str) -> None:
+    def _check_folder(self, config: DictConfig, key: str, names: str) -> None:
+        folder = OmegaConf.select(config, key)
         takes = ".hydra: that is where a run's settings are looked up"
         subdir, name = config.hydra.output_subdir, config.hydra.job.name
         require(subdir == ".hydra", "hydra.output_subdir", subdir, takes)
@@ -114,25 +112,13 @@ def reject_password(config: DictConfig) -> None:
     plain: Any = OmegaConf.to_container(config)
     for key, group in (("sweep", plain["sweep"]), ("hydra.sweeper", plain["hydra"]["sweeper"])):
         storage = re.sub(r"\$\{[^}]*\}", "", str(group.get("storage") or ""))
-        if storage and _has_password(storage):
+        if (shown := without_password(storage)) != storage:
             raise UserError(
-                f"{key}.storage: {without_password(storage)} holds a password, which would "
+                f"{key}.storage: {shown} holds a password, which would "
                 "stand in the run folders and on W&B. Put the URL into an environment variable, "
                 "STUDY_URL, and give sweep.storage='${oc.env:STUDY_URL}'; or leave the password "
                 "out, for PostgreSQL to find in PGPASSWORD or ~/.pgpass."
             )
-
-
-def _has_password(url: str) -> bool:
-    """Return whether a database's URL holds a password; other text is judged by its look."""
-    from sqlalchemy.engine import make_url  # takes time that a run without a study need not spend
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        return without_password(url) != url
-    return bool(parsed.password) or any("passw" in key.lower() for key in parsed.query)
 
 
 class PrepareSweep(Callback):
@@ -159,6 +145,7 @@ class PrepareSweep(Callback):
         with user_errors():
             check_sweep_settings(config.hydra, parsed)
             objectives = objectives_of(plain["objective"])
+            sweep: Any = OmegaConf.to_object(config.sweep)
         for key, was, now in config_changes(before["settings"], settings) if before else ():
             if not swept & {key, key.split(".")[0]}:
                 exit_with_error(
@@ -166,7 +153,7 @@ class PrepareSweep(Callback):
                     f"it is {now} now. Take another sweep.name, or restore the earlier settings."
                 )
         record = {
-            "name": config.sweep.name,
+            "name": sweep.name,
             "command": shlex.join(["python", *sys.argv]),
             "started": datetime.now().isoformat(timespec="milliseconds"),
             "objective": objectives,

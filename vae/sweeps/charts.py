@@ -55,8 +55,8 @@ def draw_charts(comparison: Comparison, path: Path) -> None:
 def draw_comparison(comparison: Comparison) -> Figure:
     """Draw the charts of a sweep's finished runs as a matplotlib figure.
 
-    Rate against distortion; each objective against what was swept, where anything was; and
-    which keys mattered, where there are runs enough to say so.
+    Rate against distortion, each objective against the swept keys, and the importance of the
+    keys if there are enough runs.
 
     Raises:
         UserError: no run has finished yet.

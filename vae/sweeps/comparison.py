@@ -18,9 +18,9 @@ from vae.sweeps.results import RECORD_FILE, SweepRun, parse_number, read_run
 from vae.utils.errors import UserError
 from vae.utils.files import read_json, reject_unsafe_entries
 from vae.utils.registry import find_metric, run_metrics
-from vae.utils.text import printable, truncate
+from vae.utils.text import truncate
 
-LEADING_KEYS = ("loss.beta", "model.latent_dim")  # what runs are ordered by, before all else
+LEADING_KEYS = ("loss.beta", "model.latent_dim")  # runs are ordered by these keys first
 SYMBOLS = {"loss.beta": "β", "model.latent_dim": "z"}
 UNSWEPT_KEYS = (*UNNAMED_KEYS, "hydra")  # overrides that do not affect training
 MAX_LABEL = 120  # characters of a run's label
@@ -69,7 +69,7 @@ class Comparison:
             ending = key.rpartition(".")[2]
             symbol = SYMBOLS.get(key, ending if endings[ending] == 1 else key)
             parts.append(f"{symbol} {format_value(run.value(key))}")
-        return truncate(printable(", ".join(parts) or run.name), MAX_LABEL)
+        return truncate(", ".join(parts) or run.name, MAX_LABEL)
 
     def _costs(self, run: SweepRun) -> list[float]:
         return [find_metric(key).cost(run.metrics[key]) for key in self.objectives]
@@ -192,16 +192,14 @@ def importances(comparison: Comparison, metric: str) -> dict[str, float]:
         else CategoricalDistribution(range(len(found)))
         for key, found in values.items()
     }
-    verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study
     study = optuna.create_study()
-    optuna.logging.set_verbosity(verbosity)
     for run in runs:
         places = {key: found.index(run.value(key)) for key, found in values.items()}
         value = find_metric(metric).cost(run.metrics[metric])
         trial = optuna.create_trial(params=places, distributions=distributions, value=value)
         study.add_trial(trial)
-    good = min(0.5, max(0.1, 5 / len(runs)))  # what counts as coming out well: five runs at least
+    good = min(0.5, max(0.1, 5 / len(runs)))  # share of good runs: five at least
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         evaluator = PedAnovaImportanceEvaluator(target_quantile=good)

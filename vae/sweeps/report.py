@@ -52,19 +52,17 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Compariso
         out: where to write; None: into the sweep's folder.
 
     Raises:
-        UserError: it is no sweep's folder, or `out` cannot be written to.
+        UserError: it is no sweep's folder.
+        OSError: `out` cannot be written to.
     """
     comparison = read_sweep(folder)
     out = Path(out or folder)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_csv(rows(comparison), out / "comparison.csv")
-    except OSError as error:
-        raise UserError(f"{out}: a report cannot be written there ({error}).") from error
+    out.mkdir(parents=True, exist_ok=True)
+    write_csv(rows(comparison), out / "comparison.csv")
     notes: list[str] = []
     try:
         draw_charts(comparison, out / "comparison.png")
-    except Exception as error:  # whatever it is, the figures in the table are worth having
+    except Exception as error:  # the table is worth having without charts
         notes.append(f"No new charts: {_why(error)}")
     try:
         notes += draw_face_sheets(comparison, out)
@@ -226,7 +224,7 @@ def choose_runs(comparison: Comparison) -> tuple[list[SweepRun], list[str]]:
     """
     with_model = [r for r in comparison.runs if (r.folder / "checkpoints" / "last.pt").exists()]
     finished = [run for run in with_model if run.status == "finished"]
-    seeds = finished or with_model  # while the first are at work, what there is
+    seeds = finished or with_model  # the others while no run has finished
     keys = [key for key in comparison.swept if key != "seed"]
     by_values: dict[tuple[str, ...], SweepRun] = {}
     for run in seeds if keys else ():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -83,10 +82,6 @@ def check_sweep_settings(hydra: DictConfig, overrides: Sequence[Override]) -> No
         backend = hydra.launcher.get("backend")
         takes = "loky: others may not start the process of a run"
         require(backend in (None, "loky"), "hydra.launcher.backend", backend, takes)
-        waiting = hydra.launcher.get("pre_dispatch", "all")
-        fits = re.fullmatch(r"all|[1-9]\d{0,5}|[1-9]\d{0,2} ?\* ?n_jobs", str(waiting))
-        takes = "all, an int from 1 to 999999, or 2*n_jobs"
-        require(fits is not None, "hydra.launcher.pre_dispatch", waiting, takes)
     if launcher == "submitit_slurm" and not shutil.which("srun"):
         raise UserError(
             "hydra/launcher: submitit_slurm needs Slurm, and there is no srun here. Start the "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep
+from hydra.core.override_parser.types import Glob
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
@@ -36,8 +35,7 @@ def read_space(lines: Sequence[str], loader: ConfigLoader) -> tuple[Space, list[
     """
     parser = OverridesParser.create(config_loader=loader)
     space: Space = {}
-    fixed: dict[str, str] = {}
-    deleted: list[str] = []
+    shared: dict[str, str] = {}
     for line in lines:
         (override,) = parser.parse_overrides([line])
         key = override.get_key_element()
@@ -48,24 +46,21 @@ def read_space(lines: Sequence[str], loader: ConfigLoader) -> tuple[Space, list[
                 if not names:
                     raise ValueError("It matches no choice of a group.")
                 line = f"{key}={','.join(names)}"
-            if isinstance(value, IntervalSweep) and not all(
-                map(math.isfinite, (value.start or 0, value.end or 0))
-            ):
-                raise ValueError("An interval needs finite ends.")
-            found, constant, gone = create_params_from_overrides([line])
+            found, *_ = create_params_from_overrides([line])
         except (AssertionError, ValueError, NotImplementedError) as error:
             text = line.partition("=")[2]
             raise UserError(f"{key}: {text} cannot be searched: {error}") from error
         if found and key.startswith(SINGLE_KEYS):
             raise UserError(f"{key}: got {line.partition('=')[2]}, but a study takes one value.")
-        for known in (space, fixed):
-            known.pop(key, None)
-        space |= found
-        fixed |= constant
-        deleted += gone
+        space.pop(key, None)
+        shared.pop(key, None)
+        if found:
+            space |= found
+        else:
+            shared[key] = line
     if not space:
         raise UserError("hydra.sweeper.params: nothing to search: every key has one value.")
-    return space, [*(f"{key}={value}" for key, value in fixed.items()), *deleted]
+    return space, list(shared.values())
 
 
 def rehearse(
@@ -89,7 +84,6 @@ def rehearse(
         UserError: the sampler cannot search this space.
         HydraException: the values of a trial cannot be composed.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study
     study = optuna.create_study(sampler=RandomSampler(seed=0), directions=directions)
     try:
         with warnings.catch_warnings():
@@ -103,8 +97,9 @@ def rehearse(
     except Exception as error:  # of Optuna, numpy or scipy
         name = type(sampler).__name__
         raise UserError(
-            f"hydra/sweeper/sampler: {name} cannot search this: {type(error).__name__}: {error}. "
-            "Fix hydra.sweeper.sampler, or take another: tpe, gp, qmc, nsgaii, random."
+            f"hydra/sweeper/sampler: {name} cannot search {', '.join(space)}: "
+            f"{type(error).__name__}: {error}. Fix the values of the keys or "
+            "hydra.sweeper.sampler, or take another: tpe, gp, qmc, nsgaii, random."
         ) from error
     compose(values)
     for key, searched in space.items():

@@ -41,6 +41,7 @@ HEARTBEAT = 30  # seconds between the heartbeats of a running trial
 HEARTBEAT_TIMEOUT = 180  # seconds without heartbeat after which a process is gone
 MAX_TRIES = 3  # a trial that took its process down this often is not tried again
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # the sweeper logs the course of a study
 # Optuna calls the heartbeat experimental, and means it for Study.optimize; a launcher of
 # Hydra's, which runs several trials at a time, needs ask and tell.
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
@@ -105,7 +106,6 @@ def open_study(
     Raises:
         UserError: the study is there, but has other objectives.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # what matters, the sweeper says
     ways = directions_of(objectives)
     arguments: Any = {"study_name": name, "storage": storage, "sampler": sampler, "pruner": pruner}
     try:

@@ -9,32 +9,22 @@ same search space, same launchers.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
 from omegaconf import OmegaConf
 
 from vae.runs.config import SweepConfig, objectives_of
-from vae.sweeps.callbacks import user_errors
 from vae.utils.errors import UserError
-
-if TYPE_CHECKING:
-    from vae.sweeps.search import Search
 
 
 class StudySweeper(OptunaSweeper):
     """`hydra/sweeper=study`: n_trials is the total, over all starts and processes."""
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run trials until the study has its n_trials."""
-        with user_errors():  # outside of a job, Hydra would print a traceback
-            self.search(arguments).run()
-
-    def search(self, arguments: list[str]) -> Search:
-        """Build the search from Hydra's configuration.
+        """Run trials until the study has its n_trials.
 
         Raises:
-            UserError: it cannot be made.
+            UserError: the search cannot be made, or has no result.
         """
         from joblib import effective_n_jobs
 
@@ -79,7 +69,7 @@ class StudySweeper(OptunaSweeper):
             study.build_pruner(sweep, config.trainer.epochs),
         )
         study.check_space(opened, space)
-        return Search(
+        Search(
             opened,
             folder,
             objectives=objectives,
@@ -88,4 +78,4 @@ class StudySweeper(OptunaSweeper):
             total=plugin.n_trials,
             at_once=effective_n_jobs(plugin.n_jobs),  # -1: all cores
             launch=launcher.launch,
-        )
+        ).run()

@@ -52,7 +52,7 @@ def pruning_callback(config: RunConfig, folder: Path) -> ShouldContinue:
         try:
             storage.set_trial_intermediate_value(trial_id, epochs, metrics[objective])
             return not study.pruner.prune(study, storage.get_trial(trial_id))
-        except Exception as error:  # the storage is not training's life line
+        except Exception as error:  # training does not depend on the study
             log.warning("the study cannot be reached; the run goes on unpruned: %s", error)
             return True
 
@@ -133,7 +133,7 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
     """Return the final metrics of a finished run in `folder`, else None.
 
     Raises:
-        UserError: there is a run of other settings, or one that lacks the objective.
+        UserError: there is a run of other settings.
     """
     state = load_resume_state(config, folder)
     summary = read_summary(folder)
@@ -143,14 +143,7 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
     before = state["config"].trainer
     if any(getattr(before, key) != getattr(config.trainer, key) for key in limits):
         return None
-    final: dict[str, float] = summary.get("final") or {}
-    missing = [key for key in config.objectives if key not in final]
-    if missing:
-        raise UserError(
-            f"{folder}/summary.json: lacks {missing[0]}, the objective. Delete that folder, and "
-            "start the sweep again: the run is trained anew."
-        )
-    return dict(final)
+    return dict(summary.get("final") or {})
 
 
 def stop_after_failures_in_a_row(limit: int | None, sweep: Path) -> None:

@@ -149,12 +149,13 @@ def require_ranges(group: str, settings: Any, **ranges: tuple[float, float]) -> 
 def without_password(text: str) -> str:
     """Return `text` with the password of each URL hidden, for messages and records.
 
-    A password may hold any character but a space: databases take `:`, `/` and `@` in it.
+    A password may hold any character: databases take `:`, `/`, `@` and spaces in it.
 
     >>> without_password("postgresql://me:secret@host/db")
     'postgresql://me:***@host/db'
     >>> without_password("postgresql://host/db?user=me&password=secret")
     'postgresql://host/db?user=me&password=***'
     """
-    text = re.sub(r":(?!//)\S+@", ":***@", text)
-    return re.sub(r"([?&]\w*passw\w*=)[^&\s]+", r"\1***", text)
+    text = re.sub(r"(?<=://)([^:/]*):.+@", r"\1:***@", text)
+    text = re.sub(r":(?!//)\S+@", ":***@", text)  # of a mistyped URL
+    return re.sub(r"([?&][^=?&\s]*passw[^=?&\s]*=)[^&\s]+", r"\1***", text, flags=re.IGNORECASE)
