@@ -46,7 +46,8 @@ def provides_value(override: str) -> bool:
     """Return whether an override only sets a plain value of a run, as an untrusted file may.
 
     Hydra's keys select code to run. `${oc.env:...}` reads this machine's environment, also
-    spelled `$\\{`. All interpolations are refused, since they nest.
+    spelled `$\\{`: of a value, Hydra's parser removes nothing but backslashes. All interpolations
+    are refused, since they nest.
     """
     plain = re.fullmatch(r"[+~]{0,2}(\w[\w./@]*)(=.*)?", override, re.DOTALL)
     plain_key = plain and not re.search(r"\bhydra\b", plain[1])
