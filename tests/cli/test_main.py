@@ -67,6 +67,8 @@ def test_pack_writes_the_cache_of_training(tmp_path, monkeypatch, capsys):
         (["evaluate", "run", "--device", "tpu"], "trainer.device"),
         (["evaluate", "run", "metrics.bound_samples=0"], "error: metrics.bound_samples: got 0"),
         (["evaluate", "run", "metrics.nothing=1"], "metrics.nothing"),
+        (["evaluate", "run", "metrics.face_box=["], "metrics.face_box: [ cannot be parsed (Par"),
+        (["evaluate", "run", "wandb.name=${"], "wandb.name: ${ cannot be parsed (Gramm"),
         (["evaluate", "run", "metrics.face_box=[0.5,0.5,0.6]"], "metrics.face_box"),
         (["evaluate", "run", "loss.beta=1"], "loss.beta=1"),
     ],

@@ -113,7 +113,7 @@ def open_run(options: argparse.Namespace, takes_inputs: bool = True) -> tuple[Sa
 
     overrides = [word for word in options.inputs if OVERRIDE.match(word)]
     others = [word for word in options.inputs if word not in overrides]
-    takes = "data.path, data.root, metrics.* or wandb.* and a value"
+    takes = "data.path, data.root, metrics.* or wandb.*"
     require(takes_inputs or not others, "KEY=VALUE", others, takes)
     device = pick_device(options.device)
     run = load_run(options.run_folder, options.checkpoint, overrides)

@@ -145,17 +145,16 @@ def _parse(overrides: Sequence[str]) -> DictConfig:
     """Parse `KEY=VALUE` overrides of a run's configuration; paths are from the current folder."""
     changes = OmegaConf.create()
     for override in overrides:
-        key, equals, text = override.partition("=")
+        key, _, text = override.partition("=")
         if key in PATH_KEYS:
             OmegaConf.update(changes, key, str(Path(text).expanduser().absolute()))
             continue
-        takes = (
-            f"{', '.join(PATH_KEYS)}, metrics.* or wandb.*, as KEY=VALUE: the rest is the run's own"
-        )
-        require(
-            key.startswith(("metrics.", "wandb.")) and bool(equals), "overrides", override, takes
-        )
-        changes.merge_with_dotlist([override])
+        takes = f"{', '.join(PATH_KEYS)}, metrics.* or wandb.*: the rest is the run's own"
+        require(key.startswith(("metrics.", "wandb.")), "KEY=VALUE", override, takes)
+        try:
+            changes.merge_with_dotlist([override])
+        except Exception as error:  # of YAML's or OmegaConf's
+            raise UserError(f"{key}: {text} cannot be parsed ({type(error).__name__}).") from error
     return changes
 
 
