@@ -77,22 +77,8 @@ def test_resume_restores_the_accepted_overrides(tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        "a b",
-        "it's",
-        '"',
-        "a\\b",
-        "a\\",
-        "a'\\",
-        "a\\'b",
-        "a,b=[c]{d}(1)",
-        "${x}",
-        "a\\${x}",
-        "~x",
-        "\n",
-        "-1e-5",
-        "1_000",
-        "-Inf",
-        "2026-11-29_07-05-43",
+        *("a b", "it's", '"', "a\\b", "a\\", "a'\\", "a\\'b", "a,b=[c]{d}(1)", "${x}", "a\\${x}"),
+        *("~x", "\n", "-1e-5", "1_000", "-Inf", "2026-11-29_07-05-43"),
     ],
 )
 def test_any_name_is_a_value(name):
