@@ -20,6 +20,7 @@ from vae.runs.checkpoint import read_checkpoint
 from vae.runs.checkpoint_schema import validate_checkpoint
 from vae.runs.compose import flatten, run_config
 from vae.runs.config import RunConfig
+from vae.runs.resume import PLACE_KEYS
 from vae.runs.run_dir import RUN_ENTRIES, require_own_place
 from vae.runs.wandb_run import WandbRun
 from vae.runs.wandb_settings import fitting_name, without_upload_target
@@ -27,7 +28,6 @@ from vae.utils.errors import UserError, require
 from vae.utils.files import read_json, read_yaml, reject_unsafe_entries, write_json
 
 METRICS_FILE = "metrics.json"
-PATH_KEYS = ("data.path", "data.root")
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,10 @@ def _parse(overrides: Sequence[str]) -> DictConfig:
     changes = OmegaConf.create()
     for override in overrides:
         key, _, text = override.partition("=")
-        if key in PATH_KEYS:
+        if key in PLACE_KEYS:
             OmegaConf.update(changes, key, str(Path(text).expanduser().absolute()))
             continue
-        takes = f"{', '.join(PATH_KEYS)}, metrics.* or wandb.*: the rest is the run's own"
+        takes = f"{', '.join(PLACE_KEYS)}, metrics.* or wandb.*: the rest is the run's own"
         require(key.startswith(("metrics.", "wandb.")), "KEY=VALUE", override, takes)
         try:
             changes.merge_with_dotlist([override])

@@ -22,7 +22,7 @@ OWN_KEYS = ("resume", "hydra.run.dir")  # name the run: replaced when one is res
 # Of a sweep alone: no run of it is resumed with them.
 SWEEP_KEYS = ("hydra.sweep", "hydra/sweeper", "hydra/launcher", "hydra.launcher", "hydra.mode")
 
-PLACE_KEYS = ("data.root", "data.path")  # a folder's may be refused
+PLACE_KEYS = ("data.path", "data.root")  # a folder's may be refused
 RESTORE = "Restore the file, or start a new run with the same overrides."
 IF_YOURS = "If it is yours, add it to the command line."
 HARMLESS = {  # values of the keys that select an upload or a download
