@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.support.run_files import DAMAGES
+from tests.support.wandb_server import WandbServer
 from vae.models import build_model
 from vae.runs.checkpoint import load_checkpoint, load_resume_state, save_checkpoint
 from vae.runs.compose import compose, run_config
@@ -188,6 +189,7 @@ def test_a_folder_does_not_decide_where_its_evaluation_is_uploaded(
     state = load_checkpoint(last)
     state["config"]["wandb"] |= {"entity": "evil", "mode": "online", "project": "p"}
     save_checkpoint(last, state)
+    monkeypatch.setenv("WANDB_API_KEY", WandbServer.key)
     wandb_run = MagicMock()
     monkeypatch.setattr("vae.runs.load.WandbRun", wandb_run)
     evaluate_and_record(load_run(finished, overrides=[*given, "metrics.parts=[]"]))

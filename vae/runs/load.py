@@ -23,7 +23,7 @@ from vae.runs.config import RunConfig
 from vae.runs.resume import PLACE_KEYS
 from vae.runs.run_dir import RUN_ENTRIES, require_own_place
 from vae.runs.wandb_run import WandbRun
-from vae.runs.wandb_settings import fitting_name, without_upload_target
+from vae.runs.wandb_settings import fitting_name, resolve_mode, without_upload_target
 from vae.utils.errors import UserError, require
 from vae.utils.files import read_json, read_yaml, reject_unsafe_entries, write_json
 
@@ -173,12 +173,13 @@ def evaluate_and_record(
     Returns:
         The report, and the figures by their keys on W&B.
     """
+    settings = without_upload_target(run.config.wandb, run.given)
+    resolve_mode(settings.mode)  # before the work
     report, evaluation = evaluate_model(run, split, seed, run.directions_file)
     folder = out or run.folder
     write_metrics(run, report, folder / METRICS_FILE)
     images = run.data.images[split]
     pictures = draw_figures(run.model, images, evaluation, folder / "figures" / split)
-    settings = without_upload_target(run.config.wandb, run.given)
     name = fitting_name(f"{settings.name or run.folder.name} {split}")
     named = replace(settings, name=name)
     config = {**asdict(run.config), "checkpoint": run.checkpoint, "evaluated": str(run.folder)}
