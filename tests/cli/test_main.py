@@ -71,6 +71,7 @@ def test_pack_writes_the_cache_of_training(tmp_path, monkeypatch, capsys):
         (["evaluate", "run", "wandb.name=${"], "wandb.name: ${ cannot be parsed (Gramm"),
         (["evaluate", "run", "metrics.face_box=[0.5,0.5,0.6]"], "metrics.face_box"),
         (["evaluate", "run", "loss.beta=1"], "loss.beta=1"),
+        (["evaluate", "run", "data.root="], "data.root: got ''"),
         (["evaluate", "run", "--wandb", "online"], "wandb.mode: got 'online', but there is no API"),
     ],
 )

@@ -51,6 +51,7 @@ def test_debug_goes_with_any_data(data):
     [
         *("seed=-1", "objective=val/loss", "objective=[val/mse,val/fid]"),
         *("model.latent_dim=0", "model.channels=[]", "model.channels=[8,0]", "model.norm=layer"),
+        *("data.root=", "data=folder data.path="),
         *("data.image_size=50", "data.image_size=0", "data.batch_size=1", "data.preset=portrait"),
         *("optimizer.lr=0", "optimizer.weight_decay=-1"),
         *("optimizer.betas=[0.9]", "optimizer.betas=[0.9,1.0]", "optimizer.eps=0"),

@@ -170,6 +170,7 @@ def to_config(composed: DictConfig) -> RunConfig:
     assert isinstance(config, RunConfig)
     for key, value in flatten(config.as_dict()).items():
         for text in value if isinstance(value, list) else [value]:
+            require(text != "", key, text, "a text that is not empty")  # a variable may be
             require_printable(key, text)
     return config
 

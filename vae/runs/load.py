@@ -147,6 +147,7 @@ def _parse(overrides: Sequence[str]) -> DictConfig:
     for override in overrides:
         key, _, text = override.partition("=")
         if key in PLACE_KEYS:
+            require(text != "", key, text, "a folder")
             OmegaConf.update(changes, key, str(Path(text).expanduser().absolute()))
             continue
         takes = f"{', '.join(PLACE_KEYS)}, metrics.* or wandb.*: the rest is the run's own"
