@@ -45,12 +45,8 @@ def test_names_and_records_have_no_resolved_interpolation(monkeypatch):
 
 
 def test_resuming_leaves_the_study_of_the_sweep_alone(tmp_path):
-    (tmp_path / ".hydra").mkdir()
-    accepted = ["loss.beta=0.1", "sweep.storage=${oc.env:STUDY_URL}"]
-    (tmp_path / ".hydra" / "accepted.yaml").write_text(OmegaConf.to_yaml(accepted))
-    expanded = expand_resume([f"resume={tmp_path}"])
-    assert expanded[0] == "loss.beta=0.1"
-    assert not any("sweep.storage" in word for word in expanded)
+    accepted(tmp_path, "- loss.beta=0.1\n- sweep.storage=${oc.env:STUDY_URL}\n")
+    assert expand_resume([f"resume={tmp_path}"]) == ["loss.beta=0.1", *names_of(tmp_path)]
 
 
 def accepted(run, text="- loss.beta=0.1\n- resume=elsewhere\n"):
