@@ -203,8 +203,6 @@ def prepare_run(
     require(fits, "data.batch_size", config.data.batch_size, takes)
     if config.trainer.compile:
         require_compiler(device)
-    if config.resume is not None and Path(config.resume).resolve() != folder.resolve():
-        raise UserError(f"resume: {config.resume} is to go on in its own folder, not in {folder}.")
     if config.resume is None and not resume:
         claim_run_folder(folder)
     state = load_resume_state(config, folder)
