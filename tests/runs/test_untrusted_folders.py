@@ -166,7 +166,7 @@ def test_a_run_does_not_choose_where_images_are_packed(elsewhere, finished, monk
     Path("link").mkdir()
     Path("link", "cache").symlink_to(elsewhere)
     with pytest.raises(UserError, match=r"data\.root: link is outside"):
-        require_own_place("data.root", Path("link"))
+        require_own_place(Path("link"))
     assert not elsewhere.exists()
     assert len(load_run(finished, overrides=["data.root=data"]).data.images["val"])
     assert len(load_run(finished, overrides=[f"data.root={elsewhere}"]).data.images["val"])

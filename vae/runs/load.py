@@ -56,7 +56,7 @@ class SavedRun(TrainedModel):
                 they are to be packed, and only the run's folder says where.
         """
         if "data.root" not in self.given:
-            require_own_place("data.root", Path(self.data_config.root))
+            require_own_place(Path(self.data_config.root))
         try:
             return super().data
         except UserError as error:

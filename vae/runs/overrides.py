@@ -160,5 +160,5 @@ def _resume_in_own_place(arguments: list[str], folder: Path) -> list[str]:
         ) from error
     for override in parsed:
         if override.key_or_group == "data.root":
-            require_own_place("data.root", Path(str(override.value())))
+            require_own_place(Path(str(override.value())))
     return expanded
