@@ -19,23 +19,12 @@ from vae.training.trainer import Trainer
 RUN = [*TINY, "hydra.run.dir=run"]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."),
-        RuntimeError("could not create a primitive"),  # oneDNN
-    ],
-)
-def test_out_of_memory_in_a_step(error, tmp_path, monkeypatch, capsys):
+def test_out_of_memory_in_a_step(tmp_path, monkeypatch, capsys):
     """One message with what to change, and the last good checkpoint."""
     update = Trainer.train_step
 
     def greedy(trainer, images):
-        if trainer.step < 5:
-            return update(trainer, images)
-        raise error
+        return update(trainer, images if trainer.step < 5 else torch.empty(1 << 60))
 
     with mock.patch.object(Trainer, "train_step", greedy):
         code, out, err = call_train(RUN, tmp_path, monkeypatch, capsys)

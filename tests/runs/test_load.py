@@ -2,14 +2,14 @@
 
 import math
 import re
-from dataclasses import asdict, replace
-from types import SimpleNamespace
+from dataclasses import asdict
 from unittest.mock import MagicMock
 
 import pytest
 import torch
 
 from tests.support.run_files import DAMAGES
+from tests.support.wandb_server import WandbServer
 from vae.models import build_model
 from vae.runs.checkpoint import load_checkpoint, load_resume_state, save_checkpoint
 from vae.runs.compose import compose, run_config
@@ -183,27 +183,17 @@ def test_weights_of_another_size_are_refused(size, finished):
     ],
 )
 def test_a_folder_does_not_decide_where_its_evaluation_is_uploaded(
-    given, entity, mode, tmp_path, monkeypatch
+    given, entity, mode, finished, monkeypatch
 ):
-    config = compose(["data.image_size=16", "model.channels=[4,8]", "wandb.project=p"])
-    config.wandb = replace(config.wandb, entity="evil", mode="online")
-    state = {"model": build_model(config.model, 16).state_dict(), "config": asdict(config)}
-    state |= {"step": 7, "epoch": 0.5, "final": {}}
-    save_checkpoint(tmp_path / "checkpoints" / "last.pt", state)
-    reported = []
-    report = SimpleNamespace(figures={})
-
-    def wandb_run(folder, settings, *_, **__):
-        reported.append(settings)
-        return MagicMock()
-
+    last = finished / "checkpoints" / "last.pt"
+    state = load_checkpoint(last)
+    state["config"]["wandb"] |= {"entity": "evil", "mode": "online", "project": "p"}
+    save_checkpoint(last, state)
+    monkeypatch.setenv("WANDB_API_KEY", WandbServer.key)
+    wandb_run = MagicMock()
     monkeypatch.setattr("vae.runs.load.WandbRun", wandb_run)
-    monkeypatch.setattr("vae.runs.load.evaluate_model", lambda *_: (report, None))
-    monkeypatch.setattr("vae.runs.load.write_metrics", lambda *_: None)
-    monkeypatch.setattr("vae.runs.load.draw_figures", lambda *_: {})
-    monkeypatch.setattr("vae.runs.load.SavedRun.data", SimpleNamespace(images={"val": None}))
-    evaluate_and_record(load_run(tmp_path, overrides=given))
-    (settings,) = reported
+    evaluate_and_record(load_run(finished, overrides=[*given, "metrics.parts=[]"]))
+    settings = wandb_run.call_args.args[1]
     assert (settings.entity, settings.mode, settings.project) == (entity, mode, "p")
 
 

@@ -29,22 +29,11 @@ def all_settings():
             values = OmegaConf.load(CONF / group / f"{name}.yaml")
             values["name"] = name
             values["path"] = "pictures"
-            known = {field.name for field in fields(kind)}
-            yield (
-                group.replace("/", "."),
-                kind,
-                OmegaConf.masked_copy(values, [*known & set(values)]),
-            )
+            known = {field.name for field in fields(kind)} & set(values)
+            yield group.replace("/", "."), kind, OmegaConf.masked_copy(values, [*known])
     yield "trainer", TrainerConfig, OmegaConf.load(CONF / "trainer" / "default.yaml")
     yield "sweep", SweepConfig, OmegaConf.merge(whole.sweep, {"name": "s"})
     yield "metrics", MetricsConfig, whole.metrics
-
-
-def owner_of(kind, field):
-    """The base class that defines a field."""
-    return next(
-        c for c in reversed(kind.__mro__) if field.name in vars(c).get("__annotations__", ())
-    )
 
 
 NUMBERS = [
@@ -53,15 +42,8 @@ NUMBERS = [
     for field in fields(kind)
     if re.search("int|float", str(field.type)) or field.name == "crop"
 ]
-OWNERS = {  # the first class that has a field of its base class
-    (owner_of(kind, field), field.name): kind
-    for _, kind, _, field in (each.values for each in reversed(NUMBERS))
-}
-GOOD = {
-    "ema": 0.5,
-    "num_images": 1000,
-    "face_box": [0.1, 0.1, 0.8],
-}  # where the YAML file has null; else 1
+# Where the YAML file has null; else 1.
+GOOD = {"ema": 0.5, "num_images": 1000, "face_box": [0.1, 0.1, 0.8]}
 
 
 def accepted(base, name, given):
@@ -80,15 +62,9 @@ def test_a_number_is_within_its_range_or_refused_by_its_key(group, kind, values,
     good = GOOD.get(field.name, 1) if default is None else default
     taken, _ = accepted(base, field.name, good)
     assert taken == (good if isinstance(good, list) else [good])
-    if kind != OWNERS[owner_of(kind, field), field.name]:
-        given_values = [math.inf, 2**64, [math.inf]]
-    elif "list" in str(field.type):
-        lists = [[value] for value in VALUES]
-        given_values = [*VALUES, *lists, [0.9, math.nan], [0.1, 0.1, 1e-320]]
-    else:
-        given_values = [*VALUES, [1]]
+    lists = [[value] for value in VALUES] if "list" in str(field.type) else []
     found = []
-    for given in given_values:
+    for given in [*VALUES, *lists, [0.9, math.nan], [0.1, 0.1, 1e-320]]:
         got, error = accepted(base, field.name, given)
         found += got
         if isinstance(error, UserError):

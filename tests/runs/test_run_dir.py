@@ -1,7 +1,6 @@
 """The run folder: claimed once, locked by one process, removed if nothing was trained."""
 
 import logging
-import os
 import threading
 
 import pytest
@@ -14,7 +13,6 @@ from vae.runs.run_dir import (
     remove_run_folder,
     run_lock,
 )
-from vae.utils.files import remove_unfinished, write_atomically
 
 
 @pytest.fixture
@@ -101,16 +99,3 @@ def test_a_locked_folder_can_be_waited_for(tmp_path, caplog):
         assert not entered.wait(0.2)
     assert entered.wait(20)
     thread.join()
-
-
-def test_an_unfinished_file_stays_while_its_process_lives(tmp_path):
-    """Another process may be writing beside a run that starts."""
-
-    def write(path):
-        path.write_text("{}")
-        remove_unfinished(tmp_path)
-
-    (tmp_path / ".metrics.json.999999999.tmp").touch()
-    (others := tmp_path / f".summary.json.{os.getppid()}.tmp").touch()
-    write_atomically(tmp_path / "metrics.json", write)
-    assert sorted(tmp_path.iterdir()) == [others, tmp_path / "metrics.json"]

@@ -3,10 +3,7 @@
 import pytest
 
 from tests.support.train_command import TINY, call_train, run_train
-from vae.runs.compose import reject_unparsable
 from vae.runs.run_dir import read_summary
-from vae.runs.wandb_settings import WandbConfig
-from vae.utils.errors import UserError
 
 
 def assert_refused(result, folder, *words):
@@ -37,7 +34,6 @@ def assert_refused(result, folder, *words):
         (["data=celeba", "data.path=nowhere"], ["nowhere", "img_align_celeba"]),
         (["resume=nowhere"], ["resume", "nowhere"]),
         (["resume="], ["resume: got ''", "auto"]),
-        (["hydra.job.name=foo", "loss.beta=-1"], ["loss.beta: got -1"]),
         (["hydra.job.name=a/b"], ["hydra.job.name: got 'a/b'"]),
         (["hydra.run.dir=${nope}"], ["hydra.run.dir: ", "nope"]),
         (["--experimental-rerun=run"], ["--experimental-rerun", "resume=FOLDER"]),
@@ -46,7 +42,9 @@ def assert_refused(result, folder, *words):
         (["hydra.output_subdir=.cfg"], ["hydra.output_subdir: got '.cfg'", ".hydra"]),
         (["optimizer.lr=${nope}"], ["optimizer.lr: ", "nope"]),
         (["experiment=null"], ["experiment: got null", "debug"]),
-        (["loss.beta=1" + "0" * 400], ["loss.beta=1000", "401 digits"]),
+        (["loss.beta=-" + "1_" * 200], ["loss.beta=-1_", "400 digits"]),
+        (["data.batch_size=" + "9" * 5000], ["data.batch_size=9999", "5000 digits"]),
+        (["seed=range(0,1000000000000)"], ["seed: got 'range(", "1 to 100000 values"]),
         (["latent_dim=64"], ["latent_dim: there is no such key. Did you mean model.latent_dim?"]),
         (["epochs=3"], ["loss.schedule.epochs", "or trainer.epochs?"]),
         (["hydra=1"], ["hydra: got 1. Leave it out."]),
@@ -62,7 +60,7 @@ def assert_refused(result, folder, *words):
         (['hydra.run.dir="a\u2028"'], [r"hydra.run.dir: got 'a\u2028'", "control characters"]),
         (["optimizer.betas=${seed}"], ["optimizer.betas: ", "int"]),
     ],
-    ids=lambda value: " ".join(value) if "=" in value[0] else "",
+    ids=lambda value: " ".join(value)[:40] if "=" in value[0] else "",
 )
 def test_mistakes_in_the_configuration(overrides, words, tmp_path, monkeypatch, capsys):
     base = TINY
@@ -71,26 +69,6 @@ def test_mistakes_in_the_configuration(overrides, words, tmp_path, monkeypatch, 
         base = ["wandb.mode=disabled", *(o for o in TINY if not o.startswith(keys))]
     result = call_train([*base, *overrides], tmp_path, monkeypatch, capsys)
     assert_refused(result, tmp_path, *words)
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("data.batch_size=" + "9" * 5000, r"^data\.batch_size=9999.* 5000 digits"),
-        ("optimizer.betas=[0.9,1" + "0" * 400 + "]", r"^optimizer\.betas=\[0\.9,1000.* 401 digits"),
-        ("loss.beta=-" + "1_" * 200, r"^loss\.beta=-1_.* 400 digits"),
-        ("seed=range(0,1000000000000)", "^seed: got 'range.* 1 to 100000 values"),
-    ],
-    ids=["int", "list", "underscores", "range"],
-)
-def test_numbers_that_fit_no_key_are_refused_before_the_composition(override, words):
-    with pytest.raises(UserError, match=words):
-        reject_unparsable([override])
-
-
-def test_control_characters_in_tags_are_refused():
-    with pytest.raises(UserError, match=r"^wandb\.tags: got \['a', 'b\\x1b'\].*printable"):
-        WandbConfig("offline", None, None, None, None, ["a", "b\x1b"], False)
 
 
 def test_as_a_process_too(tmp_path):
@@ -146,15 +124,13 @@ def test_in_a_sweep_one_bad_value_costs_one_run(tmp_path, monkeypatch, capsys):
         (["-m", "seed=range(0,4,0)"], ["seed: got 'range(0,4,0)'"]),
         (["-m", "model=1,2"], ["model: got 1,2"]),
         (["-m", "seed=1,2", "hydra/sweeper=optuna"], ["hydra/sweeper: got 'optuna'. Take study"]),
-        *(
-            (
-                ["-m", "seed=1,2", f"hydra/launcher={launcher}", f"{key}=0"],
-                [f"{key}: got 0, but it takes"],
-            )
-            for launcher, key in {
-                "joblib": "hydra.launcher.n_jobs",
-                "submitit_slurm": "hydra.launcher.timeout_min",
-            }.items()
+        (
+            ["-m", "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0"],
+            ["hydra.launcher.n_jobs: got 0, but it takes"],
+        ),
+        (
+            ["-m", "seed=1,2", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=0"],
+            ["hydra.launcher.timeout_min: got 0, but it takes"],
         ),
     ],
     ids=lambda value: " ".join(value) if "=" in value[0] or "-m" in value else "",

@@ -9,14 +9,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.support.run_files import timeless_rows
-from tests.support.train_command import ROOT, TINY, call_train
+from tests.support.sweep_processes import validated, wait_until
+from tests.support.train_command import ENDLESS, ROOT, TINY, call_train
 from vae.losses import loss_terms
 from vae.models import ConvConfig, build_model
 from vae.runs.checkpoint import load_checkpoint
@@ -33,7 +33,6 @@ RUN = [*TINY, "data.flip=true", "trainer.log_every=2", "trainer.grad_clip=0.05"]
 # at the usual rates the last digits of a sum come to be the fourth ones within a hundred steps.
 RUN += ["optimizer.schedule=constant", "optimizer.lr=1e-4"]
 GROUP = [*RUN, "model.norm=group"]  # no image sees the other images of its batch
-ENDLESS = [*TINY, "trainer.epochs=null", "trainer.max_steps=1000000", "trainer.figures_every=99999"]
 
 
 def torchrun(arguments, cwd):
@@ -271,13 +270,9 @@ def test_errors_are_printed_once(arguments, words, tmp_path):
 
 def start_endless(cwd):
     """A run without end, when it has measured twice: torchrun's process, its processes by rank."""
-    process = torchrun([str(ROOT / "train.py"), *ENDLESS, "hydra.run.dir=run"], cwd)
-    metrics = cwd / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 90
-    while not metrics.exists() or metrics.read_text().count("val/bpd") < 2:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = torchrun([str(ROOT / "train.py"), *TINY, *ENDLESS, "hydra.run.dir=run"], cwd)
+    wait_until(lambda: process.poll() is not None or len(validated(cwd / "run")) >= 2)
+    assert process.poll() is None, process.communicate()
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     ranks = {}
     for child in map(int, children):

@@ -156,14 +156,13 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # its reader has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
         return 141  # as shells count
-    except OSError as error:  # what cannot be read or written: a full disk, somebody else's folder
-        reason = f"{error.filename}: {error.strerror}." if error.filename else str(error)
-        say_error(_explain_memory(error, options) if is_out_of_memory(error) else reason)
-        return 1
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except (OSError, MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            say_error(_explain_memory(error, options))
+        elif isinstance(error, OSError):  # a full disk, somebody else's folder
+            say_error(f"{error.filename}: {error.strerror}." if error.filename else str(error))
+        else:
             raise
-        say_error(_explain_memory(error, options))
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -15,17 +15,15 @@ Result: TypeAlias = tuple[Any, Sequence[object]]  # for --json, and single lines
 Run: TypeAlias = Callable[[argparse.Namespace], Result]
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 AddCommand: TypeAlias = Callable[[Commands], None]
-Option: TypeAlias = tuple[tuple[str, ...], dict[str, Any]]  # arguments of `add_argument`
+Range: TypeAlias = tuple[float, float]  # the least and the largest value
+Option: TypeAlias = tuple[tuple[str, ...], dict[str, Any], "Range | None"]
 
 OVERRIDE = re.compile(r"[a-z_]+\.[a-z_]+=")
 
 
-def option(*names: str, **settings: Any) -> Option:
-    """Return an option: the arguments of `argparse.ArgumentParser.add_argument`.
-
-    `within=(least, most)` is the range of a number.
-    """
-    return names, settings
+def option(*names: str, within: Range | None = None, **settings: Any) -> Option:
+    """Return an option: arguments of `argparse.ArgumentParser.add_argument`, a number's range."""
+    return names, settings, within
 
 
 JSON = option("--json", action="store_true", help="print one JSON object on stdout")
@@ -73,12 +71,9 @@ def command(
             parser = commands.add_parser(
                 run.__name__, help=help, description=description, epilog=f"example: {example}"
             )
-            ranges: dict[str, tuple[float, float]] = {}
-            for names, settings in options:
-                others = {key: value for key, value in settings.items() if key != "within"}
-                parser.add_argument(*names, **others)
-                if "within" in settings:
-                    ranges[names[0]] = settings["within"]
+            for names, settings, _ in options:
+                parser.add_argument(*names, **settings)
+            ranges = {names[0]: within for names, _, within in options if within}
             parser.set_defaults(run=run, ranges=ranges)
 
         return add_to
@@ -113,7 +108,7 @@ def open_run(options: argparse.Namespace, takes_inputs: bool = True) -> tuple[Sa
 
     overrides = [word for word in options.inputs if OVERRIDE.match(word)]
     others = [word for word in options.inputs if word not in overrides]
-    takes = "data.path, data.root, metrics.* or wandb.* and a value"
+    takes = "data.path, data.root, metrics.* or wandb.*"
     require(takes_inputs or not others, "KEY=VALUE", others, takes)
     device = pick_device(options.device)
     run = load_run(options.run_folder, options.checkpoint, overrides)

@@ -142,13 +142,10 @@ def dashboard(options: argparse.Namespace) -> Result:
     from vae.sweeps.wandb_sweep import build_workspace
 
     comparison = read_sweep(options.sweep)
-    settings = [run.config.get("wandb") for run in comparison.runs]
-    found = [
-        {key: value for key, value in one.items() if isinstance(value, str)}
-        for one in settings
-        if isinstance(one, dict)
-    ]
-    reported, known = found[0] if found else {}, wandb_settings()
+    settings = [run.config["wandb"] for run in comparison.runs if "wandb" in run.config]
+    found = settings[0] if settings and isinstance(settings[0], dict) else {}
+    reported = {key: value for key, value in found.items() if isinstance(value, str)}
+    known = wandb_settings()
     entity = options.entity or reported.get("entity") or known.entity or ""
     project = options.project or reported.get("project") or known.project or DEFAULT_PROJECT
     group = run_group(reported.get("group"), comparison.name)

@@ -21,13 +21,7 @@ from vae.runs.compose import flatten, require_few, run_config
 from vae.runs.config import RunConfig
 from vae.runs.resume import resume_command
 from vae.utils.errors import UserError
-from vae.utils.files import (
-    MAX_WEIGHTS,
-    open_regular,
-    read_json,
-    stored_records,
-    write_atomically,
-)
+from vae.utils.files import MAX_WEIGHTS, open_regular, read_json, stored_records, write_atomically
 from vae.utils.text import plural
 
 log = logging.getLogger(__name__)
@@ -42,11 +36,7 @@ GLOBALS = re.compile(  # in a pickle: what builds tensors, and calls nothing els
 )
 
 COMPARED_KEYS = ("seed", "model.", "data.", "optimizer.", "loss.")  # these decide the weights
-LOCATION_KEYS = (
-    "data.root",
-    "data.download",
-    "data.num_workers",
-)  # the same images
+LOCATION_KEYS = ("data.root", "data.download", "data.num_workers")  # the same images
 CHANGEABLE_KEYS = ("data.path", "optimizer.", "loss.beta")  # by resume=, and it is said so
 
 

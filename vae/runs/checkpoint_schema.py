@@ -82,14 +82,13 @@ def matches(value: Any, schema: Any) -> bool:
 
 
 def _is_dense(value: Any) -> bool:
-    """Return whether this is a plain tensor on the CPU, with data for each of its values.
+    """Return whether this is a tensor of `load_checkpoint` with data for each of its values.
 
     Without them, a small file could ask for a model of any size.
     """
-    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_nested:
+    if not isinstance(value, Tensor) or value.requires_grad:
         return False
-    plain = value.device.type == "cpu" and not value.requires_grad
-    return plain and value.untyped_storage().nbytes() >= value.nbytes
+    return value.untyped_storage().nbytes() >= value.nbytes
 
 
 def _are_step_values(value: Any) -> bool:

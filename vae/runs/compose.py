@@ -97,19 +97,19 @@ def _require_known(key: str) -> None:
     """Raise a UserError if a key without a group is unknown; it names similar keys."""
     if key == "hydra" or (CONF / key).is_dir() or key in RunConfig.__dataclass_fields__:
         return
-    settings = {name: [kind] for name, kind in get_type_hints(RunConfig).items()}
-    settings |= {group.replace("/", "."): list(choices(group).values()) for group in groups()}
+    kinds = list(get_type_hints(RunConfig).items())
+    kinds += [
+        (group.replace("/", "."), kind) for group in groups() for kind in choices(group).values()
+    ]
     keys = {
         f"{group}.{name}"
-        for group, kinds in settings.items()
-        for kind in kinds
+        for group, kind in kinds
         for name in getattr(kind, "__dataclass_fields__", {})
         if name != "name"
-    }
-    endings = {name.rpartition(".")[2] for name in keys} | set(RunConfig.__dataclass_fields__)
+    } | RunConfig.__dataclass_fields__.keys()
+    endings = {name.rpartition(".")[2] for name in keys}
     close = [key] if key in endings else get_close_matches(key, endings, n=2, cutoff=0.7)
-    found = [name for name in sorted(keys | endings) if name.rpartition(".")[2] in close]
-    meant = [name for name in found if "." in name or name in RunConfig.__dataclass_fields__]
+    meant = [name for name in sorted(keys) if name.rpartition(".")[2] in close]
     hint = f"Did you mean {' or '.join(meant)}?" if meant else "python train.py --help lists all."
     raise UserError(f"{key}: there is no such key. {hint}")
 
@@ -170,6 +170,7 @@ def to_config(composed: DictConfig) -> RunConfig:
     assert isinstance(config, RunConfig)
     for key, value in flatten(config.as_dict()).items():
         for text in value if isinstance(value, list) else [value]:
+            require(text != "", key, text, "a text that is not empty")  # a variable may be
             require_printable(key, text)
     return config
 

@@ -18,7 +18,6 @@ from vae.utils.devices import pick_device, pick_precision
 from vae.utils.distributed import is_failed_exchange
 from vae.utils.errors import UserError, is_out_of_memory
 from vae.utils.files import DISK_FULL_ERRORS, free_bytes
-from vae.utils.text import plural
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +127,7 @@ def _memory_error(
     if not is_out_of_memory(error):
         return None
     device = trainer.batches.device if trainer else pick_device(config.trainer.device)
-    images = plural(batch, "image") if batch else f"data.batch_size={config.data.batch_size} images"
+    count = batch or f"data.batch_size={config.data.batch_size}"
     tries = ["smaller model.channels"]
     if pick_precision(config.trainer.precision, device) != "bf16":
         tries.append("trainer.precision=bf16")
@@ -137,7 +136,7 @@ def _memory_error(
     cause = shorten(f"{type(error).__name__}: {error}", 120)
     when = f"{'validating ' if batch else ''}at step {trainer.step if trainer else 0}"
     return (
-        f"out of memory {when}: {images} of {config.data.image_size} px, "
+        f"out of memory {when}: {count} images of {config.data.image_size} px, "
         f"model.channels={list(config.model.channels)}, on {device} ({cause}). "
         f"Try {' or '.join(tries)}. {last_checkpoint_hint(folder)}"
     )

@@ -194,6 +194,7 @@ def prepare_run(
     Raises:
         UserError: a mistake that the user can fix; nothing but the packed cache
             and an empty folder of checkpoints has been created then.
+        OSError, RuntimeError: of the machine, for `translate_resource_errors`.
     """
     resolve_mode(config.wandb.mode)
     device = local_device(pick_device(config.trainer.device))
@@ -202,17 +203,13 @@ def prepare_run(
     require(fits, "data.batch_size", config.data.batch_size, takes)
     if config.trainer.compile:
         require_compiler(device)
-    if config.resume is not None and Path(config.resume).resolve() != folder.resolve():
-        raise UserError(f"resume: {config.resume} is to go on in its own folder, not in {folder}.")
-    with translate_resource_errors(config, folder):
-        if config.resume is None and not resume:
-            claim_run_folder(folder)
-        state = load_resume_state(config, folder)
-        require_writable(folder / "checkpoints")
+    if config.resume is None and not resume:
+        claim_run_folder(folder)
+    state = load_resume_state(config, folder)
+    require_writable(folder / "checkpoints")
     data = open_data(config.data)
     broadcast_object((config, folder, state))  # to `join_run`
-    with translate_resource_errors(config, folder):
-        return Run(config, folder, data, device, state, should_continue, single)
+    return Run(config, folder, data, device, state, should_continue, single)
 
 
 def join_run() -> None:

@@ -20,14 +20,14 @@ from vae.runs.checkpoint import read_checkpoint
 from vae.runs.checkpoint_schema import validate_checkpoint
 from vae.runs.compose import flatten, run_config
 from vae.runs.config import RunConfig
+from vae.runs.resume import PLACE_KEYS
 from vae.runs.run_dir import RUN_ENTRIES, require_own_place
 from vae.runs.wandb_run import WandbRun
-from vae.runs.wandb_settings import fitting_name, without_upload_target
+from vae.runs.wandb_settings import fitting_name, resolve_mode, without_upload_target
 from vae.utils.errors import UserError, require
 from vae.utils.files import read_json, read_yaml, reject_unsafe_entries, write_json
 
 METRICS_FILE = "metrics.json"
-PATH_KEYS = ("data.path", "data.root")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class SavedRun(TrainedModel):
                 they are to be packed, and only the run's folder says where.
         """
         if "data.root" not in self.given:
-            require_own_place("data.root", Path(self.data_config.root))
+            require_own_place(Path(self.data_config.root))
         try:
             return super().data
         except UserError as error:
@@ -145,17 +145,17 @@ def _parse(overrides: Sequence[str]) -> DictConfig:
     """Parse `KEY=VALUE` overrides of a run's configuration; paths are from the current folder."""
     changes = OmegaConf.create()
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if key in PATH_KEYS:
+        key, _, text = override.partition("=")
+        if key in PLACE_KEYS:
+            require(text != "", key, text, "a folder")
             OmegaConf.update(changes, key, str(Path(text).expanduser().absolute()))
             continue
-        takes = (
-            f"{', '.join(PATH_KEYS)}, metrics.* or wandb.*, as KEY=VALUE: the rest is the run's own"
-        )
-        require(
-            key.startswith(("metrics.", "wandb.")) and bool(equals), "overrides", override, takes
-        )
-        changes.merge_with_dotlist([override])
+        takes = f"{', '.join(PLACE_KEYS)}, metrics.* or wandb.*: the rest is the run's own"
+        require(key.startswith(("metrics.", "wandb.")), "KEY=VALUE", override, takes)
+        try:
+            changes.merge_with_dotlist([override])
+        except Exception as error:  # of YAML's or OmegaConf's
+            raise UserError(f"{key}: {text} cannot be parsed ({type(error).__name__}).") from error
     return changes
 
 
@@ -174,12 +174,13 @@ def evaluate_and_record(
     Returns:
         The report, and the figures by their keys on W&B.
     """
+    settings = without_upload_target(run.config.wandb, run.given)
+    resolve_mode(settings.mode)  # before the work
     report, evaluation = evaluate_model(run, split, seed, run.directions_file)
     folder = out or run.folder
     write_metrics(run, report, folder / METRICS_FILE)
     images = run.data.images[split]
     pictures = draw_figures(run.model, images, evaluation, folder / "figures" / split)
-    settings = without_upload_target(run.config.wandb, run.given)
     name = fitting_name(f"{settings.name or run.folder.name} {split}")
     named = replace(settings, name=name)
     config = {**asdict(run.config), "checkpoint": run.checkpoint, "evaluated": str(run.folder)}

@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from vae.runs.resume import ACCEPTED, IF_YOURS, OWN_KEYS, key_of, names_of, resume_arguments
+from vae.runs.resume import ACCEPTED, key_of, names_of, resume_arguments
 from vae.runs.run_dir import require_own_place
 from vae.utils.errors import UserError, require
 from vae.utils.files import read_text, write_text_atomically
@@ -100,7 +100,7 @@ def expand_resume(arguments: list[str]) -> list[str]:
     folder = _resume_value(given[-1]) if given else None
     if folder in (None, "", "auto") or "${" in str(folder):
         return arguments
-    return _resume_in_own_places(arguments, Path(str(folder)))
+    return _resume_in_own_place(arguments, Path(str(folder)))
 
 
 def _resume_value(word: str) -> str | None:
@@ -144,11 +144,11 @@ def request_resume(config: DictConfig, arguments: list[str]) -> None:
         if not (folder / ACCEPTED).exists():
             return  # the run starts in it
     if not set(names_of(folder)) <= set(arguments):
-        raise ResumeRequest(_resume_in_own_places(arguments, folder))
+        raise ResumeRequest(_resume_in_own_place(arguments, folder))
 
 
-def _resume_in_own_places(arguments: list[str], folder: Path) -> list[str]:
-    """Return `resume_arguments`; refuse interpolations, and to pack where only the folder says."""
+def _resume_in_own_place(arguments: list[str], folder: Path) -> list[str]:
+    """Return `resume_arguments`; refuse to pack images where only the folder says."""
     expanded = resume_arguments(arguments, folder)
     added = [word for word in expanded if word not in arguments]
     try:
@@ -158,9 +158,7 @@ def _resume_in_own_places(arguments: list[str], folder: Path) -> list[str]:
         raise UserError(
             f"resume: {folder / ACCEPTED} is damaged ({text}). Restore it, or start a new run."
         ) from error
-    values = {override.key_or_group: str(override.value()) for override in parsed}
-    for key, value in values.items():
-        if key not in OWN_KEYS and "${" in value:  # as Hydra reads it, without escapes
-            raise UserError(f"resume: {folder} sets {key} to {value!r}. {IF_YOURS}")
-    require_own_place("data.root", Path(values.get("data.root", ".")))
+    for override in parsed:
+        if override.key_or_group == "data.root":
+            require_own_place(Path(str(override.value())))
     return expanded

@@ -22,7 +22,7 @@ OWN_KEYS = ("resume", "hydra.run.dir")  # name the run: replaced when one is res
 # Of a sweep alone: no run of it is resumed with them.
 SWEEP_KEYS = ("hydra.sweep", "hydra/sweeper", "hydra/launcher", "hydra.launcher", "hydra.mode")
 
-PLACE_KEYS = ("data.root", "data.path")  # a folder's may be refused
+PLACE_KEYS = ("data.path", "data.root")  # a folder's may be refused
 RESTORE = "Restore the file, or start a new run with the same overrides."
 IF_YOURS = "If it is yours, add it to the command line."
 HARMLESS = {  # values of the keys that select an upload or a download
@@ -46,7 +46,8 @@ def provides_value(override: str) -> bool:
     """Return whether an override only sets a plain value of a run, as an untrusted file may.
 
     Hydra's keys select code to run. `${oc.env:...}` reads this machine's environment, also
-    spelled `$\\{`. All interpolations are refused, since they nest.
+    spelled `$\\{`: of a value, Hydra's parser removes nothing but backslashes. All interpolations
+    are refused, since they nest.
     """
     plain = re.fullmatch(r"[+~]{0,2}(\w[\w./@]*)(=.*)?", override, re.DOTALL)
     plain_key = plain and not re.search(r"\bhydra\b", plain[1])

@@ -49,19 +49,19 @@ def require_writable(folder: Path) -> None:
             file.flush()
 
 
-def require_own_place(key: str, place: Path) -> None:
-    """Refuse a place for packed images that only an untrusted run folder names.
+def require_own_place(place: Path) -> None:
+    """Refuse a data.root that only an untrusted run folder names.
 
     Allowed are places below the current folder, and where images are packed already.
 
     Raises:
-        UserError: names the key, and how to allow it.
+        UserError: says how to allow it.
     """
     below = (place / "cache").resolve().is_relative_to(Path.cwd().resolve())  # may be a link
     if not below and not any(place.glob("cache/*/index.json")):
         raise UserError(
-            f"{key}: {place} is outside the current folder and has no packed images. To pack "
-            f"there, add {key}={shlex.quote(str(place))}; or choose another folder."
+            f"data.root: {place} is outside the current folder and has no packed images. To pack "
+            f"there, add data.root={shlex.quote(str(place))}; or choose another folder."
         )
 
 

@@ -68,10 +68,8 @@ class Tracker(WandbRun):
         resolve_mode(self.settings.mode)  # before anything is created
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "metrics.jsonl"
-        with annotate_os_error(path):
-            path.touch()  # there is a run from now on, even without a row
-        with self._open():
-            super().__enter__()
+        with annotate_os_error(path), open(path, "a", encoding="utf-8"):
+            super().__enter__()  # there is a run from now on, even without a row
         self.send("could not be told of the metrics", _define_metrics)
         return self
 

@@ -69,9 +69,8 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         counts = dict.fromkeys(("epochs", "max_skipped", "log_every", "figures_every"), (1, 10**9))
-        require_ranges("trainer", self, **counts)
-        require_ranges("trainer", self, max_steps=(1, 10**12), num_threads=(1, 1024))
-        require_ranges("trainer", self, grad_clip=(1e-9, 1e9), ema=(0.01, 0.9999999))
+        counts |= {"max_steps": (1, 10**12), "num_threads": (1, 1024)}
+        require_ranges("trainer", self, **counts, grad_clip=(1e-9, 1e9), ema=(0.01, 0.9999999))
         limited = self.epochs is not None or self.max_steps is not None
         require(limited, "trainer.epochs", None, "an int >= 1 unless trainer.max_steps is given")
         known = self.precision in PRECISIONS

@@ -80,10 +80,9 @@ class MomentsConfig(OptimizerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         # OmegaConf lets lists through for numbers where they are in a list
-        numbers = all(type(decay) in (float, int) for decay in self.betas)
-        inside = numbers and all(0 <= decay <= 0.999999 for decay in self.betas)
-        fits = inside and len(self.betas) == 2
-        require(fits, "optimizer.betas", self.betas, "two numbers from 0 to 0.999999")
+        fit = [type(decay) in (float, int) and 0 <= decay <= 0.999999 for decay in self.betas]
+        takes = "two numbers from 0 to 0.999999"
+        require(fit == [True, True], "optimizer.betas", self.betas, takes)
         require_ranges("optimizer", self, eps=(1e-30, 1))
 
     def settings(self) -> dict[str, Any]:
