@@ -204,7 +204,7 @@ def _draw_effect(axes: Axes, comparison: Comparison, metric: str, across: str) -
         axes.set_xlim(-0.5, len(places) - 0.5)
     labels = [literal(format_value(value)) for value in values]
     if not numeric or (len(places) <= len(MARKERS) and _have_room(axes, places.values(), labels)):
-        crowded = sum(map(len, labels)) > 60
+        crowded = sum(map(len, labels)) > CHARACTERS
         axes.set_xticks(list(places.values()), labels, rotation=30 if crowded else 0)
         axes.set_xticks([], minor=True)
     better = "higher" if find_metric(metric).higher_is_better else "lower"

@@ -78,7 +78,7 @@ def rehearse(
     Args:
         directions: as of `optuna.create_study`.
         random_trials: trials that the sampler draws at random before it does anything else.
-        compose: takes the values of a trial; each choice is composed once.
+        compose: takes the values of a trial; each choice is composed.
 
     Raises:
         UserError: the sampler cannot search this space.
@@ -102,6 +102,6 @@ def rehearse(
             "hydra.sweeper.sampler, or take another: tpe, gp, qmc, nsgaii, random."
         ) from error
     compose(values)
-    for key, searched in space.items():
-        for choice in getattr(searched, "choices", ()):
-            compose({**values, key: choice})
+    choices = {key: kind.choices for key, kind in space.items() if hasattr(kind, "choices")}
+    for number in range(max(map(len, choices.values()), default=0)):
+        compose({**values, **{key: one[number % len(one)] for key, one in choices.items()}})
