@@ -184,47 +184,81 @@ def _list(run: SavedRun) -> Result:
 
 @run_command(
     help="draw new faces",
-    description="Draw new faces from the prior, or from a Gaussian mixture fitted to the "
-    "latents of the training images (Ghosh et al. 2020), which are mostly better: the gain "
-    "is measured where features are there to measure it.",
-    example="vae sample outputs/DATE/TIME --prior fitted --num 64",
+    description="Draw new faces: from the prior N(0, I), or from a density fitted to the latents "
+    "of the training images (Ghosh et al. 2020), whose samples are mostly better. Where features "
+    "are installed, the Fréchet distances of the samples are measured, too: to faces, and to "
+    "reconstructions, which is the prior's own error.",
+    example="vae sample outputs/DATE/TIME --prior mixture --num 64",
     options=[
         option("--num", type=int, default=64, within=(1, 1_000_000), help="how many; default: 64"),
-        option("--prior", default="standard", help="standard (the default) or fitted"),
-        option("--split", choices=("val", "test"), default="val", help="for the gain"),
-        option("--no-gain", action="store_true", help="do not measure it: quicker"),
+        option(
+            "--prior",
+            help="standard: N(0, I); gaussian (the default where the training images are at hand): "
+            "with the mean and covariance of the latents; mixture, also called fitted: of ten "
+            "Gaussians; flow: a rectified flow, trained in a minute and kept in the run's folder",
+        ),
+        option(
+            "--temperature",
+            type=float,
+            default=1.0,
+            within=(0, 10),
+            help="scales the noise about the prior's means: below 1 faces are more typical and "
+            "vary less; default: 1",
+        ),
+        option("--split", choices=("val", "test"), default="val", help="for the distances"),
+        option("--no-gain", action="store_true", help="do not measure distances: quicker"),
         option("--separate", action="store_true", help="also write each as a PNG"),
     ],
 )
 def sample(options: argparse.Namespace) -> Result:
     from dataclasses import asdict
 
-    from vae.generation.sample import fit_density, measure_gain, sample
+    from vae.evaluation.priors import StandardPrior, fit_prior
+    from vae.generation.sample import measure_gain, sample
+    from vae.utils.errors import UserError
     from vae.utils.text import plural
 
     run, _ = open_run(options, takes_inputs=False)
     folder = output_folder(options)
-    density = fit_density(run, options.seed) if options.prior == "fitted" else None
+    prior, temperature = options.prior or "gaussian", options.temperature
+    notes = list[str]()
+    try:
+        fitted = fit_prior(run, prior, options.seed, flow_cache=run.flow_file)
+    except UserError as error:
+        if options.prior:
+            raise
+        notes.append(f"Samples of N(0, I), as none can be fitted: {error}")
+        prior, fitted = "standard", StandardPrior(run.model.latent_dim)
     files = sample(
         run,
         options.num,
-        options.prior,
+        prior,
         options.seed,
+        temperature,
         folder=folder,
         separate=options.separate,
-        density=density,
+        fitted=fitted,
     )
-    gain, notes = None, list[str]()
-    if options.prior == "fitted" and not options.no_gain:
-        gain, notes = measure_gain(run, options.split, options.seed, density)
+    gain = None
+    if not options.no_gain:
+        try:
+            gain, missing = measure_gain(
+                run, prior, fitted, options.split, options.seed, temperature
+            )
+            notes += missing
+        except UserError as error:  # the images are missing
+            notes.append(f"No distances: {error}")
     lines: list[object] = [files[0]]
     if len(files) > 1:
         lines += [f"{plural(len(files) - 1, 'PNG')} in {files[1].parent}"]
     if gain:
-        lines += [
-            f"Fréchet distance ({gain.features}, n = {gain.n:,}): {gain.standard:.4f} from the "
-            f"prior, {gain.fitted:.4f} from the fitted density; floor {gain.floor:.4f}"
-        ]
+        lines += [f"Fréchet distances ({gain.features}, n = {gain.n:,}) of samples:"]
+        for to, distances, limit in (
+            ("to faces", gain.distances, f"floor {gain.floor:.4f}"),
+            ("to reconstructions", gain.prior_errors, f"ceiling {gain.ceiling:.4f}"),
+        ):
+            found = ", ".join(f"{name} {value:.4f}" for name, value in distances.items())
+            lines += [f"{to}: {found}; {limit}"]
     measured = asdict(gain) if gain else None
-    found = {"files": files, "prior": options.prior, "gain": measured, "notes": notes}
-    return found, [*lines, *notes]
+    result = {"files": files, "prior": prior, "temperature": temperature, "gain": measured}
+    return {**result, "notes": notes}, [*lines, *notes]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from vae.data.base import Labels
 from vae.evaluation import TrainedModel
+from vae.evaluation.cache import ArrayCache, require_array
 from vae.evaluation.directions import (
     METHODS,
     MIN_FACES,
@@ -24,16 +24,12 @@ from vae.evaluation.directions import (
     find_directions,
 )
 from vae.evaluation.latents import encode_batches
-from vae.models import VAE
 from vae.utils.errors import UserError
-from vae.utils.files import open_regular, stored_records, write_atomically
 from vae.utils.text import printable
 
 FORMAT = 2  # of the file: one of another format is made again
 ARRAYS = ("means", "normal", "weights", "middles")
 MAX_BYTES = 1 << 26  # of the file, and of its arrays; of 40 attributes and 128 latents 0.2 MB
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,18 +53,9 @@ def learn_directions(trained: TrainedModel, cache: Path | None = None) -> Learne
     Raises:
         UserError: the images have no attributes, too few have any, or the images are missing.
     """
-    if cache is None:
-        return _learn(trained)
-    weights, images = _digest(trained.model), _images_of(trained)
-    learned = _read(cache, weights, images, trained.model.latent_dim)
-    if learned is None:
-        learned = _learn(trained)
-        try:
-            _write(cache, learned, weights, images)
-            log.info("directions: %s", cache)
-        except OSError as error:  # perhaps another user's run
-            log.warning("directions: cannot be kept (%s); the next time finds them anew", error)
-    return learned
+    unpack = partial(_unpack, trained.model.latent_dim)
+    kept = ArrayCache("directions", FORMAT, MAX_BYTES, _pack, unpack)
+    return kept.get(cache, trained, lambda: _learn(trained))
 
 
 def _learn(trained: TrainedModel) -> LearnedDirections:
@@ -117,86 +104,27 @@ def columns_of(attributes: Labels, names: Sequence[str]) -> list[int]:
     return [attributes.names.index(name) for name in names]
 
 
-def _digest(model: VAE) -> str:
-    """Return a digest of the model's weights."""
-    digest = hashlib.sha256()
-    for weight in model.state_dict().values():
-        digest.update(weight.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _images_of(trained: TrainedModel) -> str | None:
-    """Return a digest of the data source's fingerprint; None if the images are missing."""
-    try:
-        source = trained.data_config.source()
-        canonical = json.dumps(source.fingerprint(), sort_keys=True)
-    except UserError:
-        return None
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _write(file: Path, learned: LearnedDirections, weights: str, images: str | None) -> None:
+def _pack(learned: LearnedDirections) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     directions = learned.directions
-    about = {
-        "format": FORMAT,
-        "weights": weights,
-        "images": images,
-        "names": directions.names,
-        "accuracy": learned.accuracy,
-    }
     arrays = {name: getattr(directions, name).numpy() for name in ARRAYS}
-
-    def save(temporary: Path) -> None:
-        with temporary.open("wb") as opened:
-            np.savez(opened, about=np.array(json.dumps(about)), **arrays)
-
-    write_atomically(file, save)
+    return {"names": directions.names, "accuracy": learned.accuracy}, arrays
 
 
-def _read(
-    file: Path, weights: str, images: str | None, latent_dim: int
-) -> LearnedDirections | None:
-    """Read what `_write` wrote for the same weights and images; None if absent or damaged.
-
-    If the images are missing, the cached directions stay valid.
-    """
-    try:
-        with open_regular(file, MAX_BYTES) as opened, np.load(opened, allow_pickle=False) as stored:
-            stored_records(stored.zip, MAX_BYTES)
-            about = json.loads(str(stored["about"]))
-            if (about["format"], about["weights"]) != (FORMAT, weights):
-                return None
-            if images is not None and about["images"] != images:
-                return None
-            arrays = {name: stored[name] for name in ARRAYS}
-        accuracy = {
-            name: {method: float(row[method]) for method in METHODS}
-            for name, row in about["accuracy"].items()
-        }
-        names = about["names"]
-        _require_form(names, accuracy, arrays, latent_dim)
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        return LearnedDirections(Directions(tuple(names), **tensors), accuracy)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except Exception as error:  # zipfile and NumPy raise nearly anything on damaged bytes
-        log.warning("%s is damaged (%s); making it again", file, printable(f"{error!s:.200}"))
-        return None
-
-
-def _require_form(
-    names: list[str],
-    accuracy: dict[str, dict[str, float]],
-    arrays: dict[str, np.ndarray],
-    latent_dim: int,
-) -> None:
-    """Raise an error unless a file's content has the form that `_write` writes."""
+def _unpack(
+    latent_dim: int, about: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> LearnedDirections:
+    """Return what `_pack` packed; raise an error unless it has that form."""
+    names = about["names"]
+    accuracy = {
+        name: {method: float(row[method]) for method in METHODS}
+        for name, row in about["accuracy"].items()
+    }
     if not names or sorted(names) != sorted(accuracy):
         raise ValueError("its names are not those of its accuracies")
     numbers = np.array([list(row.values()) for row in accuracy.values()])
     if ((numbers < 0) | (numbers > 1)).any():  # NaN is neither
         raise ValueError("its accuracies are not between 0 and 1")
-    for name, array in arrays.items():
-        fits = array.dtype == np.float64 and array.shape == (len(names), latent_dim)
-        if not (fits and np.isfinite(array).all()):
-            raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, or not finite")
+    for name in ARRAYS:
+        require_array(name, arrays[name], (len(names), latent_dim))
+    tensors = {name: torch.from_numpy(arrays[name]) for name in ARRAYS}
+    return LearnedDirections(Directions(tuple(names), **tensors), accuracy)

@@ -23,7 +23,10 @@ from vae.training.metrics import EVALUATION_BATCH
 from vae.utils.errors import UserError
 
 FEATURE_BATCH = 16  # images at a time: Inception's largest maps take 100 MB
-METRIC_KEYS = {"inception": ("fid", "kid"), "faces": ("face_distance", "face_kernel_distance")}
+METRIC_KEYS = {
+    "inception": ("fid", "kid", "prior_fid"),
+    "faces": ("face_distance", "face_kernel_distance", "prior_error"),
+}
 BLOCK = 1000  # images on each side of one estimate: a kernel matrix of 8 MB
 
 Images = Callable[[Tensor], Tensor]  # a batch of images -> as many that are compared with them
@@ -57,7 +60,7 @@ class Features:
     def __init__(self, name: str, network: nn.Module, dimensions: int, device: torch.device):
         self.name = name  # "inception" or "faces"
         self.dimensions = dimensions
-        self.distance_key, self.kernel_key = METRIC_KEYS[name]
+        self.distance_key, self.kernel_key, self.prior_key = METRIC_KEYS[name]
         self._device = device
         self._network = network.to(device).eval()
 
@@ -208,6 +211,7 @@ def measure_distances(
     seed: int,
     features: Features,
     kinds: Mapping[str, Images],
+    view: Images = lambda images: images,
 ) -> dict[str, Distance]:
     """Measure several kinds of images against the same images of a split, in one pass.
 
@@ -218,6 +222,8 @@ def measure_distances(
         split, count, seed: the reference, chosen at random; count > features.dimensions.
         features: of which network.
         kinds: what to compare; called with each batch of the reference in turn.
+        view: is applied to the reference and to the training images of the floor, such as their
+            reconstruction.
 
     Returns:
         The distance of each kind, and of "floor": as many training images. Nothing real is
@@ -227,29 +233,32 @@ def measure_distances(
     others = evaluation_batches(
         random_subset(images["train"], count, seed), EVALUATION_BATCH, device
     )
-    kinds = {**kinds, "floor": lambda _: next(others)}
+    kinds = {**kinds, "floor": lambda _: view(next(others))}
     reference = RunningGaussian(features.dimensions)
     comparisons = {name: PairedDistances(features.dimensions) for name in kinds}
     chosen = random_subset(images[split], count, seed)
     for batch in progress_batches(chosen, device, f"distances ({features.name})"):
-        real = features(batch)
+        real = features(_rounded(view(batch)))
         reference.update(real)
         for kind, make in kinds.items():
-            made = make(batch)
-            # In steps of 1/255, as the images that they are compared with.
-            comparisons[kind].update(real, features((made * 255).round() / 255))
+            comparisons[kind].update(real, features(_rounded(make(batch))))
     return {kind: found.result(reference) for kind, found in comparisons.items()}
+
+
+def _rounded(images: Tensor) -> Tensor:
+    """Return images in steps of 1/255, as those of a split are."""
+    return (images * 255).round() / 255
+
+
+def comparison_size(trained: TrainedModel, split: str) -> int:
+    """Return the number of images on each side of a distance, as the settings and splits allow."""
+    images = trained.data.images
+    return min(trained.metrics_config.distance_images, len(images[split]), len(images["train"]))
 
 
 def sample_source(model: VAE, latents: Latents) -> Images:
     """Return a function that decodes as many samples as it is given images."""
     return lambda images: model.decode(latents(len(images)).to(images.device))
-
-
-def prior_source(latent_dim: int, seed: int) -> Latents:
-    """Return a function that draws from the prior N(0, I), one stream per seed."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda count: torch.randn(count, latent_dim, generator=generator)
 
 
 def random_subset(images: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -20,13 +20,20 @@ from vae.evaluation import TrainedModel, disentanglement, distances
 from vae.evaluation.attributes import columns_of, learn_directions
 from vae.evaluation.directions import balanced_accuracy
 from vae.evaluation.disentanglement import dci, drawn_factorvae_score, mig, sap
-from vae.evaluation.distances import face_features, measure_distances, pick_features
+from vae.evaluation.distances import (
+    comparison_size,
+    face_features,
+    measure_distances,
+    pick_features,
+)
 from vae.evaluation.latents import (
     AggregatePosterior,
     encode_split,
     importance_weighted_bounds,
     progress_batches,
 )
+from vae.evaluation.priors import encode_training, fit_prior, latents_of, measure_priors
+from vae.models import Posterior
 from vae.training.metrics import Evaluation, bits_per_dim, evaluate_split
 from vae.utils.errors import UserError, require
 
@@ -64,7 +71,11 @@ class Report:
 
 
 def evaluate_model(
-    trained: TrainedModel, split: str = "val", seed: int = 0, directions_cache: Path | None = None
+    trained: TrainedModel,
+    split: str = "val",
+    seed: int = 0,
+    directions_cache: Path | None = None,
+    flow_cache: Path | None = None,
 ) -> tuple[Report, Evaluation]:
     """Measure a model on a split: the same model, split and seed give the same figures.
 
@@ -79,6 +90,7 @@ def evaluate_model(
         split: val, or test, which training never touched.
         seed: of the noise, the samples and the choice of images, >= 0.
         directions_cache: as for `learn_directions`.
+        flow_cache: as for `fit_prior`.
 
     Returns:
         The report, and what figures of the split need to know of each latent.
@@ -109,6 +121,7 @@ def evaluate_model(
     parts: dict[str, Callable[[], None]] = {
         "bound": lambda: _bound(trained, report),
         "distances": lambda: _distances(trained, report),
+        "priors": lambda: _priors(trained, encode_training(trained, seed), report, flow_cache),
         "factors": lambda: _disentanglement(trained, codes, aggregate, report),
         "attributes": lambda: _separability(trained, codes, report, directions_cache),
     }
@@ -140,16 +153,15 @@ def _bound(trained: TrainedModel, report: Report) -> None:
 
 
 def _distances(trained: TrainedModel, report: Report) -> None:
-    model, images = trained.model, trained.data.images
-    sizes = trained.metrics_config.distance_images, len(images[report.split]), len(images["train"])
-    count = min(sizes)
+    model = trained.model
+    count = comparison_size(trained, report.split)
     features, notes = pick_features(trained, count)
     report.notes += notes
     if features is None:
         return
     measure = partial(measure_distances, trained, report.split, count, report.seed)
-    latents = distances.prior_source(model.latent_dim, report.seed)
     reconstructions = {"reconstructions": lambda x: model.decode(model.encode(x).mode)}
+    latents = latents_of(fit_prior(trained, "standard"), report.seed)
     samples = {"samples": distances.sample_source(model, latents)}
     found = measure(features, samples | reconstructions)
     for kind, distance in found.items():
@@ -164,6 +176,27 @@ def _distances(trained: TrainedModel, report: Report) -> None:
             return
     report.add("identity_distance", found["reconstructions"].pairwise, count)
     report.add("identity_distance_of_others", found["floor"].pairwise, count)
+
+
+def _priors(
+    trained: TrainedModel, posteriors: Posterior, report: Report, flow_cache: Path | None
+) -> None:
+    count = comparison_size(trained, report.split)
+    features, notes = pick_features(trained, count)
+    if features is None:
+        report.notes += [note for note in notes if note not in report.notes]
+        return
+    latents = {}
+    for name in trained.metrics_config.priors:
+        try:
+            prior = fit_prior(trained, name, report.seed, posteriors, flow_cache)
+        except UserError as error:
+            report.notes.append(str(error))
+        else:
+            latents[name] = latents_of(prior, report.seed)
+    found = measure_priors(trained, report.split, latents, features, report.seed)
+    for name, distance in {**found.errors, "ceiling": found.ceiling}.items():
+        report.add(f"{features.prior_key}_{name}", distance, count)
 
 
 def _disentanglement(

@@ -28,6 +28,7 @@ COLUMNS = 8  # faces a row, and steps of a strip
 FACES_SHOWN = 16  # faces in the standard figures
 TRAVERSAL_RANGE = 3.0  # standard deviations that a latent is moved, either side of its mean
 PRIOR_CAPTION = "decoded from the prior, N(0, I)"
+GAUSSIAN_CAPTION = "decoded from a Gaussian fitted to the latents of training images"
 SAMPLE_SEED = 0  # the same latents in every run and at every step
 
 

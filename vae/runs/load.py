@@ -47,6 +47,11 @@ class SavedRun(TrainedModel):
         """Where the attribute directions of this checkpoint are kept."""
         return self.folder / "directions" / f"{self.checkpoint}.npz"
 
+    @property
+    def flow_file(self) -> Path:
+        """Where the flow that is fitted to the latents of this checkpoint is kept."""
+        return self.folder / "priors" / f"{self.checkpoint}.npz"
+
     @cached_property
     def data(self) -> Packed:
         """The images that the run was trained on, and its test split.
@@ -176,7 +181,7 @@ def evaluate_and_record(
     """
     settings = without_upload_target(run.config.wandb, run.given)
     resolve_mode(settings.mode)  # before the work
-    report, evaluation = evaluate_model(run, split, seed, run.directions_file)
+    report, evaluation = evaluate_model(run, split, seed, run.directions_file, run.flow_file)
     folder = out or run.folder
     write_metrics(run, report, folder / METRICS_FILE)
     images = run.data.images[split]
