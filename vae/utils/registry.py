@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -149,11 +150,12 @@ def all_metrics() -> dict[str, Metric]:
 
 
 def find_metric(key: str) -> Metric:
-    """Return the metric of a key, `val/bpd`, or of best.pt, `best/val/bpd`.
+    """Return the metric of a key: `val/bpd`, `test/bpd`, or of best.pt `best/val/bpd`.
 
     A key of no metric is a label without a fixed number of digits, minimised by a sweep.
     """
-    return all_metrics().get(key.removeprefix("best/")) or Metric(key, key, digits=None)
+    on_val = re.sub("^(best/val|test)/", "val/", key)
+    return all_metrics().get(on_val) or Metric(key, key, digits=None)
 
 
 def run_metrics() -> dict[str, Metric]:

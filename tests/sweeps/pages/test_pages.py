@@ -96,12 +96,39 @@ def test_missing_metrics_are_evaluated(page, tmp_path, monkeypatch):
     assert json.loads(first.read_text())["checkpoint"] == "last"
 
 
+def test_only_the_choice_is_measured_on_the_test_split(page, sweep, monkeypatch):
+    measured = []
+
+    def evaluate(run, keys):
+        measured.append(run.name)
+        assert [*keys] == ["test/psnr"]
+        return {"test/psnr": 20.0 + run.value("seed")}
+
+    monkeypatch.setattr("vae.sweeps.pages.evaluation_metrics", evaluate)
+    page.write_text("<!-- chosen by val/bpd | loss.beta test/psnr -->\n<!-- end -->\n")
+    assert main(["report", str(page), str(sweep)]) == 0
+    rows = read_results(results_file(page))
+    means = {
+        beta: sum(float(row["val/bpd"]) for row in rows if row["loss.beta"] == beta)
+        for beta in ("0.0001", "0.001")
+    }
+    best = min(means, key=means.get)
+    assert sorted(measured) == [f"loss.beta={best},seed=0", f"loss.beta={best},seed=1"]
+    assert f"| {best} | 20.50 ± 0.71 |" in page.read_text()
+    page.write_text("<!-- paired loss.beta=0.001:loss.beta=0.0001 | test/psnr -->\n<!-- end -->\n")
+    assert main(["report", str(page), str(sweep)]) == 0
+    assert len(set(measured)) == 4
+    assert "| 2 | 0.00 (0.00 to 0.00) |" in page.read_text()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("<!-- table loss.beta | val/nothing -->\n<!-- end -->", "val/nothing"),
         ("<!-- table loss.bteta | val/rate -->\n<!-- end -->", "loss.bteta"),
         ("<!-- table loss.beta -->\n<!-- end -->", "table loss.beta"),
+        ("<!-- chosen loss.beta val/bpd | val/bpd -->\n<!-- end -->", "it takes KEYS by METRIC"),
+        ("<!-- paired loss.beta=0.1 | val/bpd -->\n<!-- end -->", "malformed block"),
         ("<!-- pictures traversal:nicest:val/bpd -->\n<!-- end -->", "traversal:nicest"),
         ("<!-- table seed | val/rate | other.csv -->\n<!-- end -->", "other.csv"),
     ],

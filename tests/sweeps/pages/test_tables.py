@@ -1,8 +1,12 @@
 """Tables of results against independently computed means, deviations and fronts."""
 
 import numpy as np
+import pytest
+from scipy.stats import ttest_rel
 
+from vae.sweeps.pages.statistics import chosen_rows, chosen_table, paired_table
 from vae.sweeps.pages.tables import means_table, ranked
+from vae.utils.errors import UserError
 
 
 def row(**values):
@@ -49,3 +53,47 @@ def test_the_best_respects_the_direction():
     rows = [row(run=name, val_bpd=b, val_mig=m) for name, b, m in [("a", 6, 0.1), ("b", 7, 0.4)]]
     assert [row["run"] for row in ranked(rows, ["val/bpd"])] == ["a", "b"]
     assert [row["run"] for row in ranked(rows, ["val/mig"])] == ["b", "a"]
+
+
+BPD = {  # by loss and beta, for seeds 0, 1, 2
+    ("bce", "0.1"): [6.3, 6.1, 6.2],
+    ("bce", "1"): [6.0, 6.6, 6.1],
+    ("mse", "0.1"): [6.4, 6.0, 6.5],
+    ("mse", "1"): [6.05, 6.02, 6.2],
+}
+RUNS = [
+    row(run=f"loss.beta={beta},loss={loss},seed={seed}", loss=loss, loss__beta=beta, seed=seed)
+    | {"val/bpd": str(bpd), "val/psnr": str(20 + seed * bpd)}
+    for (loss, beta), values in BPD.items()
+    for seed, bpd in enumerate(values)
+]
+
+
+def test_each_setting_is_shown_at_its_best():
+    words = ["loss", "by", "val/bpd"]
+    found = cells(chosen_table(RUNS, words, ["loss.beta", "val/bpd"]))
+    assert found == [
+        ["`loss`", "`loss.beta`", "`val/bpd`"],
+        ["bce", "0.1", "6.200 ± 0.100"],  # the best single run has the other beta
+        ["mse", "1", "6.090 ± 0.096"],
+    ]
+    (only,) = cells(chosen_table(RUNS, words[1:], ["loss.beta", "val/psnr"]))[1:]
+    assert only[0] == "1"
+    assert chosen_rows(RUNS, ["loss"], "val/psnr") == [*RUNS[3:6], *RUNS[6:9]]  # higher is better
+
+
+def test_paired_differences_have_students_interval():
+    words = ["loss=mse:loss=bce", "by", "val/bpd"]
+    (line,) = cells(paired_table(RUNS, words, ["val/bpd"]))[1:]
+    mse, bce = BPD["mse", "1"], BPD["bce", "0.1"]
+    low, high = ttest_rel(mse, bce).confidence_interval(0.95)
+    mean = np.mean(mse) - np.mean(bce)
+    assert line == ["`loss=mse` − `loss=bce`", "3", f"{mean:.3f} ({low:.3f} to {high:.3f})"]
+    fixed = paired_table(RUNS, ["loss=bce,loss.beta=1:loss=bce,loss.beta=0.1"], ["val/bpd"])
+    assert cells(fixed)[1][2].startswith("0.033 (")
+
+
+@pytest.mark.parametrize("words", ["loss=mse:loss=bce", "loss=mse,seed=0:loss=bce,seed=0"])
+def test_sides_without_pairs_of_seeds_are_refused(words):
+    with pytest.raises(UserError, match=f"{words}: needs the same seeds on both sides, each once"):
+        paired_table(RUNS, [words], ["val/bpd"])

@@ -13,6 +13,13 @@ A page has results of its own, in `results/<page>.csv` beside it; a third part n
 | `table KEYS \| COLUMNS` | a line for each combination of settings, means over seeds |
 | `front OBJECTIVES \| COLUMNS` | the runs that no other beats |
 | `best OBJECTIVE COUNT \| COLUMNS` | the best runs by one objective |
+| `chosen KEYS by METRIC \| COLUMNS` | for each value of KEYS, means over the seeds of the setting |
+| | whose mean is best |
+| `paired A:B by METRIC \| COLUMNS` | mean differences over paired seeds, with 95 % intervals, of |
+| | A = KEY=VALUE,... and B; `by METRIC`: each at its best setting |
+
+Columns of `chosen` and `paired` may be of the test split, `test/bpd`: `vae report` measures it for
+the runs in these blocks, and for no others.
 | `pictures NAMES` | see `make_pictures` |
 """
 
@@ -29,11 +36,19 @@ from tempfile import TemporaryDirectory
 
 from vae.sweeps.charts import DOTS_PER_INCH, draw_charts, literal
 from vae.sweeps.comparison import Comparison, is_log_scale, read_sweep, sort_key
+from vae.sweeps.pages.statistics import (
+    choice,
+    chosen_rows,
+    chosen_table,
+    paired_table,
+    pairs_of,
+)
 from vae.sweeps.pages.tables import (
     Row,
     cell,
     collect_results,
     describe_set_up,
+    evaluation_metrics,
     format_figure,
     front,
     means_table,
@@ -49,7 +64,7 @@ from vae.utils.registry import find_metric
 from vae.utils.tables import write_csv
 from vae.utils.text import markdown_text, safe_name
 
-KINDS = "set up|table|front|best|pictures"
+KINDS = "set up|table|front|best|chosen|paired|pictures"
 BLOCK = re.compile(rf"(<!-- ({KINDS})\b([^>]*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 CAPTIONS = {name.removesuffix(".png"): what for name, what in PICTURES.items()}
 RUN_FIGURES = ("reconstructions", "samples", "interpolation", "traversal")  # in its figures/
@@ -77,7 +92,10 @@ def make_page(page: Path, sweep: Path | str | None = None) -> list[Path]:
         own = " ".join(words for _, _, words, *_ in blocks if words.count("|") < 2)
         metrics = re.findall(r"(?<![^\s:,])val/[^\s:,|]+", own)
         results = results_file(page)
-        write_csv(collect_results(comparison, dict.fromkeys(metrics)), results)
+        rows = collect_results(comparison, dict.fromkeys(metrics))
+        for _, kind, words, *_ in blocks:
+            _add_test_metrics(rows, kind, [part.split() for part in words.split("|")], comparison)
+        write_csv(rows, results)
         written.append(results)
     write_text_atomically(page, fill_page(page, comparison))
     return [*written, page]
@@ -134,9 +152,33 @@ def _body(kind: str, parts: list[list[str]], page: Path, sweep: Comparison | Non
             return runs_table(front(rows, objectives), columns)
         case "best", [[objective, count], columns]:
             return runs_table(ranked(rows, [objective])[: int(count)], columns)
+        case "chosen", [words, columns]:
+            return chosen_table(rows, words, columns)
+        case "paired", [words, columns]:
+            return paired_table(rows, words, columns)
         case "pictures", [names]:
             return make_pictures(rows, names, page, sweep)
     raise ValueError("it takes other arguments")
+
+
+def _add_test_metrics(
+    rows: list[Row], kind: str, parts: list[list[str]], sweep: Comparison
+) -> None:
+    """Add the test metrics that a block asks for to the rows of the runs that it shows."""
+    if kind not in ("chosen", "paired") or len(parts) != 2:
+        return
+    words, columns = parts
+    if not (keys := [column for column in columns if column.startswith("test/")]):
+        return
+    if kind == "chosen":
+        shown = chosen_rows(rows, *choice(words))
+    else:
+        shown = [row for _, *sides in pairs_of(rows, words) for side in sides for row in side]
+    runs = {run.name: run for run in sweep.runs}
+    for row in shown:
+        missing = [key for key in keys if key not in row]
+        found = evaluation_metrics(runs[row["run"]], missing)
+        row |= {key: f"{value:.6g}" for key, value in found.items()}
 
 
 def make_pictures(

@@ -37,7 +37,7 @@ SET_UP = (  # settings that a page states for all its runs
 DIGITS = {"best/step": 0, "seconds": 0, "val/active_units": 1}
 
 
-def collect_results(comparison: Comparison, figures: Collection[str]) -> list[dict[str, Any]]:
+def collect_results(comparison: Comparison, figures: Collection[str]) -> list[Row]:
     """Return one row per finished run of a sweep, in order, floats with six digits.
 
     Args:
@@ -63,19 +63,26 @@ def collect_results(comparison: Comparison, figures: Collection[str]) -> list[di
         row |= {f"best/{key}": best.get(key) for key in ("step", "val/bpd")}
         row |= evaluation_metrics(run, [key for key in figures if row.get(key) is None])
         found.append(
-            {
-                key: f"{value:.6g}" if isinstance(value, float) else value
-                for key, value in row.items()
-                if key not in OMITTED_COLUMNS
-            }
+            {key: _csv_text(value) for key, value in row.items() if key not in OMITTED_COLUMNS}
         )
     return found
+
+
+def _csv_text(value: object) -> str:
+    """Return a value as the results file has it."""
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def evaluation_metrics(run: SweepRun, figures: Collection[str]) -> dict[str, float]:
     """Return metrics that training does not measure, from a run's metrics.json.
 
     Where it lacks one, or is not of the last checkpoint, the run is evaluated.
+
+    Args:
+        run: of a sweep.
+        figures: keys of one split, `val/mig` or `test/bpd`.
 
     Raises:
         UserError: there is a figure that `vae evaluate` does not measure either.
@@ -91,7 +98,8 @@ def evaluation_metrics(run: SweepRun, figures: Collection[str]) -> dict[str, flo
             saved = load_run(run.folder, overrides=[f"metrics.parts=[{parts}]"])
             quiet = replace(saved.config.wandb, mode="disabled")
             saved = replace(saved, config=replace(saved.config, wandb=quiet))
-            known |= _values(evaluate_and_record(saved)[0].figures)
+            split = next(iter(figures)).partition("/")[0]
+            known |= _values(evaluate_and_record(saved, split)[0].figures)
         except UserError as error:
             raise UserError(f"{wanted} cannot be measured: {error}") from error
     for key in sorted(set(figures) - known.keys()):
