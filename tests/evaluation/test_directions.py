@@ -7,6 +7,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import balanced_accuracy_score
 
 from vae.evaluation.directions import (
+    METHODS,
     MIN_FACES,
     LatentStatistics,
     balanced_accuracy,
@@ -78,6 +79,62 @@ def test_normals_equal_a_regression():
     assert np.allclose(directions(latents, has).normal, expected, atol=0.02)
 
 
+def expected_limits(latents, has, way):
+    """Places and limits along one direction, of all faces."""
+    place = np.linalg.solve(np.cov(latents.T), way)
+    places = latents @ place / (way @ place)
+    without, having = places[has == 0], places[has == 1]
+    low, high = without.mean() - 2 * without.std(ddof=1), having.mean() + 2 * having.std(ddof=1)
+    return places, low, high
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_edits_end_two_standard_deviations_beyond_the_classes(method):
+    latents, has = faces(together=0.5)
+    found = directions(latents, has)
+    codes = torch.from_numpy(latents)
+    for column, name in enumerate(NAMES):
+        way = getattr(found, method)[column].numpy()
+        places, low, high = expected_limits(latents, has[:, column], way)
+        assert (places < low).any()
+        assert (places > high).any()
+        for strength in (-100.0, -1.0, 0.0, 0.5, 100.0):
+            applied = found.limited(codes, name, strength, method).numpy()
+            least, most = np.minimum(low - places, 0), np.maximum(high - places, 0)
+            assert np.allclose(applied, np.clip(strength, least, most), atol=0.02)
+            unlimited = (least + 0.02 < strength) & (strength < most - 0.02)
+            assert (applied[unlimited] == strength).all()
+            assert (abs(applied) <= abs(strength)).all()
+        shown = found.strength_limits()[name][method]
+        for side, key in enumerate(("without", "with")):
+            mean = places[has[:, column] == side].mean()
+            assert shown[key] == pytest.approx([low - mean, high - mean], abs=0.02)
+
+
+def test_few_faces_of_a_class_have_the_spread_of_all(monkeypatch):
+    latents, has = faces()
+    order = np.argsort(has[:, 1], kind="stable")  # beards last
+    latents, has = latents[order], has[order]
+    kept = int((has[:, 1] == 0).sum()) + MIN_FACES
+    for most, few in ((kept, False), (kept - 1, True), (kept - MIN_FACES, True)):
+        monkeypatch.setattr("vae.evaluation.directions.MAX_ENCODED", most)
+        found = directions(latents, has)
+        assert found.limits.isfinite().all()
+        places, _, _ = expected_limits(latents, has[:, 1], found.means[1].numpy())
+        members = places[:most][has[:most, 1] == 1]
+        spread = np.std(places if few else members, ddof=1)
+        mean = places[has[:, 1] == 1].mean()  # of all faces, kept or not
+        high = found.limits[METHODS.index("means"), 1, 1].item()
+        assert high == pytest.approx(mean + 2 * spread, abs=0.01)
+
+
+def test_latents_without_spread_are_not_edited():
+    _, has = faces(100)
+    found = directions(np.ones((100, LATENTS)), has)
+    assert found.limits.isfinite().all()
+    assert found.limited(torch.ones(2, LATENTS), "Male", 3.0, "normal").tolist() == [0, 0]
+
+
 def test_exclusive_attributes_are_not_held():
     """Blond hair must be free to end black hair: their scores are opposite."""
     rng = np.random.default_rng(0)
@@ -109,6 +166,6 @@ def test_doubled_attributes_and_dead_latents_stay_finite():
     latents[:, 5] = 1.0
     has = np.concatenate([has, has[:, :1], 1 - has[:, :1]], axis=1)
     found = directions(latents, has, (*NAMES, "Smile", "Serious"))
-    for steps in (found.means, found.normal, found.weights):
+    for steps in (found.means, found.normal, found.weights, found.places, found.limits):
         assert steps.isfinite().all()
     assert found.normal.norm(dim=1).max() < 10 * found.means.norm(dim=1).max()

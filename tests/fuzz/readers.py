@@ -31,6 +31,7 @@ from vae.data.base import SPLITS
 from vae.data.images import decode_square
 from vae.data.partial_cache import partial_folder
 from vae.evaluation.attributes import learn_directions
+from vae.evaluation.directions import METHODS
 from vae.evaluation.evaluate import Report
 from vae.generation.export import export_model, load_safetensors
 from vae.runs.checkpoint import load_checkpoint, load_resume_state
@@ -159,6 +160,11 @@ def directions(file: Path) -> None:
         values = getattr(found.directions, name)
         assert values.shape == (len(found.directions.names), run.model.latent_dim)
         assert values.isfinite().all()
+    both = (len(METHODS), len(found.directions.names))
+    assert found.directions.places.shape == (*both, run.model.latent_dim)
+    assert found.directions.limits.shape == (*both, 2)
+    assert found.directions.places.isfinite().all()
+    assert (found.directions.limits.diff() >= 0).all()
     assert found.accuracy.keys() == set(found.directions.names)
 
 

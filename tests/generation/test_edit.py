@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -19,6 +20,8 @@ from vae.cli.main import main
 from vae.data.base import Labels
 from vae.data.synthetic import SyntheticConfig, SyntheticSource
 from vae.evaluation.attributes import learn_directions
+from vae.evaluation.directions import METHODS
+from vae.generation import figures
 from vae.generation.edit import edit
 from vae.generation.photos import load_faces
 from vae.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -51,6 +54,13 @@ def test_directions_are_learned_on_train_and_tested_on_val(run):
         for method, accuracy in learned.accuracy[name].items():
             way = getattr(learned.directions, method)[row].numpy()
             says = (latents["val"] - np.mean(classes, axis=0)) @ way > 0
+            place = np.linalg.solve(np.cov(latents["train"].T), way)
+            places = latents["train"] @ place / (way @ place)
+            without, having = places[~mask], places[mask]
+            low = without.mean() - 2 * without.std(ddof=1)
+            high = having.mean() + 2 * having.std(ddof=1)
+            limits = learned.directions.limits[METHODS.index(method), row]
+            assert limits.tolist() == pytest.approx([low, high], rel=0.02, abs=0.02)
             if 0 < held_out.mean() < 1:
                 assert accuracy == pytest.approx(balanced_accuracy_score(held_out, says))
                 told += 1
@@ -123,6 +133,10 @@ FORGED = {
     "no accuracy": lambda _, about: about.update(accuracy={}),
     "one accuracy": lambda _, about: about["accuracy"][NAME].pop("means"),
     "accuracy above 1": lambda _, about: about["accuracy"][NAME].update(means=2.0),
+    "infinite limits": lambda arrays, _: arrays.update(limits=arrays["limits"] * np.inf),
+    "reversed limits": lambda arrays, _: arrays.update(limits=arrays["limits"][..., ::-1]),
+    "limits of one method": lambda arrays, _: arrays.update(limits=arrays["limits"][:1]),
+    "few places": lambda arrays, _: arrays.update(places=arrays["places"][..., :1]),
     "a number": lambda arrays, _: arrays.update(about=np.array(7)),
     "large": lambda arrays, _: arrays.update(more=np.zeros(9 << 20)),
     "compressed": lambda *_: None,
@@ -167,16 +181,69 @@ def test_directions_of_unknown_attributes_are_refused(run):
 @pytest.mark.parametrize(
     ("attributes", "parts"), [([NAME], (-1, -0.5, 0.5, 1)), ([NAME, "Smiling"], (1,))]
 )
-def test_edits_move_faces_along_the_direction(method, attributes, parts, run):
+def test_unbounded_edits_move_all_faces_alike(method, attributes, parts, run):
     directions = learn(run).directions
-    made = edit(run, learn(run), ["3", "5"], attributes, -1.5, method=method, folder=run.folder)
+    settings = {"method": method, "unbounded": True, "folder": run.folder}
+    made = edit(run, learn(run), ["3", "5"], attributes, -1.5, **settings)
+    assert made.applied == dict.fromkeys(["3", "5"], dict.fromkeys(attributes, -1.5))
     faces, _ = load_faces(["3", "5"], run)
     with torch.inference_mode():
         latents = run.model.encode(faces).mode
         for column, (name, part) in enumerate(product(attributes, parts)):
             step = getattr(directions, method)[directions.names.index(name)].float()
-            expected = run.model.decode(latents - 1.5 * part * step)
-            assert torch.allclose(made.images[:, column], expected, atol=1e-6)
+            expected = run.model.decode(latents + -1.5 * part * step)
+            assert torch.equal(made.images[:, column], expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_edits_end_within_the_range_of_the_training_faces(method, run, caplog, monkeypatch):
+    titles = []
+    write = figures.write_table
+
+    def write_table(images, path, *, columns):
+        titles.append(columns)
+        return write(images, path, columns=columns)
+
+    monkeypatch.setattr(figures, "write_table", write_table)
+    caplog.set_level("INFO")
+    learned = learn(run)
+    directions = learned.directions
+    of = METHODS.index(method), directions.names.index(NAME)
+    numbers = [str(number) for number in range(40)]
+    faces, _ = load_faces(numbers, run)
+    with torch.inference_mode():
+        latents = run.model.encode(faces).mode
+    places = (latents.double() @ directions.places[of]).numpy()
+    low, high = directions.limits[of].tolist()
+    assert ((places < low) | (places > high)).any()
+    for strength in (-3.0, 3.0):
+        caplog.clear()
+        settings = {"method": method, "folder": run.folder}
+        made = edit(run, learned, numbers, [NAME], strength, **settings)
+        applied = np.array([made.applied[number][NAME] for number in numbers])
+        least, most = np.minimum(low - places, 0), np.maximum(high - places, 0)
+        assert np.allclose(applied, np.clip(strength, least, most))
+        step = torch.from_numpy(applied).float()[:, None] * getattr(directions, method)[of[1]]
+        with torch.inference_mode():
+            expected = run.model.decode(latents + step.float())
+        assert torch.allclose(made.images[:, -1], expected, atol=1e-5)
+
+        limited = applied != strength
+        ends = [f"{round(end, 2) + 0:g}" for end in np.sort(applied[limited])[[0, -1]]]
+        says = f"{NAME} {strength:+g}: limited to {' to '.join(ends)} for {limited.sum()} of 40 "
+        assert f"{says}faces, by the range of the training faces; --unbounded" in caplog.text
+        assert titles[-1][-1] == f"{NAME} {strength:+g} limited"
+
+    caplog.clear()
+    room = np.minimum(places - low, high - places)
+    inner = [numbers[row] for row in np.argsort(-room)[:3]]
+    small = float(np.sort(room)[-3]) / 2
+    ours, free = (
+        edit(run, learned, inner, [NAME], small, method=method, unbounded=on, folder=run.folder)
+        for on in (False, True)
+    )
+    assert torch.equal(ours.images, free.images)
+    assert "limited" not in caplog.text + str(titles[-2:])
 
 
 @pytest.mark.parametrize(
@@ -218,14 +285,15 @@ def test_settings_that_change_pictures_change_file_names(finished, vae_json):
     assert Path(alone[1]).read_bytes() == Path(both[1]).read_bytes()
 
     ways = {"means": "--method means", "detail": "--keep-detail", "best": "--checkpoint best"}
-    ways = {"crop-8-0-16": "--crop 8,0,16", **ways}
+    ways = {"crop-8-0-16": "--crop 8,0,16", "unbounded": "--unbounded", **ways}
     for name, way in ways.items():
         files = vae_json("edit", "run", photographs[0], *chosen, *way.split())["files"]
         assert files[0] == f"run/figures/edit_{NAME}_{name}.png"
         assert files[1] == f"run/edited/me_{NAME}_+2_{name}.png"
+    assert vae_json("edit", "run", photographs[0], *chosen)["applied"]["me.jpg"][NAME] <= 2
     every = " ".join(ways.values()).split()
     (_, file) = vae_json("edit", "run", photographs[0], *chosen, *every)["files"]
-    assert file == f"run/edited/me_{NAME}_+2_means_detail_crop-8-0-16_best.png"
+    assert file == f"run/edited/me_{NAME}_+2_means_detail_unbounded_crop-8-0-16_best.png"
 
 
 def test_attributes_of_any_name_stay_in_the_folder(run, capsys, monkeypatch):
@@ -266,16 +334,20 @@ def test_without_inputs_faces_without_the_attribute_are_edited(strength, have, r
 
 
 def test_the_list_is_sorted_by_accuracy(run, vae_json, capsys):
-    accuracy = vae_json("edit", "run", "--list")["balanced_accuracy"]
+    listed = vae_json("edit", "run", "--list")
+    accuracy, limits = listed["balanced_accuracy"], listed["strength_limits"]
     known = [row["normal"] for row in accuracy.values() if row["normal"] is not None]
     assert known == sorted(known, reverse=True)
     assert accuracy.keys() == learn(run).accuracy.keys()
     assert main(["edit", "run", "--list"]) == 0
-    title, columns, *rows = capsys.readouterr().out.splitlines()
-    assert title == "balanced accuracy of each direction on held-out faces (chance is 0.5):"
-    assert columns == "normal   means  attribute"
-    row = accuracy[NAME]
-    assert f" {row['normal']:.3f}   {row['means']:.3f}  {NAME}" in rows
+    title, also, columns, *rows = capsys.readouterr().out.splitlines()
+    assert title.startswith("balanced accuracy of each direction on held-out faces (chance is 0.5)")
+    assert "(normal) within the range of the training faces" in also
+    assert columns.split() == ["normal", "means", "without", "it", "with", "it", "attribute"]
+    row, ranges = accuracy[NAME], limits[NAME]["normal"]
+    ranges = ["{:+.1f} to {:+.1f}".format(*ranges[side]) for side in ("without", "with")]
+    expected = [f"{row['normal']:.3f}", f"{row['means']:.3f}", *" ".join(ranges).split(), NAME]
+    assert expected in [line.split() for line in rows]
 
 
 def few(monkeypatch, **counts):
@@ -291,7 +363,8 @@ def test_few_faces_have_no_accuracy_or_no_directions(finished, vae_json, monkeyp
         accuracy = vae_json("edit", "run", "--list")["balanced_accuracy"]
         assert accuracy[NAME] == {"normal": None, "means": None}
         assert main(["edit", "run", "--list"]) == 0
-    assert f"     ?       ?  {NAME}: no held-out face has it, or all" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert re.search(rf"     \?       \? .* {NAME}: no held-out face has it, or all", out)
 
     (finished / "directions" / "last.npz").unlink()
     few(monkeypatch, train=16)

@@ -109,12 +109,13 @@ def traverse(options: argparse.Namespace) -> Result:
             default=2.0,
             within=(-100, 100),
             help="1 is from the average face without it to the average face with it; less than 0 "
-            "takes it away; default: 2",
+            "takes it away; limited for each face to the range of the training faces; default: 2",
         ),
         option(
             "--list",
             action="store_true",
-            help="the attributes, and how well each direction tells them on held-out faces",
+            help="the attributes, how well each direction tells them on held-out faces, and the "
+            "limits of the strength",
         ),
         option(
             "--method",
@@ -127,6 +128,11 @@ def traverse(options: argparse.Namespace) -> Result:
             "--keep-detail",
             action="store_true",
             help="keep the details of a photograph that the model cannot reconstruct",
+        ),
+        option(
+            "--unbounded",
+            action="store_true",
+            help="apply the strength in full, beyond the range of the training faces too",
         ),
         *FACE_OPTIONS,
     ],
@@ -150,13 +156,15 @@ def edit(options: argparse.Namespace) -> Result:
         options.strength,
         method=options.method,
         keep_detail=options.keep_detail,
+        unbounded=options.unbounded,
         split=options.split,
         crop=options.crop,
         folder=folder,
         tag="" if run.checkpoint == "last" else run.checkpoint,
     )
     files = [edited.sheet, *edited.files]
-    return {"files": files, "attributes": attributes, "strength": options.strength}, files
+    result = {"files": files, "attributes": attributes, "strength": options.strength}
+    return {**result, "applied": edited.applied}, files
 
 
 def _list(run: SavedRun) -> Result:
@@ -164,22 +172,28 @@ def _list(run: SavedRun) -> Result:
     from vae.evaluation.attributes import learn_directions
     from vae.evaluation.directions import METHODS
 
-    accuracy = learn_directions(run, run.directions_file).accuracy
+    learned = learn_directions(run, run.directions_file)
+    accuracy, limits = learned.accuracy, learned.directions.strength_limits()
     known = {name: row for name, row in accuracy.items() if not any(map(math.isnan, row.values()))}
     ordered = sorted(known, key=lambda name: -known[name][METHODS[0]])
     unknown = sorted(accuracy.keys() - known.keys())
 
-    rows = [[*METHODS, "attribute"]]
-    rows += [[*(f"{known[name][method]:.3f}" for method in METHODS), name] for name in ordered]
-    rows += [
-        [*("?" for _ in METHODS), f"{name}: no held-out face has it, or all have"]
-        for name in unknown
+    rows = [[*METHODS, "without it", "with it", "attribute"]]
+    for name in [*ordered, *unknown]:
+        told = [f"{known[name][method]:.3f}" if name in known else "?" for method in METHODS]
+        ranges = [f"{low:+.1f} to {high:+.1f}" for low, high in limits[name][METHODS[0]].values()]
+        note = "" if name in known else ": no held-out face has it, or all have"
+        rows.append([*told, *ranges, name + note])
+    widths = [max(6, *map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "balanced accuracy of each direction on held-out faces (chance is 0.5), and the strengths",
+        f"({METHODS[0]}) within the range of the training faces, from the average face without "
+        "it and with it:",
     ]
-    lines = ["balanced accuracy of each direction on held-out faces (chance is 0.5):"]
-    lines += ["  ".join([*(f"{cell:>6}" for cell in cells), name]) for *cells, name in rows]
+    lines += ["  ".join([*map(str.rjust, cells, widths), name]) for *cells, name in rows]
     nothing = dict.fromkeys(METHODS)
     found = {name: known.get(name, nothing) for name in [*ordered, *unknown]}
-    return {"balanced_accuracy": found}, lines
+    return {"balanced_accuracy": found, "strength_limits": limits}, lines
 
 
 @run_command(

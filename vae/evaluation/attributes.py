@@ -27,8 +27,8 @@ from vae.evaluation.latents import encode_batches
 from vae.utils.errors import UserError
 from vae.utils.text import printable
 
-FORMAT = 2  # of the file: one of another format is made again
-ARRAYS = ("means", "normal", "weights", "middles")
+FORMAT = 3  # of the file: one of another format is made again
+ARRAYS = ("means", "normal", "weights", "middles", "places", "limits")
 MAX_BYTES = 1 << 26  # of the file, and of its arrays; of 40 attributes and 128 latents 0.2 MB
 
 
@@ -124,7 +124,11 @@ def _unpack(
     numbers = np.array([list(row.values()) for row in accuracy.values()])
     if ((numbers < 0) | (numbers > 1)).any():  # NaN is neither
         raise ValueError("its accuracies are not between 0 and 1")
+    both = (len(METHODS), len(names))
+    shapes = {"places": (*both, latent_dim), "limits": (*both, 2)}
     for name in ARRAYS:
-        require_array(name, arrays[name], (len(names), latent_dim))
+        require_array(name, arrays[name], shapes.get(name, (len(names), latent_dim)))
+    if (arrays["limits"][..., 0] > arrays["limits"][..., 1]).any():
+        raise ValueError("its limits are not in order")
     tensors = {name: torch.from_numpy(arrays[name]) for name in ARRAYS}
     return LearnedDirections(Directions(tuple(names), **tensors), accuracy)

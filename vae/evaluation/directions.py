@@ -12,7 +12,12 @@ A step of 1 leads from the average face without the attribute to the average fac
 `normal`, of faces that are alike in the rest.
 
 Both come from sums over a split, in float64: memory is (attributes + latents) · latents
-numbers, however many faces there are.
+numbers, and the latents of at most MAX_ENCODED faces for the spread within the classes.
+
+The place of a face z along a direction d is z·Σ⁻¹d / d·Σ⁻¹d, Σ being the covariance of the
+latents. A step of s along d adds s to the place, and if the latents are Gaussian, the density
+of z + s·d changes with the place alone. The orthogonal projection z·d / d·d also adds s, but
+it varies with all that correlates with the latents of d: the tone of the skin, for glasses.
 """
 
 from __future__ import annotations
@@ -22,18 +27,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vae.evaluation.latents import RunningGaussian
+from vae.evaluation.latents import MAX_ENCODED, RunningGaussian
 from vae.utils.errors import require
 
 METHODS = ("normal", "means")
 SHRINKAGE = 1e-3  # of the latents' covariance towards a multiple of I (Friedman 1989)
 RIDGE = 1e-3  # added to the attributes' variances, in parts of them
 MIN_FACES = 10  # faces on each side of an attribute: fewer say nothing about it
+LIMIT = 2.0  # standard deviations of a class's places, beyond which no face is edited
 ENTANGLED = 0.01  # a part of a class so small that two attributes (nearly) decide each other
 
 
 class LatentStatistics:
-    """Running moments of all latents, and sums over the faces that have an attribute.
+    """Running moments of all latents, sums over the faces that have an attribute, first latents.
 
     Args:
         latent_dim: size of z.
@@ -46,9 +52,13 @@ class LatentStatistics:
         self.sums = torch.zeros(attributes, latent_dim, dtype=torch.float64)
         # (attributes, attributes) float64, how many faces have both; on the diagonal, have it
         self.together = torch.zeros(attributes, attributes, dtype=torch.float64)
+        # of the first MAX_ENCODED faces: latents (n, latent_dim), and 0/1 attributes
+        self.first: list[tuple[Tensor, Tensor]] = []
 
     def update(self, latents: Tensor, attributes: Tensor) -> None:
         """Take in latents (n, latent_dim) and 0/1 attributes (n, attributes) of n faces."""
+        if (missing := MAX_ENCODED - self.all.count) > 0:
+            self.first.append((latents[:missing].cpu(), attributes[:missing]))
         self.all.update(latents)
         rows = attributes.double()
         self.sums += rows.T @ latents.cpu().double()
@@ -57,13 +67,19 @@ class LatentStatistics:
 
 @dataclass(frozen=True)
 class Directions:
-    """Directions and classifiers of attributes, each (attributes, latents) float64."""
+    """Directions and classifiers of attributes: float64, (attributes, latents) unless stated.
+
+    An edit ends at the limits: the mean place of the faces without the attribute minus LIMIT
+    standard deviations, and the mean place of the faces with it plus LIMIT.
+    """
 
     names: tuple[str, ...]
     means: Tensor
     normal: Tensor
     weights: Tensor  # of the linear classifiers: no face is moved along these
     middles: Tensor  # halfway between the faces with it and those without
+    places: Tensor  # (METHODS, attributes, latents), their products with a face are its places
+    limits: Tensor  # (METHODS, attributes, 2), the lowest and the highest place
 
     def scores(self, latents: Tensor, along: str = "weights") -> Tensor:
         """Project faces on each attribute's direction, from the class midpoint: > 0 predicts it.
@@ -78,6 +94,43 @@ class Directions:
         ways: Tensor = getattr(self, along)
         return latents.to(ways) @ ways.T - (ways * self.middles).sum(1)
 
+    def limited(self, latents: Tensor, attribute: str, strength: float, method: str) -> Tensor:
+        """Return each face's strength, shortened so that the edit ends within the limits.
+
+        An edit outwards does not move a face that is beyond the limit already.
+
+        Args:
+            latents: (n, latents).
+
+        Returns:
+            (n,) float64 on the CPU, between 0 and `strength`.
+        """
+        of = METHODS.index(method), self.names.index(attribute)
+        places = latents.cpu().double() @ self.places[of]
+        low, high = self.limits[of]
+        wanted = torch.full_like(places, strength)
+        return wanted.clamp((low - places).clamp(max=0), (high - places).clamp(min=0))
+
+    def strength_limits(self) -> dict[str, dict[str, dict[str, list[float]]]]:
+        """Return the least and the greatest strength for the average faces of the classes.
+
+        Returns:
+            By attribute, method and class ("without" the attribute, and "with" it).
+        """
+        half = self.means / 2
+        classes = {"without": self.middles - half, "with": self.middles + half}
+        return {
+            name: {
+                method: {
+                    side: (limits - mean[row] @ places).tolist() for side, mean in classes.items()
+                }
+                for method, limits, places in zip(
+                    METHODS, self.limits[:, row], self.places[:, row], strict=True
+                )
+            }
+            for row, name in enumerate(self.names)
+        }
+
 
 def require_method(method: str) -> None:
     """Raise a UserError unless `method` is one of METHODS."""
@@ -87,7 +140,9 @@ def require_method(method: str) -> None:
 def find_directions(statistics: LatentStatistics, names: tuple[str, ...]) -> Directions:
     """Return the directions of attributes with at least MIN_FACES faces in both classes.
 
-    The classifiers are Fisher's linear discriminants with a shrunk covariance.
+    The classifiers are Fisher's linear discriminants with a shrunk covariance. The limits are
+    the classes' means, of all faces, and their spread among the first MAX_ENCODED; if fewer
+    than MIN_FACES of these are in the class, the spread of all faces.
 
     Args:
         statistics: of a training split's posterior means.
@@ -109,7 +164,37 @@ def find_directions(statistics: LatentStatistics, names: tuple[str, ...]) -> Dir
     weights = torch.linalg.solve(shrunk, means.T).T
     normal = _normals(means, together, total)
     middles = (having + lacking) / 2
-    return Directions(tuple(names[i] for i in kept.tolist()), means, normal, weights, middles)
+    ways = torch.stack([normal, means])  # in the order of METHODS
+    places = torch.linalg.solve(shrunk, ways.mT).mT
+    # Where no face differs from another, the direction is 0, and so is every place.
+    places = places / (places * ways).sum(-1, keepdim=True).clamp(min=1e-30)
+    limits = _limits(statistics, kept, torch.stack([lacking, having]), places)
+    named = tuple(names[i] for i in kept.tolist())
+    return Directions(named, means, normal, weights, middles, places, limits)
+
+
+def _limits(statistics: LatentStatistics, kept: Tensor, classes: Tensor, places: Tensor) -> Tensor:
+    """Return the lowest and the highest place of each attribute: (METHODS, attributes, 2).
+
+    Args:
+        statistics: as `find_directions`.
+        kept: columns of the attributes.
+        classes: (2, attributes, latents), the means of the faces without it and with it.
+        places: of Directions.
+    """
+    latents = torch.cat([latents for latents, _ in statistics.first]).double()
+    has = torch.cat([attributes for _, attributes in statistics.first])[:, kept]
+    of_all = (places @ statistics.all.covariance * places).sum(-1)
+    measured = latents @ places.mT  # (METHODS, faces, attributes)
+    ends = []
+    for mean, members, sign in zip(classes, (has == 0, has == 1), (-1, 1), strict=True):
+        count = members.sum(0)
+        centre = (mean * places).sum(-1)
+        among = (measured * members).sum(1, keepdim=True) / count
+        variance = ((measured - among).square() * members).sum(1) / (count - 1)
+        spread = torch.where(count >= MIN_FACES, variance, of_all).sqrt()
+        ends.append(centre + sign * LIMIT * spread)
+    return torch.stack(ends, -1).sort(-1).values  # `normal` can lead against `means`
 
 
 def balanced_accuracy(says: Tensor, attributes: Tensor) -> Tensor:

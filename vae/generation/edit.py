@@ -19,7 +19,7 @@ from vae.evaluation.directions import require_method
 from vae.generation import figures
 from vae.generation.photos import file_stems, load_faces
 from vae.utils.errors import UserError
-from vae.utils.text import printable, safe_name, safe_names
+from vae.utils.text import plural, printable, safe_name, safe_names
 
 DEFAULT_FACES = 6  # faces of the split, where none are given
 MIN_ACCURACY = 0.6  # of a direction, below which an edit is warned of
@@ -34,6 +34,7 @@ class EditResult:
     images: Tensor  # (faces, changes, 3, size, size) in [0, 1]
     sheet: Path  # rows of faces: as they are, as the model has them, and changed
     files: list[Path]  # of given faces, each as it is after its last change
+    applied: dict[str, dict[str, float]]  # the last changes' strengths, by face and attribute
 
 
 @torch.inference_mode()
@@ -46,6 +47,7 @@ def edit(
     *,
     method: str = "normal",
     keep_detail: bool = False,
+    unbounded: bool = False,
     split: str = "val",
     crop: str = "auto",
     folder: Path,
@@ -60,10 +62,12 @@ def edit(
             where these are taken away, some that have them.
         attributes: with one, it is shown at several strengths; with more, each at `strength`.
         strength: 1 leads from the average face without it to the average one with it;
-            negative takes it away.
+            negative takes it away. It is shortened for each face that would leave the range
+            of the training faces (vae/evaluation/directions.py).
         method: how the direction is found: normal or means (vae/evaluation/directions.py).
         keep_detail: add to the given picture what the edit changes of its reconstruction,
             which keeps what the model cannot reconstruct.
+        unbounded: apply `strength` to all faces, whatever the range.
         split, crop: as `load_faces`.
         folder: where the files go.
         tag: ends the files' names, where there are several checkpoints of one run.
@@ -84,11 +88,19 @@ def edit(
     directions = learned.directions
     ways = getattr(directions, method)
     plain = trained.model.decode(latents).cpu()
-    changed = []
+    changed, strengths, titles = [], [], []
     for attribute, size in changes:
-        step = size * ways[directions.names.index(attribute)].to(latents)
+        sizes = torch.full((len(latents),), size, dtype=torch.float64)
+        if not unbounded:
+            sizes = directions.limited(latents, attribute, size, method)
+        step = sizes.to(latents)[:, None] * ways[directions.names.index(attribute)].to(latents)
         changed.append(trained.model.decode(latents + step).cpu())
+        strengths.append(sizes)
+        titles.append(f"{attribute} {size:+g}{' limited' * bool((sizes != size).any())}")
     images = torch.stack(changed, dim=1)
+    last = dict(zip(attributes, strengths[-len(attributes) :], strict=True))
+    for attribute, sizes in last.items():
+        _report_limit(attribute, strength, sizes)
     if keep_detail:
         images = (images + (originals - plain)[:, None]).clamp(0, 1)
 
@@ -96,6 +108,7 @@ def edit(
     settings = {
         method: method != "normal",
         "detail": keep_detail,
+        "unbounded": unbounded,
         f"crop-{crop.replace(',', '-')}": crop != "auto",
         tag: bool(tag),
     }
@@ -105,14 +118,16 @@ def edit(
     sheet = figures.write_table(
         torch.cat([originals[:, None], plain[:, None], images], dim=1),
         folder / "figures" / f"{name}.png",
-        columns=["original", "model", *(f"{name} {size:+g}" for name, size in changes)],
+        columns=["original", "model", *titles],
     )
     files = []
     for stem, row in zip(file_stems(labels), images, strict=True) if faces else ():
         for attribute, image in zip(attributes, row[-len(attributes) :], strict=True):
             name = safe_name("_".join([stem, named[attribute], f"{strength:+g}", *how]))
             files.append(figures.save_png(figures.to_pil(image), folder / "edited" / f"{name}.png"))
-    return EditResult(images, sheet, files)
+    rows = zip(*(sizes.tolist() for sizes in last.values()), strict=True)
+    applied = [dict(zip(last, row, strict=True)) for row in rows]
+    return EditResult(images, sheet, files, dict(zip(labels, applied, strict=True)))
 
 
 def _require_known(attributes: Sequence[str], learned: LearnedDirections) -> None:
@@ -147,6 +162,23 @@ def _warn_of_chance(attributes: Sequence[str], learned: LearnedDirections, metho
                 printable(attribute),
                 found,
             )
+
+
+def _report_limit(attribute: str, strength: float, applied: Tensor) -> None:
+    """Log the strengths (faces,) of an attribute if some are less than asked for."""
+    limited = applied[applied != strength]
+    if len(limited):
+        # Adding 0 turns -0 into 0.
+        least, most = (f"{round(end.item(), 2) + 0:g}" for end in limited.aminmax())
+        log.info(
+            "%s %+g: limited to %s for %d of %s, by the range of the training faces; "
+            "--unbounded lifts the limit",
+            printable(attribute),
+            strength,
+            least if least == most else f"{least} to {most}",
+            len(limited),
+            plural(len(applied), "face"),
+        )
 
 
 def _faces_to_change(
