@@ -16,8 +16,10 @@ from torch import Tensor
 from vae.evaluation import TrainedModel
 from vae.evaluation.attributes import LearnedDirections, columns_of
 from vae.evaluation.directions import require_method
+from vae.evaluation.refine import refine_posterior
 from vae.generation import figures
 from vae.generation.photos import file_stems, load_faces
+from vae.training.metrics import psnr
 from vae.utils.errors import UserError
 from vae.utils.text import printable, safe_name, safe_names
 
@@ -34,6 +36,7 @@ class EditResult:
     images: Tensor  # (faces, changes, 3, size, size) in [0, 1]
     sheet: Path  # rows of faces: as they are, as the model has them, and changed
     files: list[Path]  # of given faces, each as it is after its last change
+    psnr: dict[str, dict[str, float]]  # dB, by face: of the model's reconstruction, of the refined
 
 
 @torch.inference_mode()
@@ -46,6 +49,8 @@ def edit(
     *,
     method: str = "normal",
     keep_detail: bool = False,
+    refine: int = 0,
+    seed: int = 0,
     split: str = "val",
     crop: str = "auto",
     folder: Path,
@@ -64,6 +69,8 @@ def edit(
         method: how the direction is found: normal or means (vae/evaluation/directions.py).
         keep_detail: add to the given picture what the edit changes of its reconstruction,
             which keeps what the model cannot reconstruct.
+        refine: steps in which each face's posterior is optimised first (`refine_posterior`).
+        seed: of the noise in them.
         split, crop: as `load_faces`.
         folder: where the files go.
         tag: ends the files' names, where there are several checkpoints of one run.
@@ -77,25 +84,30 @@ def edit(
     inputs = list(faces) or _faces_to_change(trained, attributes, strength, split)
     originals, labels = load_faces(inputs, trained, split, crop)
     latents = trained.model.encode(originals.to(trained.device)).mode
+    plain = {"model": trained.model.decode(latents).cpu()}
+    if refine:
+        noise = torch.Generator().manual_seed(seed)
+        latents = refine_posterior(trained.model, originals, refine, generator=noise).mode
+        plain["refined"] = trained.model.decode(latents).cpu()
 
     # One attribute at strengths from -strength to strength, or several at `strength`.
     parts = (1,) if len(attributes) > 1 else (-1, -0.5, 0.5, 1)
     changes = [(attribute, strength * part) for attribute in attributes for part in parts]
     directions = learned.directions
     ways = getattr(directions, method)
-    plain = trained.model.decode(latents).cpu()
     changed = []
     for attribute, size in changes:
         step = size * ways[directions.names.index(attribute)].to(latents)
         changed.append(trained.model.decode(latents + step).cpu())
     images = torch.stack(changed, dim=1)
     if keep_detail:
-        images = (images + (originals - plain)[:, None]).clamp(0, 1)
+        images = (images + (originals - [*plain.values()][-1])[:, None]).clamp(0, 1)
 
     # File names have all unusual settings, so that files do not collide.
     settings = {
         method: method != "normal",
         "detail": keep_detail,
+        f"refine-{refine}": refine > 0,
         f"crop-{crop.replace(',', '-')}": crop != "auto",
         tag: bool(tag),
     }
@@ -103,16 +115,18 @@ def edit(
     named = dict(zip(directions.names, safe_names(directions.names), strict=True))
     name = safe_name("_".join(["edit", ",".join(named[each] for each in attributes), *how]))
     sheet = figures.write_table(
-        torch.cat([originals[:, None], plain[:, None], images], dim=1),
+        torch.cat([torch.stack([originals, *plain.values()], dim=1), images], dim=1),
         folder / "figures" / f"{name}.png",
-        columns=["original", "model", *(f"{name} {size:+g}" for name, size in changes)],
+        columns=["original", *plain, *(f"{name} {size:+g}" for name, size in changes)],
     )
     files = []
     for stem, row in zip(file_stems(labels), images, strict=True) if faces else ():
         for attribute, image in zip(attributes, row[-len(attributes) :], strict=True):
             name = safe_name("_".join([stem, named[attribute], f"{strength:+g}", *how]))
             files.append(figures.save_png(figures.to_pil(image), folder / "edited" / f"{name}.png"))
-    return EditResult(images, sheet, files)
+    found = {name: psnr(originals, made).tolist() for name, made in plain.items()}
+    rows = (dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True))
+    return EditResult(images, sheet, files, dict(zip(labels, rows, strict=True)))
 
 
 def _require_known(attributes: Sequence[str], learned: LearnedDirections) -> None:
