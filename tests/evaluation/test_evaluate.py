@@ -61,7 +61,15 @@ def test_every_metric_has_count_split_and_seed(finished, capsys):
 
 EXPECTED = (
     *("mse", "psnr", "ssim", "rate", "distortion", "bpd", "loss", "active_units"),
-    *("iw_bpd", "iw_bpd_1", "aggregate_kl", "mig", "sap", "factorvae_score"),
+    *(
+        "iw_bpd",
+        "iw_bpd_1",
+        "iw_effective_samples",
+        "aggregate_kl",
+        "mig",
+        "sap",
+        "factorvae_score",
+    ),
     *("dci_disentanglement", "dci_completeness", "dci_informativeness"),
     "attribute_separability",
 )
@@ -164,6 +172,23 @@ def test_the_bound_of_one_sample_is_the_bpd_up_to_its_noise(finished):
     assert one == pytest.approx(bpd, abs=0.01)
     assert many < one
     assert figures["val/iw_bpd"]["n"] == 40
+
+
+def test_the_amortization_gap_is_measured_when_asked_for(finished):
+    """On the images of the bound, and under the same likelihood."""
+    settings = ["parts=[bound,amortization]", "amortization_steps=30", "bound_samples=32"]
+    settings += ["amortization_images=20", "bound_images=20"]
+    run = load_run("run", overrides=[f"metrics.{setting}" for setting in settings])
+    figures = evaluate_model(run, seed=1)[0].figures
+    amortized, optimized, gap = (
+        figures[f"val/amortization_{name}"] for name in ("bpd", "bpd_optimized", "gap")
+    )
+    assert amortized["value"] == pytest.approx(figures["val/iw_bpd_1"]["value"], abs=0.005)
+    assert gap["value"] == pytest.approx(amortized["value"] - optimized["value"])
+    assert gap["value"] > 4 * gap["error"] > 0
+    assert [each["n"] for each in (amortized, optimized, gap)] == [20, 20, 20]
+    assert evaluate_model(run, seed=1)[0].figures == figures
+    assert not any("amortization" in key for key in evaluate_quickly(load_run("run")).figures)
 
 
 def evaluate_quickly(run, split="val", seed=0, **settings):

@@ -106,7 +106,7 @@ def images():
 
 def test_many_samples_approach_the_likelihood(images):
     model = Linear(wrong=0.1)
-    one, many = bounds(model, images, 20_000)
+    one, many, _ = bounds(model, images, 20_000)
     exact = model.log_likelihood(images)
     assert torch.allclose(many, exact, atol=0.05)
     assert (one < exact).all()
@@ -116,7 +116,7 @@ def test_many_samples_approach_the_likelihood(images):
 def test_bounds_equal_a_plain_loop(images, monkeypatch):
     monkeypatch.setattr("vae.evaluation.latents.DECODED_AT_ONCE", 2)
     model = Linear(wrong=0.2)
-    one, many = bounds(model, images, 3, seed=5)
+    one, many, effective = bounds(model, images, 3, seed=5)
     generator = torch.Generator().manual_seed(5)
     posterior = model.encode(images)
     for i, image in enumerate(images):
@@ -130,6 +130,23 @@ def test_bounds_equal_a_plain_loop(images, monkeypatch):
         assert one[i].item() == pytest.approx(weights.mean().item(), rel=1e-6)
         expected = weights.exp().mean().log()
         assert many[i].item() == pytest.approx(expected.item(), rel=1e-6)
+        ratio = weights.exp().sum().square() / weights.exp().square().sum()
+        assert effective[i].item() == pytest.approx(ratio.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.1])
+def test_effective_samples_approach_the_renyi_divergence(wrong, images):
+    """(E w)² / E w² = exp(-D₂(p(z|x) || q)), in closed form for Gaussians (Gil et al. 2013)."""
+    model, samples = Linear(wrong), 20_000
+    _, _, effective = bounds(model, images, samples)
+    ours, true = model.covariance.diagonal().diag().double(), model.covariance.double()
+    mixed = 2 * ours - true
+    shift = torch.full((LATENTS,), wrong).double()
+    divergence = shift @ torch.linalg.inv(mixed) @ shift
+    divergence -= 0.5 * (mixed.logdet() + true.logdet() - 2 * ours.logdet())
+    expected = samples * (-divergence).exp()
+    assert expected < 0.97 * samples
+    torch.testing.assert_close(effective, expected.expand(6), rtol=0.05, atol=0)
 
 
 class OnMPS(torch.Tensor):

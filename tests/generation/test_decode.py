@@ -11,6 +11,7 @@ from PIL import Image
 from scipy.spatial import geometric_slerp
 from skimage.metrics import peak_signal_noise_ratio
 
+from vae.cli.main import main
 from vae.generation import decode, figures
 from vae.generation.decode import interpolate, reconstruct, traverse
 from vae.generation.figures import lerp, slerp
@@ -87,6 +88,33 @@ def test_the_sheet_shows_all_faces_up_to_its_limit(count, run, monkeypatch):
         assert (found[shown:] == 255).all()
     with Image.open(made.sheet) as picture:
         assert picture.height == rows * 98 + 2
+
+
+def test_refinement_raises_the_psnr(run, vae_json, capsys):
+    plain = vae_json("reconstruct", "run", "3", "0")
+    found = vae_json("reconstruct", "run", "3", "0", "--refine", "40")
+    assert {key: found[key] for key in ("faces", "mean")} == {
+        key: plain[key] for key in ("faces", "mean")
+    }
+    refined = found["refined"]
+    for face in ("3", "0"):
+        assert refined["faces"][face]["psnr"] > found["faces"][face]["psnr"] + 0.02
+    psnr = np.mean([face["psnr"] for face in refined["faces"].values()])
+    assert refined["mean"]["psnr"] == pytest.approx(psnr)
+    assert main(["reconstruct", "run", "3", "0", "--refine", "40"]) == 0
+    (mean,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("mean"))
+    assert f"psnr {plain['mean']['psnr']:5.2f} dB" in mean
+    assert f"refined: psnr {psnr:5.2f} dB" in mean
+
+    assert plain["files"] == ["run/figures/reconstruct.png"]
+    assert found["files"] == ["run/figures/reconstruct_refine-40.png"]
+    faces, posterior = encoded(run, ["3", "0"])
+    sheet = faces_on(found["files"][0], 3)
+    assert np.array_equal(sheet[0], as_bytes(faces))
+    assert np.abs(sheet[1] - as_bytes(decoded(run, posterior.mean))).max() <= 1
+    for face, shown, label in zip(faces, sheet[2], ("3", "0"), strict=True):
+        error = np.square(face.permute(1, 2, 0).numpy() - shown / 255).mean()
+        assert error == pytest.approx(refined["faces"][label]["mse"], rel=0.02)
 
 
 def test_without_inputs_the_first_faces_of_the_split_are_used(run, finished):

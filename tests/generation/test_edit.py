@@ -21,6 +21,7 @@ from vae.data.base import Labels
 from vae.data.synthetic import SyntheticConfig, SyntheticSource
 from vae.evaluation.attributes import learn_directions
 from vae.evaluation.directions import METHODS
+from vae.evaluation.refine import refine_posterior
 from vae.generation import figures
 from vae.generation.edit import edit
 from vae.generation.photos import load_faces
@@ -275,6 +276,26 @@ def test_keep_detail_adds_the_reconstruction_residual(run):
     assert torch.allclose(nothing.images[0, 0], face, atol=1e-6)
 
 
+def test_refined_latents_are_edited(run, vae_json, capsys):
+    arguments = ["edit", "run", "3", "5", "--attribute", NAME]
+    plain, found = vae_json(*arguments), vae_json(*arguments, "--refine", "40")
+    for face in ("3", "5"):
+        assert found["psnr"][face]["model"] == plain["psnr"][face]["model"]
+        assert found["psnr"][face]["refined"] > found["psnr"][face]["model"] + 0.02
+    assert main([*arguments, "--refine", "40"]) == 0
+    says = "3  psnr {model:5.2f} dB; refined: psnr {refined:5.2f} dB"
+    assert says.format(**found["psnr"]["3"]) in capsys.readouterr().out.splitlines()
+
+    faces, _ = load_faces(["3", "5"], run)
+    latents = refine_posterior(run.model, faces, 40, generator=torch.Generator().manual_seed(0))
+    directions = learn(run).directions
+    step = directions.normal[directions.names.index(NAME)].float()
+    made = edit(run, learn(run), ["3", "5"], [NAME], 1.5, refine=40, folder=run.folder)
+    with torch.inference_mode():
+        expected = run.model.decode(latents.mode - 1.5 * step)
+    assert torch.allclose(made.images[:, 0], expected, atol=1e-6)
+
+
 def test_settings_that_change_pictures_change_file_names(finished, vae_json):
     photographs = [str(save_noise(finished.parent / f"me.{kind}")) for kind in ("jpg", "png")]
     chosen = ["--attribute", NAME, "--strength", "2"]
@@ -285,6 +306,7 @@ def test_settings_that_change_pictures_change_file_names(finished, vae_json):
     assert Path(alone[1]).read_bytes() == Path(both[1]).read_bytes()
 
     ways = {"means": "--method means", "detail": "--keep-detail", "best": "--checkpoint best"}
+    ways["refine-3"] = "--refine 3"
     ways = {"crop-8-0-16": "--crop 8,0,16", "unbounded": "--unbounded", **ways}
     for name, way in ways.items():
         files = vae_json("edit", "run", photographs[0], *chosen, *way.split())["files"]
@@ -293,7 +315,7 @@ def test_settings_that_change_pictures_change_file_names(finished, vae_json):
     assert vae_json("edit", "run", photographs[0], *chosen)["applied"]["me.jpg"][NAME] <= 2
     every = " ".join(ways.values()).split()
     (_, file) = vae_json("edit", "run", photographs[0], *chosen, *every)["files"]
-    assert file == f"run/edited/me_{NAME}_+2_means_detail_unbounded_crop-8-0-16_best.png"
+    assert file == f"run/edited/me_{NAME}_+2_means_detail_unbounded_refine-3_crop-8-0-16_best.png"
 
 
 def test_attributes_of_any_name_stay_in_the_folder(run, capsys, monkeypatch):

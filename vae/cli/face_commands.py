@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vae.cli.options import FACE_OPTIONS, Result, open_run, option, output_folder, run_command
+from vae.cli.options import (
+    FACE_OPTIONS,
+    REFINE,
+    Result,
+    open_run,
+    option,
+    output_folder,
+    run_command,
+)
 
 if TYPE_CHECKING:
     from vae.runs.load import SavedRun
@@ -17,21 +25,33 @@ if TYPE_CHECKING:
     description="Show faces beside their reconstructions: photographs, or faces of the split.",
     example="vae reconstruct outputs/DATE/TIME face.jpg",
     inputs="[IMAGE ...]",
-    options=FACE_OPTIONS,
+    options=[REFINE, *FACE_OPTIONS],
 )
 def reconstruct(options: argparse.Namespace) -> Result:
     from vae.generation.decode import reconstruct
 
     run, inputs = open_run(options)
-    made = reconstruct(run, inputs, options.split, options.crop, folder=output_folder(options))
-    faces = dict(zip(made.labels, made.metrics, strict=True))
-    rows = {**faces, "mean": made.mean}
-    width = max(map(len, rows))
-    lines = [
-        f"{face:{width}}  psnr {m['psnr']:5.2f} dB  ssim {m['ssim']:.3f}  mse {m['mse']:.5f}"
-        for face, m in rows.items()
-    ]
-    return {"files": [made.sheet], "faces": faces, "mean": made.mean}, [*lines, made.sheet]
+    made = reconstruct(
+        run,
+        inputs,
+        options.split,
+        options.crop,
+        refine=options.refine,
+        seed=options.seed,
+        folder=output_folder(options),
+    )
+    labels = [*made.labels, "mean"]
+    lines = [f"{label:{max(map(len, labels))}}" for label in labels]
+    found: dict[str, Any] = {"files": [made.sheet], "faces": made.faces, "mean": made.mean}
+    versions = {"": made}
+    if made.refined:
+        versions["refined: "] = made.refined
+        found["refined"] = {"faces": made.refined.faces, "mean": made.refined.mean}
+    for name, version in versions.items():
+        for row, m in enumerate([*version.metrics, version.mean]):
+            text = f"psnr {m['psnr']:5.2f} dB  ssim {m['ssim']:.3f}  mse {m['mse']:.5f}"
+            lines[row] += f"  {name}{text}"
+    return found, [*lines, made.sheet]
 
 
 @run_command(
@@ -134,6 +154,7 @@ def traverse(options: argparse.Namespace) -> Result:
             action="store_true",
             help="apply the strength in full, beyond the range of the training faces too",
         ),
+        REFINE,
         *FACE_OPTIONS,
     ],
 )
@@ -157,14 +178,23 @@ def edit(options: argparse.Namespace) -> Result:
         method=options.method,
         keep_detail=options.keep_detail,
         unbounded=options.unbounded,
+        refine=options.refine,
+        seed=options.seed,
         split=options.split,
         crop=options.crop,
         folder=folder,
         tag="" if run.checkpoint == "last" else run.checkpoint,
     )
     files = [edited.sheet, *edited.files]
-    result = {"files": files, "attributes": attributes, "strength": options.strength}
-    return {**result, "applied": edited.applied}, files
+    found = {"files": files, "attributes": attributes, "strength": options.strength}
+    found |= {"applied": edited.applied, "psnr": edited.psnr}
+    width = max(map(len, edited.psnr))
+    lines = [
+        f"{face:{width}}  psnr {m['model']:5.2f} dB; refined: psnr {m['refined']:5.2f} dB"
+        for face, m in edited.psnr.items()
+        if options.refine
+    ]
+    return found, [*lines, *files]
 
 
 def _list(run: SavedRun) -> Result:

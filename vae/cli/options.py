@@ -59,6 +59,15 @@ FACE_OPTIONS = (
         "distance",
     ),
 )
+REFINE = option(
+    "--refine",
+    type=int,
+    default=0,
+    within=(0, 100_000),
+    metavar="STEPS",
+    help="steps that optimise the latents of each face for its reconstruction, starting at the "
+    "encoder's; 500 are enough; default: 0, none",
+)
 
 
 def command(

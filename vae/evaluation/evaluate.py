@@ -33,6 +33,7 @@ from vae.evaluation.latents import (
     progress_batches,
 )
 from vae.evaluation.priors import encode_training, fit_prior, latents_of, measure_priors
+from vae.evaluation.refine import amortized_and_optimized
 from vae.models import Posterior
 from vae.training.metrics import Evaluation, bits_per_dim, evaluate_split
 from vae.utils.errors import UserError, require
@@ -83,7 +84,7 @@ def evaluate_model(
     in; an importance-weighted bound; the aggregate posterior; distances of samples and
     reconstructions in features of faces or of Inception; against true factors, where they
     are known, MIG, SAP, DCI and FactorVAE score; with attributes, how well a linear
-    classifier tells them from the latents.
+    classifier tells them from the latents; the amortisation gap.
 
     Args:
         trained: is measured on its device, as its `metrics_config` says.
@@ -124,6 +125,7 @@ def evaluate_model(
         "priors": lambda: _priors(trained, encode_training(trained, seed), report, flow_cache),
         "factors": lambda: _disentanglement(trained, codes, aggregate, report),
         "attributes": lambda: _separability(trained, codes, report, directions_cache),
+        "amortization": lambda: _amortization(trained, report),
     }
     for name, measure in parts.items():
         if name in trained.metrics_config.parts:
@@ -132,24 +134,48 @@ def evaluate_model(
     return report, evaluation
 
 
+def _likelihood_variance(report: Report, values: int) -> float:
+    """Return the variance of the Gaussian of `distortion`: the optimal one on the split."""
+    distortion = report.figures[f"{report.split}/distortion"]["value"]
+    return math.exp(2 * distortion / values - 1) / (2 * math.pi)
+
+
 def _bound(trained: TrainedModel, report: Report) -> None:
     settings, images = trained.metrics_config, trained.data.images[report.split]
     count = min(settings.bound_images, len(images))
     values = images[0].size
-    # The likelihood of val/distortion: the Gaussian whose variance is optimal on the split.
-    distortion = report.figures[f"{report.split}/distortion"]["value"]
-    variance = math.exp(2 * distortion / values - 1) / (2 * math.pi)
     chosen = distances.random_subset(images, count, report.seed)
-    one, many = importance_weighted_bounds(
+    one, many, effective = importance_weighted_bounds(
         trained.model,
         progress_batches(chosen, trained.device, "importance-weighted bound"),
         settings.bound_samples,
-        variance,
+        _likelihood_variance(report, values),
         torch.Generator().manual_seed(report.seed),
     )
     bounds = {"iw_bpd_1": (1, one), "iw_bpd": (settings.bound_samples, many)}
     for name, (k, nats) in bounds.items():
         report.add(name, bits_per_dim(-nats.mean().item(), 0, values), count, k=k)
+    report.add("iw_effective_samples", effective.mean().item(), count, k=settings.bound_samples)
+
+
+def _amortization(trained: TrainedModel, report: Report) -> None:
+    settings, images = trained.metrics_config, trained.data.images[report.split]
+    count = min(settings.amortization_images, len(images))
+    values, steps = images[0].size, settings.amortization_steps
+    chosen = distances.random_subset(images, count, report.seed)
+    amortized, optimized = amortized_and_optimized(
+        trained.model,
+        progress_batches(chosen, trained.device, "amortisation gap"),
+        steps,
+        _likelihood_variance(report, values),
+        torch.Generator().manual_seed(report.seed),
+    )
+    report.add("amortization_bpd", bits_per_dim(amortized.mean().item(), 0, values), count)
+    bpd = bits_per_dim(optimized.mean().item(), 0, values)
+    report.add("amortization_bpd_optimized", bpd, count, steps=steps)
+    gaps = (amortized - optimized) / (values * math.log(2))
+    error = gaps.std().item() / math.sqrt(count) if count > 1 else None  # standard error
+    report.add("amortization_gap", gaps.mean().item(), count, steps=steps, error=error)
 
 
 def _distances(trained: TrainedModel, report: Report) -> None:

@@ -142,7 +142,7 @@ def importance_weighted_bounds(
     samples: int,
     variance: float,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Compute two lower bounds of log p(x) per image, in nats: with one sample, and with many.
 
     log p(x) >= E log 1/k Σ p(x|z_i) p(z_i) / q(z_i|x) with z_i from q(z|x) (Burda et al.
@@ -157,10 +157,12 @@ def importance_weighted_bounds(
         generator: of the noise, on the CPU; one stream, whatever the batches.
 
     Returns:
-        (n,) float64 at k = 1, the mean over the same `samples` samples, and (n,) at
-        k = samples.
+        (n,) float64 at k = 1, the mean over the same `samples` samples; (n,) at k = samples;
+        and (n,) the effective number of the samples, (Σ w)² / Σ w² of the weights
+        w = p(x|z) p(z) / q(z|x) (Kong 1992), from 1 to k. Near 1, one sample outweighs the
+        others, and the bound is far from log p(x).
     """
-    ones, many = [], []
+    ones, many, effective = [], [], []
     for images in batches:
         constant = -0.5 * images[0].numel() * math.log(2 * math.pi * variance)
         encoded = model.encode(images)
@@ -178,5 +180,7 @@ def importance_weighted_bounds(
                 parts.append(log_likelihood + (log_p - log_q))
             log_weights = torch.cat(parts)
             ones.append(log_weights.mean())
-            many.append(log_weights.logsumexp(0) - math.log(samples))
-    return torch.stack(ones), torch.stack(many)
+            log_sum = log_weights.logsumexp(0)
+            many.append(log_sum - math.log(samples))
+            effective.append((2 * log_sum - (2 * log_weights).logsumexp(0)).exp())
+    return torch.stack(ones), torch.stack(many), torch.stack(effective)

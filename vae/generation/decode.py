@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from vae.evaluation import TrainedModel
 from vae.evaluation.latents import AggregatePosterior, encode_batches
+from vae.evaluation.refine import refine_posterior
 from vae.generation import figures
 from vae.generation.figures import COLUMNS, lerp, move_latent, slerp, traversal_columns
 from vae.generation.photos import file_stems, load_faces
@@ -33,9 +34,15 @@ class ReconstructionResult:
     """The result of `reconstruct`."""
 
     images: Tensor  # (faces, 3, size, size) in [0, 1], from the posteriors' means
-    labels: list[str]
     metrics: list[dict[str, float]]  # of each: mse, and image metrics: psnr in dB, ssim
+    labels: list[str]
     sheet: Path
+    refined: ReconstructionResult | None = None  # the same from optimised posteriors
+
+    @property
+    def faces(self) -> dict[str, dict[str, float]]:
+        """The metrics of each face by its label."""
+        return dict(zip(self.labels, self.metrics, strict=True))
 
     @property
     def mean(self) -> dict[str, float]:
@@ -53,6 +60,8 @@ def reconstruct(
     split: str = "val",
     crop: str = "auto",
     *,
+    refine: int = 0,
+    seed: int = 0,
     folder: Path,
 ) -> ReconstructionResult:
     """Encode faces to their posterior's mean and decode it.
@@ -60,24 +69,43 @@ def reconstruct(
     Args:
         trained: computes on its device.
         faces, split, crop: as `load_faces`; without any, the first of the split.
-        folder: the file is figures/reconstruct.png below it, with the first MAX_SHOWN faces.
+        refine: steps in which each face's posterior is optimised, too (`refine_posterior`).
+        seed: of the noise in them.
+        folder: the file is figures/reconstruct.png below it, or reconstruct_refine-STEPS.png,
+            with the first MAX_SHOWN faces.
     """
     if not faces:
         faces = [str(i) for i in range(min(DEFAULT_FACES, len(trained.data.images[split])))]
     originals, labels = load_faces(faces, trained, split, crop)
+    model, batches = trained.model, torch.split(originals, EVALUATION_BATCH)
+    latents = [torch.cat([model.encode(batch.to(trained.device)).mode for batch in batches])]
+    if refine:
+        noise = torch.Generator().manual_seed(seed)
+        latents += [refine_posterior(model, originals, refine, generator=noise).mode]
+    made = [_decode_and_measure(trained, each, originals) for each in latents]
+    name = f"reconstruct_refine-{refine}.png" if refine else "reconstruct.png"
+    sheet = folder / "figures" / name
+    shown, *more = (_whole_rows(images) for images, _ in made)
+    figures.write_reconstructions(_whole_rows(originals), shown, sheet, *more)
+    result, *refined = (ReconstructionResult(*each, labels, sheet) for each in made)
+    return replace(result, refined=refined[0]) if refined else result
+
+
+def _decode_and_measure(
+    trained: TrainedModel, latents: Tensor, originals: Tensor
+) -> tuple[Tensor, list[dict[str, float]]]:
+    """Return the decoded images on the CPU, and the metrics of each."""
     functions = {m.name: m.function for m in run_metrics().values() if m.function}
     made: list[Tensor] = []
     metrics: list[dict[str, float]] = []
-    for batch in torch.split(originals, EVALUATION_BATCH):
-        made += [trained.model.decode(trained.model.encode(batch.to(trained.device)).mode).cpu()]
+    batches = (torch.split(each, EVALUATION_BATCH) for each in (originals, latents))
+    for batch, codes in zip(*batches, strict=True):
+        made += [trained.model.decode(codes).cpu()]
         columns = {"mse": F.mse_loss(made[-1], batch, reduction="none").flatten(1).mean(1)}
         columns |= {name: function(batch, made[-1]) for name, function in functions.items()}
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         metrics += [dict(zip(columns, row, strict=True)) for row in rows]
-    images = torch.cat(made)
-    sheet = folder / "figures" / "reconstruct.png"
-    figures.write_reconstructions(_whole_rows(originals), _whole_rows(images), sheet)
-    return ReconstructionResult(images, labels, metrics, sheet)
+    return torch.cat(made), metrics
 
 
 def _whole_rows(images: Tensor) -> Tensor:

@@ -16,8 +16,10 @@ from torch import Tensor
 from vae.evaluation import TrainedModel
 from vae.evaluation.attributes import LearnedDirections, columns_of
 from vae.evaluation.directions import require_method
+from vae.evaluation.refine import refine_posterior
 from vae.generation import figures
 from vae.generation.photos import file_stems, load_faces
+from vae.training.metrics import psnr
 from vae.utils.errors import UserError
 from vae.utils.text import plural, printable, safe_name, safe_names
 
@@ -35,6 +37,7 @@ class EditResult:
     sheet: Path  # rows of faces: as they are, as the model has them, and changed
     files: list[Path]  # of given faces, each as it is after its last change
     applied: dict[str, dict[str, float]]  # the last changes' strengths, by face and attribute
+    psnr: dict[str, dict[str, float]]  # dB, by face: of the model's reconstruction, of the refined
 
 
 @torch.inference_mode()
@@ -48,6 +51,8 @@ def edit(
     method: str = "normal",
     keep_detail: bool = False,
     unbounded: bool = False,
+    refine: int = 0,
+    seed: int = 0,
     split: str = "val",
     crop: str = "auto",
     folder: Path,
@@ -68,6 +73,8 @@ def edit(
         keep_detail: add to the given picture what the edit changes of its reconstruction,
             which keeps what the model cannot reconstruct.
         unbounded: apply `strength` to all faces, whatever the range.
+        refine: steps in which each face's posterior is optimised first (`refine_posterior`).
+        seed: of the noise in them.
         split, crop: as `load_faces`.
         folder: where the files go.
         tag: ends the files' names, where there are several checkpoints of one run.
@@ -81,13 +88,17 @@ def edit(
     inputs = list(faces) or _faces_to_change(trained, attributes, strength, split)
     originals, labels = load_faces(inputs, trained, split, crop)
     latents = trained.model.encode(originals.to(trained.device)).mode
+    plain = {"model": trained.model.decode(latents).cpu()}
+    if refine:
+        noise = torch.Generator().manual_seed(seed)
+        latents = refine_posterior(trained.model, originals, refine, generator=noise).mode
+        plain["refined"] = trained.model.decode(latents).cpu()
 
     # One attribute at strengths from -strength to strength, or several at `strength`.
     parts = (1,) if len(attributes) > 1 else (-1, -0.5, 0.5, 1)
     changes = [(attribute, strength * part) for attribute in attributes for part in parts]
     directions = learned.directions
     ways = getattr(directions, method)
-    plain = trained.model.decode(latents).cpu()
     changed, strengths, titles = [], [], []
     for attribute, size in changes:
         sizes = torch.full((len(latents),), size, dtype=torch.float64)
@@ -102,13 +113,14 @@ def edit(
     for attribute, sizes in last.items():
         _report_limit(attribute, strength, sizes)
     if keep_detail:
-        images = (images + (originals - plain)[:, None]).clamp(0, 1)
+        images = (images + (originals - [*plain.values()][-1])[:, None]).clamp(0, 1)
 
     # File names have all unusual settings, so that files do not collide.
     settings = {
         method: method != "normal",
         "detail": keep_detail,
         "unbounded": unbounded,
+        f"refine-{refine}": refine > 0,
         f"crop-{crop.replace(',', '-')}": crop != "auto",
         tag: bool(tag),
     }
@@ -116,18 +128,26 @@ def edit(
     named = dict(zip(directions.names, safe_names(directions.names), strict=True))
     name = safe_name("_".join(["edit", ",".join(named[each] for each in attributes), *how]))
     sheet = figures.write_table(
-        torch.cat([originals[:, None], plain[:, None], images], dim=1),
+        torch.cat([torch.stack([originals, *plain.values()], dim=1), images], dim=1),
         folder / "figures" / f"{name}.png",
-        columns=["original", "model", *titles],
+        columns=["original", *plain, *titles],
     )
     files = []
     for stem, row in zip(file_stems(labels), images, strict=True) if faces else ():
         for attribute, image in zip(attributes, row[-len(attributes) :], strict=True):
             name = safe_name("_".join([stem, named[attribute], f"{strength:+g}", *how]))
             files.append(figures.save_png(figures.to_pil(image), folder / "edited" / f"{name}.png"))
-    rows = zip(*(sizes.tolist() for sizes in last.values()), strict=True)
-    applied = [dict(zip(last, row, strict=True)) for row in rows]
-    return EditResult(images, sheet, files, dict(zip(labels, applied, strict=True)))
+    applied = {attribute: sizes.tolist() for attribute, sizes in last.items()}
+    found = {name: psnr(originals, made).tolist() for name, made in plain.items()}
+    return EditResult(images, sheet, files, _by_face(labels, applied), _by_face(labels, found))
+
+
+def _by_face(labels: Sequence[str], columns: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Turn columns of values of the faces into a row for each face, by its label."""
+    rows = zip(*columns.values(), strict=True)
+    return {
+        label: dict(zip(columns, row, strict=True)) for label, row in zip(labels, rows, strict=True)
+    }
 
 
 def _require_known(attributes: Sequence[str], learned: LearnedDirections) -> None:

@@ -61,19 +61,25 @@ def save_png(picture: Image, path: Path) -> Path:
     return path
 
 
-def write_reconstructions(originals: Tensor, reconstructed: Tensor, path: Path) -> Path:
-    """Write each original with its reconstruction below it, in pairs of full rows of COLUMNS.
+def write_reconstructions(
+    originals: Tensor, reconstructed: Tensor, path: Path, refined: Tensor | None = None
+) -> Path:
+    """Write each original with its reconstructions below it, in groups of full rows of COLUMNS.
 
     Args:
         originals, reconstructed: (count, 3, size, size) in [0, 1].
         path: the PNG to write.
+        refined: as `reconstructed`, from optimised posteriors; a third row of each group.
     """
+    kinds = {"original": originals, "model": reconstructed}
+    if refined is not None:
+        kinds["refined"] = refined
     columns = min(COLUMNS, len(originals))
     rows = len(originals) // columns
-    both = torch.stack([originals, reconstructed])[:, : rows * columns]
-    pairs = both.view(2, rows, columns, *originals.shape[1:]).transpose(0, 1)
-    picture = grid(pairs.flatten(0, 2), columns)
-    return save_png(label_rows(picture, ["original", "model"] * rows), path)
+    stacked = torch.stack([*kinds.values()])[:, : rows * columns]
+    groups = stacked.view(len(kinds), rows, columns, *originals.shape[1:]).transpose(0, 1)
+    picture = grid(groups.flatten(0, 2), columns)
+    return save_png(label_rows(picture, [*kinds] * rows), path)
 
 
 def write_samples(images: Tensor, path: Path, caption: str = PRIOR_CAPTION) -> Path:
