@@ -153,8 +153,11 @@ def test_each_part_has_its_cost(finished, capsys):
     with report.part("bound"):
         report.add("iw_bpd_1", 5.0, 200)
     with report.part("factors"):
+        report.add("mig", 0.1, 40)
+        report.add("factorvae_score", 0.1, 19_200)
+    with report.part("attributes"):
         report.notes.append("none are known")
-    assert [cost.images for cost in report.costs.values()] == [200, 0]
+    assert [cost.images for cost in report.costs.values()] == [200, 40, 0]
     assert str(Cost(41.2, 1200)) == "41.2 s (34.3 s per 1,000 images)"
     assert str(Cost(0.02, 0)) == "0.0 s"
     (took,) = (line for line in call([], capsys).splitlines() if line.startswith("took: "))

@@ -11,10 +11,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cost:
-    """Time of a part, and the largest number of images behind one of its metrics."""
+    """Time of a part, and the number of images that it measured."""
 
     seconds: float
-    images: int  # 0: the part has no metric
+    images: int  # behind its metrics, images drawn for one of them left out; 0: it has no metric
 
     def __str__(self) -> str:
         if not self.images:
@@ -49,4 +49,4 @@ class Report:
         start, before = time.monotonic(), len(self.figures)
         yield
         counts = [figure["n"] for figure in [*self.figures.values()][before:]]
-        self.costs[name] = Cost(time.monotonic() - start, max(counts, default=0))
+        self.costs[name] = Cost(time.monotonic() - start, min(counts, default=0))
