@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from vae.evaluation.attributes import learn_directions
 from vae.evaluation.disentanglement import dci, mig, sap
 from vae.evaluation.distances import Features, squared_mmd
 from vae.evaluation.evaluate import evaluate_model
+from vae.evaluation.metrics_report import Cost, Report
 from vae.generation.sample import measure_gain
 from vae.runs.load import load_run
 from vae.utils.errors import UserError
@@ -61,31 +63,37 @@ def test_every_metric_has_count_split_and_seed(finished, capsys):
 
 EXPECTED = (
     *("mse", "psnr", "ssim", "rate", "distortion", "bpd", "loss", "active_units"),
-    *(
-        "iw_bpd",
-        "iw_bpd_1",
-        "iw_effective_samples",
-        "aggregate_kl",
-        "mig",
-        "sap",
-        "factorvae_score",
-    ),
+    *("bpd_discretized", "iw_bpd", "iw_bpd_1", "iw_effective_samples"),
+    *("aggregate_kl", "mig", "sap", "factorvae_score"),
     *("dci_disentanglement", "dci_completeness", "dci_informativeness"),
     "attribute_separability",
 )
 
 
+def gaussian_kl(means, logvars):
+    """From the Gaussian with the moments of the mean posterior to the prior."""
+    covariance = torch.cov(means.double().T) + torch.diag(logvars.double().exp().mean(0))
+    return kl_divergence(
+        MultivariateNormal(means.double().mean(0), covariance),
+        MultivariateNormal(torch.zeros(4).double(), torch.eye(4).double()),
+    ).item()
+
+
 def test_codes_are_compared_with_labels_of_their_split(finished):
     run = load_run("run")
     report = evaluate_quickly(run, "test", seed=2)
-    images = torch.from_numpy(run.data.images["test"].copy()).permute(0, 3, 1, 2) / 255
+    images, training = (
+        torch.from_numpy(run.data.images[split].copy()).permute(0, 3, 1, 2) / 255
+        for split in ("test", "train")
+    )
     with torch.inference_mode():
-        posterior = run.model.encode(images)
+        posterior, trained_on = run.model.encode(images), run.model.encode(training)
         mse = (run.model.decode(posterior.mean) - images).square().mean().item()
     means = posterior.mean.double()
     known = SyntheticSource(run.config.data).labels("test")
     factors = known["factors"].values
-    spread = torch.cov(means.T) + torch.diag(posterior.logvar.double().exp().mean(0))
+    rows = [slice(None), slice(0, None, 2), slice(1, None, 2)]
+    whole, *halves = (gaussian_kl(trained_on.mean[row], trained_on.logvar[row]) for row in rows)
     forests = dci(means.float().numpy(), factors, seed=2)
     expected = {
         "mse": mse,
@@ -94,10 +102,7 @@ def test_codes_are_compared_with_labels_of_their_split(finished):
         "dci_disentanglement": forests.disentanglement,
         "dci_completeness": forests.completeness,
         "dci_informativeness": forests.informativeness,
-        "aggregate_kl": kl_divergence(
-            MultivariateNormal(means.mean(0), spread),
-            MultivariateNormal(torch.zeros(4).double(), torch.eye(4).double()),
-        ).item(),
+        "aggregate_kl": 2 * whole - sum(halves) / 2,
     }
     for name, value in expected.items():
         assert report.figures[f"test/{name}"]["value"] == pytest.approx(value, rel=1e-4), name
@@ -116,10 +121,50 @@ def test_one_image_has_all_metrics_without_variance(finished, monkeypatch, capsy
     few(monkeypatch, test=1)
     found = json.loads(call(["--split", "test", "--json"], capsys))
     assert found["metrics"]["test/mse"]["n"] == 1
-    assert "test/aggregate_kl" not in found["metrics"]
-    assert "The aggregate posterior needs more than 1 image." in found["notes"]
     lacking = "needs an attribute that some images have and some lack; among 1 there is none."
     assert f"Attribute separability {lacking}" in found["notes"]
+
+
+def test_the_aggregate_posterior_needs_enough_images_and_few_latents(finished, monkeypatch):
+    with monkeypatch.context() as small:
+        small.setattr("vae.evaluation.evaluate.MAX_DIMENSIONS", 3)
+        small.delattr("vae.evaluation.latents.RunningGaussian")  # no covariance is made
+        report, _ = evaluate_model(load_run("run", overrides=["metrics.parts=[factors]"]))
+    assert report.notes == [
+        "aggregate_kl is left out: it takes a model of at most 3 latents; this one has 4."
+    ]
+    few(monkeypatch, train=15)
+    report, _ = evaluate_model(load_run("run", overrides=["metrics.parts=[]"]))
+    assert report.notes == [
+        "aggregate_kl is left out: a model of 4 latents needs 16 training images; there are 15."
+    ]
+    assert "val/aggregate_kl" not in report.figures
+
+
+def test_the_discretized_bound_is_not_above_the_bpd(finished):
+    figures = evaluate_model(load_run("run", overrides=["metrics.parts=[likelihood]"]))[0].figures
+    found, bpd = figures["val/bpd_discretized"], figures["val/bpd"]["value"]
+    assert 0.9 * bpd < found["value"] < bpd
+    assert found["n"] == 40
+    assert 0.5 < found["sigma"] / math.sqrt(figures["val/mse"]["value"]) < 2
+
+
+def test_each_part_has_its_cost(finished, capsys):
+    report = Report("val", 0)
+    with report.part("bound"):
+        report.add("iw_bpd_1", 5.0, 200)
+    with report.part("factors"):
+        report.add("mig", 0.1, 40)
+        report.add("factorvae_score", 0.1, 19_200)
+    with report.part("attributes"):
+        report.notes.append("none are known")
+    assert [cost.images for cost in report.costs.values()] == [200, 40, 0]
+    assert str(Cost(41.2, 1200)) == "41.2 s (34.3 s per 1,000 images)"
+    assert str(Cost(0.02, 0)) == "0.0 s"
+    (took,) = (line for line in call([], capsys).splitlines() if line.startswith("took: "))
+    parts = re.findall(r"(\w+) [\d.]+ s \([\d.]+ s per 1,000 images\)", took)
+    assert parts == ["reconstruction", "encoding", "likelihood", "bound", "factors", "attributes"]
+    assert "distances 0.0 s," in took  # 40 images are too few for them
 
 
 def test_too_few_faces_for_attributes_are_noted(finished, monkeypatch, capsys):

@@ -32,7 +32,7 @@ from vae.data.images import decode_square
 from vae.data.partial_cache import partial_folder
 from vae.evaluation.attributes import learn_directions
 from vae.evaluation.directions import METHODS
-from vae.evaluation.evaluate import Report
+from vae.evaluation.metrics_report import Report
 from vae.generation.export import export_model, load_safetensors
 from vae.runs.checkpoint import load_checkpoint, load_resume_state
 from vae.runs.compose import compose, run_config

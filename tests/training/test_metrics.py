@@ -10,6 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 from vae.data.loader import evaluation_batches
 from vae.losses import BernoulliConfig
+from vae.losses.likelihoods import GaussianConfig
 from vae.models import ConvConfig, build_model
 from vae.training import metrics
 from vae.utils.registry import run_metrics
@@ -52,6 +53,17 @@ def test_ssim_equals_scikit_images(size):
 def test_ssim_of_small_and_equal_images():
     small = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(metrics.ssim(small, small), torch.ones(6))
+
+
+@pytest.mark.parametrize("mse", [0.0, 1e-12, 1e-8, 1e-5, 1e-3, 1.0])
+def test_bpd_is_never_negative(mse):
+    """The variance is that of `loss=gaussian`: never below that of rounding to levels."""
+    distortion = metrics.gaussian_distortion(mse, 768)
+    assert metrics.bits_per_dim(distortion, 0, 768) > 0
+    logits = torch.zeros(1, 3, 16, 16, dtype=torch.float64)
+    loss = GaussianConfig(name="gaussian", beta=1, kl_reduction="pixels")
+    trained = loss.distortion(logits, logits.sigmoid() + mse**0.5, lambda errors: errors)
+    assert distortion == pytest.approx(768 * trained.item())
 
 
 def test_batched_evaluation_equals_one_pass(model, images):

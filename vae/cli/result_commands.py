@@ -42,7 +42,7 @@ def evaluate(options: argparse.Namespace) -> Result:
         [name, f"{figure['value']:.5g}", f"n = {figure['n']:,}"]
         for name, figure in report.figures.items()
     ]
-    took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
+    took = ", ".join(f"{name} {cost}" for name, cost in report.costs.items())
     return found, [*format_table(rows).splitlines(), "", *report.notes, f"took: {took}", "", file]
 
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,12 +24,20 @@ from vae.evaluation.distances import (
     pick_features,
 )
 from vae.evaluation.latents import (
-    AggregatePosterior,
-    encode_split,
+    aggregate_kl,
+    encode_means,
     importance_weighted_bounds,
     progress_batches,
 )
-from vae.evaluation.priors import encode_training, fit_prior, latents_of, measure_priors
+from vae.evaluation.likelihood import discretized_distortion
+from vae.evaluation.metrics_report import Report
+from vae.evaluation.priors import (
+    MAX_DIMENSIONS,
+    encode_training,
+    fit_prior,
+    latents_of,
+    measure_priors,
+)
 from vae.evaluation.refine import amortized_and_optimized
 from vae.models import Posterior
 from vae.training.metrics import Evaluation, bits_per_dim, evaluate_split
@@ -41,34 +46,6 @@ from vae.utils.errors import UserError, require
 SPLITS = ("val", "test")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Report:
-    """Metrics of a split, with counts, notes and times."""
-
-    split: str
-    seed: int
-    figures: dict[str, dict[str, Any]] = field(default_factory=dict)  # `measured`, by name
-    kl_per_latent: dict[str, Any] = field(default_factory=dict)  # `measured`: a list, nats
-    separability: dict[str, Any] = field(default_factory=dict)  # `measured`: by attribute
-    notes: list[str] = field(default_factory=list)  # on what could not be measured
-    seconds: dict[str, float] = field(default_factory=dict)  # by part: not for the record
-
-    def add(self, name: str, value: float, n: int, **how: Any) -> None:
-        """Record a metric measured on n images."""
-        self.figures[f"{self.split}/{name}"] = self.measured(value, n, **how)
-
-    def measured(self, value: Any, n: int, **how: Any) -> dict[str, Any]:
-        """Return a value with the number of images, the split and the seed behind it."""
-        return {"value": value, "n": n, "split": self.split, "seed": self.seed, **how}
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Time a part."""
-        start = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - start
 
 
 def evaluate_model(
@@ -81,10 +58,11 @@ def evaluate_model(
     """Measure a model on a split: the same model, split and seed give the same figures.
 
     Reconstruction, rate, distortion and bpd as in training, but in float32 whatever that ran
-    in; an importance-weighted bound; the aggregate posterior; distances of samples and
-    reconstructions in features of faces or of Inception; against true factors, where they
-    are known, MIG, SAP, DCI and FactorVAE score; with attributes, how well a linear
-    classifier tells them from the latents; the amortisation gap.
+    in; the aggregate posterior of training images; bounds of the likelihood: discretized and
+    importance-weighted; distances of samples and reconstructions in features of faces or of
+    Inception; against true factors, where they are known, MIG, SAP, DCI and FactorVAE score;
+    with attributes, how well a linear classifier tells them from the latents; the
+    amortisation gap.
 
     Args:
         trained: is measured on its device, as its `metrics_config` says.
@@ -114,16 +92,14 @@ def evaluate_model(
             report.add(name, value, len(images))
         report.kl_per_latent = report.measured(evaluation.kl_per_latent.tolist(), len(images))
     with report.part("encoding"):
-        codes, aggregate = encode_split(trained.model, images, split)
-        if len(images) > 1:
-            report.add("aggregate_kl", aggregate.kl_to_prior(), len(images))
-        else:
-            report.notes.append("The aggregate posterior needs more than 1 image.")
+        codes = encode_means(trained.model, images, split)
+        posteriors = _aggregate_kl(trained, report)
     parts: dict[str, Callable[[], None]] = {
+        "likelihood": lambda: _likelihood(trained, report),
         "bound": lambda: _bound(trained, report),
         "distances": lambda: _distances(trained, report),
-        "priors": lambda: _priors(trained, encode_training(trained, seed), report, flow_cache),
-        "factors": lambda: _disentanglement(trained, codes, aggregate, report),
+        "priors": lambda: _priors(trained, posteriors, report, flow_cache),
+        "factors": lambda: _disentanglement(trained, codes, report),
         "attributes": lambda: _separability(trained, codes, report, directions_cache),
         "amortization": lambda: _amortization(trained, report),
     }
@@ -138,6 +114,33 @@ def _likelihood_variance(report: Report, values: int) -> float:
     """Return the variance of the Gaussian of `distortion`: the optimal one on the split."""
     distortion = report.figures[f"{report.split}/distortion"]["value"]
     return math.exp(2 * distortion / values - 1) / (2 * math.pi)
+
+
+def _aggregate_kl(trained: TrainedModel, report: Report) -> Posterior | None:
+    """Add aggregate_kl; return the training posteriors, or None where no covariance is measured."""
+    latents = trained.model.latent_dim
+    if latents > MAX_DIMENSIONS:
+        report.notes.append(
+            f"aggregate_kl is left out: it takes a model of at most {MAX_DIMENSIONS:,} latents; "
+            f"this one has {latents:,}."
+        )
+        return None
+    posteriors = encode_training(trained, report.seed)
+    try:
+        report.add("aggregate_kl", aggregate_kl(posteriors), len(posteriors.mean))
+    except UserError as error:  # too few images
+        report.notes.append(str(error))
+    return posteriors
+
+
+def _likelihood(trained: TrainedModel, report: Report) -> None:
+    images = trained.data.images[report.split]
+    nats, sigma = discretized_distortion(
+        trained.model, progress_batches(images, trained.device, "likelihood"), report.seed
+    )
+    rate = report.figures[f"{report.split}/rate"]["value"]
+    bits = (nats + rate) / (images[0].size * math.log(2))
+    report.add("bpd_discretized", bits, len(images), sigma=sigma)
 
 
 def _bound(trained: TrainedModel, report: Report) -> None:
@@ -205,7 +208,7 @@ def _distances(trained: TrainedModel, report: Report) -> None:
 
 
 def _priors(
-    trained: TrainedModel, posteriors: Posterior, report: Report, flow_cache: Path | None
+    trained: TrainedModel, posteriors: Posterior | None, report: Report, flow_cache: Path | None
 ) -> None:
     count = comparison_size(trained, report.split)
     features, notes = pick_features(trained, count)
@@ -225,9 +228,7 @@ def _priors(
         report.add(f"{features.prior_key}_{name}", distance, count)
 
 
-def _disentanglement(
-    trained: TrainedModel, codes: Tensor, aggregate: AggregatePosterior, report: Report
-) -> None:
+def _disentanglement(trained: TrainedModel, codes: Tensor, report: Report) -> None:
     factors = trained.data.factors(report.split)
     if factors is None:
         report.notes.append("MIG, DCI, SAP and FactorVAE score need true factors; none are known.")
@@ -243,7 +244,7 @@ def _disentanglement(
     for name, value in scores.items():
         report.add(name, value, len(truth))
     if isinstance(trained.data_config, SyntheticConfig):
-        spread = aggregate.means.covariance.diagonal().sqrt().numpy()
+        spread = codes.double().std(0).numpy()
         score = drawn_factorvae_score(trained.model, trained.data_config, spread, report.seed)
         votes = disentanglement.VOTES
         report.add("factorvae_score", score, votes * disentanglement.BATCH, votes=votes)

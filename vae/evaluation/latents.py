@@ -14,7 +14,9 @@ from vae.data.loader import evaluation_batches
 from vae.models.base import VAE
 from vae.models.posterior import Posterior
 from vae.training.metrics import EVALUATION_BATCH
+from vae.utils.errors import UserError
 
+IMAGES_PER_LATENT = 4  # with fewer images the jackknife of `aggregate_kl` is far off
 MAX_ENCODED = 10_000  # posterior means for the metrics that need them at once
 DECODED_AT_ONCE = 256  # images: bounds the memory, and changes no figure
 
@@ -79,13 +81,48 @@ class AggregatePosterior:
     def kl_to_prior(self) -> float:
         """Return KL(N(m, C) || N(0, I)) in nats, m and C being the mean and covariance of q(z).
 
-        Samples of the prior suffer from it, as the decoder was trained on q(z). The rate is
-        the mutual information of x and z plus KL(q(z) || p(z)) (Hoffman & Johnson 2016), and
-        this is a lower bound of that KL, which is KL(q(z) || N(m, C)) + KL(N(m, C) || p(z)).
+        Measured on few images it is too large: `aggregate_kl` corrects that.
         """
         covariance = self.covariance
         excess = covariance.trace() + self.mean.square().sum() - len(self.mean)
         return 0.5 * (excess - torch.logdet(covariance)).item()
+
+
+def aggregate_posterior(posteriors: Posterior) -> AggregatePosterior:
+    """Return the moments of the mean of posteriors (n, latent_dim)."""
+    aggregate = AggregatePosterior(posteriors.mean.shape[1])
+    aggregate.update(posteriors)
+    return aggregate
+
+
+def aggregate_kl(posteriors: Posterior) -> float:
+    """Estimate KL(N(m, C) || N(0, I)) in nats for the aggregate posterior q(z) of all images.
+
+    m and C are the mean and covariance of q(z). Samples of the prior suffer from this KL, as the
+    decoder was trained on q(z). The rate is the mutual information of x and z plus
+    KL(q(z) || p(z)) (Hoffman & Johnson 2016). The latter is KL(q(z) || N(m, C)) + KL(N(m, C) ||
+    p(z)), so this estimate is a lower bound of it in the limit of many images.
+
+    The KL of the measured moments is too large by about latent_dim² / 4n nats. The jackknife on
+    two halves of the images (Quenouille 1956) removes the bias of order 1/n, whatever the shape of
+    q(z). The rest is of order 1/n²: -3 to 1 % of the KL at four images per latent, less than 1 %
+    from ten on.
+
+    Args:
+        posteriors: of n images, (n, latent_dim).
+
+    Raises:
+        UserError: there are fewer images than IMAGES_PER_LATENT per latent.
+    """
+    count, latents = posteriors.mean.shape
+    if count < (least := IMAGES_PER_LATENT * latents):
+        raise UserError(
+            f"aggregate_kl is left out: a model of {latents} latents needs {least:,} training "
+            f"images; there are {count:,}."
+        )
+    halves = (Posterior(posteriors.mean[start::2], posteriors.logvar[start::2]) for start in (0, 1))
+    of_halves = sum(aggregate_posterior(half).kl_to_prior() for half in halves) / 2
+    return 2 * aggregate_posterior(posteriors).kl_to_prior() - of_halves
 
 
 def progress_batches(images: np.ndarray, device: torch.device, doing: str) -> Iterator[Tensor]:
@@ -115,24 +152,16 @@ def encode_batches(model: VAE, images: np.ndarray, doing: str) -> Iterator[Poste
         yield model.encode(batch)
 
 
-def encode_split(model: VAE, images: np.ndarray, name: str) -> tuple[Tensor, AggregatePosterior]:
-    """Encode packed images (count, size, size, 3) in one pass, in batches.
+def encode_means(model: VAE, images: np.ndarray, name: str) -> Tensor:
+    """Return the posterior means of the first images, (<= MAX_ENCODED, latent_dim), on the CPU.
 
     Args:
         model: in evaluation mode; its device is where they are encoded.
+        images: packed, (count, size, size, 3).
         name: of the split, for the progress bar.
-
-    Returns:
-        The means of the first images, (<= MAX_ENCODED, latent_dim) float32 on the CPU, so that
-        memory does not grow with the split, and the aggregate posterior of all.
     """
-    aggregate = AggregatePosterior(model.latent_dim)
-    means: list[Tensor] = []
-    for posterior in encode_batches(model, images, f"encoding {name}"):
-        if aggregate.means.count < MAX_ENCODED:
-            means.append(posterior.mode.cpu())
-        aggregate.update(posterior)
-    return torch.cat(means)[:MAX_ENCODED], aggregate
+    batches = encode_batches(model, images[:MAX_ENCODED], f"encoding {name}")
+    return torch.cat([posterior.mode.cpu() for posterior in batches])
 
 
 @torch.inference_mode()

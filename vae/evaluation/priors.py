@@ -27,7 +27,7 @@ from vae.evaluation.distances import (
     random_subset,
     sample_source,
 )
-from vae.evaluation.latents import AggregatePosterior, encode_batches
+from vae.evaluation.latents import AggregatePosterior, aggregate_posterior, encode_batches
 from vae.models import VAE, Posterior
 from vae.utils.errors import UserError, require
 
@@ -174,13 +174,6 @@ def fit_prior(
     if name == "mixture":
         return fit_mixture(found, seed)
     return gaussian_prior(aggregate_posterior(found))
-
-
-def aggregate_posterior(posteriors: Posterior) -> AggregatePosterior:
-    """Return the moments of the mean of posteriors (n, latent_dim)."""
-    aggregate = AggregatePosterior(posteriors.mean.shape[1])
-    aggregate.update(posteriors)
-    return aggregate
 
 
 def latents_of(prior: Prior, seed: int, temperature: float = 1.0) -> Latents:

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae.data import CelebAConfig, DataConfig, Packed
 from vae.evaluation import TrainedModel
-from vae.evaluation.evaluate import Report, evaluate_model
+from vae.evaluation.evaluate import evaluate_model
+from vae.evaluation.metrics_report import Report
 from vae.generation.figures import draw_figures
 from vae.models import build_model
 from vae.runs.checkpoint import read_checkpoint

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vae.data.loader import evaluation_batches
 from vae.losses import LossConfig, loss_terms
+from vae.losses.likelihoods import LEAST_VARIANCE
 from vae.models.base import VAE
 from vae.training.base import REMEDY, NotFiniteError
 from vae.utils.distributed import all_sum, copy_buffers, rank, world_size
@@ -55,9 +56,10 @@ def gaussian_distortion(mse: float, values: int) -> float:
     """Return -log likelihood in nats per image under N(x̂, σ²) at the optimal σ².
 
     The optimum is σ² = mse (Rybkin et al. 2021, eq. 8), which leaves
-    values/2 · (log(2π·mse) + 1).
+    values/2 · (log(2π·mse) + 1). As in `loss=gaussian`, σ² is at least LEAST_VARIANCE, the
+    variance of rounding to k/255: then `bits_per_dim` is never negative.
     """
-    return 0.5 * values * (math.log(2 * math.pi * max(mse, 1e-12)) + 1)
+    return 0.5 * values * (math.log(2 * math.pi * max(mse, LEAST_VARIANCE)) + 1)
 
 
 def bits_per_dim(distortion: float, rate: float, values: int) -> float:
