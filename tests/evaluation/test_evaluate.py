@@ -58,7 +58,8 @@ def test_every_metric_has_count_split_and_seed(finished, capsys):
     assert np.mean(list(attributes["value"].values())) == pytest.approx(separability)
     assert saved["metrics"]["test/iw_bpd"]["k"] == 3
     pictures = sorted(path.name for path in (finished / "figures" / "test").iterdir())
-    assert pictures == ["interpolation.png", "reconstructions.png", "samples.png", "traversal.png"]
+    names = ["interpolation", "latents", "reconstructions", "samples", "traversal"]
+    assert pictures == [f"{name}.png" for name in names]
 
 
 EXPECTED = (

@@ -31,7 +31,7 @@ def finished(tmp_path_factory):
 
 def test_the_run_folder_has_the_documented_files(finished):
     present = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
-    figures = ("reconstructions", "samples", "interpolation", "traversal")
+    figures = ("reconstructions", "samples", "latents", "interpolation", "traversal")
     assert present == {
         ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", ".hydra/accepted.yaml",
         "train.log", "metrics.jsonl", "summary.json", ".lock",

@@ -38,7 +38,8 @@ ROWS = [
     {"step": 20, "epoch": 2, "images": 160, "train/loss": 0.5, "val/bpd": 3.5, "val/psnr": 18.0},
     {"step": 30, "epoch": 3, "images": 240, "train/loss": 0.25, "val/bpd": 4.0, "val/psnr": 15.0},
 ]
-FIGURES = {f"figures/{n}" for n in ("reconstructions", "samples", "interpolation", "traversal")}
+NAMES = ("reconstructions", "samples", "latents", "interpolation", "traversal")
+FIGURES = {f"figures/{name}" for name in NAMES}
 
 
 def said(caplog):

@@ -102,7 +102,7 @@ def test_every_workspace_key_exists_in_the_runs(sweep, workspace):
     assert {key for line in lines for key in [line["xAxis"], *line["metrics"]]} <= logged
 
     media = set(found_in(spec, "mediaKeys"))
-    assert media >= {"figures/reconstructions", "figures/samples", "sweep/comparison"}
+    assert media >= {"figures/reconstructions", "figures/latents", "sweep/comparison"}
     assert media <= {*run.pictures, *summary.pictures}
 
     (runs,) = found_in(spec, "runSets")

@@ -10,6 +10,8 @@ from PIL import Image
 
 from tests.support.fake_sweeps import make_run
 from tests.support.train_command import TINY, run_train
+from vae.generation.figures import gaussian_latents
+from vae.generation.latent_figure import encode_evenly
 from vae.runs.checkpoint import load_checkpoint, save_checkpoint
 from vae.runs.compose import compose
 from vae.runs.load import load_run
@@ -39,15 +41,24 @@ def sweep(home, tmp_path, monkeypatch):
     return shutil.copytree(home / "multirun" / "s", tmp_path / "s", ignore=made)
 
 
-def rows_of(picture, count):
-    """The faces of a labelled picture: (rows, columns, y, x, rgb), at their own size."""
+def rows_of(picture, *counts):
+    """The faces of a labelled picture: (rows, columns, y, x, rgb), at their own size.
+
+    Args:
+        counts: rows of each block; below a caption each in samples.png.
+    """
     pixels = np.asarray(Image.open(picture))
     left = pixels.shape[1] - MARGIN
-    top = pixels.shape[0] - 2 - count * TILE
-    assert (top > 10) == (picture.name == "samples.png")  # for the caption
+    caption = (pixels.shape[0] - sum(2 + count * TILE for count in counts)) // len(counts)
+    assert (caption > 10) == (picture.name == "samples.png")
     assert left > 50  # for the labels
-    faces = pixels[top + 2 :, left + 2 :].reshape(count, TILE, FACES, TILE, 3)[:, :-2:SCALE]
-    return faces[:, :, :, :-2:SCALE].swapaxes(1, 2)
+    found, top = [], 0
+    for count in counts:
+        top += caption + 2
+        faces = pixels[top : top + count * TILE, left + 2 :].reshape(count, TILE, FACES, TILE, 3)
+        found.append(faces[:, :-2:SCALE, :, :-2:SCALE].swapaxes(1, 2))
+        top += count * TILE
+    return np.concatenate(found)
 
 
 def as_bytes(images):
@@ -59,21 +70,25 @@ def test_rows_are_the_faces_of_each_model(home, sweep, tmp_path):
     write_report(sweep)
     for name in ("reconstructions.png", "samples.png"):  # the sweep itself has made the same
         assert (home / "multirun" / "s" / name).read_bytes() == (sweep / name).read_bytes()
-    originals = load_run(sweep / "loss.beta=1").data.images["val"][:FACES]
+    splits = load_run(sweep / "loss.beta=1").data.images
+    originals = splits["val"][:FACES]
     faces = torch.from_numpy(originals).permute(0, 3, 1, 2) / 255
     latents = torch.randn(FACES, 4, generator=torch.Generator().manual_seed(0))
     first, *reconstructed = rows_of(sweep / "reconstructions.png", 4)
-    sampled = rows_of(sweep / "samples.png", 3)
+    sampled = rows_of(sweep / "samples.png", 3, 3)
     assert np.array_equal(first, originals)
     for row, beta in enumerate(["0.001", "1", "100"]):
         model = load_run(sweep / f"loss.beta={beta}").model
         with torch.inference_mode():
             expected = as_bytes(model.decode(model.encode(faces).mode))
             drawn = as_bytes(model.decode(latents))
+            aggregate, _ = encode_evenly(model, splits["train"])
+            fitted = as_bytes(model.decode(gaussian_latents(FACES, aggregate)))
         assert np.abs(reconstructed[row].astype(int) - expected).max() <= 1
-        assert np.abs(sampled[row].astype(int) - drawn).max() <= 1
+        assert np.abs(sampled[row].astype(int) - fitted).max() <= 1
+        assert np.abs(sampled[3 + row].astype(int) - drawn).max() <= 1
     for rows in (reconstructed, sampled):
-        assert len({row.tobytes() for row in rows}) == 3  # so the order has been tested, too
+        assert len({row.tobytes() for row in rows}) == len(rows)  # so the order is tested, too
     assert list((tmp_path / "here").iterdir()) == []  # nothing was packed anew
 
 
@@ -83,16 +98,24 @@ def test_runs_that_cannot_be_shown_are_named(sweep):
     change_data(runs[2], ["data.num_workers=2", "data.batch_size=3"])  # no matter
     notes = draw_face_sheets(read_sweep(sweep), sweep)
     assert notes == ["loss.beta=1 is left out: it has other data than loss.beta=0.001."]
-    rows_of(sweep / "samples.png", 2)
+    rows_of(sweep / "samples.png", 2, 2)
     for name in ("last.pt", "previous.pt"):
         (runs[0] / "checkpoints" / name).write_bytes(b"damaged")
     (runs[2] / "checkpoints" / "last.pt").unlink()
     write_report(sweep)
     rows_of(sweep / "reconstructions.png", 2)
-    rows_of(sweep / "samples.png", 1)
+    rows_of(sweep / "samples.png", 1, 1)
     text = (sweep / "report.md").read_text().replace("\\", "")
     assert "loss.beta=0.001 is left out: " in text
     assert "(reconstructions.png)" in text
+
+
+def test_runs_without_a_fitted_gaussian_show_the_prior(sweep, monkeypatch):
+    monkeypatch.setattr("vae.generation.latent_figure.MAX_DIMENSIONS", 3)  # fewer than they have
+    first, *_ = notes = draw_face_sheets(read_sweep(sweep), sweep)
+    assert first == "loss.beta=0.001 has no samples of a fitted Gaussian: none can be fitted."
+    assert len(notes) == 3
+    rows_of(sweep / "samples.png", 3)
 
 
 def change_data(run, overrides):

@@ -1,9 +1,10 @@
-"""Figures: tensors to PNG and GIF, and the four standard figures of a model."""
+"""Figures: tensors to PNG and GIF, and the five standard figures of a model."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vae.data.loader import to_float
-from vae.generation.labels import add_caption, label_columns, label_rows
+from vae.evaluation.latents import AggregatePosterior
+from vae.evaluation.priors import gaussian_prior
+from vae.generation.labels import add_caption, label_columns, label_rows, stack
+from vae.generation.latent_figure import choose_latents, encode_evenly, write_latents
 from vae.models.base import VAE
 from vae.training.metrics import Evaluation
 from vae.utils.files import write_atomically
@@ -21,11 +25,14 @@ from vae.utils.files import write_atomically
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+log = logging.getLogger(__name__)
+
 GAP = 2  # white pixels between the images of a grid
 ANIMATION_MS = 4000  # there and back
 
 COLUMNS = 8  # faces a row, and steps of a strip
 FACES_SHOWN = 16  # faces in the standard figures
+SAMPLES_SHOWN = 32  # samples of the better prior; of N(0, I) half as many beside them
 TRAVERSAL_RANGE = 3.0  # standard deviations that a latent is moved, either side of its mean
 PRIOR_CAPTION = "decoded from the prior, N(0, I)"
 GAUSSIAN_CAPTION = "decoded from a Gaussian fitted to the latents of training images"
@@ -82,9 +89,13 @@ def write_reconstructions(
     return save_png(label_rows(picture, [*kinds] * rows), path)
 
 
-def write_samples(images: Tensor, path: Path, caption: str = PRIOR_CAPTION) -> Path:
-    """Write images (count, 3, size, size) in [0, 1] in rows of COLUMNS below a caption."""
-    return save_png(add_caption(grid(images, min(COLUMNS, len(images))), caption), path)
+def write_samples(samples: Mapping[str, Tensor], path: Path) -> Path:
+    """Write images (count, 3, size, size) in [0, 1] in rows of COLUMNS, below their captions."""
+    sheets = [
+        add_caption(grid(images, min(COLUMNS, len(images))), caption)
+        for caption, images in samples.items()
+    ]
+    return save_png(stack(sheets), path)
 
 
 def write_interpolations(
@@ -163,25 +174,34 @@ def _frame(images: Tensor, labels: Sequence[str] | None) -> Image:
 
 @torch.inference_mode()
 def draw_figures(
-    model: VAE, images: np.ndarray, evaluation: Evaluation, folder: Path
+    model: VAE, images: np.ndarray, training: np.ndarray, evaluation: Evaluation, folder: Path
 ) -> dict[str, Path]:
-    """Write the four standard figures, in the model's evaluation mode.
+    """Write the five standard figures, in the model's evaluation mode.
 
     Args:
         images: packed, (count >= 1, size, size, 3) uint8; the first FACES_SHOWN are shown.
+        training: packed training images, one or more; a limited number of them is encoded.
         evaluation: of the same model, for the latents' ranges and order.
         folder: where the PNGs go, under names that stay the same.
 
     Returns:
-        The files by W&B key: figures/reconstructions, samples, interpolation, traversal.
+        The files by W&B key: figures/reconstructions, samples, latents, interpolation, traversal.
     """
     was_training = model.training
     model.eval()
     faces = to_float(images[:FACES_SHOWN].copy(), next(model.parameters()).device)
     means = model.encode(faces).mode
+    kl, centre, spread = evaluation.kl_per_latent, evaluation.mean_of_means, evaluation.std_of_means
+    aggregate, latents = encode_evenly(model, training, choose_latents(kl))
+    samples = {}
+    fitted = gaussian_latents(SAMPLES_SHOWN, aggregate)
+    if fitted is not None:
+        samples[GAUSSIAN_CAPTION] = model.decode(fitted.to(means))
+    samples[PRIOR_CAPTION] = model.decode(prior_latents(SAMPLES_SHOWN // (1 + len(samples)), means))
     files = [
         write_reconstructions(faces, model.decode(means), folder / "reconstructions.png"),
-        write_samples(model.decode(prior_latents(32, means)), folder / "samples.png"),
+        write_samples(samples, folder / "samples.png"),
+        write_latents(latents, evaluation, folder / "latents.png"),
     ]
     count = max(1, min(4, len(means) // 2))
     ends = means.repeat(2, 1)[: 2 * count].view(count, 2, -1)  # a lone face: to itself
@@ -189,11 +209,10 @@ def draw_figures(
     pairs = faces.repeat(2, 1, 1, 1)[: 2 * count].view(count, 2, *faces.shape[1:])
     files += [write_interpolations(pairs, strips, folder / "interpolation.png")]
 
-    kl, centre, spread = evaluation.kl_per_latent, evaluation.mean_of_means, evaluation.std_of_means
-    latents = kl.argsort(descending=True)[:8].tolist()
-    moved = [move_latent(means[0], k, centre[k], spread[k]) for k in latents]
+    most = kl.argsort(descending=True)[:8].tolist()
+    moved = [move_latent(means[0], k, centre[k], spread[k]) for k in most]
     traversal = torch.stack([model.decode(strip) for strip in moved])
-    labels = [f"z{latent}: {kl[latent]:.1f} nats" for latent in latents]
+    labels = [f"z{latent}: {kl[latent]:.1f} nats" for latent in most]
     path = folder / "traversal.png"
     files += [write_table(traversal, path, columns=traversal_columns(), rows=labels)]
     model.train(was_training)
@@ -204,6 +223,23 @@ def prior_latents(count: int, like: Tensor) -> Tensor:
     """Return latents from N(0, I), (count, latent_dim), equal in every call."""
     generator = torch.Generator().manual_seed(SAMPLE_SEED)
     return torch.randn(count, like.shape[1], generator=generator).to(like.device)
+
+
+def gaussian_latents(count: int, aggregate: AggregatePosterior | None) -> Tensor | None:
+    """Return latents from the Gaussian fitted to an aggregate posterior, equal in every call.
+
+    Returns:
+        (count, latent_dim) float32 on the CPU; None if no Gaussian can be fitted: there is no
+        aggregate, it is of one image, or its covariance is numerically singular (a warning).
+    """
+    if aggregate is None or aggregate.means.count < 2:
+        return None
+    try:
+        prior = gaussian_prior(aggregate)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        log.warning("no samples of a Gaussian fitted to the latents: %s", error)
+        return None
+    return prior.sample(count, torch.Generator().manual_seed(SAMPLE_SEED))
 
 
 def lerp(start: Tensor, end: Tensor, steps: int = COLUMNS) -> Tensor:

@@ -65,6 +65,19 @@ def add_caption(picture: Image, caption: str) -> Image:
     return labelled
 
 
+def stack(pictures: Sequence[Image]) -> Image:
+    """Place pictures below each other, aligned on the left."""
+    from PIL import Image
+
+    size = (max(each.width for each in pictures), sum(each.height for each in pictures))
+    stacked = Image.new("RGB", size, BACKGROUND)
+    top = 0
+    for picture in pictures:
+        stacked.paste(picture, (0, top))
+        top += picture.height
+    return stacked
+
+
 def _shown(label: str) -> str:
     return truncate(printable(label), LABEL_LENGTH)
 

@@ -97,7 +97,7 @@ def sample(
     if temperature != 1:
         caption += f", temperature {temperature:g}"
     sheet = folder / "figures" / f"{name}.png"
-    return [figures.write_samples(torch.cat(shown)[:MAX_SHOWN], sheet, caption), *files]
+    return [figures.write_samples({caption: torch.cat(shown)[:MAX_SHOWN]}, sheet), *files]
 
 
 def measure_gain(

@@ -185,8 +185,8 @@ def evaluate_and_record(
     report, evaluation = evaluate_model(run, split, seed, run.directions_file, run.flow_file)
     folder = out or run.folder
     write_metrics(run, report, folder / METRICS_FILE)
-    images = run.data.images[split]
-    pictures = draw_figures(run.model, images, evaluation, folder / "figures" / split)
+    images, training = run.data.images[split], run.data.images["train"]
+    pictures = draw_figures(run.model, images, training, evaluation, folder / "figures" / split)
     name = fitting_name(f"{settings.name or run.folder.name} {split}")
     named = replace(settings, name=name)
     config = {**asdict(run.config), "checkpoint": run.checkpoint, "evaluated": str(run.folder)}

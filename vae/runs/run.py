@@ -241,8 +241,9 @@ class Run:
     @on_rank_zero
     def _draw(self, evaluation: Evaluation) -> None:
         """Draw the figures; a figure that cannot be written is only a warning."""
+        training, folder = self.trainer.batches.images, self.folder / "figures"
         try:
-            paths = draw_figures(self.model, self.validation, evaluation, self.folder / "figures")
+            paths = draw_figures(self.model, self.validation, training, evaluation, folder)
         except OSError as error:
             log.warning("no figures of step %d: %s", self.trainer.step, error)
         else:

@@ -28,6 +28,9 @@ from vae.utils.text import (
 )
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
     from vae.data import DataConfig
     from vae.runs.load import SavedRun
 
@@ -181,10 +184,11 @@ def _why(error: Exception) -> str:
 
 
 def draw_face_sheets(comparison: Comparison, folder: Path) -> list[str]:
-    """Write reconstructions.png and samples.png into `folder`: a row a run, in their order.
+    """Write reconstructions.png and samples.png into `folder`: a row per run, in their order.
 
-    The reconstructions are of the same validation faces, the originals on top; the samples
-    are of the same latents wherever the latent size is the same. Both come from last.pt.
+    The reconstructions are of the same validation faces, the originals on top. The samples are
+    of a Gaussian fitted to the latents of training images and, below, of N(0, I), from the same
+    noise wherever the latent size is the same. All come from last.pt.
 
     Returns:
         Sentences on the runs that are not shown.
@@ -195,25 +199,37 @@ def draw_face_sheets(comparison: Comparison, folder: Path) -> list[str]:
     import torch
 
     from vae.data.loader import to_float
-    from vae.generation.figures import grid, prior_latents, save_png
-    from vae.generation.labels import add_caption, label_rows
+    from vae.generation import figures
+    from vae.generation.labels import add_caption, label_rows, stack
+    from vae.generation.latent_figure import encode_evenly
 
     shown, notes = choose_runs(comparison)
     models = _load(shown, notes)
-    faces = next(iter(models.values())).data.images["val"][:FACES]
-    originals = to_float(faces.copy(), torch.device("cpu"))
-    reconstructed, sampled = [originals], []
+    images = next(iter(models.values())).data.images
+    originals = to_float(images["val"][:FACES].copy(), torch.device("cpu"))
+    labels = {run.name: _label(comparison, run) for run in shown}
+    reconstructed, fitted, standard = [("originals", originals)], [], []
     with torch.inference_mode():
-        for saved in models.values():
-            means = saved.model.encode(originals).mode
-            reconstructed.append(saved.model.decode(means))
-            sampled.append(saved.model.decode(prior_latents(FACES, means)))
-    labels = [_label(comparison, run) for run in shown if run.name in models]
-    sheet = label_rows(grid(torch.cat(reconstructed), len(originals)), ["originals", *labels])
-    save_png(sheet, folder / "reconstructions.png")
-    samples = label_rows(grid(torch.cat(sampled), FACES), labels)
-    caption = f"{PICTURES['samples.png']}, N(0, I)"
-    save_png(add_caption(samples, caption), folder / "samples.png")
+        for name, saved in models.items():
+            model, label = saved.model, labels[name]
+            means = model.encode(originals).mode
+            reconstructed.append((label, model.decode(means)))
+            standard.append((label, model.decode(figures.prior_latents(FACES, means))))
+            aggregate, _ = encode_evenly(model, images["train"])
+            latents = figures.gaussian_latents(FACES, aggregate)
+            if latents is None:
+                notes.append(f"{name} has no samples of a fitted Gaussian: none can be fitted.")
+            else:
+                fitted.append((label, model.decode(latents)))
+
+    def sheet(rows: list[tuple[str, Tensor]]) -> Image:
+        names, faces = zip(*rows, strict=True)
+        return label_rows(figures.grid(torch.cat(faces), len(faces[0])), names)
+
+    figures.save_png(sheet(reconstructed), folder / "reconstructions.png")
+    blocks = {figures.GAUSSIAN_CAPTION: fitted, figures.PRIOR_CAPTION: standard}
+    sheets = [add_caption(sheet(rows), caption) for caption, rows in blocks.items() if rows]
+    figures.save_png(stack(sheets), folder / "samples.png")
     return notes
 
 

@@ -30,7 +30,7 @@ FIGURES = tuple(f"sweep/{name}" for name in ("comparison", "reconstructions", "s
 
 METRICS = ("val/rate", "val/distortion", "val/active_units", "val/bpd")
 CURVES = ("val/bpd", "val/rate")
-FACES = ("figures/reconstructions", "figures/samples")  # of each run
+RUN_FIGURES = ("figures/reconstructions", "figures/samples", "figures/latents")  # of each run
 LOGARITHMIC = ("loss.beta", "optimizer.lr")
 MAX_PANEL_RUNS = 100  # runs in a panel; left alone, W&B stops at 10
 
@@ -140,8 +140,8 @@ def build_workspace(comparison: Comparison, entity: str, project: str, group: st
         "Summary": [wr.MediaBrowser(title=key, media_keys=[key]) for key in FIGURES],
         "Runs": [wr.ParallelCoordinatesPlot(columns=axes), trade, *importances],
         "Curves": [wr.LinePlot(title=key, x="step", y=[key]) for key in CURVES],
-        "Faces": [
-            wr.MediaBrowser(title=key, media_keys=[key], gallery_axis="run") for key in FACES
+        "Figures": [
+            wr.MediaBrowser(title=key, media_keys=[key], gallery_axis="run") for key in RUN_FIGURES
         ],
     }
     # Each character by its number: the package stumbles over quotes in a name, and makes two

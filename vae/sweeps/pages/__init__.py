@@ -67,7 +67,13 @@ from vae.utils.text import markdown_text, safe_name
 KINDS = "set up|table|front|best|chosen|paired|pictures"
 BLOCK = re.compile(rf"(<!-- ({KINDS})\b([^>]*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 CAPTIONS = {name.removesuffix(".png"): what for name, what in PICTURES.items()}
-RUN_FIGURES = ("reconstructions", "samples", "interpolation", "traversal")  # in its figures/
+RUN_FIGURES = (
+    "reconstructions",
+    "samples",
+    "latents",
+    "interpolation",
+    "traversal",
+)  # in its figures/
 
 
 def make_page(page: Path, sweep: Path | str | None = None) -> list[Path]:
