@@ -25,16 +25,16 @@ from vae.models import Posterior
 WIDTH = 512  # of the network's hidden layers
 BLOCKS = 2
 FREQUENCIES = 8  # of the embedding of time
-STEPS = 1000  # of training
+STEPS = 800  # of training
 BATCH = 256  # latents in a step
-LEARNING_RATE = 1e-3  # after the warm-up; falls to 0 along a cosine
+LEARNING_RATE = 2e-3  # after the warm-up; falls to 0 along a cosine
 WARM_UP = 50  # steps
 ODE_STEPS = 12  # of Heun's method, for a sample
 LEAST_VARIANCE = 1e-6  # of whitened latents in a component
 MIXTURE = ("weights", "means", "roots")  # the fields of MixturePrior
 
 FORMAT = 1  # of the file: one of another format is made again
-MAX_BYTES = 1 << 26  # of the file, and of its arrays; of 2,048 latents 36 MB
+MAX_BYTES = 1 << 26  # of the file, and of its arrays; of 2,048 latents 30 MB
 
 
 class MixtureVelocity:
