@@ -71,7 +71,8 @@ class MixtureVelocity:
         shares = (self._log_weights + log_density).softmax(0)
         regression = cos * sin * (self._variances - 1) / variances
         velocities = cos * self._centres + (regression * along) @ self._axes.mT
-        return (shares[:, :, None] * velocities).sum(0)
+        velocity: Tensor = (shares[:, :, None] * velocities).sum(0)
+        return velocity
 
 
 class ResidualBlock(nn.Module):
@@ -85,8 +86,9 @@ class ResidualBlock(nn.Module):
         self.second = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        hidden: Tensor = F.silu(self.first(self.norm(x)) + self.time(time))
-        return x + self.second(hidden)
+        hidden = F.silu(self.first(self.norm(x)) + self.time(time))
+        y: Tensor = x + self.second(hidden)
+        return y
 
 
 class Correction(nn.Module):
@@ -131,13 +133,15 @@ class FlowPrior:
 
         def velocity(x: Tensor, number: int) -> Tensor:
             time = torch.full((count, 1), number * step)
-            return self._velocity(x, time) + self.correction(x, time)
+            found: Tensor = self._velocity(x, time) + self.correction(x, time)
+            return found
 
         for number in range(ODE_STEPS):
             start = velocity(x, number)
             end = velocity(x + step * start, number + 1)
             x = x + step / 2 * (start + end)
-        return self._velocity.mean + x @ self._velocity.root.T
+        latents: Tensor = self._velocity.mean + x @ self._velocity.root.T
+        return latents
 
 
 @torch.inference_mode(False)
@@ -158,7 +162,7 @@ def fit_flow(posteriors: Posterior, mixture: MixturePrior, seed: int = 0) -> Flo
     known = MixtureVelocity(mixture)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         correction = Correction(means.shape[1])
     optimizer = torch.optim.Adam(correction.parameters(), LEARNING_RATE, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -174,7 +178,7 @@ def fit_flow(posteriors: Posterior, mixture: MixturePrior, seed: int = 0) -> Flo
         x, velocity = time.cos() * start + time.sin() * end, time.cos() * end - time.sin() * start
         loss = F.mse_loss(correction(x, time), velocity - known(x, time))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     return FlowPrior(mixture, correction)
