@@ -47,7 +47,7 @@ def test_pack_writes_the_cache_of_training(tmp_path, monkeypatch, capsys):
         (["pack", "folder", "data.path=nowhere"], "nowhere"),
         (["pack", "faces"], "DATA: got 'faces', but it takes one of celeba, folder,"),
         (["pack", "synthetic", "data.preset=x"], "data.preset"),
-        (["sample", "run", "--prior", "x"], "--prior: got 'x', but it takes standard or fitted"),
+        (["sample", "run", "--prior", "x"], "--prior: got 'x', but it takes standard or gaussian"),
         (["sample", "run", "3"], "KEY=VALUE: got ['3'], but it takes data.path,"),
         (["interpolate", "run", "1"], "A B: got ['1'], but it takes two faces"),
         (["interpolate", "run", "1", "2", "--steps", "1"], "--steps: got 1"),

@@ -21,6 +21,7 @@ from vae.evaluation.disentanglement import dci, mig, sap
 from vae.evaluation.distances import Features, squared_mmd
 from vae.evaluation.evaluate import evaluate_model
 from vae.evaluation.metrics_report import Cost, Report
+from vae.evaluation.priors import fit_prior
 from vae.generation.sample import measure_gain
 from vae.runs.load import load_run
 from vae.utils.errors import UserError
@@ -315,19 +316,28 @@ def test_face_distances_name_their_network(finished, monkeypatch):
     assert report.notes == ["The identity distance is left out: Face features are not installed"]
 
 
-def test_the_gain_of_the_fitted_density(finished, monkeypatch):
+def test_the_gain_of_a_fitted_prior(finished, monkeypatch):
     run = load_run("run")
     monkeypatch.setattr("vae.evaluation.evaluate.pick_features", lambda *_: (stand_in(), []))
     monkeypatch.setattr("vae.generation.sample.pick_features", lambda *_: (stand_in(), []))
-    gain, notes = measure_gain(run)
-    report = evaluate_quickly(run)
+    prior = fit_prior(run, "gaussian")
+    gain, notes = measure_gain(run, "gaussian", prior)
+    figures = evaluate_quickly(run).figures
     assert (gain.n, gain.features, notes) == (40, "faces", [])
-    assert gain.standard == pytest.approx(report.figures["val/face_distance_samples"]["value"])
-    assert gain.floor == pytest.approx(report.figures["val/face_distance_floor"]["value"])
-    assert gain.floor < gain.fitted != gain.standard
-    assert measure_gain(run)[0] == gain  # again the same
+    for name in ("standard", "gaussian"):
+        error = figures[f"val/prior_error_{name}"]["value"]
+        assert gain.prior_errors[name] == pytest.approx(error)
+    assert gain.ceiling == pytest.approx(figures["val/prior_error_ceiling"]["value"])
+    samples = figures["val/face_distance_samples"]["value"]
+    assert gain.distances["standard"] == pytest.approx(samples)
+    assert gain.floor == pytest.approx(figures["val/face_distance_floor"]["value"])
+    assert gain.prior_errors["gaussian"] != gain.prior_errors["standard"]
+    assert measure_gain(run, "gaussian", prior)[0] == gain  # again the same
+    cold = measure_gain(run, "gaussian", prior, temperature=0)[0]
+    assert cold.prior_errors["gaussian"] != gain.prior_errors["gaussian"]
+    assert cold.prior_errors["standard"] == gain.prior_errors["standard"]
     monkeypatch.setattr("vae.generation.sample.pick_features", lambda *_: (None, ["too few"]))
-    assert measure_gain(run) == (None, ["too few"])
+    assert measure_gain(run, "gaussian", prior) == (None, ["too few"])
 
 
 def test_evaluation_is_a_separate_wandb_run(finished, capsys, caplog):

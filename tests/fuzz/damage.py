@@ -99,14 +99,14 @@ v.astype(bool)""".split()
 
 
 class Forge(NamedTuple):
-    """A value of a checkpoint, cache or directions is replaced; checksums are as they should be."""
+    """A value of a checkpoint, cache, directions or flow is replaced; checksums are as they should be."""
 
     path: list[int | str]  # keys of nested dicts, or numbers of their values, modulo how many
-    junk: str  # of JUNK, for a checkpoint, index.json and what directions say
+    junk: str  # of JUNK, for a checkpoint, index.json and the text in an .npz
     array: str = "v"  # of ARRAYS
 
     def __call__(self, file: Path) -> None:
-        kinds = {".pt": self._checkpoint, ".npz": self._directions, ".npy": self._array}
+        kinds = {".pt": self._checkpoint, ".npz": self._arrays, ".npy": self._array}
         with np.errstate(all="ignore"):
             kinds.get(file.suffix, self._index)(file)
 
@@ -121,7 +121,7 @@ class Forge(NamedTuple):
         put(index, self.path, self.junk, as_json)
         file.write_text(with_checksum(index))
 
-    def _directions(self, file: Path) -> None:
+    def _arrays(self, file: Path) -> None:
         with np.load(file, allow_pickle=True) as stored:  # an earlier forgery's objects
             arrays = dict(stored)
         about = json.loads(str(arrays.pop("about")))

@@ -33,12 +33,13 @@ from vae.data.partial_cache import partial_folder
 from vae.evaluation.attributes import learn_directions
 from vae.evaluation.directions import METHODS
 from vae.evaluation.metrics_report import Report
+from vae.evaluation.priors import Prior, fit_prior
 from vae.generation.export import export_model, load_safetensors
 from vae.runs.checkpoint import load_checkpoint, load_resume_state
 from vae.runs.compose import compose, run_config
 from vae.runs.config import RunConfig
 from vae.runs.launch import prepare_run
-from vae.runs.load import load_run, write_metrics
+from vae.runs.load import SavedRun, load_run, write_metrics
 from vae.runs.overrides import expand_resume
 from vae.runs.run_dir import read_summary, record_failure
 from vae.runs.tracking import truncate_metrics
@@ -72,6 +73,7 @@ def make_files() -> None:
     export_model(run, "safetensors", whole / "run")
     write_metrics(run, REPORT, whole / "run" / "metrics.json")
     learn_directions(run, whole / "run" / "directions" / "last.npz")
+    fit_quickly(run, whole / "run" / "priors" / "last.npz")
     settings = f"hydra: {{runtime: {{cwd: {Path.cwd()}}}}}\n"
     (whole / "run" / ".hydra" / "hydra.yaml").write_text(settings)
 
@@ -170,6 +172,25 @@ def directions(file: Path) -> None:
 
 def forged_directions(file: Path) -> None:
     directions(file)
+
+
+def fit_quickly(run: SavedRun, file: Path) -> Prior:
+    """Return the flow in a file, trained for one step where it has to be made again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vae.evaluation.flow.STEPS", 1)
+        return fit_prior(run, "flow", flow_file=file)
+
+
+def flow(file: Path) -> None:
+    """A flow by somebody else: its samples are of the right form, and finite."""
+    run = load_run(file.parents[1], overrides=[f"data.root={Path.cwd() / 'whole' / 'data'}"])
+    samples = fit_quickly(run, file).sample(4, torch.Generator().manual_seed(0))
+    assert samples.shape == (4, run.model.latent_dim)
+    assert samples.isfinite().all()
+
+
+def forged_flow(file: Path) -> None:
+    flow(file)
 
 
 def partial(file: Path) -> None:

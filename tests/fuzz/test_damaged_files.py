@@ -35,13 +35,15 @@ READ = {  # the files of each reader
     readers.safetensors: ["run/model.safetensors"],
     readers.summary: ["run/summary.json", "run/metrics.json"],
     readers.directions: ["run/directions/last.npz"],
+    readers.flow: ["run/priors/last.npz"],
     readers.untrusted: LAST,
     readers.untrusted_resumed: LAST,
     readers.forged_cache: [f"data/cache/*/{name}" for name in CACHE],
     readers.forged_directions: ["run/directions/last.npz"],
+    readers.forged_flow: ["run/priors/last.npz"],
 }
 FORGED = (readers.untrusted, readers.untrusted_resumed, readers.forged_cache)
-FORGED += (readers.forged_directions,)
+FORGED += (readers.forged_directions, readers.forged_flow)
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(40, marks=pytest.mark.slow)])

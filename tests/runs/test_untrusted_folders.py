@@ -25,7 +25,7 @@ NAMES = [  # that a run folder may have, whether or not this one has them
     *("summary.json", "metrics.json", "checkpoints/last.pt", "checkpoints/previous.pt"),
     *("directions/last.npz", "figures/val/samples.png", "edited/x.png", "export/encoder.pt2"),
     *("wandb/offline-run-1-x/run-x.wandb", "wandb/offline-run-1-x/logs/debug.log"),
-    "samples_standard/00000.png",
+    *("samples_standard/00000.png", "priors/last.npz"),
 ]
 
 
@@ -69,7 +69,7 @@ def test_a_run_with_links_out_of_it_or_pipes_is_refused(put, finished, tmp_path)
 
 @pytest.mark.parametrize(
     ("command", "name", "put"),
-    [*zip(OF_RUN, NAMES[::2], [put_pipe, put_link] * 4, strict=True)],
+    [*zip(OF_RUN, NAMES[:16:2], [put_pipe, put_link] * 4, strict=True)],
 )
 def test_no_command_uses_such_a_run(command, name, put, finished, monkeypatch, capsys):
     put(finished / name)
@@ -79,12 +79,15 @@ def test_no_command_uses_such_a_run(command, name, put, finished, monkeypatch, c
     assert {path: path.lstat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
-def test_commands_write_entries_of_a_run_alone(finished):
+def test_commands_write_entries_of_a_run_alone(finished, monkeypatch):
     """The links among other files of its folder are left alone."""
-    for command in ("sample --separate --num 1", "traverse", "interpolate", "export"):
+    monkeypatch.setattr("vae.evaluation.flow.STEPS", 1)
+    sample = "sample --separate --num 1 --prior flow"
+    for command in (sample, "traverse", "interpolate", "export"):
         name, *options = command.split()
         assert main([name, str(finished), *options]) == 0
     written = [str(path.relative_to(finished)) for path in finished.rglob("*")]
+    assert "priors/last.npz" in written
     assert [name for name in written if not re.fullmatch(RUN_ENTRIES, name)] == []
 
 

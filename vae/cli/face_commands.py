@@ -267,7 +267,7 @@ def sample(options: argparse.Namespace) -> Result:
     prior, temperature = options.prior or "gaussian", options.temperature
     notes = list[str]()
     try:
-        fitted = fit_prior(run, prior, options.seed, flow_cache=run.flow_file)
+        fitted = fit_prior(run, prior, options.seed, flow_file=run.flow_file)
     except UserError as error:
         if options.prior:
             raise

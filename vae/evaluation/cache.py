@@ -93,9 +93,11 @@ class ArrayCache(Generic[T]):
             return None
 
 
-def require_array(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raise a ValueError unless an array is of this shape, float64 and finite."""
-    if array.dtype != np.float64 or array.shape != shape or not np.isfinite(array).all():
+def require_array(
+    name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type = np.float64
+) -> None:
+    """Raise a ValueError unless an array is of this shape and dtype, and finite."""
+    if array.dtype != dtype or array.shape != shape or not np.isfinite(array).all():
         raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, or not finite")
 
 

@@ -53,7 +53,7 @@ def evaluate_model(
     split: str = "val",
     seed: int = 0,
     directions_cache: Path | None = None,
-    flow_cache: Path | None = None,
+    flow_file: Path | None = None,
 ) -> tuple[Report, Evaluation]:
     """Measure a model on a split: the same model, split and seed give the same figures.
 
@@ -69,7 +69,7 @@ def evaluate_model(
         split: val, or test, which training never touched.
         seed: of the noise, the samples and the choice of images, >= 0.
         directions_cache: as for `learn_directions`.
-        flow_cache: as for `fit_prior`.
+        flow_file: as for `fit_prior`.
 
     Returns:
         The report, and what figures of the split need to know of each latent.
@@ -98,7 +98,7 @@ def evaluate_model(
         "likelihood": lambda: _likelihood(trained, report),
         "bound": lambda: _bound(trained, report),
         "distances": lambda: _distances(trained, report),
-        "priors": lambda: _priors(trained, posteriors, report, flow_cache),
+        "priors": lambda: _priors(trained, posteriors, report, flow_file),
         "factors": lambda: _disentanglement(trained, codes, report),
         "attributes": lambda: _separability(trained, codes, report, directions_cache),
         "amortization": lambda: _amortization(trained, report),
@@ -208,7 +208,7 @@ def _distances(trained: TrainedModel, report: Report) -> None:
 
 
 def _priors(
-    trained: TrainedModel, posteriors: Posterior | None, report: Report, flow_cache: Path | None
+    trained: TrainedModel, posteriors: Posterior | None, report: Report, flow_file: Path | None
 ) -> None:
     count = comparison_size(trained, report.split)
     features, notes = pick_features(trained, count)
@@ -218,7 +218,7 @@ def _priors(
     latents = {}
     for name in trained.metrics_config.priors:
         try:
-            prior = fit_prior(trained, name, report.seed, posteriors, flow_cache)
+            prior = fit_prior(trained, name, report.seed, posteriors, flow_file)
         except UserError as error:
             report.notes.append(str(error))
         else:

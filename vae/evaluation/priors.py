@@ -7,13 +7,11 @@ never trained on most samples of N(0, I). A density that is fitted to q(z) after
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +25,9 @@ from vae.evaluation.distances import (
     random_subset,
     sample_source,
 )
-from vae.evaluation.latents import AggregatePosterior, aggregate_posterior, encode_batches
+from vae.evaluation.flow import FlowPrior, fit_flow, flow_cache
+from vae.evaluation.latents import aggregate_posterior, encode_batches
+from vae.evaluation.mixture import fit_mixture, gaussian_prior
 from vae.models import VAE, Posterior
 from vae.utils.errors import UserError, require
 
@@ -35,9 +35,6 @@ ALIASES = {"fitted": "mixture"}
 
 MAX_LATENTS = 20_000  # posteriors that a density is fitted to: bounds memory and time
 MAX_DIMENSIONS = 2048  # latents of a full covariance: 34 MB
-COMPONENTS = 10  # of the mixture, as in the paper
-PER_COMPONENT = 10  # images that a component needs: with fewer images there are fewer components
-VARIANCE_FLOOR = 1e-6  # added to the variances, as some latents may not vary
 
 
 class Prior(Protocol):
@@ -65,63 +62,6 @@ class StandardPrior:
         return temperature * torch.randn(count, self.latent_dim, generator=generator)
 
 
-@dataclass(frozen=True)
-class MixturePrior:
-    """A mixture of Gaussians with full covariances, all float64."""
-
-    weights: Tensor  # (components,)
-    means: Tensor  # (components, latent_dim)
-    roots: Tensor  # (components, latent_dim, latent_dim), lower triangular: R Rᵀ is the covariance
-
-    def sample(self, count: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
-        which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        shape = (count, self.means.shape[1])
-        noise = temperature * torch.randn(shape, generator=generator, dtype=torch.float64)
-        latents = self.means[which]
-        for component, root in enumerate(self.roots):
-            rows = which == component
-            latents[rows] += noise[rows] @ root.T
-        return latents.float()
-
-
-def gaussian_prior(aggregate: AggregatePosterior) -> MixturePrior:
-    """Return the Gaussian with the mean and the full covariance of the aggregate posterior.
-
-    It is the most likely Gaussian for infinitely many samples of the images' posteriors.
-    """
-    covariance = aggregate.covariance
-    covariance.diagonal().add_(VARIANCE_FLOOR)
-    root = torch.linalg.cholesky(covariance)
-    return MixturePrior(torch.ones(1, dtype=torch.float64), aggregate.mean[None], root[None])
-
-
-def fit_mixture(posteriors: Posterior, seed: int) -> MixturePrior:
-    """Fit a mixture of at most COMPONENTS Gaussians to one sample of each posterior.
-
-    Raises:
-        UserError: there are too few images for one component.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
-    count = len(posteriors.mean)
-    components = min(COMPONENTS, count // PER_COMPONENT)
-    if components < 1:
-        raise UserError(
-            f"prior mixture: needs at least {PER_COMPONENT} training images; there are {count}."
-        )
-    latents = posteriors.sample(torch.Generator().manual_seed(seed)).double()
-    mixture = GaussianMixture(components, reg_covar=VARIANCE_FLOOR, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred steps are near enough
-        mixture.fit(latents.numpy())
-    weights, means, covariances = (
-        torch.from_numpy(np.asarray(value))
-        for value in (mixture.weights_, mixture.means_, mixture.covariances_)
-    )
-    return MixturePrior(weights, means, torch.linalg.cholesky(covariances))
-
-
 @torch.inference_mode()
 def encode_training(trained: TrainedModel, seed: int = 0) -> Posterior:
     """Return the posteriors of at most MAX_LATENTS training images, chosen by `seed`, on the CPU.
@@ -143,16 +83,16 @@ def fit_prior(
     name: str,
     seed: int = 0,
     posteriors: Posterior | None = None,
-    flow_cache: Path | None = None,
+    flow_file: Path | None = None,
 ) -> Prior:
     """Return a prior for a model.
 
     Args:
         trained: its training images are encoded, unless `posteriors` are given.
         name: one of PRIORS or ALIASES. `standard` needs no images.
-        seed: of the choice of images, their samples and the start of a fit.
+        seed: of the mixture's fit. That of the flow is always 0: commands of all seeds share it.
         posteriors: what `encode_training` returned for this model.
-        flow_cache: the file that keeps the flow, read and written; None: train it and keep nothing.
+        flow_file: the file that keeps the flow, read and written; None: train it and keep nothing.
 
     Raises:
         UserError: there is no such prior; the images are missing or too few for it; the model has
@@ -168,12 +108,22 @@ def fit_prior(
             f"prior {name}: takes a model of at most {MAX_DIMENSIONS} latents; this one has "
             f"{latent_dim}. Take the prior standard."
         )
-    found = posteriors or encode_training(trained, seed)
-    if len(found.mean) < 2:
-        raise UserError(f"prior {name}: needs at least 2 training images; there is one.")
+
+    def encoded() -> Posterior:
+        found = posteriors or encode_training(trained)
+        if len(found.mean) < 2:
+            raise UserError(f"prior {name}: needs at least 2 training images; there is one.")
+        return found
+
+    def train() -> FlowPrior:
+        found = encoded()
+        return fit_flow(found, fit_mixture(found))
+
+    if name == "flow":
+        return flow_cache(latent_dim).get(flow_file, trained, train)
     if name == "mixture":
-        return fit_mixture(found, seed)
-    return gaussian_prior(aggregate_posterior(found))
+        return fit_mixture(encoded(), seed)
+    return gaussian_prior(aggregate_posterior(encoded()))
 
 
 def latents_of(prior: Prior, seed: int, temperature: float = 1.0) -> Latents:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vae.data.loader import to_float
 from vae.evaluation.latents import AggregatePosterior
-from vae.evaluation.priors import gaussian_prior
+from vae.evaluation.mixture import gaussian_prior
 from vae.generation.labels import add_caption, label_columns, label_rows, stack
 from vae.generation.latent_figure import choose_latents, encode_evenly, write_latents
 from vae.models.base import VAE
