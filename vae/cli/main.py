@@ -9,7 +9,8 @@ import os
 import sys
 from textwrap import shorten
 
-from vae.cli.face_commands import edit, interpolate, reconstruct, sample, traverse
+from vae.cli.edit_command import edit
+from vae.cli.face_commands import interpolate, reconstruct, sample, traverse
 from vae.cli.options import DEVICE, JSON, SEED, Result, check_numbers, command, option
 from vae.cli.result_commands import compare, dashboard, evaluate, export, report
 from vae.utils.errors import UserError, is_out_of_memory, prepare_process, require, say_error

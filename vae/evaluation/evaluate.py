@@ -125,7 +125,7 @@ def _aggregate_kl(trained: TrainedModel, report: Report) -> Posterior | None:
             f"this one has {latents:,}."
         )
         return None
-    posteriors = encode_training(trained, report.seed)
+    posteriors = encode_training(trained)
     try:
         report.add("aggregate_kl", aggregate_kl(posteriors), len(posteriors.mean))
     except UserError as error:  # too few images

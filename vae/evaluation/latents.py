@@ -140,6 +140,20 @@ def progress_batches(images: np.ndarray, device: torch.device, doing: str) -> It
             bar.update(len(batch))
 
 
+def evenly_spaced_batches(images: np.ndarray, most: int) -> Iterator[np.ndarray]:
+    """Yield at most `most` packed images, evenly spaced over the split, equal in every call.
+
+    Only a batch of them is in memory.
+
+    Yields:
+        (<= EVALUATION_BATCH, size, size, 3) uint8.
+    """
+    count = min(len(images), most)
+    rows = np.arange(count) * len(images) // count
+    for start in range(0, count, EVALUATION_BATCH):
+        yield images[rows[start : start + EVALUATION_BATCH]]
+
+
 @torch.inference_mode()
 def encode_batches(model: VAE, images: np.ndarray, doing: str) -> Iterator[Posterior]:
     """Yield the posteriors of packed images (count, size, size, 3), in order, batch by batch.

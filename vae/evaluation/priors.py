@@ -14,7 +14,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from vae.data.loader import to_float
 from vae.evaluation import PRIORS, TrainedModel
 from vae.evaluation.distances import (
     Features,
@@ -22,11 +24,10 @@ from vae.evaluation.distances import (
     Latents,
     comparison_size,
     measure_distances,
-    random_subset,
     sample_source,
 )
 from vae.evaluation.flow import FlowPrior, fit_flow, flow_cache
-from vae.evaluation.latents import aggregate_posterior, encode_batches
+from vae.evaluation.latents import aggregate_posterior, evenly_spaced_batches
 from vae.evaluation.mixture import fit_mixture, gaussian_prior
 from vae.models import VAE, Posterior
 from vae.utils.errors import UserError, require
@@ -63,15 +64,17 @@ class StandardPrior:
 
 
 @torch.inference_mode()
-def encode_training(trained: TrainedModel, seed: int = 0) -> Posterior:
-    """Return the posteriors of at most MAX_LATENTS training images, chosen by `seed`, on the CPU.
+def encode_training(trained: TrainedModel) -> Posterior:
+    """Return the posteriors of at most MAX_LATENTS training images, evenly spaced, on the CPU.
 
     Raises:
         UserError: the images are missing.
     """
-    images = trained.data.images["train"]
-    images = random_subset(images, min(MAX_LATENTS, len(images)), seed)
-    found = [*encode_batches(trained.model, images, "encoding train")]
+    batches = evenly_spaced_batches(trained.data.images["train"], MAX_LATENTS)
+    found = [
+        trained.model.encode(to_float(batch, trained.device))
+        for batch in tqdm(batches, desc="encoding train", unit=" batches", disable=None)
+    ]
     return Posterior(
         torch.cat([posterior.mean.cpu() for posterior in found]),
         torch.cat([posterior.logvar.cpu() for posterior in found]),
@@ -95,7 +98,7 @@ def fit_prior(
         flow_file: the file that keeps the flow, read and written; None: train it and keep nothing.
 
     Raises:
-        UserError: there is no such prior; the images are missing or too few for it; the model has
+        UserError: there is no such prior; the images are missing, or there is one; the model has
             more latents than MAX_DIMENSIONS.
     """
     require(name in (*PRIORS, *ALIASES), "--prior", name, " or ".join(PRIORS))

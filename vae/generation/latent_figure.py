@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from vae.data.loader import to_float
-from vae.evaluation.latents import AggregatePosterior
+from vae.evaluation.latents import AggregatePosterior, evenly_spaced_batches
 from vae.evaluation.priors import MAX_DIMENSIONS
 from vae.models.base import VAE
-from vae.training.metrics import ACTIVE_VARIANCE, EVALUATION_BATCH, Evaluation
+from vae.training.metrics import ACTIVE_VARIANCE, Evaluation
 from vae.utils.files import write_atomically
 
 if TYPE_CHECKING:
@@ -51,12 +51,11 @@ def encode_evenly(
     """
     device, latent_dim = next(model.parameters()).device, model.latent_dim
     aggregate = AggregatePosterior(latent_dim) if latent_dim <= MAX_DIMENSIONS else None
-    count = min(len(images), max(IMAGES, IMAGES_PER_LATENT * latent_dim), MAX_IMAGES)
-    rows = np.arange(count) * len(images) // count
+    most = min(MAX_IMAGES, max(IMAGES, IMAGES_PER_LATENT * latent_dim))
     generator = torch.Generator().manual_seed(NOISE_SEED)
     samples = []
-    for batch in np.array_split(rows, range(EVALUATION_BATCH, count, EVALUATION_BATCH)):
-        posterior = model.encode(to_float(images[batch], device))
+    for batch in evenly_spaced_batches(images, most):
+        posterior = model.encode(to_float(batch, device))
         noise = torch.randn(posterior.mean.shape, generator=generator)
         samples.append(posterior.rsample(noise.to(device)).cpu()[:, list(latents)])
         if aggregate is not None:
