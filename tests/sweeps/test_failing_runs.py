@@ -93,12 +93,12 @@ def test_a_run_out_of_memory_is_one_failed_run(trouble, reason, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("left", "after"), [(240 << 10, {"seed=2": "failed"}), (16 << 10, {})], ids=["some", "none"]
+    ("left", "after"), [(480 << 10, {"seed=2": "failed"}), (16 << 10, {})], ids=["some", "none"]
 )
 def test_a_full_disk_ends_the_run_with_a_message(left, after, small_disk, tmp_path):
     """Failed runs with their reason; where no run could begin any more, the sweep ends."""
     disk = small_disk(8 << 20)
-    larger = ["model.channels=[16,32]", "model.latent_dim=16"]  # 300 kB a checkpoint
+    larger = ["model.channels=[24,48]", "model.latent_dim=16"]  # no checkpoint fits into what is left
     free = f"fill(Path('.')); os.truncate('others', os.path.getsize('others') - {left})"
     code, out = troubled_sweep(disk, free, *larger)
     folder = disk / "multirun" / "s"
