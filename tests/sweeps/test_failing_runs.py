@@ -98,7 +98,7 @@ def test_a_run_out_of_memory_is_one_failed_run(trouble, reason, tmp_path):
 def test_a_full_disk_ends_the_run_with_a_message(left, after, small_disk, tmp_path):
     """Failed runs with their reason; where no run could begin any more, the sweep ends."""
     disk = small_disk(8 << 20)
-    larger = ["model.channels=[24,48]", "model.latent_dim=16"]  # no checkpoint fits into what is left
+    larger = ["model.channels=[24,48]", "model.latent_dim=16"]  # no checkpoint fits in
     free = f"fill(Path('.')); os.truncate('others', os.path.getsize('others') - {left})"
     code, out = troubled_sweep(disk, free, *larger)
     folder = disk / "multirun" / "s"
