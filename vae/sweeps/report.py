@@ -41,7 +41,7 @@ TABLE = ("val/bpd", "val/rate", "val/mse", "val/psnr", "val/active_units")
 PICTURES = {
     "comparison.png": "Rate against distortion, and the effect of each swept value",
     "reconstructions.png": "The same validation faces through each model, the originals on top",
-    "samples.png": "Faces decoded from random latents",
+    "samples.png": "Samples of a Gaussian fitted to each model's latents, and of the prior",
 }
 
 REPORT_FILES = ("comparison.csv", *PICTURES, "report.md")

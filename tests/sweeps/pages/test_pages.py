@@ -27,7 +27,7 @@ What is written by hand stays.
 old
 <!-- end -->
 
-<!-- pictures comparison curves:loss.beta:val/rate,val/psnr -->
+<!-- pictures comparison curves:loss.beta:val/rate,val/psnr:seed -->
 <!-- end -->
 """
 
@@ -77,7 +77,8 @@ def test_missing_metrics_are_evaluated(page, tmp_path, monkeypatch):
     monkeypatch.setattr("vae.evaluation.disentanglement.VOTES", 6)
     page.write_text(
         "<!-- table seed | val/bpd val/mig -->\n<!-- end -->\n"
-        "<!-- pictures samples traversal:best:val/mig -->\n<!-- end -->\n"
+        "<!-- pictures samples reconstructions:chosen:val/bpd:data.preset "
+        "traversal:best:val/mig -->\n<!-- end -->\n"
     )
     sweep = tmp_path / "multirun" / "s"
     assert main(["report", str(page), str(sweep)]) == 0
@@ -89,7 +90,7 @@ def test_missing_metrics_are_evaluated(page, tmp_path, monkeypatch):
     assert main(["report", str(page), str(sweep)]) == 0  # and not twice
     assert [path.stat().st_mtime_ns for path in sorted(sweep.glob("*/metrics.json"))] == stamps
     figures = {path.name for path in (page.parent / "figures" / "page").iterdir()}
-    assert figures == {"samples.png", "traversal_best.png"}
+    assert figures == {"samples.png", "reconstructions_chosen.png", "traversal_best.png"}
     first = next(sweep.glob("*/metrics.json"))
     first.write_text(first.read_text().replace('"checkpoint": "last"', '"checkpoint": "best"'))
     assert main(["report", str(page), str(sweep)]) == 0  # those of another checkpoint do not count
