@@ -175,9 +175,9 @@ def forged_directions(file: Path) -> None:
 
 
 def fit_quickly(run: SavedRun, file: Path) -> Prior:
-    """Return the flow in a file, trained for one step where it has to be made again."""
+    """Return the flow in a file, of two layers where it has to be made again."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vae.evaluation.flow.STEPS", 1)
+        patch.setattr("vae.evaluation.flow.LAYERS", 1)
         return fit_prior(run, "flow", flow_file=file)
 
 

@@ -30,7 +30,7 @@ from vae.utils.errors import UserError
     ],
 )
 def test_the_same_command_writes_the_same_bytes(command, finished, vae_json, monkeypatch):
-    monkeypatch.setattr("vae.evaluation.flow.STEPS", 3)
+    monkeypatch.setattr("vae.evaluation.flow.LAYERS", 3)
     first = vae_json(*command.split())["files"]
     again = vae_json(*command.split(), "--out", "again")["files"]
     assert first
@@ -41,7 +41,7 @@ def test_the_same_command_writes_the_same_bytes(command, finished, vae_json, mon
 
 @pytest.mark.parametrize("name", ["gaussian", "fitted", "flow"])
 def test_the_fitted_density_matches_the_latents(name, run, monkeypatch):
-    monkeypatch.setattr("vae.evaluation.flow.STEPS", 3)
+    monkeypatch.setattr("vae.evaluation.flow.LAYERS", 3)
     images = torch.from_numpy(run.data.images["train"].copy()).permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
         posterior = run.model.encode(images)

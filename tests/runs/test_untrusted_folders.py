@@ -81,7 +81,7 @@ def test_no_command_uses_such_a_run(command, name, put, finished, monkeypatch, c
 
 def test_commands_write_entries_of_a_run_alone(finished, monkeypatch):
     """The links among other files of its folder are left alone."""
-    monkeypatch.setattr("vae.evaluation.flow.STEPS", 1)
+    monkeypatch.setattr("vae.evaluation.flow.LAYERS", 1)
     sample = "sample --separate --num 1 --prior flow"
     for command in (sample, "traverse", "interpolate", "export"):
         name, *options = command.split()

@@ -119,7 +119,7 @@ def traverse(options: argparse.Namespace) -> Result:
             "--prior",
             help="standard: N(0, I); gaussian (the default where the training images are at hand): "
             "with the mean and covariance of the latents; mixture, also called fitted: of ten "
-            "Gaussians; flow: a rectified flow, trained in a minute and kept in the run's folder",
+            "Gaussians; flow: a sliced iterative flow, fitted once and kept in the run's folder",
         ),
         option(
             "--temperature",

@@ -1,187 +1,137 @@
-"""A flow as a prior: an ODE that turns Gaussian noise into latents (Lipman et al. 2023).
+"""A sliced iterative flow as a prior: from a Gaussian to the latents (Dai & Seljak 2021).
 
-The latents are whitened. Noise x₀ and latents x₁ are joined by the trigonometric path
-x(t) = cos(t) x₀ + sin(t) x₁, t from 0 to π/2 (Albergo & Vanden-Eijnden 2023), and the ODE follows
-its mean velocity E[x'(t) | x(t)]. For a mixture of Gaussians that is known in closed form. A
-network learns the difference between the mixture's velocity and that of the latents. So an
-untrained flow samples the mixture, and training improves on it.
+Each layer finds the orthogonal directions along which samples of the flow so far and latents
+differ most in the sliced Wasserstein distance. Along each direction it moves the samples by the
+monotone map that gives them the one-dimensional distribution of the latents. The first samples
+are of the Gaussian fitted to the latents. No network is trained, and a sample takes one pass.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import trange
 
 from vae.evaluation.cache import ArrayCache, require_array
-from vae.evaluation.mixture import COMPONENTS, MixturePrior
+from vae.evaluation.latents import aggregate_posterior
+from vae.evaluation.mixture import gaussian_prior
 from vae.models import Posterior
 
-WIDTH = 512  # of the network's hidden layers
-BLOCKS = 2
-FREQUENCIES = 8  # of the embedding of time
-STEPS = 800  # of training
-BATCH = 256  # latents in a step
-LEARNING_RATE = 2e-3  # after the warm-up; falls to 0 along a cosine
-WARM_UP = 50  # steps
-ODE_STEPS = 12  # of Heun's method, for a sample
-LEAST_VARIANCE = 1e-6  # of whitened latents in a component
-MIXTURE = ("weights", "means", "roots")  # the fields of MixturePrior
+LAYERS = 100
+DIRECTIONS = 32  # of a layer; fewer where there are fewer latents
+KNOTS = 64  # of a monotone map
+SAMPLES = 10_000  # at least so many samples, and latents, that the maps are fitted to
+ASCENT_STEPS = 20  # of the search for directions
+ASCENT_BATCH = 2000  # samples, and latents, in such a step
+LARGEST_STEP, SMALLEST_STEP = 1.0, 0.1  # of the ascent: lengths of a direction's change
 
-FORMAT = 1  # of the file: one of another format is made again
-MAX_BYTES = 1 << 26  # of the file, and of its arrays; of 2,048 latents 30 MB
+FORMAT = 2  # of the file: one of another format is made again
+MAX_BYTES = 1 << 26  # of the file, and of its arrays; of 2,048 latents 46 MB
 
 
-class MixtureVelocity:
-    """The mean velocity of the path from noise to whitened samples of a mixture.
-
-    Attributes:
-        mean: (latent_dim,) float32, of the mixture.
-        root: (latent_dim, latent_dim) float32, lower triangular: latents are mean + root x.
-    """
-
-    def __init__(self, mixture: MixturePrior) -> None:
-        weights, means, roots = (
-            value.double() for value in (mixture.weights, mixture.means, mixture.roots)
-        )
-        mean = weights @ means
-        apart = (means - mean)[:, :, None]
-        scatters = roots @ roots.mT + apart @ apart.mT
-        root = torch.linalg.cholesky((weights[:, None, None] * scatters).sum(0))
-        centres = torch.linalg.solve_triangular(root, apart, upper=False)
-        roots = torch.linalg.solve_triangular(root, roots, upper=False)
-        variances, axes = torch.linalg.eigh(roots @ roots.mT)
-        self.mean, self.root = mean.float(), root.float()
-        self._log_weights = weights.log().float()[:, None]  # (components, 1)
-        self._centres = centres.mT.float()  # (components, 1, latent_dim)
-        self._variances = variances.clamp(min=LEAST_VARIANCE).float()[:, None]  # the same
-        self._axes = axes.float()  # (components, latent_dim, latent_dim), in columns
-
-    def __call__(self, x: Tensor, time: Tensor) -> Tensor:
-        """Return E[x'(t) | x(t)], (n, latent_dim), at x(t) (n, latent_dim) and t (n, 1)."""
-        cos, sin = time.cos(), time.sin()
-        along = (x - sin * self._centres) @ self._axes  # (components, n, latent_dim)
-        variances = cos**2 + sin**2 * self._variances
-        log_density = -0.5 * (along**2 / variances + variances.log()).sum(2)
-        shares = (self._log_weights + log_density).softmax(0)
-        regression = cos * sin * (self._variances - 1) / variances
-        velocities = cos * self._centres + (regression * along) @ self._axes.mT
-        velocity: Tensor = (shares[:, :, None] * velocities).sum(0)
-        return velocity
-
-
-class ResidualBlock(nn.Module):
-    """Normalization and a layer of SiLU units that depend on time, added to the input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(WIDTH)
-        self.time = nn.Linear(2 * FREQUENCIES, WIDTH)
-        self.first = nn.Linear(WIDTH, WIDTH)
-        self.second = nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        hidden = F.silu(self.first(self.norm(x)) + self.time(time))
-        y: Tensor = x + self.second(hidden)
-        return y
-
-
-class Correction(nn.Module):
-    """What is added to the mixture's velocity: (n, latent_dim), 0 before training."""
-
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        self.first = nn.Linear(latent_dim, WIDTH)
-        self.blocks = nn.ModuleList(ResidualBlock() for _ in range(BLOCKS))
-        self.last = nn.Linear(WIDTH, latent_dim)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        angles = time * torch.arange(1, FREQUENCIES + 1)
-        embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
-        hidden = self.first(x)
-        for block in self.blocks:
-            hidden = block(hidden, embedding)
-        velocity: Tensor = self.last(hidden)
-        return velocity
-
-
+@dataclass(frozen=True)
 class FlowPrior:
-    """An ODE from N(0, I) to latents, solved by Heun's method.
+    """Layers that move samples of a Gaussian; all float32."""
 
-    Args:
-        mixture: float32 or float64.
-        correction: the trained network.
-    """
-
-    def __init__(self, mixture: MixturePrior, correction: Correction) -> None:
-        self.mixture = mixture
-        self.correction = correction.requires_grad_(False).eval()
-        self._velocity = MixtureVelocity(mixture)
+    mean: Tensor  # (latent_dim,) of the Gaussian
+    root: Tensor  # (latent_dim, latent_dim), lower triangular: R Rᵀ is its covariance
+    directions: Tensor  # (layers, latent_dim, directions), orthonormal columns
+    sources: Tensor  # (layers, directions, knots), ascending: quantiles along the directions
+    targets: Tensor  # the same: what the sources are moved to
 
     @torch.inference_mode()
     def sample(self, count: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
-        latent_dim = len(self._velocity.mean)
-        x = temperature * torch.randn(count, latent_dim, generator=generator)
-        step = math.pi / 2 / ODE_STEPS
-
-        def velocity(x: Tensor, number: int) -> Tensor:
-            time = torch.full((count, 1), number * step)
-            found: Tensor = self._velocity(x, time) + self.correction(x, time)
-            return found
-
-        for number in range(ODE_STEPS):
-            start = velocity(x, number)
-            end = velocity(x + step * start, number + 1)
-            x = x + step / 2 * (start + end)
-        latents: Tensor = self._velocity.mean + x @ self._velocity.root.T
+        noise = torch.randn(count, len(self.mean), generator=generator)
+        latents = self.mean + temperature * noise @ self.root.T
+        for layer in zip(self.directions, self.sources, self.targets, strict=True):
+            latents = move(latents, *layer)
         return latents
 
 
-@torch.inference_mode(False)
-def fit_flow(posteriors: Posterior, mixture: MixturePrior, seed: int = 0) -> FlowPrior:
-    """Train a flow on posteriors (n, latent_dim), sampled anew in each step, on the CPU.
+def move(latents: Tensor, directions: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Move latents (n, latent_dim) along directions (latent_dim, k) by maps of k rows of knots."""
+    along = (latents @ directions).T.contiguous()
+    moved: Tensor = latents + (interpolate(along, source, target) - along).T @ directions.T
+    return moved
 
-    torch's random numbers stay as they were.
+
+def interpolate(x: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Map x row by row, linearly between knots and with a slope of 1 beyond them.
 
     Args:
-        posteriors: n >= 1, on the CPU.
-        mixture: fitted to them.
-        seed: of the weights, the choice of posteriors and the noise.
+        x: (rows, n).
+        source: (rows, knots), ascending; the places of the knots.
+        target: (rows, knots), ascending; their values.
     """
-    means, std = posteriors.mean.clone(), posteriors.std.clone()  # may be inference tensors
-    mixture = MixturePrior(
-        *(value.float().clone() for value in (mixture.weights, mixture.means, mixture.roots))
+    above = torch.searchsorted(source, x).clamp(1, source.shape[1] - 1)
+    x0, x1, y0, y1 = (
+        knots.gather(1, index) for knots in (source, target) for index in (above - 1, above)
     )
-    known = MixtureVelocity(mixture)
+    part = ((x - x0) / (x1 - x0).clamp(min=1e-12)).clamp(0, 1)
+    beyond = (x - source[:, -1:]).clamp(min=0) + (x - source[:, :1]).clamp(max=0)
+    mapped: Tensor = y0 + part * (y1 - y0) + beyond
+    return mapped
+
+
+@torch.inference_mode(False)
+def fit_flow(posteriors: Posterior, seed: int = 0) -> FlowPrior:
+    """Fit a flow to posteriors (n, latent_dim), n >= 2, on the CPU.
+
+    Each posterior is sampled at least once.
+    """
+    gaussian = gaussian_prior(aggregate_posterior(posteriors))
+    mean, root = gaussian.means[0].float().clone(), gaussian.roots[0].float().clone()
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        correction = Correction(means.shape[1])
-    optimizer = torch.optim.Adam(correction.parameters(), LEARNING_RATE, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * step / STEPS)) / 2,
-    )
-    for _ in trange(STEPS, desc="training the flow", unit=" steps", disable=None):
-        rows = torch.randint(len(means), (BATCH,), generator=generator)
-        noise, start = torch.randn(2, BATCH, means.shape[1], generator=generator)
-        latents = means[rows] + std[rows] * noise
-        end = torch.linalg.solve_triangular(known.root, (latents - known.mean).T, upper=False).T
-        time = torch.rand(BATCH, 1, generator=generator) * (math.pi / 2)
-        x, velocity = time.cos() * start + time.sin() * end, time.cos() * end - time.sin() * start
-        loss = F.mse_loss(correction(x, time), velocity - known(x, time))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-    return FlowPrior(mixture, correction)
+    rows = torch.arange(max(SAMPLES, len(posteriors.mean))) % len(posteriors.mean)
+    latents = Posterior(posteriors.mean[rows], posteriors.logvar[rows]).sample(generator).clone()
+    moved = mean + torch.randn(latents.shape, generator=generator) @ root.T
+    layers = []
+    for _ in trange(LAYERS, desc="fitting the flow", unit=" layers", disable=None):
+        directions = find_directions(moved, latents, generator)
+        layer = (directions, _quantiles(moved @ directions), _quantiles(latents @ directions))
+        moved = move(moved, *layer)
+        layers.append(layer)
+    return FlowPrior(mean, root, *(torch.stack(parts) for parts in zip(*layers, strict=True)))
+
+
+def find_directions(first: Tensor, second: Tensor, generator: torch.Generator) -> Tensor:
+    """Return orthonormal directions (latent_dim, k) along which two sets of vectors differ most.
+
+    Gradient ascent on the sum over the directions of the squared Wasserstein distance of the two
+    projections, with a QR decomposition after each step (max K-sliced Wasserstein distance).
+    """
+    latent_dim = first.shape[1]
+    shape = (latent_dim, min(DIRECTIONS, latent_dim))
+    directions: Tensor = torch.linalg.qr(torch.randn(shape, generator=generator)).Q
+    decay = (SMALLEST_STEP / LARGEST_STEP) ** (1 / (ASCENT_STEPS - 1))
+    for step in range(ASCENT_STEPS):
+        directions.requires_grad_(True)
+        ones, others = (
+            (x[torch.randint(len(x), (ASCENT_BATCH,), generator=generator)] @ directions)
+            .T.sort()
+            .values
+            for x in (first, second)
+        )
+        (slope,) = torch.autograd.grad((ones - others).square().sum(), directions)
+        with torch.no_grad():
+            across = directions.T @ slope
+            slope = slope - directions @ (across + across.T) / 2  # along the orthonormal matrices
+            slope = slope / slope.norm(dim=0).clamp(min=1e-12)
+            change = LARGEST_STEP * decay**step * slope
+            directions = torch.linalg.qr(directions.detach() + change).Q
+    return directions
+
+
+def _quantiles(values: Tensor) -> Tensor:
+    """Return (k, KNOTS) quantiles of the columns of values (n, k), without the extremes."""
+    ordered = values.T.sort().values
+    places = (torch.arange(KNOTS) + 0.5) / KNOTS * (ordered.shape[1] - 1)
+    quantiles: Tensor = ordered[:, places.long()]
+    return quantiles
 
 
 def flow_cache(latent_dim: int) -> ArrayCache[FlowPrior]:
@@ -192,24 +142,22 @@ def flow_cache(latent_dim: int) -> ArrayCache[FlowPrior]:
 
 
 def _pack(flow: FlowPrior) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    tensors = {name: getattr(flow.mixture, name) for name in MIXTURE} | flow.correction.state_dict()
-    return {}, {name: tensor.numpy() for name, tensor in tensors.items()}
+    return {}, {name: tensor.numpy() for name, tensor in vars(flow).items()}
 
 
 def _unpack(latent_dim: int, arrays: dict[str, np.ndarray]) -> FlowPrior:
     """Return what `_pack` packed; raise an error unless it has that form."""
-    with torch.device("meta"):  # no random numbers for weights that are replaced
-        correction = Correction(latent_dim)
-    count = min(len(arrays["weights"]), COMPONENTS)
-    shapes = {"weights": (count,), "means": (count, latent_dim)}
-    shapes |= {"roots": (count, latent_dim, latent_dim)}
-    shapes |= {name: tuple(value.shape) for name, value in correction.state_dict().items()}
+    width = min(DIRECTIONS, latent_dim)
+    shapes = {
+        "mean": (latent_dim,),
+        "root": (latent_dim, latent_dim),
+        "directions": (LAYERS, latent_dim, width),
+        "sources": (LAYERS, width, KNOTS),
+        "targets": (LAYERS, width, KNOTS),
+    }
     for name, shape in shapes.items():
         require_array(name, arrays[name], shape, np.float32)
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    mixture = MixturePrior(*(tensors.pop(name) for name in MIXTURE))
-    correction.load_state_dict(tensors, assign=True)
-    flow = FlowPrior(mixture, correction)
+    flow = FlowPrior(**{name: torch.from_numpy(array) for name, array in arrays.items()})
     if not flow.sample(64, torch.Generator().manual_seed(0)).isfinite().all():
         raise ValueError("its samples are not finite")
     return flow

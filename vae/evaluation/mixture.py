@@ -60,7 +60,7 @@ def fit_mixture(posteriors: Posterior, seed: int = 0) -> MixturePrior:
     components = min(COMPONENTS, count // PER_COMPONENT, MAX_ENTRIES // latent_dim**2)
     if components < 2:
         return gaussian_prior(aggregate_posterior(posteriors))
-    latents = posteriors.sample(torch.Generator().manual_seed(seed)).numpy()
+    latents = posteriors.sample(torch.Generator().manual_seed(seed)).double().numpy()
     mixture = GaussianMixture(
         components, reg_covar=VARIANCE_FLOOR, max_iter=EM_STEPS, random_state=seed
     )

@@ -26,7 +26,7 @@ from vae.evaluation.distances import (
     measure_distances,
     sample_source,
 )
-from vae.evaluation.flow import FlowPrior, fit_flow, flow_cache
+from vae.evaluation.flow import fit_flow, flow_cache
 from vae.evaluation.latents import aggregate_posterior, evenly_spaced_batches
 from vae.evaluation.mixture import fit_mixture, gaussian_prior
 from vae.models import VAE, Posterior
@@ -95,7 +95,7 @@ def fit_prior(
         name: one of PRIORS or ALIASES. `standard` needs no images.
         seed: of the mixture's fit. That of the flow is always 0: commands of all seeds share it.
         posteriors: what `encode_training` returned for this model.
-        flow_file: the file that keeps the flow, read and written; None: train it and keep nothing.
+        flow_file: the file that keeps the flow, read and written; None: fit it and keep nothing.
 
     Raises:
         UserError: there is no such prior; the images are missing, or there is one; the model has
@@ -118,12 +118,8 @@ def fit_prior(
             raise UserError(f"prior {name}: needs at least 2 training images; there is one.")
         return found
 
-    def train() -> FlowPrior:
-        found = encoded()
-        return fit_flow(found, fit_mixture(found))
-
     if name == "flow":
-        return flow_cache(latent_dim).get(flow_file, trained, train)
+        return flow_cache(latent_dim).get(flow_file, trained, lambda: fit_flow(encoded()))
     if name == "mixture":
         return fit_mixture(encoded(), seed)
     return gaussian_prior(aggregate_posterior(encoded()))
