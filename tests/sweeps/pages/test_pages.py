@@ -171,20 +171,31 @@ def test_numbers_in_the_text_are_in_the_tables(page):
     assert said - set(re.findall(r"\d+\.\d+", tables)) == set()
 
 
-def test_each_metric_belongs_to_one_evaluation_part(finished, monkeypatch):
+def test_each_metric_is_measured_without_other_parts(finished, monkeypatch):
     """What a page asks for decides what is measured: every part's figures, and no others."""
     from tests.evaluation.test_evaluate import stand_in
-    from vae.evaluation import PARTS
+    from vae.evaluation import PARTS, PRIORS
     from vae.evaluation.evaluate import evaluate_model
     from vae.runs.load import load_run
-    from vae.sweeps.pages.tables import required_parts
+    from vae.sweeps.pages.tables import required_settings
 
     monkeypatch.setattr("vae.evaluation.evaluate.pick_features", lambda *_: (stand_in(), []))
-    found = {}
-    for parts in [[], *([part] for part in PARTS)]:
-        overrides = [f"metrics.parts=[{','.join(parts)}]"]
+    monkeypatch.setattr("vae.evaluation.flow.LAYERS", 2)
+
+    def measure(overrides):
         report, _ = evaluate_model(load_run(finished, overrides=overrides))
         assert report.notes == []
-        for key in report.figures:
-            found.setdefault(key, parts)
-    assert {key: required_parts([key]) for key in found} == found
+        return {*report.figures}
+
+    found = {}
+    for part in ["", *PARTS]:
+        for key in measure([f"metrics.parts=[{part}]", f"metrics.priors=[{','.join(PRIORS)}]"]):
+            found.setdefault(key, part)
+    for key, part in found.items():
+        settings = required_settings([key])
+        assert settings[0] == f"metrics.parts=[{part}]"
+        if key.startswith("val/prior_error_") and key != "val/prior_error_ceiling":
+            assert settings[1] == f"metrics.priors=[{key.rpartition('_')[2]}]"
+    assert measure(required_settings(["val/prior_error_flow"])) - {
+        key for key, part in found.items() if not part
+    } == {"val/prior_error_flow", "val/prior_error_ceiling"}

@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
 from vae.data.base import DataConfig
-from vae.evaluation import PARTS
+from vae.evaluation import PARTS, PRIORS
 from vae.runs.load import METRICS_FILE, evaluate_and_record, load_run
 from vae.runs.run_dir import read_summary
 from vae.sweeps.comparison import Comparison, format_value, pareto_front, rows, sort_key
@@ -94,8 +94,7 @@ def evaluation_metrics(run: SweepRun, figures: Collection[str]) -> dict[str, flo
         wanted = ", ".join(sorted(figures))
         log.info("%s: vae evaluate, for %s", run.folder, wanted)
         try:
-            parts = ",".join(required_parts(figures))
-            saved = load_run(run.folder, overrides=[f"metrics.parts=[{parts}]"])
+            saved = load_run(run.folder, overrides=required_settings(figures))
             quiet = replace(saved.config.wandb, mode="disabled")
             saved = replace(saved, config=replace(saved.config, wandb=quiet))
             split = next(iter(figures)).partition("/")[0]
@@ -114,10 +113,13 @@ def _values(figures: Any) -> dict[str, float]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def required_parts(figures: Collection[str]) -> list[str]:
-    """Return the parts of an evaluation that measure these metrics."""
+def required_settings(figures: Collection[str]) -> list[str]:
+    """Return overrides for an evaluation that measures these metrics, and as little else."""
     names = [key.partition("/")[2] for key in figures]
-    return [part for part, starts in PARTS.items() if any(n.startswith(starts) for n in names)]
+    parts = [part for part, starts in PARTS.items() if any(n.startswith(starts) for n in names)]
+    asked = {name.rpartition("_")[2] for name in names if name.startswith("prior_")}
+    priors = [prior for prior in PRIORS if prior in asked]
+    return [f"metrics.parts=[{','.join(parts)}]", f"metrics.priors=[{','.join(priors)}]"]
 
 
 def read_results(path: Path) -> list[Row]:
