@@ -108,7 +108,8 @@ class Metric:
 
     def format(self, value: float) -> str:
         """Format a value with the metric's number of digits."""
-        return f"{value:.4g}" if self.digits is None else f"{value:.{self.digits}f}"
+        text = f"{value:.4g}" if self.digits is None else f"{value:.{self.digits}f}"
+        return text.removeprefix("-") if float(text) == 0 else text
 
 
 _METRICS: dict[str, Metric] = {}  # by key

@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import linregress, ttest_rel
 
-from vae.sweeps.pages.statistics import chosen_rows, chosen_table, paired_table
+from vae.sweeps.pages.statistics import (
+    chosen_rows,
+    chosen_table,
+    fits_table,
+    paired_table,
+)
 from vae.sweeps.pages.tables import means_table, ranked
 from vae.utils.errors import UserError
 
@@ -97,3 +102,37 @@ def test_paired_differences_have_students_interval():
 def test_sides_without_pairs_of_seeds_are_refused(words):
     with pytest.raises(UserError, match=f"{words}: needs the same seeds on both sides, each once"):
         paired_table(RUNS, [words], ["val/bpd"])
+
+
+def test_small_negative_differences_have_no_sign():
+    runs = [
+        row(loss=loss, seed=seed, **{"val/bpd": 6 - 1e-5 * (loss == "mse")})
+        for loss in ("mse", "bce")
+        for seed in (0, 1)
+    ]
+    (line,) = cells(paired_table(runs, ["loss=mse:loss=bce"], ["val/bpd"]))[1:]
+    assert line[2] == "0.000 (0.000 to 0.000)"
+
+
+def test_fits_are_those_of_a_power_law_and_of_scipy():
+    beta, size = np.meshgrid([1e-4, 1e-3, 1e-2], [8.0, 32, 64, 512])
+    beta, size = beta.ravel(), size.ravel()
+    rate = 3 * beta**-0.5 * size**0.75
+    runs = [
+        row(**{"loss.beta": b, "model.latent_dim": d, "val/rate": r})
+        for b, d, r in zip(beta, size, rate, strict=True)
+    ]
+    _, raw, log = cells(fits_table(runs, ["val/rate"], ["loss.beta", "model.latent_dim"]))
+    assert log[:2] == ["log `val/rate`", "1.00"]
+    assert log[4:] == ["-0.50", "0.75"]
+    for cell, settings, y in (
+        (raw[2], beta, rate),
+        (raw[3], size, rate),
+        (log[2], beta, np.log(rate)),
+        (log[3], size, np.log(rate)),
+    ):
+        assert cell == f"{linregress(np.log(settings), y).rvalue ** 2:.2f}"
+    with pytest.raises(ValueError, match="figures and settings > 0"):
+        fits_table(
+            [row(**{"loss.beta": 1, "val/bpd": x}) for x in (1, -1)], ["val/bpd"], ["loss.beta"]
+        )

@@ -17,6 +17,7 @@ A page has results of its own, in `results/<page>.csv` beside it; a third part n
 | | whose mean is best |
 | `paired A:B by METRIC \| COLUMNS` | mean differences over paired seeds, with 95 % intervals, of |
 | | A = KEY=VALUE,... and B; `by METRIC`: each at its best setting |
+| `fits FIGURES \| KEYS` | least squares of figures on the logarithms of settings: R², exponents |
 | `pictures NAMES` | see `make_pictures` |
 
 Columns of `chosen` and `paired` may be of the test split, `test/bpd`: `vae report` measures it for
@@ -34,6 +35,7 @@ from vae.sweeps.pages.statistics import (
     choice,
     chosen_rows,
     chosen_table,
+    fits_table,
     paired_table,
     pairs_of,
 )
@@ -52,7 +54,7 @@ from vae.utils.errors import UserError
 from vae.utils.files import read_text, write_text_atomically
 from vae.utils.tables import write_csv
 
-KINDS = "set up|table|front|best|chosen|paired|pictures"
+KINDS = "set up|table|front|best|chosen|paired|fits|pictures"
 BLOCK = re.compile(rf"(<!-- ({KINDS})\b([^>]*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -142,6 +144,8 @@ def _body(kind: str, parts: list[list[str]], page: Path, sweep: Comparison | Non
             return chosen_table(rows, words, columns)
         case "paired", [words, columns]:
             return paired_table(rows, words, columns)
+        case "fits", [figures, keys]:
+            return fits_table(rows, figures, keys)
         case "pictures", [names]:
             return make_pictures(rows, names, page, sweep)
     raise ValueError("it takes other arguments")

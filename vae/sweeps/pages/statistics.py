@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
+import numpy as np
+
 from vae.sweeps.pages.tables import Row, cell, format_figure, means_table
 from vae.utils.errors import UserError
 from vae.utils.registry import find_metric
@@ -130,3 +132,42 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
     quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
     return fmean(values), quantile * stdev(values) / math.sqrt(len(values))
+
+
+def fits_table(found: Sequence[Row], figures: Sequence[str], keys: Sequence[str]) -> str:
+    """Return a Markdown table of least-squares fits of figures, and of their logarithms.
+
+    The regressors are the logarithms of settings, which are > 0: all of them, and each alone.
+
+    Returns:
+        A line for each figure > 0 and one for its logarithm: R² of all settings and of each alone,
+        and the exponents of the power law, which are the slopes of the fit of the logarithm.
+
+    Raises:
+        UserError: the rows lack a figure or setting.
+        ValueError: a value is no number > 0.
+    """
+    settings = np.log([[float(cell(row, key)) for key in keys] for row in found])
+    lines = []
+    for figure in figures:
+        values = np.array([float(cell(row, figure)) for row in found])
+        if not (values > 0).all() or not np.isfinite(settings).all():
+            raise ValueError("it takes figures and settings > 0")
+        for label, y in (("", values), ("log ", np.log(values))):
+            slopes, fit = _least_squares(settings, y)
+            alone = [_least_squares(column[:, None], y)[1] for column in settings.T]
+            exponents = [f"{slope:.2f}" if label else "" for slope in slopes]
+            name = Markdown(label + markdown_code(figure))
+            lines.append([name, *(f"{value:.2f}" for value in (fit, *alone)), *exponents])
+    names = [markdown_code(key) for key in keys]
+    heads = ["figure", "R²", *(f"R², {name} alone" for name in names)]
+    heads = [*heads, *(f"exponent of {name}" for name in names)]
+    return markdown_table([*map(Markdown, heads)], lines)
+
+
+def _least_squares(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the slopes and R² of y (n,) on x (n, k) and a constant."""
+    centred, target = x - x.mean(axis=0), y - y.mean()
+    slopes, *_ = np.linalg.lstsq(centred, target, rcond=None)
+    residual = target - centred @ slopes
+    return slopes, 1 - float(residual @ residual) / float(target @ target)
