@@ -175,7 +175,7 @@ def forged_directions(file: Path) -> None:
 
 
 def fit_quickly(run: SavedRun, file: Path) -> Prior:
-    """Return the flow in a file, of two layers where it has to be made again."""
+    """Return the flow in a file, of one layer where it has to be made again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vae.evaluation.flow.LAYERS", 1)
         return fit_prior(run, "flow", flow_file=file)

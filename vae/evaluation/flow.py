@@ -30,7 +30,7 @@ ASCENT_BATCH = 2000  # samples, and latents, in such a step
 LARGEST_STEP, SMALLEST_STEP = 1.0, 0.1  # of the ascent: lengths of a direction's change
 
 FORMAT = 2  # of the file: one of another format is made again
-MAX_BYTES = 1 << 26  # of the file, and of its arrays; of 2,048 latents 46 MB
+MAX_BYTES = 1 << 26  # of the file, and of its arrays; of 2,048 latents 45 MB
 
 
 @dataclass(frozen=True)

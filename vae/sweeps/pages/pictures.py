@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -55,20 +55,19 @@ def make_pictures(
             case [picture] if picture in CAPTIONS:
                 of = "all runs" if picture == "comparison" else "the first seed"
                 caption = f"{CAPTIONS[picture]}; {of}"
-                if sweep and picture in SHEETS:
-                    _draw_sheet(sweep, picture, file)
-                elif sweep:
+                if sweep and picture == "comparison":
                     draw_charts(sweep, file)
             case ["curves", key, metrics, *by] if len(by) < 2:
                 caption = f"Against {key}: means over the seeds, and their standard deviation"
                 if sweep:
                     draw_curves(found, key, metrics.split(","), file, *by)
             case [sheet, "chosen", metric, *keys] if sheet in SHEETS and keys:
-                caption = f"{CAPTIONS[sheet]}; each {', '.join(keys)} at its best {metric}"
+                of = f"each {', '.join(keys)} at its best {metric}, the first seed"
+                caption = f"{CAPTIONS[sheet]}; {of}"
                 if sweep:
                     names_of = {row["run"] for row in chosen_rows(found, keys, metric)}
                     runs = [run for run in sweep.runs if run.name in names_of]
-                    _draw_sheet(replace(sweep, runs=runs), sheet, file)
+                    _draw_sheets(replace(sweep, runs=runs), {sheet: file})
             case [picture, choice, metric]:
                 if picture not in RUN_FIGURES or choice not in ("best", "worst"):
                     known = ", ".join(RUN_FIGURES)
@@ -86,17 +85,20 @@ def make_pictures(
                 raise UserError(f"{name}: is no picture; {', '.join(CAPTIONS)} are.")
         link = file.relative_to(page.parent).as_posix()
         links.append(f"![{markdown_text(caption)}]({link})\n\n*{markdown_text(caption)}.*")
+    if sweep and (sheets := {name: folder / f"{name}.png" for name in names if name in SHEETS}):
+        _draw_sheets(sweep, sheets)
     return "\n\n".join(links)
 
 
-def _draw_sheet(sweep: Comparison, sheet: str, path: Path) -> None:
-    """Draw reconstructions or samples of the first seed, a row per run."""
+def _draw_sheets(sweep: Comparison, sheets: Mapping[str, Path]) -> None:
+    """Draw some of SHEETS for the runs of the first seed, and write each to its path."""
     seed = min((run.value("seed") for run in sweep.ranked), key=sort_key)
     first = [run for run in sweep.runs if run.value("seed") == seed]
     keys = [key for key in sweep.swept if key != "seed"]
     with TemporaryDirectory() as drawn:
         draw_face_sheets(replace(sweep, runs=first, swept=keys), Path(drawn))
-        write_atomically(path, partial(shutil.copy, Path(drawn, f"{sheet}.png")))
+        for sheet, path in sheets.items():
+            write_atomically(path, partial(shutil.copy, Path(drawn, f"{sheet}.png")))
 
 
 def draw_curves(
