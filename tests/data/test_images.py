@@ -135,7 +135,10 @@ def test_reads_each_format(suffix):
     ],
 )
 def test_every_mode_becomes_rgb(mode, colour, format, rgb):
-    square = decode_square(encoded(Image.new(mode, (20, 16), colour), format), "solid", 8)
+    # Pillow before 13 cannot read the TIFF in YCbCr that it writes without compression
+    settings = {"compression": "tiff_lzw"} if format == "TIFF" and mode == "YCbCr" else {}
+    content = encoded(Image.new(mode, (20, 16), colour), format, **settings)
+    square = decode_square(content, "solid", 8)
     assert np.abs(square.astype(int) - np.array(rgb)).max() <= 2
 
 

@@ -184,34 +184,6 @@ def test_file_names_are_safe():
     assert len(set(file_stems(["me.jpg", "me.png", "me.jpg.png"]))) == 3
 
 
-@pytest.mark.parametrize(
-    ("model", "numbers"),
-    [
-        (DRAWN, (36, 63, 51, 79, 3.8)),
-        (CELEBA, (36, 63, 51, 79, 3.8)),
-        (UNCROPPED, (39, 61, 51, 74, 4.6)),
-        (trained("data=celeba", "data.crop=100"), (30, 69, 52, 93, 2.6)),
-    ],
-)
-def test_other_proportions_log_the_framing(model, numbers, tmp_path, caplog):
-    says = (
-        "the eyes at {} and {} % of the width and {} % of the height, the mouth at {} % of the "
-        "height: a side of {} times"
-    ).format(*numbers)
-    snapshot = save_noise(tmp_path / "me.png", 300, 200)
-    with caplog.at_level("INFO"):
-        loaded(save_noise(tmp_path / "a.png", 178, 218), model)
-        loaded(snapshot, model, "50")
-        loaded(snapshot, OTHERS)
-        assert "the eyes at" not in caplog.text
-        loaded(snapshot, model)
-    (said,) = [message for message in caplog.messages if "the eyes at" in message]
-    assert "me.png: crop 50,0,200 of 300x200 pixels, its largest centre square; this" in said
-    assert says in said
-    with pytest.raises(UserError, match=says[:60]):
-        loaded(snapshot, model, "face")
-
-
 def test_photographs_need_no_data(finished, vae_json):
     """Where the images of the run are gone, a photograph goes through all the same."""
     save_noise(finished.parent / "me.png")

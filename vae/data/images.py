@@ -55,7 +55,6 @@ MAX_BYTES = 1 << 29  # of a file: as many pixels in 4 bytes each, not compressed
 
 MAX_SCANS = 100  # of a JPEG; programs write 10 to 20, and each costs as much as the whole image
 
-TOO_LARGE = f"too large: more than {MAX_PIXELS:,} pixels. Scale it down."
 FIX = "Fix or remove it."
 CONVERT_HEIC = "HEIC is not supported: convert to JPEG (`magick mogrify -format jpg *.heic`)."
 
@@ -97,7 +96,11 @@ def load_square(file: Path, size: int, square: SquareOf | int | None = None) -> 
 
 
 def decode_square(
-    content: bytes, name: str, size: int, square: SquareOf | int | None = None
+    content: bytes,
+    name: str,
+    size: int,
+    square: SquareOf | int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """Decode an image, cut a square and resize it.
 
@@ -115,12 +118,13 @@ def decode_square(
         square: side of the square cut from the centre, pixels; None, or more than there
             is, takes the largest square. Or a function of width and height that returns
             left, top and side: beyond the edges the pixels at the edge are repeated.
+        max_pixels: at most MAX_PIXELS.
 
     Returns:
         RGB, (size, size, 3) uint8.
 
     Raises:
-        ImageError: it cannot be read, or has more than MAX_PIXELS; names the file and its
+        ImageError: it cannot be read, or has more than `max_pixels`; names the file and its
             apparent format.
     """
     from PIL import Image
@@ -128,7 +132,8 @@ def decode_square(
     if content.startswith(b"\xff\xd8\xff") and content.count(_JPEG_SCAN) > MAX_SCANS:
         raise ImageError(f"{name}: a JPEG image of more than {MAX_SCANS} scans. {FIX}")
     square_of = square if callable(square) else partial(centre_square, crop=square)
-    decoded = _decode_plain_jpeg(content, name, square_of) or _decode(content, name, square_of)
+    given = content, name, square_of, max_pixels
+    decoded = _decode_plain_jpeg(*given) or _decode(*given)
     # Cropped before, not by resize(box=): that lets pixels outside the box bleed in. Converted
     # after: of a photograph of 12 million pixels it would take four times as long as to decode it.
     resized = decoded.image.resize((size, size), Image.Resampling.BILINEAR)
@@ -161,7 +166,9 @@ def limit_splits(sizes: dict[str, int], limit: int | None) -> dict[str, int]:
     return {split: int(count) for split, count in zip(sizes, counts, strict=True)}
 
 
-def _decode_plain_jpeg(content: bytes, name: str, square_of: SquareOf) -> Decoded | None:
+def _decode_plain_jpeg(
+    content: bytes, name: str, square_of: SquareOf, max_pixels: int
+) -> Decoded | None:
     """Decode a square of a plain JPEG; None for files left to Pillow.
 
     The decoder, libjpeg-turbo, is also Pillow's, so the pixels are the same; without
@@ -179,7 +186,7 @@ def _decode_plain_jpeg(content: bytes, name: str, square_of: SquareOf) -> Decode
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         if colours not in ("YCbCr", "Gray", "RGB"):
             return None  # CMYK, which it converts otherwise
-        _require_size(width * height, name)
+        _require_size(width * height, name, max_pixels)
         pixels = simplejpeg.decode_jpeg(content, "RGBX")  # four bytes each, as in Pillow's memory
     except ValueError as error:
         reason = str(error)
@@ -204,13 +211,17 @@ def _is_srgb_jpeg(jpeg: bytes) -> bool:
     return start > 0 and is_srgb(jpeg[start + 14 : start - 2 + length])
 
 
-def _require_size(pixels: int, name: str) -> None:
-    """Raise an ImageError if an image has more than MAX_PIXELS."""
-    if pixels > MAX_PIXELS:
-        raise ImageError(f"{name}: {TOO_LARGE}")
+def _require_size(pixels: int, name: str, most: int) -> None:
+    """Raise an ImageError if an image has more than `most` pixels."""
+    if pixels > most:
+        raise _too_large(name, most)
 
 
-def _decode(content: bytes, name: str, square_of: SquareOf) -> Decoded:
+def _too_large(name: str, most: int) -> ImageError:
+    return ImageError(f"{name}: too large: more than {most:,} pixels. Scale it down.")
+
+
+def _decode(content: bytes, name: str, square_of: SquareOf, max_pixels: int) -> Decoded:
     """Decode an image of any of FORMATS, apply EXIF orientation, return a square of it."""
     from PIL import Image, ImageOps
 
@@ -220,13 +231,13 @@ def _decode(content: bytes, name: str, square_of: SquareOf) -> Decoded:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 tags = getattr(image, "tag_v2", {})  # of TIFF: its tiles may exceed the image
                 tile = math.prod(int(tags.get(tag, 1)) for tag in _TILE_SIZE)
-                _require_size(max(image.width * image.height, tile), name)
+                _require_size(max(image.width * image.height, tile), name, max_pixels)
                 image.load()
                 with suppress(SyntaxError, TypeError, ValueError, struct.error):  # damaged metadata
                     ImageOps.exif_transpose(image, in_place=True)
                 return _cut(image, *square_of(*image.size), name)
     except Image.DecompressionBombError as error:  # Pillow's limit is above MAX_PIXELS
-        raise ImageError(f"{name}: {TOO_LARGE}") from error
+        raise _too_large(name, max_pixels) from error
     except (UserError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes

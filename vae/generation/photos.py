@@ -1,10 +1,4 @@
-"""Input faces: photographs, cropped as the training images were, or numbers of a split.
-
-CelebA's images are aligned: in 178x218 pixels the eyes are at (69, 111) and (108, 111) on
-average, the corners of the mouth at (73, 152) and (105, 152). A model of CelebA or of drawn faces
-expects that framing of a photograph. `describe_framing` states it; LEFT,TOP,SIDE cuts such a
-square from a snapshot, and may reach beyond its edges.
-"""
+"""Input faces: photographs, framed as the training images are, or numbers of a split."""
 
 from __future__ import annotations
 
@@ -13,7 +7,9 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +18,37 @@ from torch import Tensor
 
 from vae.data import DataConfig
 from vae.data.celeba import SIZE as CELEBA_SIZE
-from vae.data.images import MAX_PIXELS, Square, centre_square, load_square
+from vae.data.images import MAX_PIXELS, Square, centre_square, decode_square, read_image_file
 from vae.data.loader import to_float
 from vae.evaluation import TrainedModel
+from vae.generation.framing import (
+    FRAMED,
+    Eyes,
+    can_find_faces,
+    celeba_eyes,
+    find_face,
+    wanted_eyes,
+)
 from vae.utils.errors import UserError, require
 from vae.utils.text import safe_names
 
 log = logging.getLogger(__name__)
 
-CELEBA_EYES_X, CELEBA_EYES_Y, CELEBA_MOUTH_Y = (69, 108), 111, 152  # pixels, on average
-ASPECT_TOLERANCE = 0.01  # within which a picture has CelebA's
+ASPECT_TOLERANCE = 0.01  # within which a picture has CelebA's proportions
 CROP_HELP = "auto, none, PIXELS of the centre square, or LEFT,TOP,SIDE"
 MAX_OVERSIZE = 4  # sides of a picture that its square may have: a face may fill the picture
 MAX_STEM = 24  # bytes of a label in a file's name, which has up to two of them
+SEARCHED = 800  # pixels of the longer side of the picture that a face is searched in
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """The square of a photograph that a model gets."""
+
+    face: np.ndarray  # (size, size, 3) uint8
+    square: Square  # in pixels of the photograph
+    size: tuple[int, int]  # width and height of the photograph
+    how: str  # how the square was found, for a person
 
 
 def load_faces(
@@ -46,10 +60,7 @@ def load_faces(
         inputs: files of pictures, or numbers of faces of the split.
         trained: decides the size and the framing; its images are opened for numbers only.
         split: train, val or test.
-        crop: of pictures. `auto`: as the training images were cropped, where the picture has
-            the proportions of CelebA's and the model was trained on CelebA or on drawn faces;
-            else the largest centre square, as `none`. `PIXELS`: a centre square.
-            `LEFT,TOP,SIDE`: that square. Beyond a picture's edges its last pixels are repeated.
+        crop: of pictures, as `frame_photograph`.
 
     Returns:
         (n, 3, size, size) float32 in [0, 1] on the CPU, and a label for each face; different
@@ -65,6 +76,7 @@ def load_faces(
             "photographs: they lose their detail. Train on data=celeba or data=folder for these."
         )
     images: np.ndarray | None = None
+    wanted = cache(partial(wanted_eyes, trained))  # measured once, if at all
     faces = []
     for word in inputs:
         if _is_number(word):
@@ -74,7 +86,7 @@ def load_faces(
             require(int(word) < len(images), f"face of {split}", word, takes)
             faces.append(np.array(images[int(word)]))
         else:
-            faces.append(_load(word, crop, trained.data_config))
+            faces.append(_load(word, crop, trained.data_config, wanted))
     return to_float(np.stack(faces), torch.device("cpu")), _labels(inputs, split)
 
 
@@ -89,18 +101,6 @@ def file_stems(labels: Sequence[str]) -> list[str]:
     stems = [str(Path(label).with_suffix("")) for label in labels]
     tell_apart = len(set(stems)) == len(set(labels))
     return safe_names(stems if tell_apart else labels, MAX_STEM)
-
-
-def describe_framing(crop: int) -> str:
-    """Describe where the eyes and the mouth are in CelebA's centre squares of `crop` pixels."""
-    left, top, side = centre_square(*CELEBA_SIZE, crop)
-    x, other_x = (100 * (eye - left) / side for eye in CELEBA_EYES_X)
-    y, mouth = (100 * (height - top) / side for height in (CELEBA_EYES_Y, CELEBA_MOUTH_Y))
-    return (
-        f"the eyes at {x:.0f} and {other_x:.0f} % of the width and {y:.0f} % of the height, the "
-        f"mouth at {mouth:.0f} % of the height: a side of {100 / (other_x - x):.1f} times the "
-        "distance of the eyes"
-    )
 
 
 def _is_number(word: str) -> bool:
@@ -120,45 +120,123 @@ def _labels(inputs: Sequence[str], split: str) -> list[str]:
     return [labels[word] for word in inputs]
 
 
-def _load(word: str, crop: str, data: DataConfig) -> np.ndarray:
-    """Load a picture's square, (size, size, 3) uint8, resized as the training images were."""
+def _load(word: str, crop: str, data: DataConfig, wanted: Callable[[], Eyes | None]) -> np.ndarray:
+    """Load a picture's square, (size, size, 3) uint8, and log which square it is."""
     if os.path.isdir(word):
         raise UserError(f"{word}: is a folder. Name the pictures in it: {word}/*.jpg.")
     if not os.path.exists(word):
         raise UserError(f"{word}: there is no such file, and it is no number of a face either.")
-    said = ""
+    photograph = frame_photograph(read_image_file(Path(word)), word, crop, data, wanted)
+    (left, top, side), (width, height) = photograph.square, photograph.size
+    how = photograph.how and f", {photograph.how}"
+    log.info("%s: crop %d,%d,%d of %dx%d pixels%s", word, left, top, side, width, height, how)
+    return photograph.face
+
+
+def frame_photograph(
+    content: bytes,
+    name: str,
+    crop: str,
+    data: DataConfig,
+    wanted: Callable[[], Eyes | None],
+    max_pixels: int = MAX_PIXELS,
+) -> Photograph:
+    """Decode a photograph and cut the square that a model of `data` expects.
+
+    Args:
+        content: of the file.
+        name: for messages.
+        crop: `auto`: of a picture of CelebA's proportions, the square that the training images
+            of CelebA and of drawn faces are cropped to; of others, the square in which the eyes
+            of the largest face are where the training images have them; the largest centre
+            square, as `none`, if no face is found or the model has no such places. `PIXELS`: a
+            centre square. `LEFT,TOP,SIDE`: that square. Beyond a picture's edges its last pixels
+            are repeated.
+        data: that the model was trained on: its image size, and CelebA's crop.
+        wanted: returns the places of the eyes in the training images (`wanted_eyes`); called
+            only where a face is searched.
+        max_pixels: of the photograph.
+
+    Raises:
+        UserError: the picture cannot be read, or the crop is invalid, outside of the picture or
+            much larger.
+    """
+    chosen: Square
+    size, how = (0, 0), ""
 
     def square(width: int, height: int) -> Square:
-        nonlocal said
-        (left, top, side), note = _square(crop, (width, height), data)
-        said = f"crop {left},{top},{side} of {width}x{height} pixels{note}"
-        most = min(MAX_OVERSIZE * max(width, height), math.isqrt(MAX_PIXELS))
+        nonlocal chosen, size, how
+        size = width, height
+        chosen, how = _square(crop, size, data, partial(_find_square, content, name, wanted))
+        left, top, side = chosen
+        most = min(MAX_OVERSIZE * max(size), math.isqrt(MAX_PIXELS))
         overlaps = -side < left < width and -side < top < height
-        takes = f"a square of 1 to {most} pixels that overlaps {word}, {width}x{height} pixels"
+        takes = f"a square of 1 to {most} pixels that overlaps {name}, {width}x{height} pixels"
         require(1 <= side <= most and overlaps, "--crop", crop, takes)
-        return left, top, side
+        return chosen
 
-    face = load_square(Path(word), data.image_size, square)
-    log.info("%s: %s", word, said)
-    return face
+    face = decode_square(content, name, data.image_size, square, max_pixels)
+    return Photograph(face, chosen, size, how)
 
 
-def _square(crop: str, shape: tuple[int, int], data: DataConfig) -> tuple[Square, str]:
-    """Return the square of a picture (width, height) that a crop names, and a note for the log."""
-    width, height = shape
+def _square(
+    crop: str,
+    size: tuple[int, int],
+    data: DataConfig,
+    find_square: Callable[[tuple[int, int], Square, str], tuple[Square, str]],
+) -> tuple[Square, str]:
+    """Return the square of a picture (width, height) that a crop names, and how it was found."""
+    width, height = size
     trained = data.celeba_crop
-    if crop == "none" or (crop == "auto" and trained is None):
-        return centre_square(width, height), ""
-    wants = f"this model wants {describe_framing(trained)}" if trained else ""
-    if crop == "auto" and trained:
-        if abs(width / height / (CELEBA_SIZE[0] / CELEBA_SIZE[1]) - 1) <= ASPECT_TOLERANCE:
-            return centre_square(width, height, round(trained * width / CELEBA_SIZE[0])), ""
-        note = f", its largest centre square; {wants}. --crop LEFT,TOP,SIDE takes such a square."
-        return centre_square(width, height), note
+    centre = centre_square(width, height)
+    if crop == "none":
+        return centre, ""
+    if crop == "auto":
+        aspect = width / height / (CELEBA_SIZE[0] / CELEBA_SIZE[1])
+        if trained and abs(aspect - 1) <= ASPECT_TOLERANCE:
+            cropped = centre_square(width, height, round(trained * width / CELEBA_SIZE[0]))
+            return find_square(size, cropped, "the square of CelebA's images")
+        return find_square(size, centre, "its largest centre square")
+    wants = f" (this model wants {celeba_eyes(trained).describe()})" if trained else ""
     well_formed = re.fullmatch(r"-?\d{1,6}(, *-?\d{1,6}, *-?\d{1,6})?", crop)
-    require(bool(well_formed), "--crop", crop, CROP_HELP + (f" ({wants})" if wants else ""))
+    require(bool(well_formed), "--crop", crop, CROP_HELP + wants)
     numbers = [int(number) for number in crop.split(",")]
     if len(numbers) == 1:
         numbers = [(width - numbers[0]) // 2, (height - numbers[0]) // 2, numbers[0]]
     left, top, side = numbers
     return (left, top, side), ""
+
+
+def _find_square(
+    content: bytes,
+    name: str,
+    wanted: Callable[[], Eyes | None],
+    size: tuple[int, int],
+    usual: Square,
+    called: str,
+) -> tuple[Square, str]:
+    """Return the square in which the eyes of the largest face are where a model wants them.
+
+    The `usual` square of a picture (width, height), so `called`, if they are there in it, about,
+    or none are found.
+    """
+    places = wanted()
+    by_hand = "--crop LEFT,TOP,SIDE takes another"
+    by_hand += f"; this model wants {places.describe()}" if places else ""
+    if not can_find_faces():
+        return usual, f'{called}: pip install -e ".[app]" finds faces. {by_hand}'
+    if places is None:
+        return usual, f"{called}: the training images have no common framing"
+    width, height = size
+    longer = max(size)
+    side = min(longer, SEARCHED)
+    left, top = (width - longer) // 2, (height - longer) // 2
+    found = find_face(decode_square(content, name, side, lambda *_: (left, top, longer)))
+    if found is None:
+        return usual, f"{called}: no face was found. {by_hand}"
+    eyes = found.eyes.moved(longer / side, left, top)
+    where = f"eyes at {eyes.left:.0f} and {eyes.right:.0f},{eyes.y:.0f}"
+    how = where if found.eyes_found else f"a face with its {where}, by its outline"
+    if eyes.within(usual).distance(places) <= FRAMED:
+        return usual, f"{called}: {how}"
+    return eyes.square(places), how
