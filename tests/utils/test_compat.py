@@ -75,3 +75,16 @@ def test_wandb_does_not_tell_that_rows_were_refused(tmp_path, monkeypatch):
     wandb.teardown()
     (folder,) = (tmp_path / "wandb").glob("run-*")
     assert wandb_upload_failed(folder), TELL
+
+
+def test_gradio_writes_stubs(tmp_path, run_script):
+    (tmp_path / "mine.py").write_text("import gradio\nclass Mine(gradio.Image):\n    pass\n")
+    assert run_script("import mine, os; print(os.path.exists('mine.pyi'))") == ["True"], TELL
+    (tmp_path / "mine.pyi").unlink()
+    script = """
+from vae.utils.compat import keep_gradio_from_writing_stubs
+keep_gradio_from_writing_stubs()
+import mine, os
+print(os.path.exists('mine.pyi'))
+"""
+    assert run_script(script) == ["False"]

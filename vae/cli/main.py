@@ -9,6 +9,7 @@ import os
 import sys
 from textwrap import shorten
 
+from vae.cli.app_command import app
 from vae.cli.edit_command import edit
 from vae.cli.face_commands import interpolate, reconstruct, sample, traverse
 from vae.cli.options import DEVICE, JSON, SEED, Result, check_numbers, command, option
@@ -109,7 +110,7 @@ def benchmark(options: argparse.Namespace) -> Result:
 
 
 COMMANDS = (  # in the order of the help
-    *(evaluate, sample, reconstruct, interpolate, traverse, edit, export),
+    *(evaluate, sample, reconstruct, interpolate, traverse, edit, app, export),
     *(compare, dashboard, report, benchmark, pack),
 )
 

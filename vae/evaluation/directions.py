@@ -94,6 +94,31 @@ class Directions:
         ways: Tensor = getattr(self, along)
         return latents.to(ways) @ ways.T - (ways * self.middles).sum(1)
 
+    def step(
+        self,
+        latents: Tensor,
+        attribute: str,
+        strength: float,
+        method: str = METHODS[0],
+        unbounded: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the step that gives faces an attribute, and the strengths of the step.
+
+        Args:
+            latents: (n, latents), of the faces.
+            strength: 1 leads from the average face without it to the average face with it.
+            method: normal or means.
+            unbounded: apply `strength` to all faces; otherwise it is shortened by `limited`.
+
+        Returns:
+            (n, latents), to be added to the latents, and (n,) float64 on the CPU.
+        """
+        sizes = torch.full((len(latents),), strength, dtype=torch.float64)
+        if not unbounded:
+            sizes = self.limited(latents, attribute, strength, method)
+        way: Tensor = getattr(self, method)[self.names.index(attribute)]
+        return sizes.to(latents)[:, None] * way.to(latents), sizes
+
     def limited(self, latents: Tensor, attribute: str, strength: float, method: str) -> Tensor:
         """Return each face's strength, shortened so that the edit ends within the limits.
 

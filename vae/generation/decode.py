@@ -198,7 +198,7 @@ def traverse(
         UserError: as `load_faces`; the split has one image alone.
     """
     original, (label,) = load_faces([face], trained, split, crop)
-    kl, aggregate = _measure(trained, split)
+    kl, aggregate = rank_latents(trained, split)
     latents = kl.argsort(descending=True, stable=True)[:count].tolist()
     base = trained.model.encode(original.to(trained.device)).mode[0]
     centre, spread = aggregate.mean, aggregate.covariance.diagonal().sqrt()
@@ -225,8 +225,14 @@ def traverse(
     return TraversalResult([sheet, animated], latents, kl[latents].tolist(), active)
 
 
-def _measure(trained: TrainedModel, split: str) -> tuple[Tensor, AggregatePosterior]:
-    """Return the mean KL of each latent in nats, (latent_dim,), and the aggregate posterior."""
+def rank_latents(trained: TrainedModel, split: str) -> tuple[Tensor, AggregatePosterior]:
+    """Return the mean KL of each latent in nats, (latent_dim,), and the aggregate posterior.
+
+    Of at most RANKING_IMAGES images of the split.
+
+    Raises:
+        UserError: the split has one image alone.
+    """
     images = trained.data.images[split][:RANKING_IMAGES]
     takes = "one with two images or more, as spreads are measured on it"
     require(len(images) > 1, "--split", split, takes)

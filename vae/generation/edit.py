@@ -98,13 +98,9 @@ def edit(
     parts = (1,) if len(attributes) > 1 else (-1, -0.5, 0.5, 1)
     changes = [(attribute, strength * part) for attribute in attributes for part in parts]
     directions = learned.directions
-    ways = getattr(directions, method)
     changed, strengths, titles = [], [], []
     for attribute, size in changes:
-        sizes = torch.full((len(latents),), size, dtype=torch.float64)
-        if not unbounded:
-            sizes = directions.limited(latents, attribute, size, method)
-        step = sizes.to(latents)[:, None] * ways[directions.names.index(attribute)].to(latents)
+        step, sizes = directions.step(latents, attribute, size, method, unbounded)
         changed.append(trained.model.decode(latents + step).cpu())
         strengths.append(sizes)
         titles.append(f"{attribute} {size:+g}{' limited' * bool((sizes != size).any())}")

@@ -38,6 +38,10 @@ ASPECT_TOLERANCE = 0.01  # within which a picture has CelebA's proportions
 CROP_HELP = "auto, none, PIXELS of the centre square, or LEFT,TOP,SIDE"
 MAX_OVERSIZE = 4  # sides of a picture that its square may have: a face may fill the picture
 MAX_STEM = 24  # bytes of a label in a file's name, which has up to two of them
+DRAWN_ONLY = (
+    "this model was trained on drawn faces and does not transfer to photographs: they lose their "
+    "detail. Train on data=celeba or data=folder for these."
+)
 SEARCHED = 800  # pixels of the longer side of the picture that a face is searched in
 
 
@@ -48,7 +52,8 @@ class Photograph:
     face: np.ndarray  # (size, size, 3) uint8
     square: Square  # in pixels of the photograph
     size: tuple[int, int]  # width and height of the photograph
-    how: str  # how the square was found, for a person
+    how: str = ""  # how the square was found, for a person
+    advice: str = ""  # how to take another, where no face was found
 
 
 def load_faces(
@@ -71,10 +76,7 @@ def load_faces(
             invalid, outside of a picture or much larger.
     """
     if trained.data_config.name == "synthetic" and not all(map(_is_number, inputs)):
-        log.warning(
-            "data=synthetic: this model was trained on drawn faces and does not transfer to "
-            "photographs: they lose their detail. Train on data=celeba or data=folder for these."
-        )
+        log.warning("data=synthetic: %s", DRAWN_ONLY)
     images: np.ndarray | None = None
     wanted = cache(partial(wanted_eyes, trained))  # measured once, if at all
     faces = []
@@ -129,6 +131,7 @@ def _load(word: str, crop: str, data: DataConfig, wanted: Callable[[], Eyes | No
     photograph = frame_photograph(read_image_file(Path(word)), word, crop, data, wanted)
     (left, top, side), (width, height) = photograph.square, photograph.size
     how = photograph.how and f", {photograph.how}"
+    how += photograph.advice and f". {photograph.advice}"
     log.info("%s: crop %d,%d,%d of %dx%d pixels%s", word, left, top, side, width, height, how)
     return photograph.face
 
@@ -161,36 +164,37 @@ def frame_photograph(
         UserError: the picture cannot be read, or the crop is invalid, outside of the picture or
             much larger.
     """
-    chosen: Square
-    size, how = (0, 0), ""
+    found: tuple[Square, tuple[int, int], str, str]
 
+    @cache  # it may be asked for by two decoders
     def square(width: int, height: int) -> Square:
-        nonlocal chosen, size, how
-        size = width, height
-        chosen, how = _square(crop, size, data, partial(_find_square, content, name, wanted))
+        nonlocal found
+        size, find = (width, height), partial(_find_square, content, name, wanted)
+        chosen, how, advice = _square(crop, size, data, find)
         left, top, side = chosen
         most = min(MAX_OVERSIZE * max(size), math.isqrt(MAX_PIXELS))
         overlaps = -side < left < width and -side < top < height
         takes = f"a square of 1 to {most} pixels that overlaps {name}, {width}x{height} pixels"
         require(1 <= side <= most and overlaps, "--crop", crop, takes)
+        found = chosen, size, how, advice
         return chosen
 
     face = decode_square(content, name, data.image_size, square, max_pixels)
-    return Photograph(face, chosen, size, how)
+    return Photograph(face, *found)
 
 
 def _square(
     crop: str,
     size: tuple[int, int],
     data: DataConfig,
-    find_square: Callable[[tuple[int, int], Square, str], tuple[Square, str]],
-) -> tuple[Square, str]:
-    """Return the square of a picture (width, height) that a crop names, and how it was found."""
+    find_square: Callable[[tuple[int, int], Square, str], tuple[Square, str, str]],
+) -> tuple[Square, str, str]:
+    """Return the square of a picture (width, height) that a crop names, `how` and `advice`."""
     width, height = size
     trained = data.celeba_crop
     centre = centre_square(width, height)
     if crop == "none":
-        return centre, ""
+        return centre, "", ""
     if crop == "auto":
         aspect = width / height / (CELEBA_SIZE[0] / CELEBA_SIZE[1])
         if trained and abs(aspect - 1) <= ASPECT_TOLERANCE:
@@ -204,7 +208,7 @@ def _square(
     if len(numbers) == 1:
         numbers = [(width - numbers[0]) // 2, (height - numbers[0]) // 2, numbers[0]]
     left, top, side = numbers
-    return (left, top, side), ""
+    return (left, top, side), "", ""
 
 
 def _find_square(
@@ -214,29 +218,29 @@ def _find_square(
     size: tuple[int, int],
     usual: Square,
     called: str,
-) -> tuple[Square, str]:
+) -> tuple[Square, str, str]:
     """Return the square in which the eyes of the largest face are where a model wants them.
 
     The `usual` square of a picture (width, height), so `called`, if they are there in it, about,
-    or none are found.
+    or none are found. And `how` and `advice` of Photograph.
     """
     places = wanted()
     by_hand = "--crop LEFT,TOP,SIDE takes another"
     by_hand += f"; this model wants {places.describe()}" if places else ""
     if not can_find_faces():
-        return usual, f'{called}: pip install -e ".[app]" finds faces. {by_hand}'
+        return usual, f'{called}: pip install -e ".[app]" finds faces', by_hand
     if places is None:
-        return usual, f"{called}: the training images have no common framing"
+        return usual, f"{called}: the training images have no common framing", ""
     width, height = size
     longer = max(size)
     side = min(longer, SEARCHED)
     left, top = (width - longer) // 2, (height - longer) // 2
     found = find_face(decode_square(content, name, side, lambda *_: (left, top, longer)))
     if found is None:
-        return usual, f"{called}: no face was found. {by_hand}"
+        return usual, f"{called}: no face was found", by_hand
     eyes = found.eyes.moved(longer / side, left, top)
     where = f"eyes at {eyes.left:.0f} and {eyes.right:.0f},{eyes.y:.0f}"
     how = where if found.eyes_found else f"a face with its {where}, by its outline"
     if eyes.within(usual).distance(places) <= FRAMED:
-        return usual, f"{called}: {how}"
-    return eyes.square(places), how
+        return usual, f"{called}: {how}", ""
+    return eyes.square(places), how, ""

@@ -204,7 +204,7 @@ def draw_face_sheets(comparison: Comparison, folder: Path) -> list[str]:
     from vae.generation.latent_figure import encode_evenly
 
     shown, notes = choose_runs(comparison)
-    models = _load(shown, notes)
+    models = load_models(shown, notes)
     images = next(iter(models.values())).data.images
     originals = to_float(images["val"][:FACES].copy(), torch.device("cpu"))
     labels = {run.name: _label(comparison, run) for run in shown}
@@ -258,8 +258,12 @@ def choose_runs(comparison: Comparison) -> tuple[list[SweepRun], list[str]]:
     return [runs[i] for i in sorted(places)], [*notes, note]
 
 
-def _load(runs: list[SweepRun], notes: list[str]) -> dict[str, SavedRun]:
-    """Load the models of the runs with the same data, by name; add a note on each other run."""
+def load_models(runs: list[SweepRun], notes: list[str]) -> dict[str, SavedRun]:
+    """Load the models of the runs with the same data, by name; add a note on each other run.
+
+    Raises:
+        UserError: there is none, and why.
+    """
     from vae.runs.load import load_run
 
     models: dict[str, SavedRun] = {}

@@ -1,0 +1,245 @@
+"""The tab Edit: a photograph, or a face of the validation split, and a slider per attribute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from vae.app.components import LIVE, PRIVATE, FaceImage, face_row, for_visitors
+from vae.app.models import AppModel, Face
+from vae.app.page_state import Page
+from vae.app.uploads import Upload, draw_square, face_of, frame, read_upload
+from vae.evaluation.directions import METHODS
+from vae.generation.edit import MIN_ACCURACY
+from vae.generation.photos import DRAWN_ONLY
+from vae.utils.errors import UserError
+
+MAX_STRENGTH = 3.0  # of a slider, either way
+STEP = 0.05
+
+
+class EditTab:
+    """Builds the tab within a `gr.Tab`; other tabs send faces to it with `show_after`."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.upload = gr.State()  # an Upload, or None
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                self._build_input(page.model(1))
+            with gr.Column(scale=3, min_width=300):
+                self._build_output()
+                self._build_sliders(page.model(1))
+        self.settings = [page.face, page.run, self.keep_detail, self.unbounded]
+        self.shown = [self.original, self.reconstruction, self.edited, self.limits, *self.sliders]
+        self._listen()
+
+    def show_after(self, event: Any) -> None:
+        """Show the page's face after an event that has set it, with all sliders at 0."""
+        event.success(self._show, self.settings, self.shown, **LIVE)
+
+    def _build_input(self, model: AppModel) -> None:
+        self.photograph = FaceImage(
+            label="Your photograph",
+            alt_text="Your photograph, with the square that the model gets",
+            sources=["upload", "webcam", "clipboard"],
+            placeholder="Drop a photograph here\n- or -\nclick to choose one",
+            height=300,
+            buttons=[],
+            elem_id="photograph",
+        )
+        self.found = gr.Markdown(elem_id="found")
+        with gr.Accordion("Set the square by hand", open=False, elem_id="by-hand"):
+            with gr.Row():
+                self.square = [
+                    gr.Number(
+                        label=f"{name}, pixels",
+                        precision=0,
+                        min_width=90,
+                        elem_id=f"square-{name.lower()}",
+                    )
+                    for name in ("Left", "Top", "Side")
+                ]
+            self.crop = gr.Button("Take this square", size="md", elem_id="crop")
+        with gr.Row(visible=model.faces is not None, equal_height=True):
+            self.number = gr.Number(
+                label="Or a face of the validation split, by its number",
+                value=0,
+                precision=0,
+                min_width=120,
+                elem_id="number",
+            )
+            self.take = gr.Button("Take this face", size="md", min_width=120, elem_id="take")
+
+    def _build_output(self) -> None:
+        self.original, self.reconstruction, self.edited = face_row(
+            {
+                "Before": "The face as the model gets it",
+                "Reconstruction": "The face as the model reconstructs it",
+                "After": "The face with the changes of the sliders",
+            }
+        )
+        self.limits = gr.Markdown(elem_id="limits")
+        with gr.Row():
+            self.keep_detail = gr.Checkbox(
+                label="Keep detail",
+                info="Add the change to the photograph itself",
+                min_width=150,
+                elem_id="keep-detail",
+            )
+            self.unbounded = gr.Checkbox(
+                label="No limits",
+                info="Go beyond the range of the training faces",
+                min_width=150,
+                elem_id="unbounded",
+            )
+        with gr.Row():
+            self.reset = gr.Button("Reset", size="md", min_width=120, elem_id="reset")
+            self.refine = gr.Button(
+                "Refine the reconstruction", size="md", min_width=120, elem_id="refine"
+            )
+
+    def _build_sliders(self, model: AppModel) -> None:
+        """Build a slider per attribute, the best told first; those near chance are folded away."""
+        attributes = self.page.models.attributes
+        self.names = list(attributes)
+        clear = [name for name, accuracy in attributes.items() if accuracy >= MIN_ACCURACY]
+        if not attributes:
+            gr.Markdown(f"There are no attributes to change: {model.no_directions}")
+        elif clear:
+            gr.Markdown(
+                "The percentage says how well the direction of a slider tells the attribute on "
+                "faces that it was not learned on (balanced accuracy: 50 % is chance)."
+            )
+        with gr.Row():
+            self.sliders = [self._slider(model, name) for name in clear]
+        unclear = self.names[len(clear) :]
+        label = f"{len(unclear)} attributes near chance"
+        with gr.Accordion(label, open=False, visible=bool(unclear), elem_id="near-chance"):
+            gr.Markdown("These sliders may change other things.")
+            with gr.Row():
+                self.sliders += [self._slider(model, name) for name in unclear]
+
+    def _slider(self, model: AppModel, name: str) -> gr.Slider:
+        return gr.Slider(
+            -MAX_STRENGTH,
+            MAX_STRENGTH,
+            value=0,
+            step=STEP,
+            label=_label(model, name),
+            min_width=240,
+            elem_id=f"attribute-{name}",
+        )
+
+    def _listen(self) -> None:
+        face, run = self.page.face, self.page.run
+        framed = [self.upload, face, self.photograph, self.found, *self.square]
+        taken = [self.photograph, run]
+        self.show_after(self.photograph.input(self._upload, taken, framed, **PRIVATE))
+        by_hand = [self.upload, run, *self.square]
+        self.show_after(self.crop.click(self._crop, by_hand, framed, **PRIVATE))
+        self.show_after(self.take.click(self._take, [self.number, run], face, **PRIVATE))
+        refined = self.refine.click(self._refine, [face, run], face, concurrency_limit=1, **PRIVATE)
+        self.show_after(refined)
+        moved = [slider.input for slider in self.sliders]
+        changed = [*moved, self.keep_detail.input, self.unbounded.input]
+        edit, edited = [*self.settings, *self.sliders], [self.edited, self.limits]
+        gr.on(changed, self._edit, edit, edited, **LIVE)
+        self.reset.click(self._show, self.settings, self.shown, **LIVE)
+        self.page.when_run_changes(self._switch, edit, self.shown)
+
+    @for_visitors
+    def _upload(self, path: str | None, run: int) -> list[Any]:
+        if path is None:  # it was removed
+            return [None, *[gr.skip()] * 2, "", *[gr.skip()] * 3]
+        return self._frame(read_upload(path), run, "auto")
+
+    @for_visitors
+    def _crop(
+        self, upload: Upload | None, run: int, left: int | None, top: int | None, side: int | None
+    ) -> list[Any]:
+        if upload is None:
+            raise UserError("There is no photograph yet. Choose one first.")
+        if left is None or top is None or side is None:
+            raise UserError("The square is incomplete. Give its left, top and side in pixels.")
+        return self._frame(upload, run, f"{left},{top},{side}")
+
+    def _frame(self, upload: Upload, run: int, crop: str) -> list[Any]:
+        """Return values for `framed`: the upload, its face, its picture, what was found."""
+        model = self.page.model(run)
+        photograph = frame(upload, self.page.models, model, crop)
+        said = [upload.note, photograph.how and f"{photograph.how[0].upper()}{photograph.how[1:]}."]
+        if model.run.data_config.name == "synthetic":
+            said.append(f"{DRAWN_ONLY[0].upper()}{DRAWN_ONLY[1:]}")
+        if photograph.advice:
+            said.append("Set the square by hand, so that it holds the face.")
+        picture = draw_square(upload, photograph)
+        found = " ".join(filter(None, said))
+        return [upload, face_of(photograph, model), picture, found, *photograph.square]
+
+    @for_visitors
+    def _take(self, number: int | None, run: int) -> Face:
+        if number is None:
+            raise UserError("Give the number of a face.")
+        return self.page.model(run).validation_face(number)
+
+    @for_visitors
+    def _refine(self, face: Face | None, run: int) -> Face:
+        model = self.page.model(run)
+        return model.refine(model.encoded(_require(face)))
+
+    @for_visitors
+    def _show(self, face: Face | None, run: int, keep_detail: bool, unbounded: bool) -> list[Any]:
+        if face is None:
+            return [None, None, None, "", *[0] * len(self.names)]
+        model = self.page.model(run)
+        face = model.encoded(face)
+        plain, _ = model.edit(face, {}, False, unbounded)
+        edited = face.picture if keep_detail else plain
+        return [face.picture, plain, edited, "", *[0] * len(self.names)]
+
+    @for_visitors
+    def _switch(
+        self, face: Face | None, run: int, keep_detail: bool, unbounded: bool, *strengths: float
+    ) -> list[Any]:
+        """Show the same edit by another run; labels have its accuracies."""
+        labels = [gr.Slider(label=_label(self.page.model(run), name)) for name in self.names]
+        if face is None:
+            return [*[gr.skip()] * 4, *labels]
+        original, plain, *_ = self._show(face, run, keep_detail, unbounded)
+        edited = self._edit(face, run, keep_detail, unbounded, *strengths)
+        return [original, plain, *edited, *labels]
+
+    @for_visitors
+    def _edit(
+        self, face: Face | None, run: int, keep_detail: bool, unbounded: bool, *strengths: float
+    ) -> list[Any]:
+        model = self.page.model(run)
+        wanted = dict(zip(self.names, strengths, strict=True))
+        edited, applied = model.edit(model.encoded(_require(face)), wanted, keep_detail, unbounded)
+        limited = [
+            f"{_words(name)} {wanted[name]:+.2f} is limited to {strength:+.2f}"
+            for name, strength in applied.items()
+            if abs(strength - wanted[name]) > STEP / 10
+        ]
+        said = f"{', '.join(limited)}, by the range of the training faces." if limited else ""
+        return [edited, said]
+
+
+def _words(attribute: str) -> str:
+    return attribute.replace("_", " ")
+
+
+def _label(model: AppModel, attribute: str) -> str:
+    """Return the label of a slider: the attribute, and how well its direction tells it."""
+    assert model.learned
+    accuracy = model.learned.accuracy[attribute][METHODS[0]]
+    told = f"{100 * accuracy:.0f}\u00a0%" if accuracy == accuracy else "unknown"
+    return f"{_words(attribute)}, {told}"
+
+
+def _require(face: Face | None) -> Face:
+    if face is None:
+        raise UserError("There is no face yet. Choose a photograph, or take a validation face.")
+    return face

@@ -1,0 +1,55 @@
+"""The page: a header with the choice of a run, and the tabs."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from vae.app.components import LIVE, PRIVATE, for_visitors
+from vae.app.edit_tab import EditTab
+from vae.app.models import AppModels, Face
+from vae.app.page_state import Page
+
+CSS = """
+.face { aspect-ratio: 1; }
+.face .image-frame { width: 100%; height: 100%; }
+.face img { width: 100%; height: 100%; object-fit: contain; }
+.faces { position: sticky; top: 0; z-index: 5; background: var(--body-background-fill); }
+"""
+
+
+def theme() -> gr.themes.Base:
+    """Return Gradio's own theme with the system's fonts and texts dark enough to be read."""
+    fonts = ["system-ui", "sans-serif"]
+    dark = {"body_text_color_subdued": "*neutral_600", "block_info_text_color": "*neutral_600"}
+    base = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=["monospace"])
+    return base.set(**dark, block_label_text_color="*neutral_700")
+
+
+def build_page(models: AppModels) -> gr.Blocks:
+    """Build the page of one run, or of a sweep's runs."""
+    with gr.Blocks(title=f"FaceApp: {models.title}", analytics_enabled=False) as blocks:
+        gr.Markdown(f"# FaceApp: {models.title}")
+        run = _run_slider(models) if len(models.models) > 1 else gr.State(1)
+        page = Page(models, run, gr.State(), gr.Tabs())
+        with page.tabs, gr.Tab("Edit", id="edit"):
+            edit = EditTab(page)
+
+        def first(number: int) -> Face | None:
+            model = page.model(number)
+            return None if model.faces is None else model.validation_face(0)
+
+        edit.show_after(blocks.load(for_visitors(first), run, page.face, **PRIVATE))
+    return blocks
+
+
+def _run_slider(models: AppModels) -> gr.Slider:
+    """Build the slider that chooses a run for all tabs; its label says which it is."""
+
+    def label(number: int) -> str:
+        return f"Run {number} of {len(models.models)}: {models[int(number) - 1].label}"
+
+    slider = gr.Slider(
+        1, len(models.models), value=1, step=1, precision=0, label=label(1), elem_id="run"
+    )
+    slider.input(lambda number: gr.Slider(label=label(number)), slider, slider, **LIVE)
+    return slider

@@ -1,0 +1,111 @@
+"""Photographs of visitors: read within limits, framed, and not kept on the disk."""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import BoundedSemaphore
+from typing import TYPE_CHECKING
+
+import torch
+
+from vae.app.models import AppModel, AppModels, Face
+from vae.data.images import FORMATS, decode_square
+from vae.data.loader import to_float
+from vae.generation.photos import Photograph, frame_photograph
+from vae.utils.errors import UserError
+from vae.utils.files import read_bytes
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_BYTES = 20 * 2**20
+MAX_PIXELS = 50_000_000
+SHOWN_SIDE = 480  # pixels of the longer side of a photograph on the page
+NAME = "your photograph"
+
+# A picture of MAX_PIXELS takes 200 MB while it is decoded.
+_decoding = BoundedSemaphore(2)
+
+
+@dataclass(frozen=True, eq=False)  # Gradio compares states by their hash
+class Upload:
+    """A photograph as it was sent."""
+
+    content: bytes
+    note: str  # on an animation
+
+
+def read_upload(path: str) -> Upload:
+    """Read an uploaded file, and remove it.
+
+    Raises:
+        UserError: it is too large, or no file.
+    """
+    try:
+        content = read_bytes(Path(path), MAX_BYTES)
+    except OSError as error:
+        raise UserError(f"{NAME}: cannot be read ({error.strerror}). Send it again.") from error
+    finally:
+        with suppress(OSError):
+            os.unlink(path)
+    return Upload(content, _note(content))
+
+
+def _note(content: bytes) -> str:
+    from PIL import Image
+
+    with suppress(Exception), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        if getattr(image, "is_animated", False):
+            return "An animation: its first picture is taken. For another, save that one alone."
+    return ""
+
+
+def frame(upload: Upload, models: AppModels, model: AppModel, crop: str) -> Photograph:
+    """Cut the square of a photograph that the model expects, as `vae edit --crop` does.
+
+    Raises:
+        UserError: it is no picture, or too large; the crop is outside of it.
+    """
+    data = model.run.data_config
+    with _decoding:
+        return frame_photograph(
+            upload.content, NAME, crop, data, lambda: models.eyes, max_pixels=MAX_PIXELS
+        )
+
+
+def face_of(photograph: Photograph, model: AppModel) -> Face:
+    """Return a framed photograph as a face of a model."""
+    picture = to_float(photograph.face[None].copy(), torch.device("cpu"))[0]
+    return model.encode(picture, NAME)
+
+
+def draw_square(upload: Upload, photograph: Photograph) -> Image:
+    """Return the photograph with its square marked, reduced to SHOWN_SIDE.
+
+    Where the square reaches beyond the photograph, so does the picture.
+    """
+    from PIL import Image, ImageDraw
+
+    (width, height), (left, top, side) = photograph.size, photograph.square
+    start = min(0, left), min(0, top)
+    end = max(width, left + side), max(height, top + side)
+    longer = max(end[0] - start[0], end[1] - start[1])
+    shown = min(longer, SHOWN_SIDE)
+    with _decoding:
+        pixels = decode_square(
+            upload.content, NAME, shown, lambda *_: (*start, longer), max_pixels=MAX_PIXELS
+        )
+    scale = shown / longer
+    picture = Image.fromarray(pixels)
+    corner = scale * (left - start[0]), scale * (top - start[1])
+    box = (*corner, corner[0] + scale * side - 1, corner[1] + scale * side - 1)
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle(box, outline="white", width=4)
+    draw.rectangle(box, outline="#1d4ed8", width=2)
+    return picture.crop(
+        (0, 0, round(scale * (end[0] - start[0])), round(scale * (end[1] - start[1])))
+    )
