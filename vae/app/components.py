@@ -80,7 +80,7 @@ def face_row(faces: Mapping[str, str]) -> list[FaceImage]:
     with gr.Row(elem_classes="faces"):
         for name, text in faces.items():
             with gr.Column(min_width=90):
-                gr.Markdown(f"**{name}**")
+                gr.Markdown(name)
                 images.append(
                     FaceImage(
                         alt_text=text,

@@ -62,7 +62,7 @@ class EditTab:
                     for name in ("Left", "Top", "Side")
                 ]
             self.crop = gr.Button("Take this square", size="md", elem_id="crop")
-        with gr.Row(visible=model.faces is not None, equal_height=True):
+        with gr.Group(visible=model.faces is not None):
             self.number = gr.Number(
                 label="Or a face of the validation split, by its number",
                 value=0,

@@ -10,10 +10,13 @@ from vae.app.models import AppModels, Face
 from vae.app.page_state import Page
 
 CSS = """
+.gradio-container { overflow: clip !important; }  /* or nothing in it is sticky */
+.dark { --color-accent: var(--primary-400); }
 .face { aspect-ratio: 1; }
 .face .image-frame { width: 100%; height: 100%; }
 .face img { width: 100%; height: 100%; object-fit: contain; }
-.faces { position: sticky; top: 0; z-index: 5; background: var(--body-background-fill); }
+.faces { position: sticky; top: 0; z-index: 50; background: var(--body-background-fill); }
+.faces .prose p { font-size: 0.8rem; margin: 0; }
 """
 
 
@@ -22,7 +25,12 @@ def theme() -> gr.themes.Base:
     fonts = ["system-ui", "sans-serif"]
     dark = {"body_text_color_subdued": "*neutral_600", "block_info_text_color": "*neutral_600"}
     base = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=["monospace"])
-    return base.set(**dark, block_label_text_color="*neutral_700")
+    return base.set(
+        **dark,
+        block_label_text_color="*neutral_700",
+        color_accent="*primary_600",
+        slider_color="*primary_600",
+    )
 
 
 def build_page(models: AppModels) -> gr.Blocks:
