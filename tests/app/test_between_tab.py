@@ -8,6 +8,7 @@ from scipy.spatial import geometric_slerp
 
 from tests.app.conftest import BETAS, visiting
 from tests.support.web_page import move, pixels, source, wait_for_change
+from vae.app.models import AppModel
 from vae.cli.main import main as vae
 from vae.generation.photos import load_faces
 from vae.runs.load import load_run
@@ -160,3 +161,17 @@ def test_a_number_without_a_face_is_told(visit, trained):
     page.fill("#b-number input", str(last + 1))
     page.click("#b-take")
     page.get_by_text(f"There are faces 0 to {last} in the validation split.").wait_for()
+
+
+@torch.inference_mode()
+def test_faces_encoded_together_equal_a_batch(trained):
+    model = AppModel(0, "", trained, None)
+    pictures, _ = load_faces([str(number) for number in range(8)], trained)
+    faces = [model.encode(picture, "") for picture in pictures]
+    alone = torch.stack([face.latents for face in faces])
+    batch = trained.model.encode(pictures).mode
+    assert torch.equal(model.encoded_together(*faces), batch)
+    sample = model.decoded(torch.ones_like(alone[0]), "")
+    assert torch.equal(
+        model.encoded_together(faces[0], sample), torch.stack([alone[0], sample.latents])
+    )
