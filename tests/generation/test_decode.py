@@ -145,6 +145,14 @@ def test_slerp_of_parallel_latents_is_a_straight_line(end):
     assert torch.equal(slerp(start, end, 7), lerp(start, end, 7))
 
 
+@pytest.mark.parametrize("way", [lerp, slerp])
+@pytest.mark.parametrize("end", [[-2.0, 1.0], [2.0, 4.0]])
+def test_single_places_are_those_of_a_strip(way, end):
+    start, end = torch.tensor([1.0, 2.0]), torch.tensor(end)
+    places = torch.tensor([0.75, 0.25])
+    torch.testing.assert_close(way(start, end, places), way(start, end, 5)[[3, 1]])
+
+
 def test_strips_start_and_end_at_the_originals(outspoken):
     run = outspoken
     strip, *_ = interpolate(run, ["2", "5"], steps=3, folder=run.folder)

@@ -6,13 +6,12 @@ from typing import Any
 
 import gradio as gr
 
-from vae.app.components import LIVE, PRIVATE, FaceImage, face_row, for_visitors
+from vae.app.components import LIVE, PRIVATE, face_row, for_visitors
+from vae.app.face_picker import FacePicker
 from vae.app.models import AppModel, Face
 from vae.app.page_state import Page
-from vae.app.uploads import Upload, draw_square, face_of, frame, read_upload
 from vae.evaluation.directions import METHODS
 from vae.generation.edit import MIN_ACCURACY
-from vae.generation.photos import DRAWN_ONLY
 from vae.utils.errors import UserError
 
 MAX_STRENGTH = 3.0  # of a slider, either way
@@ -24,53 +23,21 @@ class EditTab:
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        self.upload = gr.State()  # an Upload, or None
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                self._build_input(page.model(1))
+                picker = FacePicker(page, page.face)
             with gr.Column(scale=3, min_width=300):
                 self._build_output()
                 self._build_sliders(page.model(1))
         self.settings = [page.face, page.run, self.keep_detail, self.unbounded]
         self.shown = [self.original, self.reconstruction, self.edited, self.limits, *self.sliders]
+        for event in picker.chosen:
+            self.show_after(event)
         self._listen()
 
     def show_after(self, event: Any) -> None:
         """Show the page's face after an event that has set it, with all sliders at 0."""
         event.success(self._show, self.settings, self.shown, **LIVE)
-
-    def _build_input(self, model: AppModel) -> None:
-        self.photograph = FaceImage(
-            label="Your photograph",
-            alt_text="Your photograph, with the square that the model gets",
-            sources=["upload", "webcam", "clipboard"],
-            placeholder="Drop a photograph here\n- or -\nclick to choose one",
-            height=300,
-            buttons=[],
-            elem_id="photograph",
-        )
-        self.found = gr.Markdown(elem_id="found")
-        with gr.Accordion("Set the square by hand", open=False, elem_id="by-hand"):
-            with gr.Row():
-                self.square = [
-                    gr.Number(
-                        label=f"{name}, pixels",
-                        precision=0,
-                        min_width=90,
-                        elem_id=f"square-{name.lower()}",
-                    )
-                    for name in ("Left", "Top", "Side")
-                ]
-            self.crop = gr.Button("Take this square", size="md", elem_id="crop")
-        with gr.Group(visible=model.faces is not None):
-            self.number = gr.Number(
-                label="Or a face of the validation split, by its number",
-                value=0,
-                precision=0,
-                min_width=120,
-                elem_id="number",
-            )
-            self.take = gr.Button("Take this face", size="md", min_width=120, elem_id="take")
 
     def _build_output(self) -> None:
         self.original, self.reconstruction, self.edited = face_row(
@@ -134,12 +101,6 @@ class EditTab:
 
     def _listen(self) -> None:
         face, run = self.page.face, self.page.run
-        framed = [self.upload, face, self.photograph, self.found, *self.square]
-        taken = [self.photograph, run]
-        self.show_after(self.photograph.input(self._upload, taken, framed, **PRIVATE))
-        by_hand = [self.upload, run, *self.square]
-        self.show_after(self.crop.click(self._crop, by_hand, framed, **PRIVATE))
-        self.show_after(self.take.click(self._take, [self.number, run], face, **PRIVATE))
         refined = self.refine.click(self._refine, [face, run], face, concurrency_limit=1, **PRIVATE)
         self.show_after(refined)
         moved = [slider.input for slider in self.sliders]
@@ -148,41 +109,6 @@ class EditTab:
         gr.on(changed, self._edit, edit, edited, **LIVE)
         self.reset.click(self._show, self.settings, self.shown, **LIVE)
         self.page.when_run_changes(self._switch, edit, self.shown)
-
-    @for_visitors
-    def _upload(self, path: str | None, run: int) -> list[Any]:
-        if path is None:  # it was removed
-            return [None, *[gr.skip()] * 2, "", *[gr.skip()] * 3]
-        return self._frame(read_upload(path), run, "auto")
-
-    @for_visitors
-    def _crop(
-        self, upload: Upload | None, run: int, left: int | None, top: int | None, side: int | None
-    ) -> list[Any]:
-        if upload is None:
-            raise UserError("There is no photograph yet. Choose one first.")
-        if left is None or top is None or side is None:
-            raise UserError("The square is incomplete. Give its left, top and side in pixels.")
-        return self._frame(upload, run, f"{left},{top},{side}")
-
-    def _frame(self, upload: Upload, run: int, crop: str) -> list[Any]:
-        """Return values for `framed`: the upload, its face, its picture, what was found."""
-        model = self.page.model(run)
-        photograph = frame(upload, self.page.models, model, crop)
-        said = [upload.note, photograph.how and f"{photograph.how[0].upper()}{photograph.how[1:]}."]
-        if model.run.data_config.name == "synthetic":
-            said.append(f"{DRAWN_ONLY[0].upper()}{DRAWN_ONLY[1:]}")
-        if photograph.advice:
-            said.append("Set the square by hand, so that it holds the face.")
-        picture = draw_square(upload, photograph)
-        found = " ".join(filter(None, said))
-        return [upload, face_of(photograph, model), picture, found, *photograph.square]
-
-    @for_visitors
-    def _take(self, number: int | None, run: int) -> Face:
-        if number is None:
-            raise UserError("Give the number of a face.")
-        return self.page.model(run).validation_face(number)
 
     @for_visitors
     def _refine(self, face: Face | None, run: int) -> Face:

@@ -31,6 +31,7 @@ from vae.utils.text import printable
 log = logging.getLogger(__name__)
 
 REFINE_STEPS = 500  # of Adam, as docs/evaluation.md advises
+ROUNDING = 1e-4  # of latents, whose prior has the standard deviation 1
 
 
 @dataclass(frozen=True, eq=False)  # Gradio compares states by their hash
@@ -82,6 +83,18 @@ class AppModel:
     def encoded(self, face: Face) -> Face:
         """Return a face with the latents of this model."""
         return face if face.model == self.number else self.encode(face.picture, face.name)
+
+    @torch.inference_mode()
+    def encoded_together(self, *faces: Face) -> Tensor:
+        """Return the latents (faces, latent_dim) of faces, equal to those of one batch.
+
+        A batch has other rounding errors than its faces one by one. Latents that are no
+        encodings of the pictures (samples, refined ones) stay as they are.
+        """
+        latents = torch.stack([self.encoded(face).latents for face in faces])
+        pictures = torch.stack([face.picture for face in faces]).to(self.run.device)
+        batch = self.run.model.encode(pictures).mode
+        return batch if torch.allclose(batch, latents, atol=ROUNDING) else latents
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:

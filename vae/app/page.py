@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from vae.app.between_tab import BetweenTab
 from vae.app.components import LIVE, PRIVATE, for_visitors
 from vae.app.edit_tab import EditTab
 from vae.app.models import AppModels, Face
@@ -39,8 +40,11 @@ def build_page(models: AppModels) -> gr.Blocks:
         gr.Markdown(f"# FaceApp: {models.title}")
         run = _run_slider(models) if len(models.models) > 1 else gr.State(1)
         page = Page(models, run, gr.State(), gr.Tabs())
-        with page.tabs, gr.Tab("Edit", id="edit"):
-            edit = EditTab(page)
+        with page.tabs:
+            with gr.Tab("Edit", id="edit"):
+                edit = EditTab(page)
+            with gr.Tab("Between two faces", id="between"):
+                BetweenTab(page, edit)
 
         def first(number: int) -> Face | None:
             model = page.model(number)

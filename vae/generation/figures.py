@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -129,11 +130,16 @@ def write_table(
 
 
 def write_animation(
-    frames: Iterable[Tensor],
-    path: Path,
-    labels: Sequence[str] | None = None,
+    frames: Iterable[Tensor], path: Path, labels: Sequence[str] | None = None
 ) -> Path:
-    """Write a GIF that loops through frames and back.
+    """Write the GIF of `animation_bytes`, and return its path."""
+    content = animation_bytes(frames, labels)
+    write_atomically(path, lambda file: file.write_bytes(content))
+    return path
+
+
+def animation_bytes(frames: Iterable[Tensor], labels: Sequence[str] | None = None) -> bytes:
+    """Return the bytes of a GIF that loops through frames and back.
 
     Each frame has a palette of its own, without dithering: faces are smooth, so that 256
     colours are nearly enough for one, and dots that change from frame to frame are seen first.
@@ -141,20 +147,14 @@ def write_animation(
     Args:
         frames: two or more, each (count, 3, size, size) in [0, 1], its faces in rows of
             about half as many rows as columns. One is held at a time.
-        path: the GIF to write.
         labels: of the faces of a frame, above each.
     """
     there = [_frame(frame, labels).quantize(256) for frame in frames]
     first, *others = there + there[-2:0:-1]
     duration = max(20, round(ANIMATION_MS / (1 + len(others))))  # viewers slow below 20 ms
-
-    def write(file: Path) -> None:
-        first.save(
-            file, format="GIF", save_all=True, append_images=others, duration=duration, loop=0
-        )
-
-    write_atomically(path, write)
-    return path
+    gif = io.BytesIO()
+    first.save(gif, format="GIF", save_all=True, append_images=others, duration=duration, loop=0)
+    return gif.getvalue()
 
 
 def _frame(images: Tensor, labels: Sequence[str] | None) -> Image:
@@ -242,30 +242,40 @@ def gaussian_latents(count: int, aggregate: AggregatePosterior | None) -> Tensor
     return prior.sample(count, torch.Generator().manual_seed(SAMPLE_SEED))
 
 
-def lerp(start: Tensor, end: Tensor, steps: int = COLUMNS) -> Tensor:
-    """Interpolate linearly between latents (latent_dim,): (steps, latent_dim), ends included."""
-    return torch.lerp(start, end, torch.linspace(0, 1, steps, device=start.device)[:, None])
+def lerp(start: Tensor, end: Tensor, places: int | Tensor = COLUMNS) -> Tensor:
+    """Interpolate linearly between latents (latent_dim,): (places, latent_dim).
+
+    Args:
+        places: (places,) from 0, the start, to 1; or the number of even ones, ends included.
+    """
+    return torch.lerp(start, end, _column(places, start))
 
 
-def slerp(start: Tensor, end: Tensor, steps: int = COLUMNS) -> Tensor:
-    """Interpolate spherically between latents (latent_dim,): (steps, latent_dim), ends included.
+def slerp(start: Tensor, end: Tensor, places: int | Tensor = COLUMNS) -> Tensor:
+    """Interpolate spherically between latents (latent_dim,): (places, latent_dim).
 
     The direction turns evenly from one to the other (Shoemake 1985) and the length goes
     evenly from one to the other. Latents of many dimensions lie near a sphere, which a
     straight line leaves (White 2016). Where no arc is defined (a latent of length 0, or two
-    in the same or in opposite directions) it is the straight line.
+    in the same or in opposite directions) it is the straight line. `places` as of `lerp`.
     """
     lengths = torch.stack([start.norm(), end.norm()])
     if lengths.min() < 1e-6:
-        return lerp(start, end, steps)
+        return lerp(start, end, places)
     here, there = start / lengths[0], end / lengths[1]
     # The arc cosine has half its digits left where the latents are nearly (anti)parallel.
     angle = 2 * torch.atan2((here - there).norm(), (here + there).norm())
     if torch.sin(angle) < 1e-4:
-        return lerp(start, end, steps)
-    place = torch.linspace(0, 1, steps, device=start.device)[:, None]
+        return lerp(start, end, places)
+    place = _column(places, start)
     turned = torch.sin((1 - place) * angle) * here + torch.sin(place * angle) * there
     return turned / torch.sin(angle) * torch.lerp(lengths[0], lengths[1], place)
+
+
+def _column(places: int | Tensor, like: Tensor) -> Tensor:
+    if isinstance(places, int):
+        places = torch.linspace(0, 1, places, device=like.device)
+    return places.to(like.device)[:, None]
 
 
 def traversal_columns(steps: int = COLUMNS) -> list[str]:
