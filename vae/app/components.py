@@ -70,6 +70,15 @@ class FaceGallery(gr.Gallery):
         )
 
 
+class ValueSlider(gr.Slider):
+    """A slider that is None while a visitor has emptied its number field."""
+
+    is_template = True
+
+    def preprocess(self, payload: float | None) -> Any:
+        return None if payload is None else super().preprocess(payload)
+
+
 def face_row(faces: Mapping[str, str]) -> list[FaceImage]:
     """Build a row of faces to look at and download, each below its name.
 

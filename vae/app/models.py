@@ -70,8 +70,7 @@ class AppModel:
         Raises:
             UserError: the images are missing.
         """
-        with self._lock:
-            return rank_latents(self.run, "val")
+        return rank_latents(self.run, "val")
 
     @torch.inference_mode()
     def encode(self, picture: Tensor, name: str) -> Face:

@@ -6,6 +6,7 @@ import gradio as gr
 
 from vae.app.components import LIVE, PRIVATE, for_visitors
 from vae.app.edit_tab import EditTab
+from vae.app.latents_tab import LatentsTab
 from vae.app.models import AppModels, Face
 from vae.app.page_state import Page
 
@@ -31,8 +32,11 @@ def build_page(models: AppModels) -> gr.Blocks:
         gr.Markdown(f"# FaceApp: {models.title}")
         run = _run_slider(models) if len(models.models) > 1 else gr.State(1)
         page = Page(models, run, gr.State(), gr.Tabs())
-        with page.tabs, gr.Tab("Edit", id="edit"):
-            edit = EditTab(page)
+        with page.tabs:
+            with gr.Tab("Edit", id="edit"):
+                edit = EditTab(page)
+            with gr.Tab("Latents", id="latents") as latents:
+                LatentsTab(page, edit, latents)
 
         def first(number: int) -> Face | None:
             model = page.model(number)
