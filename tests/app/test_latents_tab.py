@@ -82,9 +82,11 @@ def test_a_slider_moves_the_latent_of_most_kl(visit, trained):
     assert_decoded(trained, latents, moved)
     assert source(page, "#unmoved") == plain
 
-    with page.expect_response(lambda response: response.request.method == "POST") as emptied:
-        page.fill("#latent-2 input[type=number]", "")
-    assert emptied.value.ok
+    for typed in ("", "9"):  # no number, and one beyond the range
+        with page.expect_response(lambda response: response.request.method == "POST") as answer:
+            page.fill("#latent-2 input[type=number]", typed)
+        assert answer.value.ok
+    moved = wait_for_change(page, "#moved", moved)
     page.click("#latents-reset")
     assert wait_for_change(page, "#moved", moved) == plain
     assert slider_value(page, "#latent-1") == place

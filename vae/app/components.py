@@ -71,12 +71,18 @@ class FaceGallery(gr.Gallery):
 
 
 class ValueSlider(gr.Slider):
-    """A slider that is None while a visitor has emptied its number field."""
+    """A slider whose number field may hold anything while a visitor types.
+
+    It is None while the field is empty, and the nearest end for a number beyond the range:
+    Gradio's own fails at both.
+    """
 
     is_template = True
 
     def preprocess(self, payload: float | None) -> Any:
-        return None if payload is None else super().preprocess(payload)
+        if payload is None:
+            return None
+        return super().preprocess(min(max(payload, self.minimum), self.maximum))
 
 
 def face_row(faces: Mapping[str, str]) -> list[FaceImage]:

@@ -90,7 +90,7 @@ class LatentsTab:
     def __init__(self, page: Page, edit: EditTab, tab: gr.Tab) -> None:
         self.page = page
         self._known: dict[int, LatentScales] = {}  # by the model's number
-        self._ranking = Lock()
+        self._ranking = [Lock() for _ in page.models.models]
         self.start = gr.State()  # a Start; None until the tab is opened
         self.note = gr.Markdown(elem_id="latents-note")
         with gr.Row() as self.tool:
@@ -174,7 +174,7 @@ class LatentsTab:
             UserError: the images are missing.
         """
         if model.number not in self._known:
-            with self._ranking:
+            with self._ranking[model.number]:
                 if model.number not in self._known:
                     self._known[model.number] = LatentScales.of(model)
         return self._known[model.number]
