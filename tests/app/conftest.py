@@ -119,8 +119,11 @@ def browser():
 
 
 @contextmanager
-def visiting(browser, url, width=1280, height=900):
-    """A visitor's page; at its end no request has gone elsewhere and no error is on the console."""
+def visiting(browser, url, width=1280, height=900, ready="#after img"):
+    """A visitor's page, once `ready` is there.
+
+    At its end no request has gone elsewhere and no error is on the console.
+    """
     context = browser.new_context(
         viewport={"width": width, "height": height}, accept_downloads=True
     )
@@ -132,7 +135,7 @@ def visiting(browser, url, width=1280, height=900):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.set_default_timeout(1000 * START)
     page.goto(url)
-    page.wait_for_selector("#after img")
+    page.wait_for_selector(ready)
     try:
         yield page
         assert elsewhere == []

@@ -34,3 +34,13 @@ def pixels(url):
     assert head in ("data:image/png;base64", "data:image/gif;base64")
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def open_tab(page, title):
+    """Open a tab, as a click on its title does."""
+    page.get_by_role("tab", name=title, exact=True).click()
+
+
+def slider_value(page, selector):
+    """The number beside a slider."""
+    return float(page.input_value(f"{selector} input[type=number]"))

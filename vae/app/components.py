@@ -70,6 +70,21 @@ class FaceGallery(gr.Gallery):
         )
 
 
+class ValueSlider(gr.Slider):
+    """A slider whose number field may hold anything while a visitor types.
+
+    It is None while the field is empty, and the nearest end for a number beyond the range:
+    Gradio's own fails at both.
+    """
+
+    is_template = True
+
+    def preprocess(self, payload: float | None) -> Any:
+        if payload is None:
+            return None
+        return super().preprocess(min(max(payload, self.minimum), self.maximum))
+
+
 def face_row(faces: Mapping[str, str]) -> list[FaceImage]:
     """Build a row of faces to look at and download, each below its name.
 

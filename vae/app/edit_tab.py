@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from vae.app.components import LIVE, PRIVATE, face_row, for_visitors
+from vae.app.components import LIVE, PRIVATE, ValueSlider, face_row, for_visitors
 from vae.app.face_picker import FacePicker
 from vae.app.models import AppModel, Face
 from vae.app.page_state import Page
@@ -89,7 +89,7 @@ class EditTab:
                 self.sliders += [self._slider(model, name) for name in unclear]
 
     def _slider(self, model: AppModel, name: str) -> gr.Slider:
-        return gr.Slider(
+        return ValueSlider(
             -MAX_STRENGTH,
             MAX_STRENGTH,
             value=0,
@@ -103,7 +103,8 @@ class EditTab:
         face, run = self.page.face, self.page.run
         refined = self.refine.click(self._refine, [face, run], face, concurrency_limit=1, **PRIVATE)
         self.show_after(refined)
-        moved = [slider.input for slider in self.sliders]
+        # the button beside a slider's number resets it, and releases it
+        moved = [event for each in self.sliders for event in (each.input, each.release)]
         changed = [*moved, self.keep_detail.input, self.unbounded.input]
         edit, edited = [*self.settings, *self.sliders], [self.edited, self.limits]
         gr.on(changed, self._edit, edit, edited, **LIVE)
@@ -127,7 +128,12 @@ class EditTab:
 
     @for_visitors
     def _switch(
-        self, face: Face | None, run: int, keep_detail: bool, unbounded: bool, *strengths: float
+        self,
+        face: Face | None,
+        run: int,
+        keep_detail: bool,
+        unbounded: bool,
+        *strengths: float | None,
     ) -> list[Any]:
         """Show the same edit by another run; labels have its accuracies."""
         labels = [gr.Slider(label=_label(self.page.model(run), name)) for name in self.names]
@@ -139,10 +145,15 @@ class EditTab:
 
     @for_visitors
     def _edit(
-        self, face: Face | None, run: int, keep_detail: bool, unbounded: bool, *strengths: float
+        self,
+        face: Face | None,
+        run: int,
+        keep_detail: bool,
+        unbounded: bool,
+        *strengths: float | None,
     ) -> list[Any]:
         model = self.page.model(run)
-        wanted = dict(zip(self.names, strengths, strict=True))
+        wanted = {n: each or 0.0 for n, each in zip(self.names, strengths, strict=True)}
         edited, applied = model.edit(model.encoded(_require(face)), wanted, keep_detail, unbounded)
         limited = [
             f"{_words(name)} {wanted[name]:+.2f} is limited to {strength:+.2f}"

@@ -42,6 +42,7 @@ class Face:
     latents: Tensor  # (latent_dim,) on the model's device
     model: int  # the number of the model whose latents they are
     name: str  # "your photograph", "face 3 of the validation split"
+    others: dict[int, Face] = field(default_factory=dict)  # the same picture, by other models
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ class AppModel:
         Raises:
             UserError: the images are missing.
         """
-        with self._lock:
-            return rank_latents(self.run, "val")
+        return rank_latents(self.run, "val")
 
     @torch.inference_mode()
     def encode(self, picture: Tensor, name: str) -> Face:
@@ -81,8 +81,12 @@ class AppModel:
         return Face(picture, latents, self.number, name)
 
     def encoded(self, face: Face) -> Face:
-        """Return a face with the latents of this model."""
-        return face if face.model == self.number else self.encode(face.picture, face.name)
+        """Return a face with the latents of this model; the face keeps it for the next time."""
+        if face.model == self.number:
+            return face
+        if self.number not in face.others:
+            face.others[self.number] = self.encode(face.picture, face.name)
+        return face.others[self.number]
 
     @torch.inference_mode()
     def encoded_together(self, *faces: Face) -> Tensor:

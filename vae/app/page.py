@@ -5,8 +5,9 @@ from __future__ import annotations
 import gradio as gr
 
 from vae.app.between_tab import BetweenTab
-from vae.app.components import LIVE, PRIVATE, for_visitors
+from vae.app.components import LIVE, PRIVATE, ValueSlider, for_visitors
 from vae.app.edit_tab import EditTab
+from vae.app.latents_tab import LatentsTab
 from vae.app.models import AppModels, Face
 from vae.app.page_state import Page
 
@@ -43,6 +44,8 @@ def build_page(models: AppModels) -> gr.Blocks:
         with page.tabs:
             with gr.Tab("Edit", id="edit"):
                 edit = EditTab(page)
+            with gr.Tab("Latents", id="latents") as latents:
+                LatentsTab(page, edit, latents)
             with gr.Tab("Between two faces", id="between"):
                 BetweenTab(page, edit)
 
@@ -57,11 +60,19 @@ def build_page(models: AppModels) -> gr.Blocks:
 def _run_slider(models: AppModels) -> gr.Slider:
     """Build the slider that chooses a run for all tabs; its label says which it is."""
 
-    def label(number: int) -> str:
+    def label(number: int | None) -> str:
+        number = number or 1
         return f"Run {number} of {len(models.models)}: {models[int(number) - 1].label}"
 
-    slider = gr.Slider(
-        1, len(models.models), value=1, step=1, precision=0, label=label(1), elem_id="run"
+    slider = ValueSlider(
+        1,
+        len(models.models),
+        value=1,
+        step=1,
+        precision=0,
+        label=label(1),
+        buttons=[],
+        elem_id="run",
     )
     slider.input(lambda number: gr.Slider(label=label(number)), slider, slider, **LIVE)
     return slider

@@ -21,9 +21,9 @@ class Page:
     face: gr.State  # the visitor's Face, or None
     tabs: gr.Tabs
 
-    def model(self, run: int) -> AppModel:
-        """Return the model of the run that `run` has chosen."""
-        return self.models[int(run) - 1]
+    def model(self, run: int | None) -> AppModel:
+        """Return the model of the run that `run` has chosen; the first while its field is empty."""
+        return self.models[(run or 1) - 1]
 
     def when_run_changes(
         self, function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
