@@ -53,10 +53,10 @@ FACE_OPTIONS = (
         "--crop",
         default="auto",
         help="of photographs: auto (the default: the face is found, by OpenCV of the extra `app`, "
-        "and framed as the training images are; else the largest centre square), none (the largest "
-        "centre square), PIXELS (a centre square) or LEFT,TOP,SIDE. A model of CelebA (crop 148) or "
-        "of drawn faces wants the eyes at 36 and 63 %% of the width and 51 %% of the height: a side "
-        "of 3.8 times their distance",
+        "and framed as the training images are; else the largest centre square), none (the "
+        "largest centre square), PIXELS (a centre square) or LEFT,TOP,SIDE. A model of CelebA "
+        "(crop 148) or of drawn faces wants the eyes at 36 and 63 %% of the width and 51 %% of the "
+        "height: a side of 3.8 times their distance",
     ),
 )
 REFINE = option(
