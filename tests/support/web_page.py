@@ -34,3 +34,14 @@ def pixels(url):
     assert head in ("data:image/png;base64", "data:image/gif;base64")
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def gallery(page, selector):
+    """The URLs of a gallery's images, in order: each all of it, as data."""
+    return [image.get_attribute("src") for image in page.query_selector_all(f"{selector} img")]
+
+
+def wait_for_text(page, selector, text):
+    """Wait until an element's text holds `text`."""
+    script = "([s, text]) => document.querySelector(s)?.innerText.includes(text)"
+    page.wait_for_function(script, arg=[selector, text])

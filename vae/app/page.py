@@ -8,12 +8,14 @@ from vae.app.components import LIVE, PRIVATE, for_visitors
 from vae.app.edit_tab import EditTab
 from vae.app.models import AppModels, Face
 from vae.app.page_state import Page
+from vae.app.samples_tab import SamplesTab
 
 CSS = """
 .face { aspect-ratio: 1; }
 .face .image-frame { width: 100%; height: 100%; }
 .face img { width: 100%; height: 100%; object-fit: contain; }
 .faces { position: sticky; top: 0; z-index: 5; background: var(--body-background-fill); }
+.samples .grid-container { grid-template-columns: repeat(auto-fill, minmax(max(90px, 15%), 1fr)); }
 """
 
 
@@ -31,8 +33,11 @@ def build_page(models: AppModels) -> gr.Blocks:
         gr.Markdown(f"# FaceApp: {models.title}")
         run = _run_slider(models) if len(models.models) > 1 else gr.State(1)
         page = Page(models, run, gr.State(), gr.Tabs())
-        with page.tabs, gr.Tab("Edit", id="edit"):
-            edit = EditTab(page)
+        with page.tabs:
+            with gr.Tab("Edit", id="edit"):
+                edit = EditTab(page)
+            with gr.Tab("Samples", id="samples"):
+                SamplesTab(page, edit)
 
         def first(number: int) -> Face | None:
             model = page.model(number)
