@@ -25,8 +25,8 @@ PRIORS = {
 MAX_SEED = 2**32 - 1
 MAX_SAMPLES = 64  # within one batch of `vae sample`
 MAX_TEMPERATURE = 2.0
-# Gradio tells the page of a changed state only through its queue.
-MAY_ASK: dict[str, Any] = {"queue": True, "concurrency_limit": None}
+# Of events that may ask for a fit, or raise: only through its queue does Gradio tell the page.
+QUEUED: dict[str, Any] = {"queue": True, "concurrency_limit": None}
 
 
 @dataclass(frozen=True, eq=False)  # Gradio compares states by their hash
@@ -118,11 +118,11 @@ class SamplesTab:
         gr.on([control.input for control in self.controls], self._follow, settings, drawn, **LIVE)
 
         asked = [*drawn, self.fits]
-        self.draw.click(self._draw, [self.fits, *settings], asked, **{**LIVE, **MAY_ASK})
-        others = self.draw_others.click(_next_seed, self.seed, self.seed, **PRIVATE, queue=False)
-        others.success(self._draw, [self.fits, *settings], asked, **{**LIVE, **MAY_ASK})
+        self.draw.click(self._draw, [self.fits, *settings], asked, **{**LIVE, **QUEUED})
+        others = self.draw_others.click(_next_seed, self.seed, self.seed, **PRIVATE)
+        others.success(self._draw, [self.fits, *settings], asked, **{**LIVE, **QUEUED})
         switch = [self.samples, self.fits, *settings]
-        self.page.when_run_changes(self._switch, switch, asked, **MAY_ASK)
+        self.page.when_run_changes(self._switch, switch, asked, **QUEUED)
 
         fitted = self.fits.change(
             self._fit,
@@ -143,10 +143,12 @@ class SamplesTab:
     def _follow(
         self, run: int, prior: str, seed: int | None, temperature: float, number: int
     ) -> list[Any]:
-        """Draw if nothing is to be fitted; otherwise say how."""
-        if seed is None:  # it is being typed
-            return [gr.skip()] * 3
-        model, seed = self.page.model(run), _require_seed(seed)
+        """Draw if nothing is to be fitted; otherwise say what to do."""
+        try:
+            seed = _require_seed(seed)
+        except UserError as error:  # it is being typed, perhaps
+            return [*[gr.skip()] * 2, str(error)]
+        model = self.page.model(run)
         fitted = model.fitted_prior(prior, seed)
         if fitted is None:
             return [*[gr.skip()] * 2, f"The prior {prior} is not fitted yet: press Draw."]
@@ -191,5 +193,6 @@ def _next_seed(seed: int | None) -> int:
 
 def _require_seed(seed: int | None) -> int:
     if seed is None or not 0 <= seed <= MAX_SEED:
-        raise UserError(f"Seed {seed}: give a whole number from 0 to {MAX_SEED}.")
+        found = "empty" if seed is None else seed
+        raise UserError(f"The seed is {found}. Give a whole number from 0 to {MAX_SEED}.")
     return seed
