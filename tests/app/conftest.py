@@ -119,7 +119,7 @@ def browser():
 
 
 @contextmanager
-def visiting(browser, url, width=1280, height=900):
+def visiting(browser, url, width=1280, height=900, ready="#after img"):
     """A visitor's page; at its end no request has gone elsewhere and no error is on the console."""
     context = browser.new_context(
         viewport={"width": width, "height": height}, accept_downloads=True
@@ -132,7 +132,7 @@ def visiting(browser, url, width=1280, height=900):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.set_default_timeout(1000 * START)
     page.goto(url)
-    page.wait_for_selector("#after img")
+    page.wait_for_selector(ready)
     try:
         yield page
         assert elsewhere == []

@@ -1,17 +1,18 @@
 """The tab Samples, in a browser."""
 
+import re
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.app.conftest import visiting
+from tests.app.conftest import serving, visiting
 from tests.support.web_page import gallery, move, pixels, source, wait_for_change, wait_for_text
 from vae.app.models import AppModel
 from vae.cli.main import main as vae
 from vae.evaluation.priors import StandardPrior
-from vae.utils.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -139,31 +140,32 @@ def test_a_seed_out_of_range_is_explained(visit):
     assert len(gallery(page, "#samples")) == 16
 
 
-class RunWithoutImages:
-    """A run whose images are missing."""
-
-    model = SimpleNamespace(latent_dim=4)
-    flow_file = None
-
-    @property
-    def data(self):
-        raise UserError("/a/folder: does not exist.")
-
-
-def test_missing_images_leave_the_standard_prior():
-    model = AppModel(0, "a run", RunWithoutImages(), None)
-    assert isinstance(model.prior("standard"), StandardPrior)
-    with pytest.raises(UserError, match=r"mixture .* not here\. Take the prior standard"):
-        model.prior("mixture")
+def test_without_images_only_the_standard_prior_is_drawn(browser, app_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(app_run, run, ignore=shutil.ignore_patterns("directions", "priors"))
+    settings = (run / ".hydra" / "hydra.yaml").read_text()
+    moved = re.sub(r"(?m)^( +cwd: ).*$", rf"\g<1>{tmp_path}", settings)
+    (run / ".hydra" / "hydra.yaml").write_text(moved)
+    with serving(run) as (url, _), visiting(browser, url, ready="#photograph") as page:
+        open_samples(page)
+        assert page.is_checked("#prior input[value=standard]")
+        page.click("#draw")
+        shown(page, "standard")
+        choose(page, "mixture")
+        page.click("#draw")
+        expected = "fitted to the training images, which are not here. Take the prior standard."
+        wait_for_text(page, ".toast-body", expected)
+        page.click("#samples button >> nth=2")  # nothing covers the samples
+        page.wait_for_selector("#before img")
 
 
 def test_a_limited_number_of_fits_is_kept(monkeypatch):
-    fitted = []
+    fitted, run = [], SimpleNamespace(flow_file=None)
     monkeypatch.setattr(
         "vae.app.models.fit_prior",
         lambda run, name, seed, flow_file: fitted.append((name, seed)) or StandardPrior(4),
     )
-    model = AppModel(0, "a run", RunWithoutImages(), None)
+    model = AppModel(0, "a run", run, None)
     for seed in (0, 1, 1, 2):
         model.prior("gaussian", seed)
         model.prior("mixture", seed)

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from torch import Tensor
 
-from vae.app.components import LIVE, PRIVATE, FaceGallery, for_visitors
+from vae.app.components import LIVE, PRIVATE, FaceGallery, for_visitors, warn
 from vae.app.edit_tab import EditTab
 from vae.app.models import AppModel, Face
 from vae.app.page_state import Page
@@ -132,7 +132,7 @@ class SamplesTab:
             concurrency_id="fit",
             **PRIVATE,
         )
-        fitted.then(self._follow, settings, drawn, **LIVE)  # also says that a fit has failed
+        fitted.success(self._follow, settings, drawn, **LIVE)
 
         sent = self.gallery.select(
             self._send, self.samples, [self.page.face, self.page.tabs], **PRIVATE
@@ -173,7 +173,11 @@ class SamplesTab:
 
     @for_visitors
     def _fit(self, run: int, prior: str, seed: int | None) -> None:
-        self.page.model(run).prior(prior, _require_seed(seed))
+        """Fit a prior; where it cannot be, the samples stay."""
+        try:
+            self.page.model(run).prior(prior, _require_seed(seed))
+        except UserError as error:
+            warn(str(error))
 
     @for_visitors
     def _send(self, samples: Samples | None, chosen: gr.SelectData) -> tuple[Face, gr.Tabs]:
