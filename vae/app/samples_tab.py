@@ -25,7 +25,8 @@ PRIORS = {
 MAX_SEED = 2**32 - 1
 MAX_SAMPLES = 64  # within one batch of `vae sample`
 MAX_TEMPERATURE = 2.0
-# Of events that may ask for a fit, or raise: only through its queue does Gradio tell the page.
+# Of events that may ask for a fit or raise an error: Gradio tells the page of either only
+# through its queue.
 QUEUED: dict[str, Any] = {"queue": True, "concurrency_limit": None}
 
 
