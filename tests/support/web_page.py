@@ -44,3 +44,14 @@ def open_tab(page, title):
 def slider_value(page, selector):
     """The number beside a slider."""
     return float(page.input_value(f"{selector} input[type=number]"))
+
+
+def gallery(page, selector):
+    """The URLs of a gallery's images, in order: each all of it, as data."""
+    return [image.get_attribute("src") for image in page.query_selector_all(f"{selector} img")]
+
+
+def wait_for_text(page, selector, text):
+    """Wait until an element's text holds `text`."""
+    script = "([s, text]) => document.querySelector(s)?.innerText.includes(text)"
+    page.wait_for_function(script, arg=[selector, text])

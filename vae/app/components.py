@@ -141,3 +141,8 @@ def for_visitors(function: Callable[P, R]) -> Callable[P, R]:
 def message(text: str) -> gr.Error:
     """Return an error for the visitor; its text may hold bytes of an uploaded file."""
     return gr.Error(html.escape(printable(text)), title="", duration=None, print_exception=False)
+
+
+def warn(text: str) -> None:
+    """Show a warning, where an error would cover the event's outputs."""
+    gr.Warning(html.escape(printable(text)), title="", duration=None)

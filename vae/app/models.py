@@ -18,7 +18,7 @@ from vae.data.loader import to_float
 from vae.evaluation.attributes import LearnedDirections, learn_directions
 from vae.evaluation.directions import METHODS
 from vae.evaluation.latents import AggregatePosterior
-from vae.evaluation.priors import Prior, fit_prior
+from vae.evaluation.priors import Prior, StandardPrior, fit_prior
 from vae.evaluation.refine import refine_posterior
 from vae.generation.decode import rank_latents
 from vae.generation.framing import Eyes, wanted_eyes
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 REFINE_STEPS = 500  # of Adam, as docs/evaluation.md advises
 ROUNDING = 1e-4  # of latents, whose prior has the standard deviation 1
+MAX_PRIORS = 8  # of a model that are kept: of 2,048 latents each is about 40 MB
 
 
 @dataclass(frozen=True, eq=False)  # Gradio compares states by their hash
@@ -55,7 +56,8 @@ class AppModel:
     learned: LearnedDirections | None  # None: nothing is known of attributes of its images
     no_directions: str = ""  # why there are none
     _lock: Lock = field(default_factory=Lock)
-    _priors: dict[str, Prior] = field(default_factory=dict)
+    _fitting: Lock = field(default_factory=Lock)
+    _priors: dict[tuple[str, int], Prior] = field(default_factory=dict)
 
     @cached_property
     def faces(self) -> np.ndarray | None:
@@ -154,16 +156,39 @@ class AppModel:
         found = refine_posterior(self.run.model, face.picture[None], REFINE_STEPS, generator=noise)
         return Face(face.picture, found.mode[0], self.number, face.name)
 
-    def prior(self, name: str) -> Prior:
-        """Return a prior, fitted at its first use.
+    def fitted_prior(self, name: str, seed: int = 0) -> Prior | None:
+        """Return a prior that needs no fit: N(0, I), or one that `prior` has fitted and kept."""
+        if name == "standard":
+            return StandardPrior(self.run.model.latent_dim)
+        return self._priors.get(_fit_of(name, seed))
+
+    def prior(self, name: str, seed: int = 0) -> Prior:
+        """Return a prior, fitted as `vae sample --seed` fits it. The last MAX_PRIORS are kept.
 
         Raises:
             UserError: the images are missing, or the model has too many latents.
         """
-        with self._lock:
-            if name not in self._priors:
-                self._priors[name] = fit_prior(self.run, name, flow_file=self.run.flow_file)
-            return self._priors[name]
+        with self._fitting:
+            fitted = self.fitted_prior(name, seed)
+            if fitted is None:
+                try:
+                    fitted = fit_prior(self.run, name, seed, flow_file=self.run.flow_file)
+                except UserError as error:
+                    if self.faces is not None:
+                        raise
+                    raise UserError(
+                        f"The prior {name} is fitted to the training images, which are not here. "
+                        "Take the prior standard."
+                    ) from error
+                self._priors[_fit_of(name, seed)] = fitted
+                while len(self._priors) > MAX_PRIORS:
+                    del self._priors[next(iter(self._priors))]
+            return fitted
+
+
+def _fit_of(name: str, seed: int) -> tuple[str, int]:
+    """Identify a fit of a prior: only that of the mixture depends on the seed."""
+    return name, seed if name == "mixture" else 0
 
 
 @dataclass(frozen=True)

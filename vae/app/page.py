@@ -10,6 +10,7 @@ from vae.app.edit_tab import EditTab
 from vae.app.latents_tab import LatentsTab
 from vae.app.models import AppModels, Face
 from vae.app.page_state import Page
+from vae.app.samples_tab import SamplesTab
 
 CSS = """
 .gradio-container { overflow: clip !important; }  /* or nothing in it is sticky */
@@ -19,6 +20,7 @@ CSS = """
 .face img { width: 100%; height: 100%; object-fit: contain; }
 .faces { position: sticky; top: 0; z-index: 50; background: var(--body-background-fill); }
 .faces .prose p { font-size: 0.8rem; margin: 0; }
+.samples .grid-container { grid-template-columns: repeat(auto-fill, minmax(max(90px, 15%), 1fr)); }
 """
 
 
@@ -46,6 +48,8 @@ def build_page(models: AppModels) -> gr.Blocks:
                 edit = EditTab(page)
             with gr.Tab("Latents", id="latents") as latents:
                 LatentsTab(page, edit, latents)
+            with gr.Tab("Samples", id="samples"):
+                SamplesTab(page, edit)
             with gr.Tab("Between two faces", id="between"):
                 BetweenTab(page, edit)
 

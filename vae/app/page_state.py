@@ -26,8 +26,16 @@ class Page:
         return self.models[(run or 1) - 1]
 
     def when_run_changes(
-        self, function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
+        self,
+        function: Callable[..., Any],
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        **settings: Any,
     ) -> None:
-        """Call a function while the slider of runs moves; never for a single run."""
+        """Call a function while the slider of runs moves; never for a single run.
+
+        Args:
+            settings: of the event, besides LIVE.
+        """
         if isinstance(self.run, gr.Slider):
-            self.run.input(function, list(inputs), list(outputs), **LIVE)
+            self.run.input(function, list(inputs), list(outputs), **{**LIVE, **settings})
