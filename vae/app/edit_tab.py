@@ -16,6 +16,7 @@ from vae.utils.errors import UserError
 
 MAX_STRENGTH = 3.0  # of a slider, either way
 STEP = 0.05
+NO_FACE = "There is no face yet. Choose a photograph, or take a validation face."
 
 
 class EditTab:
@@ -113,8 +114,10 @@ class EditTab:
 
     @for_visitors
     def _refine(self, face: Face | None, run: int) -> Face:
+        if face is None:
+            raise UserError(NO_FACE)
         model = self.page.model(run)
-        return model.refine(model.encoded(_require(face)))
+        return model.refine(model.encoded(face))
 
     @for_visitors
     def _show(self, face: Face | None, run: int, keep_detail: bool, unbounded: bool) -> list[Any]:
@@ -152,9 +155,11 @@ class EditTab:
         unbounded: bool,
         *strengths: float | None,
     ) -> list[Any]:
+        if face is None:
+            return [gr.skip(), NO_FACE]
         model = self.page.model(run)
         wanted = {n: each or 0.0 for n, each in zip(self.names, strengths, strict=True)}
-        edited, applied = model.edit(model.encoded(_require(face)), wanted, keep_detail, unbounded)
+        edited, applied = model.edit(model.encoded(face), wanted, keep_detail, unbounded)
         limited = [
             f"{_words(name)} {wanted[name]:+.2f} is limited to {strength:+.2f}"
             for name, strength in applied.items()
@@ -174,9 +179,3 @@ def _label(model: AppModel, attribute: str) -> str:
     accuracy = model.learned.accuracy[attribute][METHODS[0]]
     told = f"{100 * accuracy:.0f}\u00a0%" if accuracy == accuracy else "unknown"
     return f"{_words(attribute)}, {told}"
-
-
-def _require(face: Face | None) -> Face:
-    if face is None:
-        raise UserError("There is no face yet. Choose a photograph, or take a validation face.")
-    return face
