@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import gradio as gr
 
 from vae.app.components import LIVE, PRIVATE, for_visitors
 from vae.app.edit_tab import EditTab
 from vae.app.models import AppModels, Face
 from vae.app.page_state import Page
+from vae.app.run_tab import RunTab
+from vae.app.sweep_tab import SweepTab
+from vae.utils.text import markdown_text
 
 CSS = """
 .face { aspect-ratio: 1; }
 .face .image-frame { width: 100%; height: 100%; }
 .face img { width: 100%; height: 100%; object-fit: contain; }
 .faces { position: sticky; top: 0; z-index: 5; background: var(--body-background-fill); }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(40%, 190px), 1fr)); }
+.table { overflow-x: auto; }
+.table :is(th, td) { overflow-wrap: normal; word-break: normal; padding: 4px 8px !important; }
 """
 
 
@@ -22,17 +30,26 @@ def theme() -> gr.themes.Base:
     fonts = ["system-ui", "sans-serif"]
     dark = {"body_text_color_subdued": "*neutral_600", "block_info_text_color": "*neutral_600"}
     base = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=["monospace"])
-    return base.set(**dark, block_label_text_color="*neutral_700")
+    chosen = {"button_primary_background_fill": "*primary_700"}  # under white text
+    return base.set(**dark, **chosen, block_label_text_color="*neutral_700")
 
 
 def build_page(models: AppModels) -> gr.Blocks:
     """Build the page of one run, or of a sweep's runs."""
     with gr.Blocks(title=f"FaceApp: {models.title}", analytics_enabled=False) as blocks:
-        gr.Markdown(f"# FaceApp: {models.title}")
+        gr.Markdown(f"# FaceApp: {markdown_text(models.title)}", latex_delimiters=[])
         run = _run_slider(models) if len(models.models) > 1 else gr.State(1)
-        page = Page(models, run, gr.State(), gr.Tabs())
-        with page.tabs, gr.Tab("Edit", id="edit"):
-            edit = EditTab(page)
+        page = Page(models, run, gr.State(), gr.Tabs(), gr.State("edit"))
+        with page.tabs:
+            with gr.Tab("Edit", id="edit") as tab:
+                edit = EditTab(page, tab)
+            if len(models.models) > 1:
+                with gr.Tab("Sweep", id="sweep") as tab:
+                    SweepTab(page, edit, tab)
+            with gr.Tab("Run", id="run") as tab:
+                RunTab(page, tab)
+        for tab in page.tabs.children:
+            tab.select(partial(str, tab.id), None, page.open_tab, **LIVE)
 
         def first(number: int) -> Face | None:
             model = page.model(number)
@@ -51,5 +68,5 @@ def _run_slider(models: AppModels) -> gr.Slider:
     slider = gr.Slider(
         1, len(models.models), value=1, step=1, precision=0, label=label(1), elem_id="run"
     )
-    slider.input(lambda number: gr.Slider(label=label(number)), slider, slider, **LIVE)
+    slider.change(lambda number: gr.Slider(label=label(number)), slider, slider, **LIVE)
     return slider
