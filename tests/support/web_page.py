@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 
 import numpy as np
 from PIL import Image
@@ -34,3 +35,21 @@ def pixels(url):
     assert head in ("data:image/png;base64", "data:image/gif;base64")
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def open_tab(page, name):
+    """Open one of the page's tabs."""
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def wait_for_text(page, selector, text):
+    """Wait until an element shows a text."""
+    script = """([s, text]) => {
+        const e = document.querySelector(s);
+        return e && e.innerText.includes(text) }"""
+    page.wait_for_function(script, arg=[selector, text])
+
+
+def caption_figure(caption, unit):
+    """The number before a unit: 24.8 of "552 nats, 24.8 dB"."""
+    return float(re.search(rf"([\d.]+)\s{unit}\b", caption)[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import cached_property, partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,6 @@ from vae.utils.text import markdown_text, plural, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from PIL.Image import Image
 
 COLUMNS = {  # of the table
     "val/rate": "rate, nats",
@@ -83,7 +83,9 @@ class SweepTab:
                     self.pictures.append(
                         _picture(f"The face by {printable(model.label)}", f"sweep-face-{number}")
                     )
-                    self.buttons.append(gr.Button(size="sm", elem_id=f"sweep-choose-{number}"))
+                    self.buttons.append(
+                        gr.Button(model.label, size="sm", elem_id=f"sweep-choose-{number}")
+                    )
                     self.captions.append(gr.Markdown(elem_id=f"sweep-caption-{number}"))
 
     def _listen(self, tab: gr.Tab) -> None:
@@ -169,23 +171,34 @@ class RateDistortionChart:
         runs = models.comparison.ranked if models.comparison else []
         self.measured = [run for run in runs if run.metrics.keys() >= set(RATE_DISTORTION)]
         self.comparison = models.comparison if self.measured else None
+        self._drawn = dict[int, bytes]()  # by the number of the chosen model
         self._lock = Lock()  # matplotlib's figures are not for several threads
 
-    def draw(self, model: AppModel) -> Image:
-        """Return the chart with the run of a model marked, if it has a rate and a distortion."""
+    def draw(self, model: AppModel) -> bytes:
+        """Return the chart as a PNG, the run of a model marked if it has a rate and a distortion.
+
+        Drawn at the first call for a model, and kept.
+        """
+        with self._lock:
+            if model.number not in self._drawn:
+                self._drawn[model.number] = self._draw(model)
+            return self._drawn[model.number]
+
+    def _draw(self, model: AppModel) -> bytes:
         from PIL import Image
 
-        with self._lock:
-            canvas, axes, background = self._base
-            canvas.restore_region(background)
-            x, y = (model.run.metrics.get(key) for key in RATE_DISTORTION)
-            if x is not None and y is not None:
-                ring = axes.scatter([x], [y], **CHOSEN)
-                word = axes.annotate("chosen", (x, y), (0, 12), **ABOVE)
-                for artist in (ring, word):
-                    axes.draw_artist(artist)
-                    artist.remove()
-            return Image.fromarray(np.array(canvas.buffer_rgba())[..., :3])
+        canvas, axes, background = self._base
+        canvas.restore_region(background)
+        x, y = (model.run.metrics.get(key) for key in RATE_DISTORTION)
+        if x is not None and y is not None:
+            ring = axes.scatter([x], [y], **CHOSEN)
+            word = axes.annotate("chosen", (x, y), (0, 12), **ABOVE)
+            for artist in (ring, word):
+                axes.draw_artist(artist)
+                artist.remove()
+        buffer = io.BytesIO()
+        Image.fromarray(np.array(canvas.buffer_rgba())[..., :3]).save(buffer, format="PNG")
+        return buffer.getvalue()
 
     @cached_property
     def _base(self) -> tuple[Any, Axes, Any]:
