@@ -40,8 +40,8 @@ LIVE: dict[str, Any] = {
 class FaceImage(gr.Image):
     """An image that is sent within the answer: no file on the server, no second request.
 
-    Takes a tensor (3, size, size) in [0, 1], a PIL image, or the bytes of a PNG or a GIF. As an input
-    it is the path of the uploaded file: the page decodes it itself.
+    Takes a tensor (3, size, size) in [0, 1], a PIL image, or the bytes of a PNG or a GIF. As an
+    input it is the path of the uploaded file: the page decodes it itself.
     """
 
     is_template = True  # the browser's part is that of gr.Image

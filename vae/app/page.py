@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import gradio as gr
 
-from vae.app.components import LIVE, PRIVATE, for_visitors
+from vae.app.components import PRIVATE, for_visitors
 from vae.app.edit_tab import EditTab
 from vae.app.models import AppModels, Face
 from vae.app.page_state import Page
@@ -48,8 +46,9 @@ def build_page(models: AppModels) -> gr.Blocks:
                     SweepTab(page, edit, tab)
             with gr.Tab("Run", id="run") as tab:
                 RunTab(page, tab)
-        for tab in page.tabs.children:
-            tab.select(partial(str, tab.id), None, page.open_tab, **LIVE)
+        if len(models.models) > 1:
+            page.when_run_changes(lambda n: gr.update(label=_label(models, n)), [run], [run])
+        page.listen()
 
         def first(number: int) -> Face | None:
             model = page.model(number)
@@ -61,12 +60,10 @@ def build_page(models: AppModels) -> gr.Blocks:
 
 def _run_slider(models: AppModels) -> gr.Slider:
     """Build the slider that chooses a run for all tabs; its label says which it is."""
-
-    def label(number: int) -> str:
-        return f"Run {number} of {len(models.models)}: {models[int(number) - 1].label}"
-
-    slider = gr.Slider(
-        1, len(models.models), value=1, step=1, precision=0, label=label(1), elem_id="run"
+    return gr.Slider(
+        1, len(models.models), value=1, step=1, precision=0, label=_label(models, 1), elem_id="run"
     )
-    slider.change(lambda number: gr.Slider(label=label(number)), slider, slider, **LIVE)
-    return slider
+
+
+def _label(models: AppModels, number: int) -> str:
+    return f"Run {number} of {len(models.models)}: {models[int(number) - 1].label}"
