@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 
 import numpy as np
 from PIL import Image
@@ -55,3 +56,8 @@ def wait_for_text(page, selector, text):
     """Wait until an element's text holds `text`."""
     script = "([s, text]) => document.querySelector(s)?.innerText.includes(text)"
     page.wait_for_function(script, arg=[selector, text])
+
+
+def caption_figure(caption, unit):
+    """The number before a unit: 24.8 of "552 nats, 24.8 dB"."""
+    return float(re.search(rf"([\d.]+)\s{unit}\b", caption)[1])

@@ -12,7 +12,7 @@ from matplotlib.collections import PathCollection
 from PIL import Image
 
 from tests.support.fake_sweeps import VALUES, grid_of, make_run, make_sweep
-from vae.sweeps.charts import axis_keys, draw_charts, draw_comparison
+from vae.sweeps.charts import axis_keys, draw_charts, draw_comparison, draw_rate_distortion
 from vae.sweeps.comparison import importances, read_sweep
 from vae.training.metrics import bits_per_dim
 from vae.utils.errors import UserError
@@ -217,3 +217,10 @@ def test_the_decisive_key_is_most_important(metric, tmp_path):
 )
 def test_few_runs_have_no_importances(runs, tmp_path):
     assert importances(read_sweep(make_sweep(tmp_path / "s", runs)), "val/bpd") == {}
+
+
+def test_the_panel_of_rate_and_distortion_is_drawn_alone(grid):
+    comparison, found = grid
+    (axes, *_) = draw_rate_distortion(comparison).axes
+    assert axes.get_title() == "Rate and distortion"
+    assert places(axes) == places(found["Rate and distortion"])

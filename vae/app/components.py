@@ -40,8 +40,8 @@ LIVE: dict[str, Any] = {
 class FaceImage(gr.Image):
     """An image that is sent within the answer: no file on the server, no second request.
 
-    Takes a tensor (3, size, size) in [0, 1], a PIL image, or the bytes of a GIF. As an input it
-    is the path of the uploaded file: the page decodes it itself.
+    Takes a tensor (3, size, size) in [0, 1], a PIL image, or the bytes of a PNG or a GIF. As an
+    input it is the path of the uploaded file: the page decodes it itself.
     """
 
     is_template = True  # the browser's part is that of gr.Image
@@ -112,9 +112,10 @@ def face_row(faces: Mapping[str, str]) -> list[FaceImage]:
 
 
 def data_url(value: Tensor | Image | bytes) -> str:
-    """Return an image as a `data:` URL: PNG, exact to the level; GIF for bytes."""
+    """Return an image as a `data:` URL: PNG, exact to the level; for bytes what they are."""
     if isinstance(value, bytes):
-        return f"data:image/gif;base64,{base64.b64encode(value).decode()}"
+        kind = "png" if value.startswith(b"\x89PNG") else "gif"
+        return f"data:image/{kind};base64,{base64.b64encode(value).decode()}"
     picture = to_pil(value) if isinstance(value, Tensor) else value
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", compress_level=1)

@@ -22,8 +22,8 @@ NO_FACE = "There is no face yet. Choose a photograph, or take a validation face.
 class EditTab:
     """Builds the tab within a `gr.Tab`; other tabs send faces to it with `show_after`."""
 
-    def __init__(self, page: Page) -> None:
-        self.page = page
+    def __init__(self, page: Page, tab: gr.Tab) -> None:
+        self.page, self.tab = page, tab
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 picker = FacePicker(page, page.face)
@@ -110,7 +110,10 @@ class EditTab:
         edit, edited = [*self.settings, *self.sliders], [self.edited, self.limits]
         gr.on(changed, self._edit, edit, edited, **LIVE)
         self.reset.click(self._show, self.settings, self.shown, **LIVE)
-        self.page.when_run_changes(self._switch, edit, self.shown)
+        # The labels of a hidden tab wait until it is opened: a browser takes 50 ms for them.
+        if self.names and isinstance(run, gr.Slider):
+            self.page.while_open(self.tab, self._labels, [run], self.sliders)
+        self.page.when_run_changes(self._switch, edit, self.shown[:4])
 
     @for_visitors
     def _refine(self, face: Face | None, run: int) -> Face:
@@ -138,13 +141,17 @@ class EditTab:
         unbounded: bool,
         *strengths: float | None,
     ) -> list[Any]:
-        """Show the same edit by another run; labels have its accuracies."""
-        labels = [gr.Slider(label=_label(self.page.model(run), name)) for name in self.names]
+        """Show the same edit by another run."""
         if face is None:
-            return [*[gr.skip()] * 4, *labels]
+            return [gr.skip()] * 4
         original, plain, *_ = self._show(face, run, keep_detail, unbounded)
-        edited = self._edit(face, run, keep_detail, unbounded, *strengths)
-        return [original, plain, *edited, *labels]
+        return [original, plain, *self._edit(face, run, keep_detail, unbounded, *strengths)]
+
+    @for_visitors
+    def _labels(self, run: int) -> Any:
+        """Return the labels of the sliders, which have the accuracies of a run."""
+        labels = [gr.update(label=_label(self.page.model(run), name)) for name in self.names]
+        return labels if len(labels) > 1 else labels[0]
 
     @for_visitors
     def _edit(

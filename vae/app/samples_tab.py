@@ -130,7 +130,8 @@ class SamplesTab:
         others = self.draw_others.click(_next_seed, self.seed, self.seed, **PRIVATE)
         others.success(self._draw, [self.fits, *settings], asked, **{**LIVE, **QUEUED})
         switch = [self.samples, self.fits, *settings]
-        self.page.when_run_changes(self._switch, switch, asked, **QUEUED)
+        if isinstance(self.page.run, gr.Slider):
+            self.page.run.change(self._switch, switch, asked, **{**LIVE, **QUEUED})
 
         fitted = self.fits.change(
             self._fit,

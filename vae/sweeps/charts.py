@@ -96,6 +96,15 @@ def draw_comparison(comparison: Comparison) -> Figure:
     return figure
 
 
+def draw_rate_distortion(comparison: Comparison) -> Figure:
+    """Draw the panel of rate and distortion alone: of a sweep with a run that measured both."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4, 4.6), layout="constrained")
+    _draw_trade(figure.add_subplot(), comparison, RATE_DISTORTION)
+    return figure
+
+
 def literal(text: str) -> str:
     """Return text as matplotlib shows it literally, on one line: `$` begins a formula there."""
     return truncate(printable(text), MAX_LABEL).replace("$", r"\$")
