@@ -30,7 +30,7 @@ def photograph(trained, tmp_path):
 
 
 def open_tab(page):
-    page.get_by_role("tab", name="Between two faces").click()
+    page.get_by_role("tab", name="Between").click()
     page.wait_for_selector("#between img")
 
 

@@ -61,7 +61,7 @@ def build_page(models: AppModels) -> gr.Blocks:
                 LatentsTab(page, edit, tab)
             with gr.Tab("Samples", id="samples"):
                 SamplesTab(page, edit)
-            with gr.Tab("Between two faces", id="between"):
+            with gr.Tab("Between", id="between"):
                 BetweenTab(page, edit)
             if several:
                 with gr.Tab("Sweep", id="sweep") as tab:

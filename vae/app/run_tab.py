@@ -104,7 +104,7 @@ def _configuration(model: AppModel) -> str:
     """Return a run's configuration as YAML, without the places on this machine's disk."""
     found = model.run.config.as_dict()
     found["data"] = {k: v for k, v in found["data"].items() if k not in ("root", "path")}
-    return yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
 
 
 def _headline(model: AppModel) -> str:
