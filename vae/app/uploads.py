@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-from contextlib import suppress
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -17,7 +22,7 @@ from vae.data.images import FORMATS, decode_square
 from vae.data.loader import to_float
 from vae.generation.photos import Photograph, frame_photograph
 from vae.utils.errors import UserError
-from vae.utils.files import read_bytes
+from vae.utils.files import is_alive, read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +31,8 @@ MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 SHOWN_SIDE = 480  # pixels of the longer side of a photograph on the page
 NAME = "your photograph"
+KEPT = 60  # seconds that an upload waits for its event
+FOLDER = re.compile(r"vae-app-(\d+)-\w+")  # the process
 
 # A picture of MAX_PIXELS takes 200 MB while it is decoded.
 _decoding = BoundedSemaphore(2)
@@ -39,20 +46,74 @@ class Upload:
     note: str  # on an animation
 
 
+@contextmanager
+def upload_folder() -> Iterator[Path]:
+    """Make a private folder that Gradio uses for uploads, and remove it at the end.
+
+    Folders of processes that were killed are removed, too.
+    """
+    for left in Path(tempfile.gettempdir()).glob("vae-app-*"):
+        named = FOLDER.fullmatch(left.name)
+        if named and not is_alive(int(named[1])):
+            shutil.rmtree(left, ignore_errors=True)  # it follows no link
+    folder = Path(tempfile.mkdtemp(prefix=f"vae-app-{os.getpid()}-"))
+    try:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def waiting(folder: Path) -> tuple[int, int]:
+    """Return the number and the bytes of the uploads in a folder."""
+    sizes = []
+    for file in folder.rglob("*"):
+        with suppress(OSError):  # it was removed meanwhile
+            sizes.append(file.lstat().st_size)
+    return len(sizes), sum(sizes)
+
+
+def remove_old(folder: Path, age: float = KEPT) -> None:
+    """Remove the uploads that have waited `age` seconds in a folder."""
+    for path in folder.iterdir():
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > age:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def read_upload(path: str) -> Upload:
     """Read an uploaded file, and remove it.
 
+    Args:
+        path: that the visitor's browser names. Only a file that was uploaded is touched.
+
     Raises:
-        UserError: it is too large, or no file.
+        UserError: it is too large, or no upload.
     """
+    file = Path(path)
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    parts = file.parts[len(folder.parts) :]  # of an upload: a folder of its own, and its name
+    if file != folder.joinpath(*parts) or len(parts) != 2 or ".." in parts or _has_link(file):
+        raise UserError(f"{NAME}: was not uploaded. Choose it again.")
     try:
-        content = read_bytes(Path(path), MAX_BYTES)
-    except OSError as error:
-        raise UserError(f"{NAME}: cannot be read ({error.strerror}). Send it again.") from error
+        content = read_bytes(file, MAX_BYTES)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None)
+        raise UserError(f"{NAME}: cannot be read ({reason}). Choose it again.") from error
     finally:
-        with suppress(OSError):
-            os.unlink(path)
+        shutil.rmtree(file.parent, ignore_errors=True)
     return Upload(content, _note(content))
+
+
+def _has_link(file: Path) -> bool:
+    return file.is_symlink() or file.parent.is_symlink()
 
 
 def _note(content: bytes) -> str:
