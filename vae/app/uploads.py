@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from vae.app.models import AppModel, AppModels, Face
-from vae.data.images import FORMATS, decode_square
+from vae.data.base import ImageError
+from vae.data.images import FIX, FORMATS, decode_square
 from vae.data.loader import to_float
 from vae.generation.photos import Photograph, frame_photograph
 from vae.utils.errors import UserError
@@ -67,9 +68,10 @@ def upload_folder() -> Iterator[Path]:
 def waiting(folder: Path) -> tuple[int, int]:
     """Return the number and the bytes of the uploads in a folder."""
     sizes = []
-    for file in folder.rglob("*"):
-        with suppress(OSError):  # it was removed meanwhile
-            sizes.append(file.lstat().st_size)
+    for parent, _, names in os.walk(folder):  # passes over folders that are removed meanwhile
+        for name in names:
+            with suppress(OSError):
+                sizes.append(os.lstat(os.path.join(parent, name)).st_size)
     return len(sizes), sum(sizes)
 
 
@@ -132,10 +134,13 @@ def frame(upload: Upload, models: AppModels, model: AppModel, crop: str) -> Phot
         UserError: it is no picture, or too large; the crop is outside of it.
     """
     data = model.run.data_config
-    with _decoding:
-        return frame_photograph(
-            upload.content, NAME, crop, data, lambda: models.eyes, max_pixels=MAX_PIXELS
-        )
+    try:
+        with _decoding:
+            return frame_photograph(
+                upload.content, NAME, crop, data, lambda: models.eyes, max_pixels=MAX_PIXELS
+            )
+    except ImageError as error:
+        raise UserError(str(error).replace(FIX, "Choose another picture.")) from error
 
 
 def face_of(photograph: Photograph, model: AppModel) -> Face:
