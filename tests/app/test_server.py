@@ -228,7 +228,6 @@ def test_wrong_values_are_refused_without_internals(app_run):
                 assert queued or answer.status_code >= 400, body[:200]
                 for internal in ("Traceback", "site-packages", str(ROOT), "Error:", ".py"):
                     assert internal not in told, (body[:200], told[:300])
-        assert visitor.client.get("/gradio_api/queue/data?session_hash=none").status_code < 500
         told = "".join(process.log)
         assert "Traceback" in told  # for whoever runs the server
         shown = visitor.edit(photograph((9, 8, 7)))

@@ -93,27 +93,27 @@ print(os.path.exists('mine.pyi'))
 def test_gradio_opens_files_that_a_request_names(tmp_path, run_script):
     (tmp_path / "private.txt").write_text("secret")
     named = {"path": str(tmp_path / "private.txt"), "meta": {"_type": "gradio.FileData"}}
-    script = f"""
+    script = """
 import asyncio, os
 os.environ["GRADIO_TEMP_DIR"] = "uploads"
 import gradio
 from gradio import processing_utils
 from gradio.data_classes import ImageData
-{{}}
-slider, named = gradio.Slider(), {named!r}
+{}
+slider, named = gradio.Slider(), {}
 moved = asyncio.run(processing_utils.async_move_files_to_cache(named, slider))
 value = ImageData(url="data:image/png;base64,AA==")
 shown = asyncio.run(processing_utils.async_move_files_to_cache(value, slider, postprocess=True))
 print(moved["path"] == named["path"], os.path.exists("uploads"), shown["url"])
 """
     url = "data:image/png;base64,AA=="
-    assert run_script(script.format("")) == ["False", "True", url], TELL
+    assert run_script(script.format("", named)) == ["False", "True", url], TELL
     (tmp_path / "uploads").rename(tmp_path / "others")
     call = """
 from vae.utils.compat import keep_gradio_from_opening_files
 keep_gradio_from_opening_files()
 """
-    assert run_script(script.format(call)) == ["True", "False", url]
+    assert run_script(script.format(call, named)) == ["True", "False", url]
 
 
 def test_gradio_downloads_urls_that_a_request_names(run_script):

@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -121,8 +122,9 @@ def _has_link(file: Path) -> bool:
 def _note(content: bytes) -> str:
     from PIL import Image
 
-    with suppress(Exception), Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        if getattr(image, "is_animated", False):
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, on metadata
+        if getattr(Image.open(io.BytesIO(content), formats=FORMATS), "is_animated", False):
             return "An animation: its first picture is taken. For another, save that one alone."
     return ""
 
@@ -168,10 +170,10 @@ def draw_square(upload: Upload, photograph: Photograph) -> Image:
     scale = shown / longer
     picture = Image.fromarray(pixels)
     corner = scale * (left - start[0]), scale * (top - start[1])
-    box = (*corner, corner[0] + scale * side - 1, corner[1] + scale * side - 1)
+    last = max(scale * side - 1, 0)  # of a strip, the square may be smaller than a pixel
+    box = (*corner, corner[0] + last, corner[1] + last)
     draw = ImageDraw.Draw(picture)
     draw.rectangle(box, outline="white", width=4)
     draw.rectangle(box, outline="#1d4ed8", width=2)
-    return picture.crop(
-        (0, 0, round(scale * (end[0] - start[0])), round(scale * (end[1] - start[1])))
-    )
+    width, height = (max(round(scale * (end[axis] - start[axis])), 1) for axis in (0, 1))
+    return picture.crop((0, 0, width, height))
