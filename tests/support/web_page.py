@@ -79,12 +79,15 @@ class Visitor:
         if not event["queue"]:
             answer = self.client.post("/gradio_api/run/predict", json=body)
             return answer.json(), answer.status_code == 200
-        self.client.post("/gradio_api/queue/join", json=body).raise_for_status()
+        joined = self.client.post("/gradio_api/queue/join", json=body).raise_for_status().json()
         query = {"session_hash": self.session}
         with self.client.stream("GET", "/gradio_api/queue/data", params=query) as lines:
             for line in lines.iter_lines():
                 told = json.loads(line.removeprefix("data: ")) if line else {}
-                if told.get("msg") == "process_completed":
+                if (
+                    told.get("msg") == "process_completed"
+                    and joined["event_id"] == told["event_id"]
+                ):
                     return told["output"], told["success"]
         raise AssertionError("the event has no answer")
 
