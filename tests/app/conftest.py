@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 
 import pytest
@@ -73,6 +74,8 @@ def serving(folder, *options, **environment):
                 break
         else:
             pytest.fail("".join(lines))
+        server.log = lines
+        threading.Thread(target=lambda: lines.extend(server.stdout), daemon=True).start()
         yield f"http://127.0.0.1:{port}/", server
     finally:
         server.send_signal(signal.SIGTERM)
@@ -119,13 +122,16 @@ def browser():
 
 
 @contextmanager
-def visiting(browser, url, width=1280, height=900, ready="#after img"):
+def visiting(browser, url, width=1280, height=900, ready="#after img", bypass_csp=True):
     """A visitor's page, once `ready` is there.
 
     At its end no request has gone elsewhere and no error is on the console.
+
+    Args:
+        bypass_csp: playwright's `wait_for_function` needs it; the page does not.
     """
     context = browser.new_context(
-        viewport={"width": width, "height": height}, accept_downloads=True
+        viewport={"width": width, "height": height}, accept_downloads=True, bypass_csp=bypass_csp
     )
     page = context.new_page()
     elsewhere, errors = [], []

@@ -35,7 +35,10 @@ class Edit(NamedTuple):
     payload: bytes
 
     def __call__(self, file: Path) -> None:
-        content = file.read_bytes()
+        file.write_bytes(self.of(file.read_bytes()))
+
+    def of(self, content: bytes) -> bytes:
+        """Return a content after the edit."""
         place = self.place % (len(content) + 1)
         before, there, after = content[:place], content[place:][: self.count], content[place:]
         rest = after[self.count :]
@@ -51,7 +54,7 @@ class Edit(NamedTuple):
             # the next word or number
             "swap": re.sub(rb"[\w.+/-]+", lambda _: self.payload, after, count=1),
         }
-        file.write_bytes(before + edited[self.kind])
+        return before + edited[self.kind]
 
 
 def edits() -> st.SearchStrategy[list[Edit]]:

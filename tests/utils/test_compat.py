@@ -88,3 +88,65 @@ import mine, os
 print(os.path.exists('mine.pyi'))
 """
     assert run_script(script) == ["False"]
+
+
+def test_gradio_opens_files_that_a_request_names(tmp_path, run_script):
+    (tmp_path / "private.txt").write_text("secret")
+    named = {"path": str(tmp_path / "private.txt"), "meta": {"_type": "gradio.FileData"}}
+    script = """
+import asyncio, os
+os.environ["GRADIO_TEMP_DIR"] = "uploads"
+import gradio
+from gradio import processing_utils
+from gradio.data_classes import ImageData
+{}
+slider, named = gradio.Slider(), {}
+moved = asyncio.run(processing_utils.async_move_files_to_cache(named, slider))
+value = ImageData(url="data:image/png;base64,AA==")
+shown = asyncio.run(processing_utils.async_move_files_to_cache(value, slider, postprocess=True))
+print(moved["path"] == named["path"], os.path.exists("uploads"), shown["url"])
+"""
+    url = "data:image/png;base64,AA=="
+    assert run_script(script.format("", named)) == ["False", "True", url], TELL
+    (tmp_path / "uploads").rename(tmp_path / "others")
+    call = """
+from vae.utils.compat import keep_gradio_from_opening_files
+keep_gradio_from_opening_files()
+"""
+    assert run_script(script.format(call, named)) == ["True", "False", url]
+
+
+def test_gradio_downloads_urls_that_a_request_names(run_script):
+    script = """
+import asyncio, gradio
+from gradio import processing_utils
+{}
+asked = []
+async def download(url, cache_dir):
+    asked.append(url)
+    return url
+processing_utils.async_ssrf_protected_download = download
+named = {{"path": "http://127.0.0.1:1/me.png", "meta": {{"_type": "gradio.FileData"}}}}
+asyncio.run(processing_utils.async_move_files_to_cache([named], gradio.Slider()))
+print(len(asked))
+"""
+    assert run_script(script.format("")) == ["1"], TELL
+    call = "from vae.utils.compat import keep_gradio_from_opening_files as keep; keep()"
+    assert run_script(script.format(call)) == ["0"]
+
+
+def test_gradio_keeps_equal_uploads_in_one_folder(run_script):
+    script = """
+import io, gradio
+from gradio import route_utils
+{}
+names = set()
+for _ in range(2):
+    upload = route_utils.GradioUploadFile(io.BytesIO())
+    upload.sha.update(b"the same")
+    names.add(upload.sha.hexdigest())
+print(len(names))
+"""
+    assert run_script(script.format("")) == ["1"], TELL
+    call = "from vae.utils.compat import give_each_upload_a_folder as give; give()"
+    assert run_script(script.format(call)) == ["2"]

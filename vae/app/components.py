@@ -15,7 +15,11 @@ from gradio.data_classes import Base64ImageData
 from torch import Tensor
 
 from vae.generation.figures import to_pil
-from vae.utils.compat import keep_gradio_from_writing_stubs
+from vae.utils.compat import (
+    give_each_upload_a_folder,
+    keep_gradio_from_opening_files,
+    keep_gradio_from_writing_stubs,
+)
 from vae.utils.errors import UserError, is_out_of_memory
 from vae.utils.text import printable
 
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 keep_gradio_from_writing_stubs()
+keep_gradio_from_opening_files()
+give_each_upload_a_folder()
 
 P = ParamSpec("P")
 R = TypeVar("R")

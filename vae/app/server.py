@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
-import tempfile
-import threading
+import time
 from typing import NoReturn
 
 from vae.app.models import AppModels
-from vae.app.uploads import MAX_BYTES
+from vae.app.uploads import MAX_BYTES, remove_old, upload_folder
 from vae.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-MAX_VISITORS = 100  # whose faces are in memory; of more, the longest idle lose theirs
+# Visitors whose photographs and faces are in memory; of more, the longest idle lose theirs. At
+# worst each has a photograph of MAX_BYTES: 1 GB in all. Gradio keeps those of a closed page for
+# an hour, so that it can connect again.
+MAX_VISITORS = 50
+CLEAN_EVERY = 10  # seconds
 FIRST_PORT, LAST_PORT = 7860, 7959  # that Gradio tries
 
 
@@ -32,37 +34,44 @@ def serve(models: AppModels, host: str, port: int | None, share: bool) -> NoRetu
         UserError: the address is in use, or not this machine's.
         KeyboardInterrupt: at Ctrl-C and SIGTERM.
     """
-    folder = tempfile.mkdtemp(prefix="vae-app-")
-    os.environ["GRADIO_TEMP_DIR"] = folder  # read when the page is built
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks whether its page is there
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from vae.app.page import CSS, build_page, theme
+    with upload_folder() as folder:
+        from starlette.middleware import Middleware
 
-    page = build_page(models)
-    try:
-        _, address, link = page.launch(
-            server_name=host,
-            server_port=port,
-            share=share,
-            max_file_size=MAX_BYTES,
-            state_session_capacity=MAX_VISITORS,
-            theme=theme(),
-            css=CSS,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            mcp_server=False,
-            ssr_mode=False,
-            pwa=False,
-            quiet=True,
-            prevent_thread_lock=True,
-        )
-        print(f"{models.title}: {link or address}  (Ctrl-C ends it)", flush=True)
-        threading.Event().wait()
-    except OSError as error:  # Gradio names no reason
-        where = f"--host {host}, --port {port or f'{FIRST_PORT} to {LAST_PORT}'}"
-        raise UserError(f"{where}: cannot be listened on ({error}). Take another port.") from error
-    finally:
-        page.close(verbose=False)
-        shutil.rmtree(folder, ignore_errors=True)
-    raise AssertionError("an event that is never set")
+        from vae.app.guard import Guard, allowed_hosts
+        from vae.app.page import CSS, build_page, theme
+
+        guard = Middleware(Guard, hosts=allowed_hosts(host, share), folder=folder)
+        page = build_page(models)
+        try:
+            _, address, link = page.launch(
+                server_name=host,
+                server_port=port,
+                share=share,
+                show_error=False,
+                max_file_size=MAX_BYTES,
+                state_session_capacity=MAX_VISITORS,
+                app_kwargs={"middleware": [guard]},
+                theme=theme(),
+                css=CSS,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                mcp_server=False,
+                ssr_mode=False,
+                pwa=False,
+                quiet=True,
+                prevent_thread_lock=True,
+            )
+            print(f"{models.title}: {link or address}  (Ctrl-C ends it)", flush=True)
+            while True:
+                time.sleep(CLEAN_EVERY)
+                remove_old(folder)
+        except OSError as error:  # Gradio names no reason
+            where = f"--host {host}, --port {port or f'{FIRST_PORT} to {LAST_PORT}'}"
+            text = f"{where}: cannot be listened on ({error}). Take another port."
+            raise UserError(text) from error
+        finally:
+            page.close(verbose=False)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-from contextlib import suppress
+import re
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -13,11 +19,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from vae.app.models import AppModel, AppModels, Face
-from vae.data.images import FORMATS, decode_square
+from vae.data.base import ImageError
+from vae.data.images import FIX, FORMATS, decode_square
 from vae.data.loader import to_float
 from vae.generation.photos import Photograph, frame_photograph
 from vae.utils.errors import UserError
-from vae.utils.files import read_bytes
+from vae.utils.files import is_alive, read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +33,8 @@ MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 SHOWN_SIDE = 480  # pixels of the longer side of a photograph on the page
 NAME = "your photograph"
+KEPT = 60  # seconds that an upload waits for its event
+FOLDER = re.compile(r"vae-app-(\d+)-\w+")  # the process
 
 # A picture of MAX_PIXELS takes 200 MB while it is decoded.
 _decoding = BoundedSemaphore(2)
@@ -39,27 +48,83 @@ class Upload:
     note: str  # on an animation
 
 
+@contextmanager
+def upload_folder() -> Iterator[Path]:
+    """Make a private folder that Gradio uses for uploads, and remove it at the end.
+
+    Folders of processes that were killed are removed, too.
+    """
+    for left in Path(tempfile.gettempdir()).glob("vae-app-*"):
+        named = FOLDER.fullmatch(left.name)
+        if named and not is_alive(int(named[1])):
+            shutil.rmtree(left, ignore_errors=True)  # it follows no link
+    folder = Path(tempfile.mkdtemp(prefix=f"vae-app-{os.getpid()}-"))
+    try:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def waiting(folder: Path) -> tuple[int, int]:
+    """Return the number and the bytes of the uploads in a folder."""
+    sizes = []
+    for parent, _, names in os.walk(folder):  # passes over folders that are removed meanwhile
+        for name in names:
+            with suppress(OSError):
+                sizes.append(os.lstat(os.path.join(parent, name)).st_size)
+    return len(sizes), sum(sizes)
+
+
+def remove_old(folder: Path, age: float = KEPT) -> None:
+    """Remove the uploads that have waited `age` seconds in a folder."""
+    for path in folder.iterdir():
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > age:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def read_upload(path: str) -> Upload:
     """Read an uploaded file, and remove it.
 
+    Args:
+        path: that the visitor's browser names. Only a file that was uploaded is touched.
+
     Raises:
-        UserError: it is too large, or no file.
+        UserError: it is too large, or no upload.
     """
+    file = Path(path)
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    parts = file.parts[len(folder.parts) :]  # of an upload: a folder of its own, and its name
+    if file != folder.joinpath(*parts) or len(parts) != 2 or ".." in parts or _has_link(file):
+        raise UserError(f"{NAME}: was not uploaded. Choose it again.")
     try:
-        content = read_bytes(Path(path), MAX_BYTES)
-    except OSError as error:
-        raise UserError(f"{NAME}: cannot be read ({error.strerror}). Send it again.") from error
+        content = read_bytes(file, MAX_BYTES)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None)
+        raise UserError(f"{NAME}: cannot be read ({reason}). Choose it again.") from error
     finally:
-        with suppress(OSError):
-            os.unlink(path)
+        shutil.rmtree(file.parent, ignore_errors=True)
     return Upload(content, _note(content))
+
+
+def _has_link(file: Path) -> bool:
+    return file.is_symlink() or file.parent.is_symlink()
 
 
 def _note(content: bytes) -> str:
     from PIL import Image
 
-    with suppress(Exception), Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        if getattr(image, "is_animated", False):
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, on metadata
+        if getattr(Image.open(io.BytesIO(content), formats=FORMATS), "is_animated", False):
             return "An animation: its first picture is taken. For another, save that one alone."
     return ""
 
@@ -71,10 +136,13 @@ def frame(upload: Upload, models: AppModels, model: AppModel, crop: str) -> Phot
         UserError: it is no picture, or too large; the crop is outside of it.
     """
     data = model.run.data_config
-    with _decoding:
-        return frame_photograph(
-            upload.content, NAME, crop, data, lambda: models.eyes, max_pixels=MAX_PIXELS
-        )
+    try:
+        with _decoding:
+            return frame_photograph(
+                upload.content, NAME, crop, data, lambda: models.eyes, max_pixels=MAX_PIXELS
+            )
+    except ImageError as error:
+        raise UserError(str(error).replace(FIX, "Choose another picture.")) from error
 
 
 def face_of(photograph: Photograph, model: AppModel) -> Face:
@@ -102,10 +170,10 @@ def draw_square(upload: Upload, photograph: Photograph) -> Image:
     scale = shown / longer
     picture = Image.fromarray(pixels)
     corner = scale * (left - start[0]), scale * (top - start[1])
-    box = (*corner, corner[0] + scale * side - 1, corner[1] + scale * side - 1)
+    last = max(scale * side - 1, 0)  # of a strip, the square may be smaller than a pixel
+    box = (*corner, corner[0] + last, corner[1] + last)
     draw = ImageDraw.Draw(picture)
     draw.rectangle(box, outline="white", width=4)
     draw.rectangle(box, outline="#1d4ed8", width=2)
-    return picture.crop(
-        (0, 0, round(scale * (end[0] - start[0])), round(scale * (end[1] - start[1])))
-    )
+    width, height = (max(round(scale * (end[axis] - start[axis])), 1) for axis in (0, 1))
+    return picture.crop((0, 0, width, height))

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import inspect
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -113,3 +114,35 @@ def keep_gradio_from_writing_stubs() -> None:
     from gradio import component_meta
 
     component_meta.create_or_modify_pyi = lambda *_: None
+
+
+def keep_gradio_from_opening_files() -> None:
+    """Keep Gradio from opening files and downloading URLs that a request names.
+
+    It gains no time, but safety. Gradio does so for any dict with a path among the inputs of an
+    event, whatever component they are for. This project's page sends images within its answers
+    (`data:` URLs) and reads an upload itself: no other file is to be moved.
+    """
+    from gradio import processing_utils
+    from gradio.data_classes import GradioModel, GradioRootModel
+
+    async def unmoved(data: Any, *_: Any, **__: Any) -> Any:
+        return data.model_dump() if isinstance(data, (GradioModel, GradioRootModel)) else data
+
+    processing_utils.async_move_files_to_cache = unmoved
+
+
+def give_each_upload_a_folder() -> None:
+    """Let Gradio keep each upload in a folder of its own, with a name that nobody can guess.
+
+    It gains no time, but privacy. Gradio names the folder by the file's content: of two visitors
+    who upload the same file, the first to read and remove it would take it from the second.
+    """
+    from gradio import route_utils
+
+    class Upload(route_utils.GradioUploadFile):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.sha.update(secrets.token_bytes(16))  # its digest is the folder's name
+
+    route_utils.GradioUploadFile = Upload
