@@ -134,6 +134,8 @@ def expected_runs(arguments, by_optuna):
 
 def run_vae(arguments, folder, monkeypatch, capsys):
     """A `vae` command, on a small sweep where it takes one."""
+    if arguments[0] == "app":
+        return run_app(arguments, folder, monkeypatch, capsys)
     if arguments[0] == "compare":
         sweep = ["-m", *small([]), "sweep.name=mine", "loss.beta=0.1,0.2"]
         assert call_train(sweep, folder, monkeypatch, capsys)[0] == 0
@@ -150,6 +152,26 @@ def run_vae(arguments, folder, monkeypatch, capsys):
     assert vae(arguments) == 0
     if arguments[0] == "compare":
         assert (folder / "multirun" / "mine" / "report.md").exists()
+
+
+def run_app(arguments, folder, monkeypatch, capsys):
+    """`vae app`, with its page built and not served."""
+    from vae.app.page import build_page
+
+    if "multirun/mine" in arguments:
+        sweep = ["-m", *small([]), "sweep.name=mine", "loss.beta=0.1,0.2"]
+        assert call_train(sweep, folder, monkeypatch, capsys)[0] == 0
+    pages = []
+
+    def interrupted(models, *_):
+        pages.append(build_page(models))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vae.app.server.serve", interrupted)
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    monkeypatch.chdir(folder)
+    assert vae(arguments) == 130
+    assert len(pages) == 1
 
 
 def test_ci_follows_the_readme():

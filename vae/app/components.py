@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -79,14 +80,14 @@ class FaceGallery(gr.Gallery):
 class ValueSlider(gr.Slider):
     """A slider whose number field may hold anything while a visitor types.
 
-    It is None while the field is empty, and the nearest end for a number beyond the range:
+    It is None while the field holds no number, and the nearest end for one beyond the range:
     Gradio's own fails at both.
     """
 
     is_template = True
 
-    def preprocess(self, payload: float | None) -> Any:
-        if payload is None:
+    def preprocess(self, payload: object) -> Any:
+        if not isinstance(payload, (int, float)) or not math.isfinite(payload):
             return None
         return super().preprocess(min(max(payload, self.minimum), self.maximum))
 

@@ -112,7 +112,7 @@ class LatentsTab:
             self.average = gr.Button(
                 "The average face", size="md", min_width=140, elem_id="latents-average"
             )
-        with gr.Row(equal_height=True):
+        with gr.Group():
             self.number = gr.Number(
                 label="Or a face of the validation split, by its number",
                 value=0,

@@ -129,9 +129,7 @@ class SamplesTab:
         self.draw.click(self._draw, [self.fits, *settings], asked, **{**LIVE, **QUEUED})
         others = self.draw_others.click(_next_seed, self.seed, self.seed, **PRIVATE)
         others.success(self._draw, [self.fits, *settings], asked, **{**LIVE, **QUEUED})
-        switch = [self.samples, self.fits, *settings]
-        if isinstance(self.page.run, gr.Slider):
-            self.page.run.change(self._switch, switch, asked, **{**LIVE, **QUEUED})
+        self.page.when_run_changes(self._switch, [self.samples, *settings], drawn)
 
         fitted = self.fits.change(
             self._fit,
@@ -183,9 +181,15 @@ class SamplesTab:
         return [*[gr.skip()] * 2, f"Fitting the prior {prior} to the training images.", fits + 1]
 
     @for_visitors
-    def _switch(self, samples: Samples | None, fits: int, *settings: Any) -> list[Any]:
-        """Draw the same by another run, if the visitor has drawn samples."""
-        return [gr.skip()] * 4 if samples is None else self._draw(fits, *settings)
+    def _switch(self, samples: Samples | None, *settings: Any) -> list[Any]:
+        """Draw the same by another run, if the visitor has drawn samples and its prior is fitted.
+
+        No fit is started: a slider that passes over all runs would start one for each.
+        """
+        if samples is None:
+            return [gr.skip()] * 3
+        found = self._follow(*settings)
+        return found if isinstance(found[0], Samples) else [samples, None, found[-1]]
 
     @for_visitors
     def _fit(self, run: int, prior: str, seed: int | None) -> None:

@@ -32,7 +32,7 @@ COLUMNS = {  # of the table
 }
 UNITS = {"val/rate": "nats", "val/psnr": "dB", "val/bpd": "bpd"}
 CHOSEN: dict[str, Any] = {"s": 330, "facecolors": "none", "edgecolors": "black", "linewidths": 2}
-ABOVE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "weight": "bold"}
+ABOVE: dict[str, Any] = {"textcoords": "offset points", "weight": "bold"}
 EXPLANATION = (
     "The face as each run reconstructs it. Below: the run's rate and bits per dimension (bpd), "
     "both over the validation split, and the PSNR of this face alone. "
@@ -192,7 +192,8 @@ class RateDistortionChart:
         x, y = (model.run.metrics.get(key) for key in RATE_DISTORTION)
         if x is not None and y is not None:
             ring = axes.scatter([x], [y], **CHOSEN)
-            word = axes.annotate("chosen", (x, y), (0, 12), **ABOVE)
+            side = "left" if x < sum(axes.get_xlim()) / 2 else "right"  # within the axes
+            word = axes.annotate("chosen", (x, y), (0, 12), ha=side, **ABOVE)
             for artist in (ring, word):
                 axes.draw_artist(artist)
                 artist.remove()
