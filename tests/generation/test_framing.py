@@ -66,8 +66,8 @@ def test_a_face_in_a_snapshot_is_framed_as_the_training_images(drawn_faces, tmp_
     found = np.array(["no face" not in m for m in caplog.messages if "crop " in m])
     assert found.sum() >= len(files) / 2
     errors = np.abs(squares(caplog) - (LEFT, TOP, SIDE)).max(axis=1) / SIDE
-    assert np.median(errors[found]) < 0.1
-    assert errors[found].max() < 0.3  # a head that is turned has its eyes beside the middle
+    assert np.median(errors[found]) < 0.15
+    assert errors[found].max() < 0.35  # a head that is turned has its eyes beside the middle
     pixels = faces.permute(0, 2, 3, 1).numpy()
     small = [Image.fromarray(face).resize((32, 32), Image.Resampling.BOX) for face in drawn_faces]
     differences = np.abs(pixels - np.stack(small) / 255).mean(axis=(1, 2, 3))

@@ -13,6 +13,7 @@ from vae.app.page_state import Page
 from vae.evaluation.directions import METHODS
 from vae.generation.edit import MIN_ACCURACY
 from vae.utils.errors import UserError
+from vae.utils.text import markdown_text
 
 MAX_STRENGTH = 3.0  # of a slider, either way
 STEP = 0.05
@@ -74,7 +75,7 @@ class EditTab:
         self.names = list(attributes)
         clear = [name for name, accuracy in attributes.items() if accuracy >= MIN_ACCURACY]
         if not attributes:
-            gr.Markdown(f"There are no attributes to change: {model.no_directions}")
+            gr.Markdown(f"There are no attributes to change: {markdown_text(model.no_directions)}")
         elif clear:
             gr.Markdown(
                 "The percentage says how well the direction of a slider tells the attribute on "

@@ -35,10 +35,11 @@ CASCADES = (("frontalface_default", 5), ("frontalface_alt2", 3))  # and neighbou
 EYE_CASCADES = ("eye", "eye_tree_eyeglasses")
 SEARCHED_SIDE = 320, 800  # pixels of the longer side: smaller and larger pictures are resized
 SMALLEST_FACE = 40  # pixels of such a picture
+EYE_STEP = 1.05  # ratio of the sizes that eyes are searched in
 EYES_SIDE = 200  # pixels that the box of a face is enlarged to, in the search for eyes
 
-MEASURED_IMAGES = 48  # training images whose framing is measured
-MIN_MEASURED = 12  # of them with eyes
+MEASURED_IMAGES = 24  # training images whose framing is measured
+MIN_MEASURED = 8  # of them with eyes
 MAX_SPREAD = 0.06  # median absolute deviation of the places of eyes; beyond it there is no framing
 FRAMED = 0.08  # difference of the places of eyes at which a square is kept as it is
 
@@ -193,19 +194,24 @@ def _find_eyes(face: np.ndarray) -> tuple[tuple[float, float], tuple[float, floa
     upper = cv2.resize(face[: round(0.65 * len(face))], None, fx=scale, fy=scale)
     side = scale * len(face)
     sizes = {"minSize": (round(0.12 * side),) * 2, "maxSize": (round(0.45 * side),) * 2}
-    found = [
-        (float(x + width / 2) / side, float(y + height / 2) / side)
-        for name, grey in product(EYE_CASCADES, (upper, cv2.equalizeHist(upper)))
-        for x, y, width, height in _cascade(name).detectMultiScale(grey, 1.05, 3, **sizes)
-    ]
+    # the second picture shows eyes in the shade, and is searched only if the first shows none
+    for grey in (upper, cv2.equalizeHist(upper)):
+        found = [
+            (float(x + width / 2) / side, float(y + height / 2) / side)
+            for name in EYE_CASCADES
+            for x, y, width, height in _cascade(name).detectMultiScale(grey, EYE_STEP, 3, **sizes)
+        ]
+        pairs = [
+            (left, right)
+            for left, right in product(found, repeat=2)
+            if 0.25 < right[0] - left[0] < 0.6 and abs(left[1] - right[1]) < 0.12
+        ]
+        best = min(pairs, key=_error, default=None)
+        if best and _error(best) <= MAX_EYE_ERROR:
+            return best
+    return None
 
-    def error(pair: tuple[tuple[float, float], tuple[float, float]]) -> float:
-        return float(np.abs(np.subtract(pair, BOX_EYES)).sum())
 
-    pairs = [
-        (left, right)
-        for left, right in product(found, repeat=2)
-        if 0.25 < right[0] - left[0] < 0.6 and abs(left[1] - right[1]) < 0.12
-    ]
-    best = min(pairs, key=error, default=None)
-    return best if best and error(best) <= MAX_EYE_ERROR else None
+def _error(pair: tuple[tuple[float, float], tuple[float, float]]) -> float:
+    """Return the sum of the differences of a pair of eyes from BOX_EYES."""
+    return float(np.abs(np.subtract(pair, BOX_EYES)).sum())
