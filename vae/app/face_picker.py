@@ -67,8 +67,10 @@ class FacePicker:
             )
         framed = [upload, face, photograph, found, *square]
         by_hand = [upload, page.run, *square]
+        # Pasting empties the component first, an event of its own: that of the picture must follow.
+        each: dict[str, Any] = {"trigger_mode": "always_last", **PRIVATE}
         self.chosen = [
-            photograph.input(self._upload, [photograph, page.run], framed, **PRIVATE),
+            photograph.input(self._upload, [photograph, page.run], framed, **each),
             crop.click(self._crop, by_hand, framed, **PRIVATE),
             take.click(self._take, [wanted, page.run], face, **PRIVATE),
         ]
