@@ -28,12 +28,13 @@ CSS = """
 .samples .grid-container { grid-template-columns: repeat(auto-fill, minmax(max(90px, 15%), 1fr)); }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(40%, 190px), 1fr)); }
 .table { overflow-x: auto; }
+.table td:first-child { white-space: nowrap; }
+.table :is(th, td) { overflow-wrap: normal; word-break: normal; padding: 4px 8px !important; }
 @media (max-width: 480px) {  /* all tabs fit on a phone */
   .tab-wrapper { margin: 0 -24px; }
   .tab-wrapper button { padding: 0 6px !important; }
+  .table :is(th, td) { padding: 2px 4px !important; font-size: 0.75rem; }
 }
-.table td:first-child { white-space: nowrap; }
-.table :is(th, td) { overflow-wrap: normal; word-break: normal; padding: 4px 8px !important; }
 """
 # Texts dark enough to be read, also on the colour of a button.
 COLOURS = {
