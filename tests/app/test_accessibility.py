@@ -3,7 +3,7 @@
 import pytest
 
 from tests.app.conftest import visiting
-from tests.support.web_page import open_tab, source, wait_for_change
+from tests.support.web_page import open_tab, source, take_photograph, wait_for_change
 
 pytestmark = pytest.mark.slow
 
@@ -61,11 +61,7 @@ def test_a_face_is_edited_by_the_keyboard_alone(visit):
 def test_the_camera_takes_a_photograph(visit):
     page = visit()
     before = source(page, "#before")
-    page.click("#photograph [aria-label='Capture from camera']")
-    page.click("#photograph [title='grant webcam access']")
-    playing = "() => document.querySelector('#photograph video')?.currentTime > 0"
-    page.wait_for_function(playing)
-    page.click("#photograph [title='capture photo']")
+    take_photograph(page)
     wait_for_change(page, "#before", before)
     assert "square" in page.inner_text("#found")
 

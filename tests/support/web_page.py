@@ -45,6 +45,15 @@ def open_tab(page, title):
     page.get_by_role("tab", name=title, exact=True).click()
 
 
+def take_photograph(page):
+    """Take a picture with the camera, once it has one."""
+    page.click("#photograph [aria-label='Capture from camera']")
+    page.click("#photograph >> text=Click to Access Webcam")
+    while not page.evaluate("document.querySelector('#photograph video')?.currentTime > 0"):
+        page.wait_for_timeout(50)
+    page.click("#photograph [aria-label='capture photo']")
+
+
 def slider_value(page, selector):
     """The number beside a slider."""
     return float(page.input_value(f"{selector} input[type=number]"))

@@ -80,15 +80,17 @@ class FaceGallery(gr.Gallery):
 class ValueSlider(gr.Slider):
     """A slider whose number field may hold anything while a visitor types.
 
-    It is None while the field holds no number, and the nearest end for one beyond the range:
+    It is None while the field is empty, and the nearest end for a number beyond the range:
     Gradio's own fails at both.
     """
 
     is_template = True
 
     def preprocess(self, payload: object) -> Any:
-        if not isinstance(payload, (int, float)) or not math.isfinite(payload):
+        if payload is None:
             return None
+        if not isinstance(payload, (int, float)) or not math.isfinite(payload):
+            raise message("A slider takes a number.")
         return super().preprocess(min(max(payload, self.minimum), self.maximum))
 
 
