@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 from typing import NoReturn
@@ -34,7 +33,6 @@ def serve(models: AppModels, host: str, port: int | None, share: bool) -> NoRetu
         UserError: the address is in use, or not this machine's.
         KeyboardInterrupt: at Ctrl-C and SIGTERM.
     """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks whether its page is there
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with upload_folder() as folder:
