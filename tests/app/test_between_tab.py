@@ -175,3 +175,15 @@ def test_faces_encoded_together_equal_a_batch(trained):
     assert torch.equal(
         model.encoded_together(faces[0], sample), torch.stack([alone[0], sample.latents])
     )
+
+
+def test_an_empty_number_field_stops_nothing(browser, sweep_url):
+    with visiting(browser, sweep_url) as page:
+        open_tab(page)
+        page.fill("#place input[type=number]", "")
+        a = source(page, "#a")
+        move(page, "#run", 3)
+        wait_for_change(page, "#a", a)
+        middle = source(page, "#between")
+        page.fill("#place input[type=number]", "150")  # taken as 100
+        assert wait_for_change(page, "#between", middle) == source(page, "#b")

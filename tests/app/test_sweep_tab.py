@@ -127,9 +127,13 @@ def test_the_edit_of_the_sliders_goes_through_every_run(page):
     assert source(page, "#sweep-face-1") == edited
 
 
-def test_it_fits_a_phone(browser, sweep_url):
-    with visiting(browser, sweep_url, width=390) as page:
-        for tab in ("Sweep", "Run"):
-            open_tab(page, tab)
-            page.wait_for_selector("#sweep-chart img" if tab == "Sweep" else "#run-curve img")
-            assert page.evaluate("document.documentElement.scrollWidth") == 390
+def test_runs_are_compared_by_their_encoders_for_a_refined_face_too(page, trained):
+    """The latents of a refined face fit its own run alone."""
+    take(page, FACE)
+    shown = source(page, "#reconstruction")
+    page.click("#refine")
+    wait_for_change(page, "#reconstruction", shown)
+    open_tab(page, "Sweep")
+    page.wait_for_selector(f"#sweep-face-{RUNS} img")
+    for number, run in enumerate(trained, start=1):
+        assert_shows(source(page, f"#sweep-face-{number}"), reconstruct(run, FACE)[1])

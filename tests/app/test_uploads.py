@@ -5,6 +5,8 @@ import os
 import random
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -17,6 +19,7 @@ from PIL import Image
 
 from tests.app.conftest import serving
 from tests.fuzz.damage import BYTES, KINDS, Edit
+from tests.support.train_command import ROOT
 from tests.support.web_page import Visitor, pixels
 from vae.app import uploads
 from vae.app.uploads import read_upload, remove_old, upload_folder, waiting
@@ -280,3 +283,31 @@ def test_only_folders_of_processes_that_are_gone_are_removed(tmp_path, monkeypat
         folder.mkdir()
     with upload_folder() as own:
         assert sorted(tmp_path.iterdir()) == sorted([own, *kept])
+
+
+MEMORY = """
+import io, resource
+from PIL import Image
+from vae.app.models import AppModels
+from vae.app.uploads import Upload, draw_square, frame
+from vae.generation.framing import celeba_eyes
+from vae.runs.compose import compose
+from types import SimpleNamespace
+
+buffer = io.BytesIO()
+Image.new("L", (65_000, 300), 128).save(buffer, "PNG")
+upload = Upload(buffer.getvalue(), "")
+models = AppModels([], "", celeba_eyes(148), None, [])
+model = SimpleNamespace(run=SimpleNamespace(data_config=compose([]).data))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+photograph = frame(upload, models, model, "auto")
+draw_square(upload, photograph)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_a_long_strip_takes_little_memory():
+    """To a square of its longer side it would be 12 GB."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 700  # MB

@@ -152,6 +152,6 @@ def test_a_square_has_the_eyes_where_they_are_wanted():
     eyes, wanted = Eyes(300.0, 420.0, 250.0), Eyes(0.36, 0.63, 0.51)
     square = eyes.square(wanted)
     assert square[2] == round(120 / 0.27)
-    assert eyes.within(square).distance(wanted) < 1 / square[2]
+    assert eyes.within(square).max_difference(wanted) < 1 / square[2]
     tilted = replace(eyes, right=300.5)  # no square is of less than a pixel
     assert tilted.square(wanted)[2] >= 1

@@ -1,4 +1,4 @@
-"""What a visitor does on the page, and sees there."""
+"""Actions of a visitor on the page, and its content."""
 
 import base64
 import io

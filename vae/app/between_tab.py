@@ -8,7 +8,7 @@ import gradio as gr
 import torch
 from torch import Tensor
 
-from vae.app.components import LIVE, PRIVATE, FaceImage, face_row, for_visitors
+from vae.app.components import LIVE, PRIVATE, FaceImage, ValueSlider, face_row, for_visitors
 from vae.app.edit_tab import EditTab
 from vae.app.face_picker import FacePicker
 from vae.app.models import Face
@@ -43,7 +43,7 @@ class BetweenTab:
                 "B": "Face B as the model reconstructs it",
             }
         )
-        self.place = gr.Slider(
+        self.place = ValueSlider(
             0, 100, value=50, step=1, label="From A to B, percent", elem_id="place"
         )
         ways = zip(("Straight line", "Arc"), METHODS, strict=True)
@@ -109,7 +109,7 @@ class BetweenTab:
 
     @for_visitors
     def _show(
-        self, a: Face | None, b: Face | None, run: int, place: float, way: str
+        self, a: Face | None, b: Face | None, run: int, place: float | None, way: str
     ) -> list[Tensor | None]:
         """Return A, the face between, B, and no animation: the last one is of other faces."""
         model = self.page.model(run)
@@ -118,26 +118,33 @@ class BetweenTab:
         return [ends[0], between, ends[1], None]
 
     @for_visitors
-    def _move(self, a: Face | None, b: Face | None, run: int, place: float, way: str) -> Tensor:
+    def _move(self, a: Face | None, b: Face | None, run: int, place: float | None, way: str) -> Any:
+        if a is None or b is None or place is None:
+            return gr.skip()
         return self._between(a, b, run, place, way).picture
 
     @for_visitors
     def _send(
-        self, a: Face | None, b: Face | None, run: int, place: float, way: str
+        self, a: Face | None, b: Face | None, run: int, place: float | None, way: str
     ) -> tuple[Face, gr.Tabs]:
         return self._between(a, b, run, place, way), gr.Tabs(selected="edit")
 
     @for_visitors
-    def _animate(self, a: Face | None, b: Face | None, run: int, _place: float, way: str) -> bytes:
+    def _animate(
+        self, a: Face | None, b: Face | None, run: int, _place: float | None, way: str
+    ) -> bytes:
         """Return the GIF that `vae interpolate` writes for the same faces."""
         model = self.page.model(run)
         start, end = model.encoded_together(*_both(a, b))
         return animation_bytes(model.decode(METHODS[way](start, end, FRAMES))[:, None])
 
-    def _between(self, a: Face | None, b: Face | None, run: int, place: float, way: str) -> Face:
+    def _between(
+        self, a: Face | None, b: Face | None, run: int, place: float | None, way: str
+    ) -> Face:
         """Return the face at a place in percent; at 0 and 100 it has the latents of A and of B."""
         model = self.page.model(run)
         start, end = (model.encoded(face).latents for face in _both(a, b))
+        place = 50.0 if place is None else place  # its field is empty
         if place in (0, 100):  # where the arc has rounding errors
             latents = end if place else start
         else:

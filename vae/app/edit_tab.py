@@ -75,7 +75,9 @@ class EditTab:
         self.names = list(attributes)
         clear = [name for name, accuracy in attributes.items() if accuracy >= MIN_ACCURACY]
         if not attributes:
-            gr.Markdown(f"There are no attributes to change: {markdown_text(model.no_directions)}")
+            reasons = [each.no_directions for each in self.page.models.models]
+            why = markdown_text(next(filter(None, reasons), "no two runs share any."))
+            gr.Markdown(f"There are no attributes to change: {why}")
         elif clear:
             gr.Markdown(
                 "The percentage says how well the direction of a slider tells the attribute on "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vae.app.components import LIVE, PRIVATE, ValueSlider, face_row, for_visitors
 from vae.app.edit_tab import EditTab
-from vae.app.models import AppModel, Face
+from vae.app.models import NO_IMAGES, AppModel, Face
 from vae.app.page_state import Page
 from vae.utils.errors import UserError
 from vae.utils.text import printable
@@ -28,10 +28,6 @@ HELP = (
     "divergence of the latent's posterior from the prior on the validation split, so how much "
     "the latent says about a face (1 nat is 1.44 bits). 0 is the average face of the validation "
     "split, and 1 is one standard deviation of the aggregate posterior."
-)
-NO_IMAGES = (
-    "The validation images of this run are missing, so its latents cannot be ranked. Start "
-    "`vae app` on this run with data.path=FOLDER, where FOLDER has the images."
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -30,6 +30,10 @@ from vae.utils.text import printable
 
 log = logging.getLogger(__name__)
 
+NO_IMAGES = (
+    "The images of this run are missing. Start `vae app` on this run with data.path=FOLDER, where "
+    "FOLDER has the images."
+)
 REFINE_STEPS = 500  # of Adam, as docs/evaluation.md advises
 ROUNDING = 1e-4  # of latents, whose prior has the standard deviation 1
 MAX_PRIORS = 8  # of a model that are kept: of 2,048 latents each is about 40 MB
@@ -43,7 +47,7 @@ class Face:
     latents: Tensor  # (latent_dim,) on the model's device
     model: int  # the number of the model whose latents they are
     name: str  # "your photograph", "face 3 of the validation split"
-    others: dict[int, Face] = field(default_factory=dict)  # the same picture, by other models
+    encodings: dict[int, Face] = field(default_factory=dict)  # of the same picture, by model
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,14 @@ class AppModel:
         return Face(picture, latents, self.number, name)
 
     def encoded(self, face: Face) -> Face:
-        """Return a face with the latents of this model; the face keeps it for the next time."""
-        if face.model == self.number:
-            return face
-        if self.number not in face.others:
-            face.others[self.number] = self.encode(face.picture, face.name)
-        return face.others[self.number]
+        """Return a face with the latents of this model: its own, or the encoder's."""
+        return face if face.model == self.number else self.reencoded(face)
+
+    def reencoded(self, face: Face) -> Face:
+        """Return a face as the encoder sees its picture; the face keeps it for the next time."""
+        if self.number not in face.encodings:
+            face.encodings[self.number] = self.encode(face.picture, face.name)
+        return face.encodings[self.number]
 
     @torch.inference_mode()
     def encoded_together(self, *faces: Face) -> Tensor:
@@ -118,7 +124,7 @@ class AppModel:
             UserError: there is no such face.
         """
         if self.faces is None:
-            raise UserError("The images of this run are not here: take a photograph.")
+            raise UserError("The images of this run are missing. Take a photograph.")
         if not 0 <= number < len(self.faces):
             raise UserError(f"There are faces 0 to {len(self.faces) - 1} in the validation split.")
         picture = to_float(np.array(self.faces[number])[None], torch.device("cpu"))[0]
@@ -257,8 +263,17 @@ def open_models(
         try:
             learned = learn_directions(run, run.directions_file)
         except UserError as error:
+            log.warning("%s: no attributes to edit. %s", label, error)
             why = printable(str(error))
-            log.warning("%s: no attributes to edit. %s", label, why)
-        models.append(AppModel(number, label, run, learned, why))
+        model = AppModel(number, label, run, learned, why)
+        if learned is None and model.faces is None:  # the error names folders of this machine
+            model = replace(model, no_directions=NO_IMAGES)
+        models.append(model)
+    for note in notes:
+        log.warning("%s", note)
+    notes = [
+        note.partition(" is left out: ")[0] + " is left out." if " is left out: " in note else note
+        for note in notes
+    ]  # the reason may name folders of this machine
     title = folder.resolve().name
     return AppModels(models, title, wanted_eyes(models[0].run), comparison, notes)

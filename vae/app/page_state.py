@@ -15,20 +15,20 @@ from vae.app.models import AppModel, AppModels
 
 
 @dataclass(frozen=True)
-class Follower:
-    """What the page shows of the chosen run in some components."""
+class RunListener:
+    """A function of the chosen run that fills some components."""
 
     function: Callable[..., Any]  # of the inputs' values: a value per output
     inputs: list[Any]
     outputs: list[Any]
     tab: gr.Tab | None  # that must be open; None: always
 
-    def answer(self, open_tab: str, values: Sequence[Any]) -> list[Any]:
+    def values(self, open_tab: str, inputs: Sequence[Any]) -> list[Any]:
         """Return a value per output; none changes where the tab is hidden."""
         if self.tab is not None and self.tab.id != open_tab:
             return [gr.skip()] * len(self.outputs)
         try:
-            found = self.function(*values)
+            found = self.function(*inputs)
         except gr.Error as error:  # of this tab alone
             gr.Warning(error.message, title="")
             found = gr.skip()
@@ -45,7 +45,7 @@ class Page:
     face: gr.State  # the visitor's Face, or None
     tabs: gr.Tabs
     open_tab: gr.State  # the id of the tab that the visitor sees
-    _followers: list[Follower] = field(default_factory=list)
+    _listeners: list[RunListener] = field(default_factory=list)
 
     def model(self, run: int | None) -> AppModel:
         """Return the model of the run that `run` has chosen; the first while its field is empty."""
@@ -55,7 +55,7 @@ class Page:
         self, function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
     ) -> None:
         """Call a function when the slider of runs moves or is set; never for a single run."""
-        self._followers.append(Follower(function, list(inputs), list(outputs), None))
+        self._listeners.append(RunListener(function, list(inputs), list(outputs), None))
 
     def while_open(
         self,
@@ -66,7 +66,7 @@ class Page:
     ) -> None:
         """Call a function when a tab is opened, and when the run changes while it is open."""
         tab.select(function, list(inputs), list(outputs), **LIVE)
-        self._followers.append(Follower(function, list(inputs), list(outputs), tab))
+        self._listeners.append(RunListener(function, list(inputs), list(outputs), tab))
 
     def listen(self) -> None:
         """Connect the slider of runs and the tabs, once all tabs are built.
@@ -80,10 +80,10 @@ class Page:
 
         def switch(open_tab: str, *values: Any) -> list[Any]:
             left, answers = iter(values), []
-            for each in self._followers:
-                answers += each.answer(open_tab, [*islice(left, len(each.inputs))])
+            for each in self._listeners:
+                answers += each.values(open_tab, [*islice(left, len(each.inputs))])
             return answers
 
-        inputs = [component for each in self._followers for component in each.inputs]
-        outputs = [component for each in self._followers for component in each.outputs]
+        inputs = [component for each in self._listeners for component in each.inputs]
+        outputs = [component for each in self._listeners for component in each.outputs]
         self.run.change(switch, [self.open_tab, *inputs], outputs, **LIVE)

@@ -17,6 +17,7 @@ from vae.utils.registry import find_metric
 from vae.utils.tables import markdown_table
 from vae.utils.text import markdown_text
 
+PLACES = ("root", "path", "resume", "storage", "inception_weights")  # on this machine
 FIRST_CURVES = ("val/bpd", "train/loss")  # the first that is there is shown first
 
 # Of text that may come from somebody else: no formulas.
@@ -101,9 +102,14 @@ class RunTab:
 
 
 def _configuration(model: AppModel) -> str:
-    """Return a run's configuration as YAML, without the places on this machine's disk."""
-    found = model.run.config.as_dict()
-    found["data"] = {k: v for k, v in found["data"].items() if k not in ("root", "path")}
+    """Return a run's configuration as YAML, without PLACES."""
+
+    def shown(part: Any) -> Any:
+        if not isinstance(part, dict):
+            return part
+        return {key: shown(value) for key, value in part.items() if key not in PLACES}
+
+    found = shown(model.run.config.as_dict())
     return str(yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
 
 
@@ -120,7 +126,7 @@ def _headline(model: AppModel) -> str:
 
 
 def _metrics(model: AppModel) -> str:
-    """Return tables of what validation and `vae evaluate` measured, as Markdown."""
+    """Return tables of the metrics of validation and of `vae evaluate`, as Markdown."""
     rows = [
         [key, find_metric(key).label, find_metric(key).format(value)]
         for key, value in model.run.metrics.items()

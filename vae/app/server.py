@@ -14,8 +14,8 @@ from vae.utils.errors import UserError
 log = logging.getLogger(__name__)
 
 # Visitors whose photographs and faces are in memory; of more, the longest idle lose theirs. At
-# worst each has a photograph of MAX_BYTES: 1 GB in all. Gradio keeps those of a closed page for
-# an hour, so that it can connect again.
+# worst each has three photographs of MAX_BYTES (Edit, A and B): 3 GB in all. Gradio keeps those
+# of a closed page for an hour, so that it can connect again.
 MAX_VISITORS = 50
 CLEAN_EVERY = 10  # seconds
 FIRST_PORT, LAST_PORT = 7860, 7959  # that Gradio tries
@@ -44,32 +44,34 @@ def serve(models: AppModels, host: str, port: int | None, share: bool) -> NoRetu
         guard = Middleware(Guard, hosts=allowed_hosts(host, share), folder=folder)
         page = build_page(models)
         try:
-            _, address, link = page.launch(
-                server_name=host,
-                server_port=port,
-                share=share,
-                show_error=False,
-                max_file_size=MAX_BYTES,
-                state_session_capacity=MAX_VISITORS,
-                app_kwargs={"middleware": [guard]},
-                theme=theme(),
-                css=CSS,
-                footer_links=[],
-                run_history=False,
-                enable_monitoring=False,
-                mcp_server=False,
-                ssr_mode=False,
-                pwa=False,
-                quiet=True,
-                prevent_thread_lock=True,
-            )
+            try:
+                _, address, link = page.launch(
+                    server_name=host,
+                    server_port=port,
+                    share=share,
+                    show_error=False,
+                    max_file_size=MAX_BYTES,
+                    state_session_capacity=MAX_VISITORS,
+                    app_kwargs={"middleware": [guard]},
+                    theme=theme(),
+                    css=CSS,
+                    footer_links=[],
+                    run_history=False,
+                    enable_monitoring=False,
+                    mcp_server=False,
+                    ssr_mode=False,
+                    pwa=False,
+                    quiet=True,
+                    prevent_thread_lock=True,
+                )
+            except OSError as error:  # Gradio names no reason
+                where = f"--host {host}, --port {port or f'{FIRST_PORT} to {LAST_PORT}'}"
+                text = f"{where}: cannot be listened on ({error}). Take another port."
+                raise UserError(text) from error
             print(f"{models.title}: {link or address}  (Ctrl-C ends it)", flush=True)
             while True:
                 time.sleep(CLEAN_EVERY)
+                folder.mkdir(mode=0o700, exist_ok=True)  # a cleaner of /tmp may have removed it
                 remove_old(folder)
-        except OSError as error:  # Gradio names no reason
-            where = f"--host {host}, --port {port or f'{FIRST_PORT} to {LAST_PORT}'}"
-            text = f"{where}: cannot be listened on ({error}). Take another port."
-            raise UserError(text) from error
         finally:
             page.close(verbose=False)

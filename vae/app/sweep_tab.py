@@ -34,8 +34,8 @@ UNITS = {"val/rate": "nats", "val/psnr": "dB", "val/bpd": "bpd"}
 CHOSEN: dict[str, Any] = {"s": 330, "facecolors": "none", "edgecolors": "black", "linewidths": 2}
 ABOVE: dict[str, Any] = {"textcoords": "offset points", "weight": "bold"}
 EXPLANATION = (
-    "The face as each run reconstructs it. Below: the run's rate and bits per dimension (bpd), "
-    "both over the validation split, and the PSNR of this face alone. "
+    "The face as each run encodes and reconstructs it. Below: the run's rate and bits per "
+    "dimension (bpd), both over the validation split, and the PSNR of this face alone. "
     "Choose a run for all tabs by its picture, its button or the slider."
 )
 
@@ -113,7 +113,7 @@ class SweepTab:
             return [None, *[None] * len(models), *[""] * len(models)]
         pictures, captions = [], []
         for model in models:
-            own = model.encoded(face)
+            own = model.reencoded(face)  # of a sample or a refined face, too: the same for all
             picture, _ = model.edit(own, {}, False, unbounded)
             captions.append(_caption(model, psnr(face.picture[None], picture[None]).item()))
             if with_edit:

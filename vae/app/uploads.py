@@ -22,7 +22,7 @@ from vae.app.models import AppModel, AppModels, Face
 from vae.data.base import ImageError
 from vae.data.images import FIX, FORMATS, decode_square
 from vae.data.loader import to_float
-from vae.generation.photos import Photograph, frame_photograph
+from vae.generation.photos import MAX_ASPECT, Photograph, frame_photograph
 from vae.utils.errors import UserError
 from vae.utils.files import is_alive, read_bytes
 
@@ -33,7 +33,7 @@ MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 SHOWN_SIDE = 480  # pixels of the longer side of a photograph on the page
 NAME = "your photograph"
-KEPT = 60  # seconds that an upload waits for its event
+KEPT = 600  # seconds that an upload waits for its event, at most
 FOLDER = re.compile(r"vae-app-(\d+)-\w+")  # the process
 
 # A picture of MAX_PIXELS takes 200 MB while it is decoded.
@@ -143,6 +143,11 @@ def frame(upload: Upload, models: AppModels, model: AppModel, crop: str) -> Phot
             )
     except ImageError as error:
         raise UserError(str(error).replace(FIX, "Choose another picture.")) from error
+    except UserError as error:  # of a square by hand
+        raise UserError(
+            "The square lies outside of the photograph, or is much larger. Give its left and top "
+            "edge and its side in pixels of the photograph, so that it holds the face."
+        ) from error
 
 
 def face_of(photograph: Photograph, model: AppModel) -> Face:
@@ -161,7 +166,9 @@ def draw_square(upload: Upload, photograph: Photograph) -> Image:
     (width, height), (left, top, side) = photograph.size, photograph.square
     start = min(0, left), min(0, top)
     end = max(width, left + side), max(height, top + side)
-    longer = max(end[0] - start[0], end[1] - start[1])
+    shorter, longer = sorted((end[0] - start[0], end[1] - start[1]))
+    if longer > MAX_ASPECT * shorter or longer**2 > MAX_PIXELS:  # the square alone
+        start, end, longer = (left, top), (left + side, top + side), side
     shown = min(longer, SHOWN_SIDE)
     with _decoding:
         pixels = decode_square(

@@ -259,8 +259,7 @@ def _cut(image: ImageFile, left: int, top: int, side: int, name: str) -> Decoded
     margins = [(inside[1] - top, bottom - inside[3]), (inside[0] - left, right - inside[2]), (0, 0)]
     pixels = np.asarray(decoded.image)
     padded = np.pad(pixels, margins[: pixels.ndim], mode="edge")
-    square = Image.frombytes(decoded.image.mode, (side, side), padded.tobytes())
-    return Decoded(square, decoded.transform)
+    return Decoded(Image.fromarray(padded), decoded.transform)
 
 
 def _describe_damage(content: bytes, error: Exception) -> str:

@@ -33,8 +33,9 @@ LEAST_HALF_DISTANCE = 0.19
 MAX_EYE_ERROR = 0.5  # sum of the differences from BOX_EYES, of a pair taken for the eyes
 CASCADES = (("frontalface_default", 5), ("frontalface_alt2", 3))  # and neighbours that agree
 EYE_CASCADES = ("eye", "eye_tree_eyeglasses")
-SEARCHED_SIDE = 320, 800  # pixels of the longer side: smaller and larger pictures are resized
-SMALLEST_FACE = 40  # pixels of such a picture
+SEARCH_SIDE = 320, 800  # pixels of the longer side: smaller and larger pictures are resized
+# Pixels of a face, at least: in such a picture, and in the picture itself (the cascades' window).
+SMALLEST_FACE, SMALLEST_ORIGINAL = 40, 24
 EYE_STEP = 1.05  # ratio of the sizes that eyes are searched in
 EYES_SIDE = 200  # pixels that the box of a face is enlarged to, in the search for eyes
 
@@ -64,7 +65,7 @@ class Eyes:
         left, top = (middle - wanted_middle * side) / 2, self.y - wanted.y * side
         return round(left), round(top), round(side)
 
-    def moved(self, scale: float, left: float, top: float) -> Eyes:
+    def rescaled(self, scale: float, left: float, top: float) -> Eyes:
         """Return the places in a picture of which this one is a part, `scale` times as large.
 
         Args:
@@ -85,14 +86,14 @@ class Eyes:
             "times their distance"
         )
 
-    def distance(self, other: Eyes) -> float:
+    def max_difference(self, other: Eyes) -> float:
         """Return the largest difference of the three numbers."""
         pairs = ((self.left, other.left), (self.right, other.right), (self.y, other.y))
         return max(abs(one - another) for one, another in pairs)
 
 
 @dataclass(frozen=True)
-class Face:
+class DetectedFace:
     """A face in a picture: its eyes in pixels."""
 
     eyes: Eyes
@@ -139,7 +140,7 @@ def can_find_faces() -> bool:
     return hasattr(cv2, "CascadeClassifier") and hasattr(cv2, "data")
 
 
-def find_face(picture: np.ndarray) -> Face | None:
+def find_face(picture: np.ndarray) -> DetectedFace | None:
     """Return the largest face in a picture (height, width, 3) RGB uint8.
 
     Returns:
@@ -150,20 +151,20 @@ def find_face(picture: np.ndarray) -> Face | None:
     import cv2
 
     longer = max(picture.shape[:2])
-    scale = min(max(longer, SEARCHED_SIDE[0]), SEARCHED_SIDE[1]) / longer
+    scale = min(max(longer, SEARCH_SIDE[0]), SEARCH_SIDE[1]) / longer
     way = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     grey = cv2.equalizeHist(cv2.resize(grey, None, fx=scale, fy=scale, interpolation=way))
     with _cascades_in_use:
-        box = _largest_box(grey)
+        box = _largest_box(grey, max(SMALLEST_FACE, round(SMALLEST_ORIGINAL * scale)))
         if box is None:
             return None
         left, top, side = box
         pair = _find_eyes(grey[top : top + side, left : left + side])
     (x, y), (other_x, other_y) = pair or BOX_EYES
     middle, half = (x + other_x) / 2, max((other_x - x) / 2, LEAST_HALF_DISTANCE)
-    eyes = Eyes(middle - half, middle + half, (y + other_y) / 2).moved(side, left, top)
-    return Face(eyes.moved(1 / scale, 0, 0), pair is not None)
+    eyes = Eyes(middle - half, middle + half, (y + other_y) / 2).rescaled(side, left, top)
+    return DetectedFace(eyes.rescaled(1 / scale, 0, 0), pair is not None)
 
 
 @cache
@@ -175,11 +176,11 @@ def _cascade(name: str) -> Any:
     )
 
 
-def _largest_box(grey: np.ndarray) -> Square | None:
-    """Return the largest box (left, top, side) that a cascade takes for a face."""
+def _largest_box(grey: np.ndarray, smallest: int) -> Square | None:
+    """Return the largest box (left, top, side >= smallest) that a cascade takes for a face."""
     for name, neighbours in CASCADES:
-        smallest = (SMALLEST_FACE, SMALLEST_FACE)
-        boxes = _cascade(name).detectMultiScale(grey, 1.1, neighbours, minSize=smallest)
+        size = (smallest, smallest)
+        boxes = _cascade(name).detectMultiScale(grey, 1.1, neighbours, minSize=size)
         if len(boxes):
             left, top, side, _ = max(boxes, key=lambda box: box[2]).tolist()
             return left, top, side

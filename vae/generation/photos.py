@@ -23,6 +23,7 @@ from vae.data.loader import to_float
 from vae.evaluation import TrainedModel
 from vae.generation.framing import (
     FRAMED,
+    SEARCH_SIDE,
     Eyes,
     can_find_faces,
     celeba_eyes,
@@ -42,7 +43,7 @@ DRAWN_ONLY = (
     "this model was trained on drawn faces and does not transfer to photographs: they lose their "
     "detail. Train on data=celeba or data=folder for these."
 )
-SEARCHED = 800  # pixels of the longer side of the picture that a face is searched in
+MAX_ASPECT = 4  # of the part of a picture that a face is searched in: it is padded to a square
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def frame_photograph(
         size, find = (width, height), partial(_find_square, content, name, wanted)
         chosen, how, advice = _square(crop, size, data, find)
         left, top, side = chosen
-        most = min(MAX_OVERSIZE * max(size), math.isqrt(MAX_PIXELS))
+        most = min(MAX_OVERSIZE * max(size), math.isqrt(max_pixels))
         overlaps = -side < left < width and -side < top < height
         takes = f"a square of 1 to {most} pixels that overlaps {name}, {width}x{height} pixels"
         require(1 <= side <= most and overlaps, "--crop", crop, takes)
@@ -216,31 +217,31 @@ def _find_square(
     name: str,
     wanted: Callable[[], Eyes | None],
     size: tuple[int, int],
-    usual: Square,
-    called: str,
+    fallback: Square,
+    description: str,
 ) -> tuple[Square, str, str]:
     """Return the square in which the eyes of the largest face are where a model wants them.
 
-    The `usual` square of a picture (width, height), so `called`, if they are there in it, about,
-    or none are found. And `how` and `advice` of Photograph.
+    The `fallback` square of a picture (width, height), and its `description`, if the eyes are
+    about there in it already, or none are found. And `how` and `advice` of Photograph.
     """
-    places = wanted()
     by_hand = "--crop LEFT,TOP,SIDE takes another"
-    by_hand += f"; this model wants {places.describe()}" if places else ""
     if not can_find_faces():
-        return usual, f'{called}: pip install -e ".[app]" finds faces', by_hand
+        return fallback, f'{description}: pip install -e ".[app]" finds faces', by_hand
+    places = wanted()
     if places is None:
-        return usual, f"{called}: the training images have no common framing", ""
+        return fallback, f"{description}: the training images have no common framing", ""
     width, height = size
-    longer = max(size)
-    side = min(longer, SEARCHED)
+    longer = min(max(size), MAX_ASPECT * min(size))
+    side = min(longer, SEARCH_SIDE[1])
     left, top = (width - longer) // 2, (height - longer) // 2
     found = find_face(decode_square(content, name, side, lambda *_: (left, top, longer)))
     if found is None:
-        return usual, f"{called}: no face was found", by_hand
-    eyes = found.eyes.moved(longer / side, left, top)
+        by_hand += f"; this model wants {places.describe()}"
+        return fallback, f"{description}: no face was found", by_hand
+    eyes = found.eyes.rescaled(longer / side, left, top)
     where = f"eyes at {eyes.left:.0f} and {eyes.right:.0f},{eyes.y:.0f}"
     how = where if found.eyes_found else f"a face with its {where}, by its outline"
-    if eyes.within(usual).distance(places) <= FRAMED:
-        return usual, f"{called}: {how}", ""
+    if eyes.within(fallback).max_difference(places) <= FRAMED:
+        return fallback, f"{description}: {how}", ""
     return eyes.square(places), how, ""
