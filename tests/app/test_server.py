@@ -230,7 +230,7 @@ def test_wrong_values_are_refused_without_internals(app_run):
                 for internal in ("Traceback", "site-packages", str(ROOT), "Error:", ".py"):
                     assert internal not in told, (body[:200], told[:300])
         told = "".join(process.log)
-        assert "Traceback" in told  # for whoever runs the server
+        assert "Traceback" in told  # for the person at the terminal
         assert "There is no face yet" in Visitor(url).call(event)["limits"]  # of a new session
         shown = visitor.edit(photograph((9, 8, 7)))
         assert np.all(pixels(shown["before"]["url"]) == (9, 8, 7))

@@ -121,7 +121,7 @@ def face_row(faces: Mapping[str, str]) -> list[FaceImage]:
 
 
 def data_url(value: Tensor | Image | bytes) -> str:
-    """Return an image as a `data:` URL: PNG, exact to the level; for bytes what they are."""
+    """Return an image as a `data:` URL: PNG, exact to the level; bytes stay as they are."""
     if isinstance(value, bytes):
         kind = "png" if value.startswith(b"\x89PNG") else "gif"
         return f"data:image/{kind};base64,{base64.b64encode(value).decode()}"
