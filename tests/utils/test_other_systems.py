@@ -10,7 +10,7 @@ from tests.support.train_command import ROOT, TINY
 # What Python lacks on Windows, of what it has here. Other libraries are imported before.
 SCRIPT = """
 import importlib, os, pkgutil, signal, sys
-import hydra, joblib, matplotlib.pyplot, optuna, sqlalchemy, torch, torchvision, wandb
+import gradio, hydra, joblib, matplotlib.pyplot, optuna, sqlalchemy, torch, torchvision, wandb
 from filelock import FileLock, SoftFileLock
 
 for name in ("SIGUSR1", "SIGUSR2", "SIGKILL", "SIGALRM", "SIGHUP", "SIGQUIT", "SIGCHLD", "SIGBUS",
