@@ -188,6 +188,16 @@ def test_a_run_without_its_images_says_what_to_do(browser, tmp_path):
         open_tab(page, "Latents")
         wait_for_note(page, "data.path=FOLDER")
         assert not page.locator("#latents-send").is_visible()
+        open_tab(page, "Samples")
+        page.check("#prior input[value=mixture]")
+        page.click("#draw")
+        page.locator("text=Take the prior standard").wait_for()
+        open_tab(page, "Run")
+        page.click("#run-configuration button")
+        page.locator("#run-yaml", has_text="image_size").wait_for()
+        content = page.content()
+        assert "image_size" in content
+        assert str(tmp_path) not in content  # a visitor learns no folder of this machine
 
 
 def test_a_latent_beyond_its_slider_stays_until_the_slider_moves():

@@ -8,7 +8,7 @@ import gradio as gr
 
 from vae.app.components import LIVE, PRIVATE, ValueSlider, face_row, for_visitors
 from vae.app.face_picker import FacePicker
-from vae.app.models import AppModel, Face
+from vae.app.models import NO_IMAGES, AppModel, Face
 from vae.app.page_state import Page
 from vae.evaluation.directions import METHODS
 from vae.generation.edit import MIN_ACCURACY
@@ -75,9 +75,11 @@ class EditTab:
         self.names = list(attributes)
         clear = [name for name, accuracy in attributes.items() if accuracy >= MIN_ACCURACY]
         if not attributes:
-            reasons = [each.no_directions for each in self.page.models.models]
-            why = markdown_text(next(filter(None, reasons), "no two runs share any."))
-            gr.Markdown(f"There are no attributes to change: {why}")
+            lacking = [each for each in self.page.models.models if each.learned is None]
+            why = "The runs share none."
+            if lacking:
+                why = NO_IMAGES if lacking[0].faces is None else lacking[0].no_directions
+            gr.Markdown(f"There are no attributes to change. {markdown_text(why)}")
         elif clear:
             gr.Markdown(
                 "The percentage says how well the direction of a slider tells the attribute on "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -58,8 +58,7 @@ class AppModel:
     label: str  # "β 1e-04, z 128", or the folder's name
     run: SavedRun
     learned: LearnedDirections | None  # None: nothing is known of attributes of its images
-    no_directions: str = ""  # why there are none
-    _lock: Lock = field(default_factory=Lock)
+    no_directions: str = ""  # why there are none; may name folders of this machine
     _fitting: Lock = field(default_factory=Lock)
     _priors: dict[tuple[str, int], Prior] = field(default_factory=dict)
 
@@ -254,7 +253,11 @@ def open_models(
                 f"{comparison.runs[0].folder}."
             )
         chosen, notes = choose_runs(comparison)
-        loaded = load_models(chosen, notes)
+        reasons = list[str]()  # they may name folders of this machine: not for visitors
+        loaded = load_models(chosen, reasons)
+        for reason in reasons:
+            log.warning("%s", reason)
+        notes += [f"{run.name} is left out." for run in chosen if run.name not in loaded]
         runs = [(comparison.label(run), loaded[run.name]) for run in chosen if run.name in loaded]
     models = []
     for number, (label, run) in enumerate(runs):
@@ -263,17 +266,8 @@ def open_models(
         try:
             learned = learn_directions(run, run.directions_file)
         except UserError as error:
-            log.warning("%s: no attributes to edit. %s", label, error)
             why = printable(str(error))
-        model = AppModel(number, label, run, learned, why)
-        if learned is None and model.faces is None:  # the error names folders of this machine
-            model = replace(model, no_directions=NO_IMAGES)
-        models.append(model)
-    for note in notes:
-        log.warning("%s", note)
-    notes = [
-        note.partition(" is left out: ")[0] + " is left out." if " is left out: " in note else note
-        for note in notes
-    ]  # the reason may name folders of this machine
+            log.warning("%s: no attributes to edit. %s", label, why)
+        models.append(AppModel(number, label, run, learned, why))
     title = folder.resolve().name
     return AppModels(models, title, wanted_eyes(models[0].run), comparison, notes)

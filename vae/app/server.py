@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from contextlib import ExitStack
 from typing import NoReturn
 
 from vae.app.models import AppModels
 from vae.app.uploads import MAX_BYTES, remove_old, upload_folder
 from vae.utils.errors import UserError
-
-log = logging.getLogger(__name__)
 
 # Visitors whose photographs and faces are in memory; of more, the longest idle lose theirs. At
 # worst each has three photographs of MAX_BYTES (Edit, A and B): 3 GB in all. Gradio keeps those
@@ -35,7 +34,7 @@ def serve(models: AppModels, host: str, port: int | None, share: bool) -> NoRetu
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks whether its page is there
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with upload_folder() as folder:
+    with upload_folder() as folder, ExitStack() as stack:
         from starlette.middleware import Middleware
 
         from vae.app.guard import Guard, allowed_hosts
@@ -43,35 +42,33 @@ def serve(models: AppModels, host: str, port: int | None, share: bool) -> NoRetu
 
         guard = Middleware(Guard, hosts=allowed_hosts(host, share), folder=folder)
         page = build_page(models)
+        stack.callback(page.close, verbose=False)
         try:
-            try:
-                _, address, link = page.launch(
-                    server_name=host,
-                    server_port=port,
-                    share=share,
-                    show_error=False,
-                    max_file_size=MAX_BYTES,
-                    state_session_capacity=MAX_VISITORS,
-                    app_kwargs={"middleware": [guard]},
-                    theme=theme(),
-                    css=CSS,
-                    footer_links=[],
-                    run_history=False,
-                    enable_monitoring=False,
-                    mcp_server=False,
-                    ssr_mode=False,
-                    pwa=False,
-                    quiet=True,
-                    prevent_thread_lock=True,
-                )
-            except OSError as error:  # Gradio names no reason
-                where = f"--host {host}, --port {port or f'{FIRST_PORT} to {LAST_PORT}'}"
-                text = f"{where}: cannot be listened on ({error}). Take another port."
-                raise UserError(text) from error
-            print(f"{models.title}: {link or address}  (Ctrl-C ends it)", flush=True)
-            while True:
-                time.sleep(CLEAN_EVERY)
-                folder.mkdir(mode=0o700, exist_ok=True)  # a cleaner of /tmp may have removed it
-                remove_old(folder)
-        finally:
-            page.close(verbose=False)
+            _, address, link = page.launch(
+                server_name=host,
+                server_port=port,
+                share=share,
+                show_error=False,
+                max_file_size=MAX_BYTES,
+                state_session_capacity=MAX_VISITORS,
+                app_kwargs={"middleware": [guard]},
+                theme=theme(),
+                css=CSS,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                mcp_server=False,
+                ssr_mode=False,
+                pwa=False,
+                quiet=True,
+                prevent_thread_lock=True,
+            )
+        except OSError as error:  # Gradio names no reason
+            where = f"--host {host}, --port {port or f'{FIRST_PORT} to {LAST_PORT}'}"
+            text = f"{where}: cannot be listened on ({error}). Take another port."
+            raise UserError(text) from error
+        print(f"{models.title}: {link or address}  (Ctrl-C ends it)", flush=True)
+        while True:
+            time.sleep(CLEAN_EVERY)
+            folder.mkdir(mode=0o700, exist_ok=True)  # a cleaner of /tmp may have removed it
+            remove_old(folder)
