@@ -6,6 +6,8 @@ and the ranges. Here they come together; vae/runs/compose.py has Hydra fill them
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
@@ -35,6 +37,8 @@ class SweepConfig:
     pruner_startup: int = MISSING  # median: trials that are never pruned; int >= 0
     pruner_warmup: int = MISSING  # epochs before which no trial is pruned; int >= 1
     trial: int | None = MISSING  # number of the Optuna trial; filled in by the sweeper
+    seeds: int = 1  # runs per point, with seed, seed + 1, ...; int from 1 to 1000
+    constraint: Any = None  # "METRIC <= NUMBER" or >=, a list of them, or null
 
     def __post_init__(self) -> None:
         name = self.name
@@ -50,6 +54,8 @@ class SweepConfig:
         require(self.storage != "", "sweep.storage", self.storage, takes)
         require_ranges("sweep", self, max_failures=(1, 10**9), trial=(0, 10**9))
         require_ranges("sweep", self, pruner_startup=(0, 10**9), pruner_warmup=(1, 10**9))
+        require_ranges("sweep", self, seeds=(1, 1000))
+        constraints_of(self.constraint)
         known = self.pruner in (None, "median", "hyperband")
         require(known, "sweep.pruner", self.pruner, "null, median or hyperband")
 
@@ -114,6 +120,50 @@ def objectives_of(objective: Any) -> list[str]:
             "(not the trained loss: it contains beta, so the smallest beta would win)",
         )
     return keys
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A bound on a metric at the end of a run: `val/rate <= 200`."""
+
+    metric: str
+    sign: str  # <= or >=
+    bound: float
+
+    def excess(self, metrics: Mapping[str, float]) -> float:
+        """Return by how much the metrics break the bound; at most 0 if they keep it."""
+        value = metrics.get(self.metric, math.nan)
+        excess = value - self.bound if self.sign == "<=" else self.bound - value
+        return excess if math.isfinite(excess) else math.inf  # not measured: not kept
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.sign} {self.bound:g}"
+
+
+def constraints_of(constraint: Any) -> list[Constraint]:
+    """Return `sweep.constraint`, a text, a list of texts or null, as a list.
+
+    Raises:
+        UserError: a text is no condition, or names no metric.
+    """
+    several = isinstance(constraint, Sequence) and not isinstance(constraint, str)
+    texts = constraint if several else [] if constraint is None else [constraint]
+    found = []
+    for text in texts:
+        words = re.fullmatch(r"\s*(\S+?)\s*(<=|>=)\s*(\S+)\s*", str(text))
+        metric, sign, bound = words.groups() if words else ("", "", "nan")
+        try:
+            number = float(bound)
+        except ValueError:
+            number = math.nan
+        require(
+            metric in run_metrics() and math.isfinite(number),
+            "sweep.constraint",
+            text,
+            "a condition such as 'val/rate <= 200', on one of " + ", ".join(sorted(run_metrics())),
+        )
+        found.append(Constraint(metric, sign, number))
+    return found
 
 
 def objective_values(objective: Any, metrics: Mapping[str, float]) -> Any:

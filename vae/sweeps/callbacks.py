@@ -157,6 +157,7 @@ class PrepareSweep(Callback):
             "command": shlex.join(["python", *sys.argv]),
             "started": datetime.now().isoformat(timespec="milliseconds"),
             "objective": objectives,
+            "constraint": plain["sweep"]["constraint"],
             "swept": sorted(swept),
             "settings": settings,
         }

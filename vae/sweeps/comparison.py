@@ -6,14 +6,17 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vae.runs.config import Constraint, constraints_of
 from vae.runs.overrides import UNNAMED_KEYS
 from vae.runs.run_dir import SWEEP_ENTRIES
+from vae.sweeps.points import Point, group_by_seed
 from vae.sweeps.results import RECORD_FILE, SweepRun, parse_number, read_run
 from vae.utils.errors import UserError
 from vae.utils.files import read_json, reject_unsafe_entries
@@ -39,40 +42,74 @@ class Comparison:
     started: str | None  # ISO time
     swept: list[str]  # keys whose values differ between runs
     runs: list[SweepRun]
+    constraints: list[Constraint] = field(default_factory=list)  # that the best run keeps
 
-    @property
-    def ranked(self) -> list[SweepRun]:
-        """The finished runs, the best by the first objective first."""
-        measured = [
+    @cached_property
+    def points(self) -> list[Point]:
+        """The finished runs, those of several seeds as one point; the best point first.
+
+        By the mean of the first objective. Points that break a constraint come last.
+        """
+        finished = [
             run
             for run in self.runs
             if run.status == "finished" and all(key in run.metrics for key in self.objectives)
         ]
-        return sorted(measured, key=lambda run: self._costs(run)[0])
+        points = group_by_seed(finished, self.swept)
+        return sorted(points, key=lambda p: (not self.is_feasible(p), self._costs(p)[0]))
+
+    @property
+    def ranked(self) -> list[SweepRun]:
+        """The finished runs, the best by the first objective first, the infeasible last."""
+        runs = [run for point in self.points for run in point.runs]
+        return sorted(runs, key=lambda r: (not self.is_feasible(r), self._costs(r)[0]))
+
+    @property
+    def best_point(self) -> Point | None:
+        """The best point, where there is one objective and a feasible point."""
+        return self.front_points[0] if len(self.objectives) == 1 and self.front_points else None
 
     @property
     def best(self) -> SweepRun | None:
-        """The best run, where there is one objective and a run that finished."""
-        return self.ranked[0] if len(self.objectives) == 1 and self.ranked else None
+        """The best run of the best point."""
+        return self.best_run(self.best_point) if self.best_point else None
+
+    @cached_property
+    def front_points(self) -> list[Point]:
+        """The Pareto front of the feasible points, best by the first objective first."""
+        points = [point for point in self.points if self.is_feasible(point)]
+        return [points[i] for i in pareto_front([self._costs(point) for point in points])]
 
     @property
     def front(self) -> list[SweepRun]:
-        """The Pareto front of the finished runs, best by the first objective first."""
-        ranked = self.ranked
-        return [ranked[i] for i in pareto_front([self._costs(run) for run in ranked])]
+        """The best run of each point of the Pareto front."""
+        return [self.best_run(point) for point in self.front_points]
 
-    def label(self, run: SweepRun) -> str:
-        """Return a short label of a run: `β 1e-04, z 64`."""
+    def best_run(self, point: Point) -> SweepRun:
+        """Return a point's best run: a feasible one if there is one."""
+        return min(point.runs, key=lambda r: (not self.is_feasible(r), self._costs(r)[0]))
+
+    def is_feasible(self, at: SweepRun | Point) -> bool:
+        """Return whether a run's metrics, or a point's means, keep all constraints."""
+        metrics = at.metrics
+        return all(constraint.excess(metrics) <= 0 for constraint in self.constraints)
+
+    def label(self, run: SweepRun | Point) -> str:
+        """Return a short label of a run: `β 1e-04, z 64`; of a point, without the seed."""
+        several = isinstance(run, Point) and run.n > 1
+        keys = [key for key in self.swept if not (several and key == "seed")]
         endings = Counter(key.rpartition(".")[2] for key in self.swept)
         parts = []
-        for key in self.swept:
+        for key in keys:
             ending = key.rpartition(".")[2]
             symbol = SYMBOLS.get(key, ending if endings[ending] == 1 else key)
             parts.append(f"{symbol} {format_value(run.value(key))}")
-        return truncate(", ".join(parts) or run.name, MAX_LABEL)
+        name = run.runs[0].name if isinstance(run, Point) else run.name
+        return truncate(", ".join(parts) or name, MAX_LABEL)
 
-    def _costs(self, run: SweepRun) -> list[float]:
-        return [find_metric(key).cost(run.metrics[key]) for key in self.objectives]
+    def _costs(self, at: SweepRun | Point) -> list[float]:
+        metrics = at.metrics
+        return [find_metric(key).cost(metrics[key]) for key in self.objectives]
 
 
 def pareto_front(costs: Sequence[Sequence[float]]) -> list[int]:
@@ -131,7 +168,15 @@ def read_sweep(folder: Path | str) -> Comparison:
         started=str(about["started"]) if about.get("started") else None,
         swept=swept,
         runs=runs,
+        constraints=_constraints(about.get("constraint")),
     )
+
+
+def _constraints(recorded: Any) -> list[Constraint]:
+    try:
+        return constraints_of(recorded)
+    except UserError:  # of another version, or edited
+        return []
 
 
 def rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -145,6 +190,7 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
             **{key: run.value(key) for key in keys},
             "beta_elbo": run.beta_elbo,
             **{key: run.metrics.get(key) for key in run_metrics()},
+            **({"feasible": comparison.is_feasible(run)} if comparison.constraints else {}),
             "step": run.step,
             "seconds": run.seconds,
             "folder": str(run.folder),
