@@ -36,8 +36,8 @@ WRONG = {
     "launcher=joblib": "n_jobs=0 n_jobs=1.5 n_jobs=x batch_size=0 inner_max_num_threads=0 "
     "timeout=-1 verbose=x backend=x",
     "launcher=submitit_slurm": "timeout_min=0 nodes=2 mem_gb=x gpus_per_node=-1 cpus_per_task=0",
-    "sweeper=study": "n_trials=0 n_jobs=0 study_name=x direction=minimize storage=sqlite:///x.db "
-    "max_failure_rate=0.0 custom_search_space=os.system",
+    "sweeper=study": "n_trials=0 n_jobs=-2000 study_name=x direction=minimize "
+    "storage=sqlite:///x.db max_failure_rate=0.0 custom_search_space=os.system",
     "sweeper=basic": "max_batch_size=0",
 }
 

@@ -93,9 +93,6 @@ class RunConfig:
             fits = type(chosen) is choices(group).get(chosen.name)  # no name was set by hand
             require(fits, f"{key}.name", chosen.name, f"{group}=CHOICE instead")
         self.model.check_image_size(self.data.image_size)
-        last, end = (self.sweep.rungs or [0])[-1], self.trainer.epochs
-        takes = "epochs below trainer.epochs, where the last rung is"
-        require(end is None or last < end, "sweep.rungs", self.sweep.rungs, takes)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the configuration as a nested dict of plain values, for W&B and checkpoints.

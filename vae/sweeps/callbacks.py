@@ -160,11 +160,10 @@ class PrepareSweep(Callback):
                     f"sweep.name: {config.hydra.sweep.dir} is a sweep with {key}={was}, and "
                     f"it is {now} now. Take another sweep.name, or restore the earlier settings."
                 )
+        swept |= {"seed"} if len(seeds) > 1 else set()
         fixed = [key for key in values if key not in swept]
-        if len(seeds) > 1:
-            if not named:  # its run keeps the name that it has with one seed
-                fixed.append(f"'seed={seeds[0]}'")
-            swept.add("seed")
+        if len(seeds) > 1 and not named:  # its run keeps the name that it has with one seed
+            fixed.append(f"'seed={seeds[0]}'")
         record = {
             "name": sweep.name,
             "command": shlex.join(["python", *sys.argv]),
@@ -187,7 +186,14 @@ class PrepareSweep(Callback):
 
 
 def _search_settings(sweep: SweepConfig, epochs: int | None) -> dict[str, Any]:
-    """Return the settings of `sweep` that all trials of a study share."""
+    """Return the settings of `sweep` that all trials of a study share.
+
+    Raises:
+        UserError: a rung is not below the end of the runs.
+    """
+    takes = f"epochs below trainer.epochs={epochs}, where the last rung is"
+    fits = epochs is None or not sweep.rungs or sweep.rungs[-1] < epochs
+    require(fits, "sweep.rungs", sweep.rungs, takes)
     keys = ("seeds", "constraint", "rungs", "reduction")
     settings = {key: getattr(sweep, key) for key in keys}
     return settings | ({"epochs": epochs} if sweep.rungs else {})  # the schedule's length

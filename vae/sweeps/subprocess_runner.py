@@ -29,7 +29,6 @@ from vae.utils.signals import InterruptedRun, Interrupts, blocked, known_signals
 log = logging.getLogger(__name__)
 
 LINUX = sys.platform == "linux"
-LAUNCHER = os.getppid()  # whose worker this process is, if it is one
 SCHEDULERS = {*known_signals("SIGTERM", "SIGUSR1", "SIGUSR2")}  # signals that they send
 PROBABLE_CAUSES = {  # of a signal that the system sent
     "SIGKILL": ", perhaps by the system because memory ran out",
@@ -88,7 +87,8 @@ def run_in_subprocess(
         with interrupts:
             while not wait([receiver, process.sentinel], timeout=1.0):
                 # joblib's workers outlive their launcher when it is killed
-                if parent_process() is not None and os.getppid() != LAUNCHER:
+                launcher = parent_process()
+                if launcher is not None and os.getppid() != launcher.pid:
                     process.terminate()
                     process.join()
                     os._exit(1)
