@@ -1,4 +1,4 @@
-"""`vae dashboard`: every key in a workspace is one that W&B has of the sweep's runs."""
+"""`vae dashboard`: every key in a workspace or report is one that W&B has of the sweep's runs."""
 
 import json
 import re
@@ -6,11 +6,14 @@ import shutil
 import sys
 
 import pytest
+from markdown_it import MarkdownIt
 
+from tests.support.fake_sweeps import grid_of, make_run, make_sweep
 from tests.support.train_command import TINY, run_train
 from tests.support.wandb_files import read_runs
 from tests.support.wandb_server import WandbServer
 from vae.cli.main import main
+from vae.sweeps.wandb_views import FACES
 
 pytest.importorskip("wandb_workspaces", reason="the extra `dashboard` is not installed")
 
@@ -20,19 +23,28 @@ pytestmark = [
 ]
 
 GROUP = "it's β=1"  # not easy to quote
+ODD = """it's "β"=1 |a` *b* <c> 😀"""  # nor is this to show literally in Markdown
+VIEWS = [[], ["--report"]]
 
 
 class ViewServer(WandbServer):
-    """Takes workspaces, too."""
+    """Takes workspaces and reports, too."""
 
     def __init__(self):
         super().__init__()
         self.views = []
+        self.projects = []  # that were made
 
     def _query(self, name, given):
         if name == "GetDefaultEntity":
             return {"viewer": {"id": "1", "entity": self.entity}}
-        if name == "UpsertView2":
+        if name == "GetProjects":
+            page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+            return {"models": {"pageInfo": page, "edges": []}}
+        if name == "CreateProject":
+            self.projects.append(given["input"]["name"])
+            return {"result": None}
+        if name in ("UpsertView2", "upsertView"):
             self.views.append(given)
             view = {"id": "6", "name": given["name"]}
             return {"upsertView": {"view": view, "inserted": True}}
@@ -50,11 +62,10 @@ def sweep(tmp_path_factory):
     return folder / "sweep"
 
 
-@pytest.fixture
-def workspace(sweep, capsys):
-    """The workspace as `vae dashboard --json` prints it."""
-    assert main(["dashboard", str(sweep), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)["spec"]
+def printed(capsys, *arguments):
+    """The view that `vae dashboard ARGUMENTS --json` prints."""
+    assert main(["dashboard", *map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
 
 
 def found_in(spec, *names):
@@ -81,8 +92,9 @@ def columns_of(run):
     return {*flat(config, "config:"), *flat(run.summary, "summary:")}
 
 
-def test_every_workspace_key_exists_in_the_runs(sweep, workspace):
-    spec = workspace["section"]
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_key_exists_in_the_runs(view, sweep, capsys):
+    spec = printed(capsys, sweep, *view)["spec"]
     by_type = {run.job_type: run for run in read_runs(sweep)}  # its runs are linked there
     run, summary = by_type["train"], by_type["sweep"]
 
@@ -97,28 +109,123 @@ def test_every_workspace_key_exists_in_the_runs(sweep, workspace):
     assert not axes["config:model.value.latent_dim"]
 
     logged = {key for row in run.metric_rows for key in row}
-    lines = [p["config"] for p in found_in(spec, "panels") if "Line Plot" in p["viewType"]]
+    panels = [panel for panel in found_in(spec, "panels") if "viewType" in panel]
+    lines = [panel["config"] for panel in panels if "Line Plot" in panel["viewType"]]
     assert [line["metrics"] for line in lines] == [["val/bpd"], ["val/rate"]]
     assert {key for line in lines for key in [line["xAxis"], *line["metrics"]]} <= logged
 
     media = set(found_in(spec, "mediaKeys"))
     assert media >= {"figures/reconstructions", "figures/latents", "sweep/comparison"}
+    assert {"faces/reconstructions", "faces/samples"} <= media
+    media -= set(FACES)
     assert media <= {*run.pictures, *summary.pictures}
 
-    (runs,) = found_in(spec, "runSets")
-    (only,) = runs["filters"]["filters"]
-    assert only["key"] == {"section": "run", "name": "group"}
-    assert (only["op"], only["value"], only["disabled"]) == ("=", GROUP, False)
+    run_sets = found_in(spec, "runSets")
+    assert len(run_sets) == (5 if view else 1)  # of a report, each grid has its own
+    for runs in run_sets:
+        (only,) = runs["filters"]["filters"]
+        assert only["key"] == {"section": "run", "name": "group"}
+        assert (only["op"], only["value"], only["disabled"]) == ("=", GROUP, False)
     assert run.group == summary.group == GROUP
 
 
-def test_a_run_without_configuration_is_skipped(sweep, workspace, tmp_path, capsys):
+@pytest.fixture
+def odd_sweep(tmp_path):
+    """A sweep of six finished runs and a failed one, with names that are hard to escape."""
+    values = grid_of({"loss.beta": [1e-5, 1e-4, 1e-3], "model.latent_dim": [16, 64]})
+    folder = make_sweep(tmp_path / ODD, values)
+    make_run(folder, {"loss.beta": ODD}, "failed", {}, error="no number")
+    return folder
+
+
+def rendered(spec):
+    """The headings, tables (as lists of rows) and commands of a report's Markdown."""
+    headings, tables, commands = [], [], []
+    texts = [block["content"] for block in spec["blocks"] if block["type"] == "markdown-block"]
+    parser = MarkdownIt("commonmark").enable("table")
+    tokens = [token for text in texts for token in parser.parse(text)]
+    for before, token in zip([None, *tokens], tokens, strict=False):
+        if token.type == "table_open":
+            tables.append([])
+        elif token.type == "tr_open":
+            tables[-1].append([])
+        elif token.type == "fence":
+            commands += token.content.splitlines()
+        elif token.type == "inline" and before.type in ("th_open", "td_open", "heading_open"):
+            shown = "".join(child.content for child in token.children)
+            (headings if before.type == "heading_open" else tables[-1][-1]).append(shown)
+    return headings, tables, commands
+
+
+def test_a_report_says_which_runs_are_best_and_how_to_repeat_them(odd_sweep, capsys):
+    spec = printed(capsys, odd_sweep, "--report", "--project", "p")
+    assert spec["description"] == "7 runs of a sweep: 6 finished, 1 failed"
+    headings, (best, table), (_, *commands) = rendered(spec["spec"])
+    assert headings == [ODD, "Best runs"]
+    measured = {  # by the folders alone
+        file.parent.name: json.loads(file.read_text())["final"].get("val/bpd")
+        for file in odd_sweep.glob("*/summary.json")
+    }
+    finished = sorted(filter(measured.get, measured), key=measured.get)
+    assert [row[0] for row in best] == ["run", *finished[:5]]
+    assert [command.split()[2:] for command in commands] == [n.split(",") for n in finished[:5]]
+    assert {row[0] for row in table[1:]} == set(measured)
+    heads, *rows = table
+    (failed,) = (dict(zip(heads, row, strict=True)) for row in rows if row[-1] == "failed")
+    assert (failed["loss.beta"], failed["val/bpd"]) == (ODD, "")
+    for run_set in found_in(spec, "runSets"):
+        assert run_set["filters"]["filters"][0]["value"] == ODD
+
+
+def test_a_report_of_two_objectives_has_the_pareto_front(tmp_path, capsys):
+    values = grid_of({"loss.beta": [1e-5, 1e-4, 1e-3]})
+    folder = make_sweep(tmp_path / "front", values, ["val/rate", "val/mse"])
+    make_run(folder, {"loss.beta": 1}, metrics={"val/rate": 1e6, "val/mse": 1e6})
+    headings, (best, table), _ = rendered(printed(capsys, folder, "--report")["spec"])
+    assert headings == ["front", "Best trade-offs"]
+    assert sorted(row[0] for row in best[1:]) == sorted(
+        f"loss.beta={v['loss.beta']}" for v in values
+    )
+    assert len(table) == 5
+
+
+def test_a_report_without_a_finished_run(tmp_path, capsys):
+    folder = make_sweep(tmp_path / "cut", [])
+    make_run(folder, {"loss.beta": 1e-4}, status=None)
+    headings, (table,), _ = rendered(printed(capsys, folder, "--report")["spec"])
+    assert headings == ["cut"]
+    assert table[1][-1] == "cut"
+
+
+def test_the_package_reads_a_report_back(odd_sweep, capsys):
+    """By W&B's own model, whose blocks and panels are then all of a known type."""
+    from wandb_workspaces.reports.v2 import interface, internal
+
+    sent = printed(capsys, odd_sweep, "--report")
+    known = interface.Report._from_model(internal.ReportViewspec.model_validate(sent))
+    assert "Unsupported" not in capsys.readouterr().err
+    known.width = sent["spec"]["width"]  # which it drops
+    again = known._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert again == sent
+    grids = [block for block in known.blocks if isinstance(block, interface.PanelGrid)]
+    assert grids
+    for grid in grids:
+        spots = [
+            (x, y)
+            for place in (panel.layout for panel in grid.panels)
+            for x in range(place.x, place.x + place.w)
+            for y in range(place.y, place.y + place.h)
+        ]
+        assert len(spots) == len(set(spots))  # no panel lies on another
+        assert max(x for x, _ in spots) < 24
+
+
+def test_a_run_without_configuration_is_skipped(sweep, tmp_path, capsys):
+    whole = found_in(printed(capsys, sweep), "accessor")
     copy = shutil.copytree(sweep, tmp_path / "copy", symlinks=True)
     first, second = sorted(copy.glob("loss.beta=*/.hydra/config.yaml"))
     first.unlink()
-    assert main(["dashboard", str(copy), "--json"]) == 0
-    columns = found_in(json.loads(capsys.readouterr().out), "accessor")
-    assert {*columns} >= {*found_in(workspace, "accessor")}
+    assert {*found_in(printed(capsys, copy), "accessor")} >= {*whole}
     second.unlink()
     assert main(["dashboard", str(copy), "--json"]) == 1
     assert "--project" in capsys.readouterr().err
@@ -141,16 +248,36 @@ def test_the_workspace_is_saved_in_the_runs_project(sweep, monkeypatch, capsys):
     assert len(said) == 2
 
 
+def test_the_report_is_saved_in_the_runs_project(sweep, monkeypatch, capsys):
+    with ViewServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", server.key)
+        sent = printed(capsys, sweep, "--report")
+        assert server.bodies == []
+        assert main(["dashboard", str(sweep), "--report"]) == 0
+    (view,) = server.views
+    assert (view["entityName"], view["projectName"]) == (server.entity, "minifaceapp")
+    assert (view["type"], view["displayName"]) == ("runs", "Sweep it_s β_1")
+    assert view["description"] == sent["description"]
+    saved = json.loads(view["spec"])
+    for names in (["content"], ["metrics", "mediaKeys", "accessor", "targetKey"], ["filters"]):
+        assert found_in(saved, *names) == found_in(sent, *names)
+    assert server.projects == ["minifaceapp"]  # there was none
+    (url,) = capsys.readouterr().out.splitlines()
+    assert url == f"{server.url}/{server.entity}/minifaceapp/reports/Sweep-it_s-β_1--6"
+
+
+@pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize(
     ("trouble", "message"),
     [
         ("no login", r"`wandb login`.*--json"),
-        ("nobody there", r"refused the workspace.*--json"),
-        ("refused", r"refused the workspace.*--json"),
+        ("nobody there", r"refused the VIEW.*--json"),
+        ("refused", r"refused the VIEW.*--json"),
         ("no package", "pip install wandb-workspaces"),
     ],
 )
-def test_trouble_is_one_message(trouble, message, sweep, monkeypatch, capsys):
+def test_trouble_is_one_message(trouble, message, view, sweep, monkeypatch, capsys):
     if trouble != "no login":
         monkeypatch.setenv("WANDB_API_KEY", WandbServer.key)
     if trouble == "no package":
@@ -159,7 +286,7 @@ def test_trouble_is_one_message(trouble, message, sweep, monkeypatch, capsys):
     with WandbServer() as server:  # which knows no workspaces
         if trouble == "refused":
             monkeypatch.setenv("WANDB_BASE_URL", server.url.replace("://", "://me:secret@"))
-        assert main(["dashboard", str(sweep), "--entity", "e"]) == 1
+        assert main(["dashboard", str(sweep), "--entity", "e", *view]) == 1
     err = capsys.readouterr().err
-    assert re.search(message, err)
+    assert re.search(message.replace("VIEW", "report" if view else "workspace"), err)
     assert "secret" not in err

@@ -115,17 +115,18 @@ def compare(options: argparse.Namespace) -> Result:
 
 
 @command(
-    help="make the workspace of a sweep on W&B",
+    help="make the workspace or the report of a sweep on W&B",
     description="Make the workspace of a sweep on W&B and print its address: parallel "
-    "coordinates, rate against distortion, learning curves, faces. Needs a login.",
+    "coordinates, rate against distortion, learning curves, faces. With --report make a report "
+    "of these panels, with the best runs, the commands that repeat them, and a table of all "
+    "runs. Needs a login.",
     example="vae dashboard multirun/betas",
     options=[
         option("sweep", metavar="SWEEP", help="the sweep's folder, multirun/NAME"),
         option("--entity", help="user or team on W&B, if not that of the runs"),
         option("--project", help="project on W&B, if not that of the runs"),
-        option(
-            "--json", action="store_true", help="print the workspace as JSON; save and send nothing"
-        ),
+        option("--report", action="store_true", help="make a report, not a workspace"),
+        option("--json", action="store_true", help="print it as JSON; save and send nothing"),
     ],
 )
 def dashboard(options: argparse.Namespace) -> Result:
@@ -139,7 +140,7 @@ def dashboard(options: argparse.Namespace) -> Result:
         without_credentials,
     )
     from vae.sweeps.comparison import read_sweep
-    from vae.sweeps.wandb_sweep import build_workspace
+    from vae.sweeps.wandb_views import build_report, build_workspace, view_json
 
     comparison = read_sweep(options.sweep)
     settings = [run.config["wandb"] for run in comparison.runs if "wandb" in run.config]
@@ -151,13 +152,14 @@ def dashboard(options: argparse.Namespace) -> Result:
     group = run_group(reported.get("group"), comparison.name)
     if not found and not options.project:
         raise UserError(f"{options.sweep}: no run says its W&B project. Give --project NAME.")
-    workspace = build_workspace(comparison, entity, project, group)
+    kind, build = ("report", build_report) if options.report else ("workspace", build_workspace)
+    view = build(comparison, entity, project, group)
     if options.json:
-        return workspace._spec, []  # the package has no public way to it
+        return view_json(view), []
     if resolve_mode("auto") != "online":
         raise UserError(
             "vae dashboard: there is no login on W&B, or W&B is switched off. Run `wandb login`; "
-            "with --json the workspace is printed instead."
+            f"with --json the {kind} is printed instead."
         )
     import wandb
 
@@ -165,12 +167,12 @@ def dashboard(options: argparse.Namespace) -> Result:
     trouble = unreachable(url)  # wandb itself would try for long
     if trouble is None:
         try:
-            workspace.entity = workspace.entity or wandb.Api().default_entity
-            return None, [workspace.save().url]
+            view.entity = view.entity or wandb.Api().default_entity
+            return None, [view.save().url]
         except Exception as error:
             trouble = error_text(error)
     raise UserError(
-        f"vae dashboard: W&B at {url} refused the workspace: {trouble}. "
+        f"vae dashboard: W&B at {url} refused the {kind}: {trouble}. "
         "With --json it is printed instead."
     )
 

@@ -1,24 +1,19 @@
-"""A sweep on W&B: links to its runs, a summary run, and a workspace.
+"""A sweep on W&B: links to its runs, and a summary run.
 
 W&B's tools want all runs in one folder: links in `<sweep>/wandb/` point to each run's own.
 The summary is one W&B run with the table and the figures, in the group of the sweep's runs.
-The workspace names keys as W&B keeps them: `loss.beta` in a run's config, a metric as it
-ended in its summary (`summary_key`), and a line plot's or media browser's key as logged.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from vae.runs.tracking import summary_key
 from vae.runs.wandb_run import WandbRun
 from vae.runs.wandb_settings import WandbConfig, fitting_name, run_group
-from vae.sweeps.comparison import LEADING_KEYS, Comparison, rows
+from vae.sweeps.comparison import Comparison, rows
 from vae.utils.errors import UserError
 from vae.utils.files import read_text, write_text_atomically
 
@@ -27,12 +22,6 @@ logger = logging.getLogger(__name__)
 RUNS = "*run-*"  # folders of W&B runs: run-DATE-ID, offline-run-DATE-ID
 SUMMARY_ID_FILE = ".wandb_summary_id"  # the id of the W&B run, so that a sweep has one of them
 FIGURES = tuple(f"sweep/{name}" for name in ("comparison", "reconstructions", "samples"))
-
-METRICS = ("val/rate", "val/distortion", "val/active_units", "val/bpd")
-CURVES = ("val/bpd", "val/rate")
-RUN_FIGURES = ("figures/reconstructions", "figures/samples", "figures/latents")  # of each run
-LOGARITHMIC = ("loss.beta", "optimizer.lr")
-MAX_PANEL_RUNS = 100  # runs in a panel; left alone, W&B stops at 10
 
 
 def link_runs(sweep: Path) -> None:
@@ -92,69 +81,3 @@ def log_summary(comparison: Comparison, settings: WandbConfig, folder: Path) -> 
                 run.report({}, figures)
     except (UserError, OSError) as error:
         logger.warning("the sweep has no summary on W&B: %s", error)
-
-
-def build_workspace(comparison: Comparison, entity: str, project: str, group: str) -> Any:
-    """Build the workspace, a `wandb_workspaces.workspaces.Workspace`, without network calls.
-
-    Args:
-        comparison: of one run or more.
-        entity: whose project it is.
-        project: the project of the sweep's runs.
-        group: the W&B group of the sweep's runs; no others are shown.
-
-    Raises:
-        UserError: the package is not installed.
-    """
-    try:
-        import wandb_workspaces.reports.v2.interface as wr
-        import wandb_workspaces.workspaces as ws
-    except ImportError as error:
-        raise UserError(
-            f"vae dashboard needs the package wandb-workspaces ({error}). "
-            "Run `pip install wandb-workspaces`."
-        ) from error
-    config = next((run.config for run in comparison.runs if run.config), {})
-    parameters = [
-        f"{key}.name" if isinstance(config.get(key), dict) else key
-        for key in dict.fromkeys([*LEADING_KEYS, *comparison.swept])
-        if key.split(".")[0] in config  # not, say, experiment
-    ]
-    parameters.append("beta_elbo")
-    metrics = [summary_key(key) for key in dict.fromkeys([*METRICS, *comparison.objectives])]
-    columns = [re.sub(r"^[^.]+", r"config:\g<0>.value", key) for key in parameters]
-    columns += [f"summary:{key}" for key in metrics]
-    axes = [
-        wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key), log=key in LOGARITHMIC)
-        for key in parameters
-    ]
-    axes += [wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(key)) for key in metrics]
-    trade = wr.ScatterPlot(
-        title="rate against distortion",
-        x=wr.SummaryMetric(summary_key("val/distortion")),
-        y=wr.SummaryMetric(summary_key("val/rate")),
-    )
-    wanted = map(summary_key, comparison.objectives)
-    importances = [wr.ParameterImportancePlot(with_respect_to=key) for key in wanted]
-    panels: dict[str, list[Any]] = {
-        "Summary": [wr.MediaBrowser(title=key, media_keys=[key]) for key in FIGURES],
-        "Runs": [wr.ParallelCoordinatesPlot(columns=axes), trade, *importances],
-        "Curves": [wr.LinePlot(title=key, x="step", y=[key]) for key in CURVES],
-        "Figures": [
-            wr.MediaBrowser(title=key, media_keys=[key], gallery_axis="run") for key in RUN_FIGURES
-        ],
-    }
-    # Each character by its number: the package stumbles over quotes in a name, and makes two
-    # of each `=`.
-    escaped = "".join(f"\\U{ord(character):08x}" for character in group)
-    return ws.Workspace(
-        entity=entity,
-        project=project,
-        # The package takes all kinds of signs for emojis, `=` and `+` among them.
-        name=re.sub(r"[^\w .,()-]", "_", f"Sweep {group}"),
-        sections=[ws.Section(name=name, panels=of, is_open=True) for name, of in panels.items()],
-        settings=ws.WorkspaceSettings(x_axis="step", max_runs=MAX_PANEL_RUNS),
-        runset_settings=ws.RunsetSettings(
-            filters=f"Metric('Group') == '{escaped}'", pinned_columns=columns
-        ),
-    )
