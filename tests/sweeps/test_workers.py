@@ -98,16 +98,22 @@ def test_a_number_that_is_given_counts(machine):
     launcher.launch([["run"]], 0)
     assert batches == [(3, 1)]
     assert runs_at_once(launcher, {"n_jobs": 3}, 0, 20) == 3
-    assert runs_at_once(launcher, {"n_jobs": 3}, 5, 20) == 5
-    assert runs_at_once(launcher, {"n_jobs": None}, -1, 20) == 8
+    assert runs_at_once(launcher, {"n_jobs": 3}, 5, 20) == 3  # of the launcher's
+    assert runs_at_once(launcher, {"n_jobs": 3}, 2, 20) == 2
 
 
 @pytest.mark.parametrize(
-    ("settings", "at_once"), [({}, 1), ({"array_parallelism": 16}, 16), ({"n_jobs": 4}, 4)]
+    ("settings", "n_jobs", "at_once"),
+    [
+        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, -1, 1),
+        ({"array_parallelism": 16}, 0, 16),
+        ({"array_parallelism": 16}, 4, 4),
+        ({"n_jobs": 4}, 0, 4),
+    ],
 )
-def test_other_launchers_say_how_many(settings, at_once, machine):
+def test_other_launchers_say_how_many(settings, n_jobs, at_once, machine):
     machine()
-    assert runs_at_once(object(), settings, 0, 20) == at_once
+    assert runs_at_once(object(), settings, n_jobs, 20) == at_once
 
 
 def test_one_run_always_fits():

@@ -14,8 +14,10 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import parent_process
@@ -28,6 +30,7 @@ from vae.utils.signals import InterruptedRun, Interrupts, blocked, known_signals
 
 log = logging.getLogger(__name__)
 
+AT_WORK = threading.Lock()  # held while this process waits for a run's
 LINUX = sys.platform == "linux"
 SCHEDULERS = {*known_signals("SIGTERM", "SIGUSR1", "SIGUSR2")}  # signals that they send
 PROBABLE_CAUSES = {  # of a signal that the system sent
@@ -63,6 +66,7 @@ def run_in_subprocess(
     context: Any = multiprocessing.get_context("forkserver" if LINUX else "spawn")
     if LINUX:
         context.set_forkserver_preload(list(PRELOADED))
+    _watch_launcher()
     receiver, sender = context.Pipe(duplex=False)
     # a fork has the environment of the process that it is forked from
     surroundings = dict(os.environ), dict(logs), logging.getLogger().level
@@ -84,11 +88,9 @@ def run_in_subprocess(
     # It is passed on at once, and once: a later SIGTERM could come when the run has saved.
     interrupts = Interrupts((signal.SIGINT, signal.SIGTERM), on_first=process.terminate)
     try:
-        with interrupts:
+        with interrupts, AT_WORK:
             while not wait([receiver, process.sentinel], timeout=1.0):
-                # joblib's workers outlive their launcher when it is killed
-                launcher = parent_process()
-                if launcher is not None and os.getppid() != launcher.pid:
+                if _is_orphaned():
                     process.terminate()
                     process.join()
                     os._exit(1)
@@ -111,6 +113,25 @@ def run_in_subprocess(
     if failure is not None:
         raise UserError(failure)
     return value
+
+
+def _is_orphaned() -> bool:
+    """Return whether this is a worker of joblib whose launcher is gone. (It outlives a kill.)"""
+    launcher = parent_process()
+    return launcher is not None and os.getppid() != launcher.pid
+
+
+@cache
+def _watch_launcher() -> None:
+    """Start a thread that ends a worker of joblib when its launcher is gone and it has no run."""
+
+    def watch() -> None:
+        while not (_is_orphaned() and not AT_WORK.locked()):
+            time.sleep(1.0)
+        os._exit(1)
+
+    if parent_process() is not None:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _cause_of_death(exit_code: int) -> str:

@@ -114,13 +114,15 @@ def runs_at_once(launcher: Any, settings: Mapping[str, Any], n_jobs: int, trials
     Args:
         launcher: Hydra's.
         settings: of `hydra.launcher`.
-        n_jobs: of the sweeper; -1: as many as cores, -2: one less, ...; 0: as many as the
-            launcher has.
+        n_jobs: of the sweeper: the most; -1: as many as cores, -2: one less, ...; 0: as many as
+            the launcher has.
         trials: of the search.
     """
     from joblib import effective_n_jobs
 
-    if n_jobs == 0 and isinstance(launcher, WorkersLauncher):
-        return launcher.at_once(trials)
-    of_launcher = settings.get("n_jobs") or settings.get("array_parallelism") or 1
-    return int(effective_n_jobs(n_jobs or of_launcher))
+    if str(settings.get("_target_")).endswith(".BasicLauncher"):  # it trains in this process
+        return 1
+    if isinstance(launcher, WorkersLauncher):
+        at_once = launcher.at_once(trials)
+        return min(at_once, effective_n_jobs(n_jobs)) if n_jobs else at_once
+    return int(effective_n_jobs(n_jobs or settings.get("array_parallelism") or settings["n_jobs"]))
