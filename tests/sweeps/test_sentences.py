@@ -172,6 +172,7 @@ def test_commands_train_a_point_with_all_its_seeds(tmp_path):
         parsed_words = OverridesParser.create().parse_overrides(words)
         swept = {o.key_or_group: o for o in parsed_words if o.is_sweep_override()}
         assert [*swept] == ["seed"]
+        assert line.count("seed=") == 1
         assert [*map(int, swept["seed"].sweep_string_iterator())] == [0, 1, 5]
         given = {o.key_or_group: o.value() for o in parsed_words}
         assert given["data.path"] == "my photos; (old), $HOME"
@@ -195,19 +196,24 @@ def test_infeasible_points_stand_apart(tmp_path):
     lines = overview(comparison).splitlines()
     assert ["infeasible" in line for line in lines[1:4]] == [True, False, False]
     assert lines[2].startswith("*")
+    assert "Not to be told apart from β 1e-03 by its interval: β 1e-02." in shown(text)
     kinds, _ = parsed(text)
     assert not {"html_block", "html_inline"} & set(kinds)
     assert kinds.count("table_open") == 3
 
 
 def test_no_feasible_point_is_said(tmp_path):
-    """The least infeasible come first, with several constraints by the sum of their shares."""
-    sweep = make(tmp_path / "s", CLEAR, ["val/rate <= 0.5", "val/mse <= 1"])
+    """The least infeasible come first, whatever the units: a rate has larger numbers than bpd."""
+    points = {1e-4: (6.3, 6.3), 1e-3: (6.2, 6.2), 1e-2: (6.1, 6.1)}
+    sweep = make(tmp_path / "s", points, ["val/rate <= 0.5", "val/bpd <= 6.4"])
     text = page(sweep)
     assert "None of 3 points keeps it by its mean over the seeds; β 1e-04 is nearest" in shown(text)
     apart = table(text, "Infeasible")
     assert [row["loss.beta"] for row in apart] == ["1e-04", "1e-03", "1e-02"]
     assert shown(apart[1]["constraint"]) == "breaks val/rate <= 0.5 by 9.5"
+    units = make(tmp_path / "u", {1.0: (1.1,), 0.999: (2.0,)}, ["val/rate <= 9900", "val/bpd <= 1"])
+    order = [row["loss.beta"] for row in table(page(units), "Infeasible")]
+    assert order == ["1", "0.999"]  # 1 % and 10 % over; 0.9 % and 100 % over
     assert "## The best" not in text
     assert "The lead" not in text
     assert "*" not in overview(read_sweep(sweep))

@@ -44,14 +44,15 @@ def lead_sentences(comparison: Comparison) -> list[str]:
         ]
     if best.n == 1 or others[0].n == 1:
         return [f"{about} cannot be judged: one of the two has a single run."]
+    # the best has the best mean, so the upper end is never below 0
     intervals = [(point, _interval(best, point, metric)) for point in others]
-    unclear = [point for point, found in intervals if found and found[0] <= 0 <= found[1]]
+    unclear = [point for point, found in intervals if found and found[0] <= 0]
     unknown = [point for point, found in intervals if not found]
     second = intervals[0][1]
     if second is None:
         said = [f"{about} has no interval: no seed changes {metric}."]
     else:
-        within = "within" if second[0] <= 0 <= second[1] else "larger than"
+        within = "within" if second[0] <= 0 else "larger than"
         said = [
             f"{about} is {within} the noise between seeds: Welch's {CONFIDENCE:.0%} interval of "
             f"it is {second[0]:.3g} to {second[1]:.3g}."
