@@ -42,9 +42,11 @@ def main() -> None:
         if rank() > 0:
             return join_run()
         from vae.sweeps.sweeper import StudySweeper
+        from vae.sweeps.workers import WorkersLauncher
 
         sys.excepthook = print_error  # Hydra reports a job's error through it
-        Plugins.instance().register(StudySweeper)
+        for plugin in (StudySweeper, WorkersLauncher):
+            Plugins.instance().register(plugin)
         try:
             start_hydra(job)
         except InterruptedRun as interruption:  # its state is saved

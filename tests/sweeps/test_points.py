@@ -57,13 +57,13 @@ def test_infeasible_points_never_win(tmp_path):
     folder = tmp_path / "s"
     with_bpd(folder, {1e-3: (5.0, 5.1), 1e-2: (5.4, 5.6), 1e-1: (5.7, 5.8)})
     record = read_json(folder / RECORD_FILE)
-    write_json(folder / RECORD_FILE, {**record, "constraint": "val/rate <= 100"})
+    write_json(folder / RECORD_FILE, {**record, "search": {"constraint": "val/rate <= 100"}})
     sweep = read_sweep(folder)
     assert [point.value("loss.beta") for point in sweep.points] == [1e-2, 1e-1, 1e-3]
     assert [sweep.is_feasible(point) for point in sweep.points] == [True, True, False]
     assert sweep.best.metrics["val/bpd"] == 5.4
     assert sweep.ranked[-1].metrics["val/bpd"] == 5.1
-    write_json(folder / RECORD_FILE, {**record, "constraint": "val/rate <= 1"})
+    write_json(folder / RECORD_FILE, {**record, "search": {"constraint": "val/rate <= 1"}})
     assert read_sweep(folder).best is None
     assert read_sweep(folder).front == []
 

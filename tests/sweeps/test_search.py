@@ -23,12 +23,22 @@ from vae.sweeps.study import MAX_TRIES, counted_trials, open_storage, open_study
 from vae.utils.errors import UserError
 
 
-def make_search(folder, launch=None, objectives=("val/bpd",), total=4, at_once=1):
+def make_search(folder, launch=None, objectives=("val/bpd",), total=4, at_once=1, **options):
     """A search for loss.beta, from 0 to 1, in `folder`, which is the sweep's."""
     storage = open_storage(SimpleNamespace(storage=None), folder)  # sweep.storage=null
     study = open_study(storage, "s", list(objectives), RandomSampler(seed=0))
     space = {"loss.beta": FloatDistribution(0.0, 1.0)}
-    return Search(study, folder, list(objectives), space, ["seed=1"], total, at_once, launch)
+    return Search(
+        study,
+        folder,
+        list(objectives),
+        space,
+        ["seed=1"],
+        total,
+        lambda: at_once,
+        launch,
+        **options,
+    )
 
 
 def run_search(folder, train=lambda beta: beta, **options):
@@ -84,15 +94,35 @@ def test_trials_are_launched_together_and_the_best_is_the_result(tmp_path):
     assert [trial.value for trial in trials] == [
         (trial.params["loss.beta"] - 0.5) ** 2 for trial in trials
     ]
-    assert launched == [
+    by_trial = sorted(launched, key=lambda job: int(job[-1].partition("=")[2]))
+    assert by_trial == [
         [f"loss.beta={t.params['loss.beta']}", "seed=1", f"sweep.trial={t.number}"] for t in trials
     ]
-    assert [trial.user_attrs["run"] for trial in trials] == [job[0] for job in launched]
+    assert [trial.user_attrs["run"] for trial in trials] == [job[0] for job in by_trial]
     best = max(trials, key=lambda trial: trial.value)
     assert results_of(tmp_path) == {
         "name": "optuna", "best_params": best.params, "best_value": best.value,
-        "best_trial": best.number, "best_run": launched[best.number][0],
+        "best_trial": best.number, "best_run": by_trial[best.number][0],
     }  # fmt: skip
+
+
+def test_a_free_worker_asks_for_the_next_trial(tmp_path):
+    """The first run ends only when five others have ended: no batch waits for it."""
+    others = threading.Semaphore(0)
+
+    def train(beta):
+        if beta == first:
+            assert all(others.acquire(timeout=60) for _ in range(5))
+        else:
+            others.release()
+        return beta
+
+    first = RandomSampler(seed=0)._rng.rng.uniform(0.0, 1.0)
+    run_search(tmp_path, train, total=6, at_once=2)
+    assert trials_of(tmp_path)[0].value == pytest.approx(first)
+    assert states_of(tmp_path) == ["COMPLETE"] * 6
+    ends = [trial.datetime_complete for trial in trials_of(tmp_path)]
+    assert ends[0] == max(ends)
 
 
 def test_n_trials_counts_all_starts(tmp_path):
@@ -141,7 +171,7 @@ def test_no_process_exceeds_the_total(tmp_path, monkeypatch):
     search = make_search(tmp_path, total=1)
     ask, other = search.study.ask, study_of(tmp_path)
     monkeypatch.setattr(search.study, "ask", lambda: (other.ask(), ask())[1])
-    assert search.ask() == []
+    assert search.ask() is None
     assert states_of(tmp_path) == ["RUNNING", "WAITING"]
 
 
@@ -200,7 +230,7 @@ def test_an_interrupted_search_gives_its_trials_back(tmp_path):
 
 
 def test_trials_of_a_dead_search_are_requeued(tmp_path):
-    (left,) = make_search(tmp_path).ask()
+    left = make_search(tmp_path).ask()
     run_search(tmp_path, total=2)
     assert states_of(tmp_path) == ["FAIL", "COMPLETE", "COMPLETE"]
     assert trials_of(tmp_path)[1].params == left.params

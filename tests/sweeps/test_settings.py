@@ -28,7 +28,8 @@ def check(choices, settings=(), overrides=()):
         key, _, value = setting.partition("=")
         with open_dict(config.hydra):
             OmegaConf.update(config, key, yaml.safe_load(value), force_add=True)
-    check_sweep_settings(config.hydra, OverridesParser.create().parse_overrides(list(overrides)))
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    check_sweep_settings(config.hydra, parsed, OmegaConf.to_object(config.sweep))
 
 
 WRONG = {

@@ -39,6 +39,9 @@ class SweepConfig:
     trial: int | None = MISSING  # number of the Optuna trial; filled in by the sweeper
     seeds: int = 1  # runs per point, with seed, seed + 1, ...; int from 1 to 1000
     constraint: Any = None  # "METRIC <= NUMBER" or >=, a list of them, or null
+    rungs: list[int] | None = None  # epochs at which trials stop, ascending; the best continue
+    reduction: int = 3  # of the trials at a rung, one in so many continues; int from 2 to 1000
+    stop_at: int | None = None  # epoch at which this run stops; filled in by the sweeper
 
     def __post_init__(self) -> None:
         name = self.name
@@ -54,7 +57,12 @@ class SweepConfig:
         require(self.storage != "", "sweep.storage", self.storage, takes)
         require_ranges("sweep", self, max_failures=(1, 10**9), trial=(0, 10**9))
         require_ranges("sweep", self, pruner_startup=(0, 10**9), pruner_warmup=(1, 10**9))
-        require_ranges("sweep", self, seeds=(1, 1000))
+        require_ranges("sweep", self, seeds=(1, 1000), reduction=(2, 1000), stop_at=(1, 10**9))
+        rungs = self.rungs or []
+        ascending = sorted(set(rungs)) == list(rungs) and (not rungs or rungs[0] >= 1)
+        require(
+            ascending, "sweep.rungs", self.rungs, "epochs, ascending, from 1 on: [1, 3], or null"
+        )
         constraints_of(self.constraint)
         known = self.pruner in (None, "median", "hyperband")
         require(known, "sweep.pruner", self.pruner, "null, median or hyperband")
@@ -85,6 +93,9 @@ class RunConfig:
             fits = type(chosen) is choices(group).get(chosen.name)  # no name was set by hand
             require(fits, f"{key}.name", chosen.name, f"{group}=CHOICE instead")
         self.model.check_image_size(self.data.image_size)
+        last, end = (self.sweep.rungs or [0])[-1], self.trainer.epochs
+        takes = "epochs below trainer.epochs, where the last rung is"
+        require(end is None or last < end, "sweep.rungs", self.sweep.rungs, takes)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the configuration as a nested dict of plain values, for W&B and checkpoints.
@@ -138,6 +149,17 @@ class Constraint:
 
     def __str__(self) -> str:
         return f"{self.metric} {self.sign} {self.bound:g}"
+
+
+def seeds_of(first: int, count: int) -> list[int]:
+    """Return the seeds of `sweep.seeds` runs per point: the configured one and those after it.
+
+    Raises:
+        UserError: they end beyond the largest seed.
+    """
+    fits = first + count <= 2**32
+    require(fits, "seed", first, f"at most {2**32 - count} with sweep.seeds={count}")
+    return list(range(first, first + count))
 
 
 def constraints_of(constraint: Any) -> list[Constraint]:

@@ -24,6 +24,7 @@ from vae.runs.failures import LostRankError, ResourceError, translate_resource_e
 from vae.runs.overrides import (
     ResumeRequest,
     expand_resume,
+    quote_constraint,
     run_name,
     save_accepted_overrides,
     task_overrides,
@@ -66,7 +67,7 @@ def start_hydra(job: Callable[[], object]) -> None:
     if any(word.startswith("--e") for word in sys.argv[1:]):  # argparse takes abbreviations
         raise UserError("--experimental-rerun: runs what a folder asks for. Take resume=FOLDER.")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
-    arguments = expand_resume(sys.argv[1:])
+    arguments = expand_resume(quote_constraint(sys.argv[1:]))
     while True:
         reject_unparsable([word for word in arguments if not word.startswith("-")])
         sys.argv[1:] = arguments

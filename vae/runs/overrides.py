@@ -25,13 +25,14 @@ def run_name(overrides: list[str], fixed: list[str]) -> str:
     Args:
         overrides: as on the command line, `["loss.beta=1e-05", "data.path=/a/b"]`;
             those of UNNAMED_KEYS are left out, too.
-        fixed: keys to leave out, `["data.path"]`.
+        fixed: keys or whole overrides to leave out, `["data.path", "seed=0"]`.
     """
     parsed = OverridesParser.create().parse_overrides(overrides)
     differing = [
         _short(o)
         for o in parsed
-        if o.key_or_group not in fixed and not o.key_or_group.startswith(UNNAMED_KEYS)
+        if not {o.key_or_group, _short(o)} & set(fixed)
+        and not o.key_or_group.startswith(UNNAMED_KEYS)
     ]
     return safe_name(",".join(sorted(differing)) or "defaults")
 
@@ -101,6 +102,21 @@ def expand_resume(arguments: list[str]) -> list[str]:
     if folder in (None, "", "auto") or "${" in str(folder):
         return arguments
     return _resume_in_own_place(arguments, Path(str(folder)))
+
+
+def quote_constraint(arguments: list[str]) -> list[str]:
+    """Return command-line arguments with `sweep.constraint=val/rate <= 200` quoted for Hydra.
+
+    The shell has removed the quotes of `sweep.constraint="val/rate <= 200"`, and Hydra's grammar
+    takes no `<` outside of quotes.
+    """
+
+    def quoted(word: str) -> str:
+        key, _, text = word.partition("=")
+        plain = key == "sweep.constraint" and text.strip()[:1] not in ("[", "'", '"', "$")
+        return f"{key}='{text}'" if plain and set(text) & set("<>") and "'" not in text else word
+
+    return [quoted(word) for word in arguments]
 
 
 def _resume_value(word: str) -> str | None:

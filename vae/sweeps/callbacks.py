@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vae.runs.checkpoint import config_changes
 from vae.runs.compose import require_printable
-from vae.runs.config import objectives_of
+from vae.runs.config import SweepConfig, objectives_of, seeds_of
 from vae.runs.overrides import request_resume, task_overrides
 from vae.runs.run_dir import (
     RUN_ENTRIES,
@@ -140,35 +140,68 @@ class PrepareSweep(Callback):
         values = {str(o.key_or_group): o for o in parsed}
         # Keys swept earlier stay in the names, even if only one value is left.
         swept = {key for key, o in values.items() if o.is_sweep_override()}
+        named = before.get("first_seed_named", "seed" in before.get("swept", ()))
+        named |= "seed" in swept  # seeds on the command line: the first is in its run's name, too
         swept |= set(before.get("swept", ()))
         settings = {key: plain[key] for key in ("seed", "model", "data", "optimizer", "loss")}
+        is_study = config.hydra.runtime.choices["hydra/sweeper"] == "study"
         with user_errors():
-            check_sweep_settings(config.hydra, parsed)
-            objectives = objectives_of(plain["objective"])
             sweep: Any = OmegaConf.to_object(config.sweep)
+            check_sweep_settings(config.hydra, parsed, sweep)
+            objectives = objectives_of(plain["objective"])
+            search = _search_settings(sweep, plain["trainer"]["epochs"])
+            if is_study:
+                _reject_other_search(before.get("search", {}), search)
+            seeds = seeds_of(plain["seed"], sweep.seeds)
         for key, was, now in config_changes(before["settings"], settings) if before else ():
-            if not swept & {key, key.split(".")[0]}:
+            varies = swept & {key, key.split(".")[0]}
+            if not varies or (key == "seed" and sweep.seeds > 1):  # the first seed stays
                 exit_with_error(
                     f"sweep.name: {config.hydra.sweep.dir} is a sweep with {key}={was}, and "
                     f"it is {now} now. Take another sweep.name, or restore the earlier settings."
                 )
+        fixed = [key for key in values if key not in swept]
+        if len(seeds) > 1:
+            if not named:  # its run keeps the name that it has with one seed
+                fixed.append(f"'seed={seeds[0]}'")
+            swept.add("seed")
         record = {
             "name": sweep.name,
             "command": shlex.join(["python", *sys.argv]),
             "started": datetime.now().isoformat(timespec="milliseconds"),
             "objective": objectives,
-            "constraint": plain["sweep"]["constraint"],
+            "search": search,
             "swept": sorted(swept),
+            "first_seed_named": named,
             "settings": settings,
         }
         write_json(file, record)
-        fixed = ",".join(key for key in values if key not in swept)
         with read_write(config.hydra):
             # each job's config is composed anew, from these overrides and its own
-            exclude = f"hydra.job.config.override_dirname.exclude_keys=[{fixed}]"
+            exclude = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
             config.hydra.overrides.hydra.append(exclude)
+            if len(seeds) > 1 and not is_study:  # a grid with one more key
+                config.hydra.overrides.task.append(f"seed={','.join(map(str, seeds))}")
         if config.hydra.runtime.choices["hydra/launcher"] == "joblib":
             save_runs_at_interrupt(Path(config.hydra.sweep.dir))
+
+
+def _search_settings(sweep: SweepConfig, epochs: int | None) -> dict[str, Any]:
+    """Return the settings of `sweep` that all trials of a study share."""
+    keys = ("seeds", "constraint", "rungs", "reduction")
+    settings = {key: getattr(sweep, key) for key in keys}
+    return settings | ({"epochs": epochs} if sweep.rungs else {})  # the schedule's length
+
+
+def _reject_other_search(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise a UserError if a study's trials were made with other settings."""
+    for key in before.keys() & now.keys():
+        if before[key] != now[key]:
+            name = "trainer.epochs" if key == "epochs" else f"sweep.{key}"
+            raise UserError(
+                f"{name}: the study's trials have {before[key]}, and it is {now[key]} now. Take "
+                "another sweep.name, or restore the earlier value."
+            )
 
 
 def save_runs_at_interrupt(sweep: Path) -> None:

@@ -182,14 +182,15 @@ def read_sweep(folder: Path | str) -> Comparison:
         started=str(about["started"]) if about.get("started") else None,
         swept=swept,
         runs=runs,
-        constraints=_constraints(about.get("constraint")),
+        constraints=_constraints(about.get("search")),
     )
 
 
 def _constraints(recorded: Any) -> list[Constraint]:
+    """Return the constraints in a sweep's record, which may be another version's, or edited."""
     try:
-        return constraints_of(recorded)
-    except UserError:  # of another version, or edited
+        return constraints_of(recorded["constraint"])
+    except (LookupError, TypeError, UserError):
         return []
 
 

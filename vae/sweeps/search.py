@@ -1,24 +1,28 @@
-"""The search loop of a study: ask for trials, launch them, tell the results."""
+"""The search loop of a study: ask for trials, launch their runs, tell the results."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from vae.runs.config import Constraint
 from vae.runs.run_dir import read_summary
+from vae.sweeps.jobs import Jobs
+from vae.sweeps.open_trial import OpenTrial
+from vae.sweeps.rungs import CONTINUES, Rungs, enqueue_continuation
 from vae.sweeps.study import (
     HEARTBEAT,
     claim,
@@ -26,15 +30,19 @@ from vae.sweeps.study import (
     give_back,
     requeue,
     requeue_abandoned,
+    take_queued,
 )
 from vae.utils.errors import UserError
 from vae.utils.files import write_text_atomically
+from vae.utils.registry import find_metric
 from vae.utils.text import hydra_value, plural
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
 
 log = logging.getLogger(__name__)
+
+SeedOfTrial = tuple[OpenTrial, int | None]
 
 
 @dataclass
@@ -46,10 +54,13 @@ class Search:
     objectives: list[str]  # metric keys
     space: Mapping[str, BaseDistribution]  # by override key
     shared: list[str]  # overrides that all trials have
-    total: int  # trials that the study is to have in the end
-    at_once: int  # trials to launch together
+    total: int  # trials that the study is to have in the end, continued ones counted once
+    at_once: Callable[[], int]  # runs to have at work together
     launch: Callable[..., Sequence[JobReturn]]  # Hydra's: (overrides of each job, first number)
-    running: list[Trial] = field(default_factory=list)  # asked for, and not told yet
+    seeds: Sequence[int | None] = (None,)  # of the runs of each trial
+    constraints: Sequence[Constraint] = ()
+    rungs: Rungs | None = None
+    open: list[OpenTrial] = field(default_factory=list)  # asked for, and not told yet
 
     def run(self) -> None:
         """Search until the study has its trials.
@@ -57,12 +68,19 @@ class Search:
         Raises:
             UserError: no trial of it succeeded, or its storage is gone.
         """
-        name, there = self.study.study_name, len(counted_trials(self.study))
+        name, there = self.study.study_name, len(self.counted())
         log.info("study %s: %d of %s", name, there, plural(self.total, "trial"))
+        jobs: Jobs[SeedOfTrial] = Jobs(self.launch)
+        # Hydra's launcher by joblib announces each job with four lines; a trial has one here
+        logging.getLogger("hydra_plugins.hydra_joblib_launcher").setLevel(logging.WARNING)
         try:
             with self.heartbeats():
-                while self.ask():
-                    self.try_out()
+                try:
+                    while self.start_jobs(jobs) or jobs.at_work:
+                        (opened, seed), ended = jobs.wait()
+                        self.take(opened, seed, ended)
+                finally:
+                    jobs.kill()
         except (StorageInternalError, SQLAlchemyError) as error:
             text = str(error.__cause__ or error).splitlines()[0]
             raise UserError(
@@ -71,92 +89,151 @@ class Search:
             ) from error
         self.write_results()
 
-    def ask(self) -> list[Trial]:
-        """Ask for the next trials, at most `at_once`; none when the study is complete."""
-        requeue_abandoned(self.study)
-        while len(self.running) < self.at_once and len(counted_trials(self.study)) < self.total:
-            trial = self.study.ask()
+    def counted(self) -> list[FrozenTrial]:
+        """Return the trials that count towards `total`."""
+        return [t for t in counted_trials(self.study) if CONTINUES not in t.user_attrs]
+
+    def start_jobs(self, jobs: Jobs[SeedOfTrial]) -> int:
+        """Start runs until `at_once` are at work; return how many are."""
+        while jobs.at_work < self.at_once():
+            waiting = [each for each in self.open if each.to_launch]
+            if not waiting:
+                trial = self.ask()
+                if trial is None:
+                    break
+                waiting = [each for each in self.open if each.trial is trial]
+            chosen = waiting[0]
+            seed = chosen.to_launch.pop(0)
+            chosen.at_work += 1
+            number = chosen.trial.number * len(self.seeds) + list(self.seeds).index(seed)
+            alone = self.at_once() == 1
+            jobs.start((chosen, seed), self.overrides(chosen.trial, seed), number, alone=alone)
+        return jobs.at_work
+
+    def ask(self) -> Trial | None:
+        """Open the next trial: one to continue, else a new one; None when there is none (yet)."""
+        requeue_abandoned(self.study, {each.trial.number for each in self.open})
+        while (trial := self._next_trial()) is not None:
+            opened = OpenTrial(trial, list(self.seeds))
             try:
                 claim(self.study, trial)
-                earlier = [t for t in counted_trials(self.study) if t.number < trial.number]
-                if len(earlier) >= self.total:  # another process had asked for the last one
+                before = [t for t in self.counted() if t.number < trial.number]
+                if CONTINUES not in trial.user_attrs and len(before) >= self.total:
+                    # another process had asked for the last one
                     give_back(self.study, trial._trial_id)
                     continue
-                self.running.append(trial)  # first: if the sampler fails, it is given back
+                self.open.append(opened)  # first: if the sampler fails, it is given back
                 for key, values in self.space.items():
                     trial._suggest(key, values)
+                _announce(trial)
+                return trial
             except UpdateFinishedTrialError:  # another process closed it meanwhile
-                self.running = [each for each in self.running if each is not trial]
-        return self.running
+                self.open = [each for each in self.open if each is not opened]
+        return None
 
-    def try_out(self) -> None:
-        """Run the trials that were asked for, and tell the study the results."""
-        overrides = [
-            [*(f"{k}={v}" for k, v in t.params.items()), *self.shared, f"sweep.trial={t.number}"]
-            for t in self.running
-        ]
-        try:
-            returns = self.launch(overrides, initial_job_idx=self.running[0].number)
-            for trial, returned in zip(self.running, returns, strict=True):
-                try:
-                    self.tell(trial, returned)
-                except UpdateFinishedTrialError:  # this host was taken for dead, while it slept
-                    log.warning("trial %d was taken over by another process", trial.number)
-        except Exception as error:
-            # joblib's and submitit's own; neither is imported for it
-            lost = isinstance(error, BrokenProcessPool)
-            if not (lost or type(error).__name__ == "UncompletedJobError"):
-                raise
-            log.warning("a worker died with its run; its trials are queued again: %s", error)
-            for trial in self.running:
-                requeue(self.study, trial._trial_id)
-        self.running.clear()
+    def _next_trial(self) -> Trial | None:
+        if len(self.counted()) < self.total:
+            return self.study.ask()
+        if self.rungs is None:
+            return None
+        trials = self.study.get_trials(deepcopy=False)
+        open_ones = [t for t in trials if t.state == TrialState.RUNNING or _is_queued(t)]
+        here = [t for t in trials if self._is_here(t)]
+        chosen = self.rungs.to_continue(here, self._cost, drained=not open_ones)
+        if chosen:
+            enqueue_continuation(self.study, chosen)
+        queued = filter(_is_queued, self.study.get_trials(deepcopy=False))
+        return next(filter(None, (take_queued(self.study, trial) for trial in queued)), None)
 
-    def tell(self, trial: Trial, returned: JobReturn) -> None:
-        """Tell the study how one trial ended.
+    def _is_here(self, trial: FrozenTrial) -> bool:
+        """Return whether a trial can be continued here: its runs are in this sweep's folder."""
+        if trial.state != TrialState.PRUNED:
+            return True
+        return all((self.folder / run).is_dir() for run in trial.user_attrs.get("runs", ()))
+
+    def _cost(self, trial: FrozenTrial) -> tuple[float, float]:
+        """Return what trials at a rung are sorted by: broken constraints, then the objective."""
+        broken = sum(max(excess, 0.0) for excess in trial.constraints.values())
+        return broken, find_metric(self.objectives[0]).cost(trial.value or 0.0)
+
+    def overrides(self, trial: Trial, seed: int | None) -> list[str]:
+        """Return the overrides of a trial's run."""
+        words = [*(f"{key}={value}" for key, value in trial.params.items()), *self.shared]
+        if seed is not None:
+            words.append(f"seed={seed}")
+        if self.rungs and (epoch := self.rungs.stop_at(trial)):
+            words.append(f"sweep.stop_at={epoch}")
+        return [*words, f"sweep.trial={trial.number}"]
+
+    def take(self, opened: OpenTrial, seed: int | None, ended: JobReturn | Exception) -> None:
+        """Note the end of a run; at the end of its trial's last run, tell the study."""
+        opened.take(seed, ended)
+        if opened.at_work or opened.to_launch:
+            return
+        if opened.lost:
+            text = "a worker died with its run; its trial is queued again: %s"
+            log.warning(text, opened.lost)
+            requeue(self.study, opened.trial._trial_id)
+        else:
+            try:
+                self.tell(opened)
+            except UpdateFinishedTrialError:  # this host was taken for dead, while it slept
+                number = opened.trial.number
+                log.warning("trial %d was taken over by another process", number)
+        self.open.remove(opened)
+
+    def tell(self, opened: OpenTrial) -> None:
+        """Tell the study how a trial ended: the means over its seeds.
 
         Raises:
             UpdateFinishedTrialError: another process has closed it.
         """
-        assert returned.hydra_cfg is not None
-        folder = Path(returned.hydra_cfg.hydra.runtime.output_dir)
-        trial.set_user_attr("run", folder.name)
+        trial, folders = opened.trial, opened.folders
+        trial.set_user_attr("run", folders[0].name)
+        trial.set_user_attr("runs", [folder.name for folder in folders])
         try:
-            value = returned.return_value
-            values = value if isinstance(value, list) else [value]
-            missing = [key for key, v in zip(self.objectives, values, strict=True) if v is None]
-            if missing:
-                log.error(text := f"{folder}: the run has no {missing[0]}, the objective.")
-                raise UserError(text)
+            values = opened.values(self.objectives)
         except Exception as error:  # its run has logged the reason
             log.info("trial %d failed", trial.number)
             trial.set_user_attr("reason", str(error))
             self.study.tell(trial, state=TrialState.FAIL)
             return
-        if read_summary(folder).get("status") == "pruned":
+        summaries = [read_summary(folder) for folder in folders]
+        for constraint in self.constraints:
+            final = fmean(summary["final"][constraint.metric] for summary in summaries)
+            trial.set_constraint(str(constraint), constraint.excess({constraint.metric: final}))
+        text = ", ".join(f"{k} {v:.5g}" for k, v in zip(self.objectives, values, strict=True))
+        stop_at = self.rungs.stop_at(trial) if self.rungs else None
+        if stop_at is not None:
+            trial.report(values[0], stop_at)
+            text += f" after {plural(stop_at, 'epoch')}"
+        if stop_at is not None or any(summary.get("status") == "pruned" for summary in summaries):
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            self.study.tell(trial, value)
-        text = ", ".join(f"{k} {v:.5g}" for k, v in zip(self.objectives, values, strict=True))
-        if len(values) == 1 and self.succeeded():
-            best = self.study.best_trial
-            text += f" (best {best.value:.5g}, trial {best.number})"
+            self.study.tell(trial, values)
+        best = self.best()
+        if best and len(values) == 1:
+            text += f" (best {best[0].value:.5g}, trial {best[0].number})"
         log.info("trial %d: %s", trial.number, text)
 
-    def succeeded(self) -> bool:
-        """Return whether any trial of the study was completed."""
-        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    def best(self) -> list[FrozenTrial]:
+        """Return the best completed trial, or the Pareto front; of those that keep constraints."""
+        try:
+            one = len(self.objectives) == 1
+            return [self.study.best_trial] if one else self.study.best_trials
+        except ValueError:  # there is none
+            return []
 
     @contextmanager
     def heartbeats(self) -> Iterator[None]:
-        """Send heartbeats for the running trials; at an early end, put them back in the queue."""
+        """Send heartbeats for the open trials; at an early end, put them back in the queue."""
         ended = threading.Event()
 
         def send() -> None:
             while not ended.wait(HEARTBEAT):
-                for trial in list(self.running):
+                for each in list(self.open):
                     with suppress(Exception):  # told meanwhile, or no connection for the moment
-                        claim(self.study, trial)
+                        claim(self.study, each.trial)
 
         thread = threading.Thread(target=send, daemon=True)
         thread.start()
@@ -165,8 +242,8 @@ class Search:
         finally:
             ended.set()
             thread.join()
-            for trial in self.running:
-                give_back(self.study, trial._trial_id)
+            for each in self.open:
+                give_back(self.study, each.trial._trial_id)
 
     def write_results(self) -> None:
         """Write optimization_results.yaml: the best trial, or the Pareto front.
@@ -174,20 +251,44 @@ class Search:
         Raises:
             UserError: there is none.
         """
-        if not self.succeeded():
+        best = self.best()
+        if not best:
+            name, states = self.study.study_name, (TrialState.COMPLETE,)
+            if self.study.get_trials(deepcopy=False, states=states):
+                kept = " and ".join(map(str, self.constraints))
+                raise UserError(
+                    f"sweep.constraint: no trial of {name} keeps {kept}. {self.folder}/report.md "
+                    "has their metrics."
+                )
             raise UserError(
-                f"no trial of {self.study.study_name} succeeded. {self.folder}/report.md lists "
-                "the reasons."
+                f"no trial of {name} succeeded. {self.folder}/report.md lists the reasons."
             )
         results: dict[str, Any] = {"name": "optuna"}
         if len(self.objectives) == 1:
-            best = self.study.best_trial
-            results |= {"best_params": best.params, "best_value": best.value}
-            results |= {"best_trial": best.number, "best_run": best.user_attrs.get("run")}
+            results |= {"best_params": best[0].params, "best_value": best[0].value}
+            results |= {"best_trial": best[0].number, **_runs(best[0], "best_")}
         else:
             results["solutions"] = [
-                {"params": t.params, "values": t.values, "run": t.user_attrs.get("run")}
-                for t in self.study.best_trials
+                {"params": t.params, "values": t.values, **_runs(t)} for t in best
             ]
         text = OmegaConf.to_yaml(OmegaConf.create(results))
         write_text_atomically(self.folder / "optimization_results.yaml", text)
+
+
+def _is_queued(trial: FrozenTrial) -> bool:
+    """Return whether a trial waits to be continued."""
+    return trial.state == TrialState.WAITING and CONTINUES in trial.user_attrs
+
+
+def _announce(trial: Trial) -> None:
+    values = ", ".join(f"{key}={value}" for key, value in trial.params.items())
+    continued = trial.user_attrs.get(CONTINUES)
+    what = "" if continued is None else f" continues trial {continued}"
+    log.info("trial %d%s: %s", trial.number, what, values)
+
+
+def _runs(trial: FrozenTrial, prefix: str = "") -> dict[str, Any]:
+    """Return the folder of a trial's first run, and those of all where there are several."""
+    runs = trial.user_attrs.get("runs", ())
+    several = {f"{prefix}runs": runs} if len(runs) > 1 else {}
+    return {f"{prefix}run": trial.user_attrs.get("run"), **several}

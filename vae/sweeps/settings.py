@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
+from vae.runs.config import SweepConfig
 from vae.utils.errors import UserError, require, require_range
 
 COUNT = (1, 10**6)
@@ -18,7 +19,7 @@ Ranges: TypeAlias = dict[str, tuple[float, float, tuple[Any, ...]]]
 # A key that is not in the configuration keeps the launcher's default.
 SWEEPERS: dict[str, Ranges] = {
     "basic": {"max_batch_size": (*COUNT, (None,))},
-    "study": {"n_trials": (*COUNT, ()), "n_jobs": (-1024, 10**6, ())},
+    "study": {"n_trials": (*COUNT, ()), "n_jobs": (-1024, 10**6, (0,))},
 }
 LAUNCHERS: dict[str, Ranges] = {
     "joblib": {
@@ -50,12 +51,15 @@ REPLACED = {
 }
 
 
-def check_sweep_settings(hydra: DictConfig, overrides: Sequence[Override]) -> None:
-    """Raise a UserError if a setting in `hydra.sweeper` or `hydra.launcher` cannot work.
+def check_sweep_settings(
+    hydra: DictConfig, overrides: Sequence[Override], sweep: SweepConfig
+) -> None:
+    """Raise a UserError if a setting of a sweep, of its sweeper or its launcher cannot work.
 
     Args:
         hydra: of the composed configuration.
         overrides: of the sweep.
+        sweep: checked.
     """
     sweeper, launcher = (hydra.runtime.choices[f"hydra/{part}"] for part in ("sweeper", "launcher"))
     if sweeper == "optuna":
@@ -69,6 +73,22 @@ def check_sweep_settings(hydra: DictConfig, overrides: Sequence[Override]) -> No
                 "hydra/sweeper/sampler: got 'grid'. Leave hydra/sweeper=study out: Hydra's own "
                 "sweeper runs the whole grid."
             )
+    elif sweep.rungs:
+        raise UserError(
+            f"sweep.rungs: got {list(sweep.rungs)}, but a grid trains each run to its end. Add "
+            "hydra/sweeper=study, or leave it out."
+        )
+    if sweep.pruner and (sweep.rungs or sweep.seeds > 1):
+        other = f"sweep.rungs={list(sweep.rungs)}" if sweep.rungs else f"sweep.seeds={sweep.seeds}"
+        raise UserError(
+            f"sweep.pruner: got {sweep.pruner!r} beside {other}. Take sweep.pruner=null: "
+            "sweep.rungs stops trials early by the means of their seeds, and continues the best."
+        )
+    swept = [o.key_or_group for o in overrides if o.is_sweep_override()]
+    if sweep.seeds > 1 and "seed" in swept:
+        raise UserError(
+            f"seed: it is swept, and sweep.seeds={sweep.seeds} sets it. Leave one of them out."
+        )
     for override in overrides if sweeper == "basic" else ():
         if override.is_interval_sweep():
             raise UserError(
@@ -76,7 +96,7 @@ def check_sweep_settings(hydra: DictConfig, overrides: Sequence[Override]) -> No
                 "hydra/sweeper=study to search in it, or give values: 1,2,3 or range(1,4)."
             )
     ranges = LAUNCHERS.get(launcher.partition("_")[0], {})
-    _check_numbers("hydra.launcher", hydra.launcher, ranges)  # n_jobs of a study is taken from it
+    _check_numbers("hydra.launcher", hydra.launcher, ranges)
     _check_numbers("hydra.sweeper", hydra.sweeper, SWEEPERS.get(sweeper, {}))
     if launcher == "joblib":
         backend = hydra.launcher.get("backend")

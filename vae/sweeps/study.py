@@ -12,7 +12,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from datetime import datetime, timedelta
@@ -31,6 +31,7 @@ from sqlalchemy import URL, event
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from vae.runs.config import SweepConfig
+from vae.sweeps.rungs import KEPT
 from vae.utils.errors import UserError, without_password
 from vae.utils.files import is_alive
 from vae.utils.registry import find_metric
@@ -191,13 +192,23 @@ def claim(study: Study, trial: Trial) -> None:
     trial.set_user_attr("owner", {"host": socket.gethostname(), "pid": os.getpid()})
 
 
-def requeue_abandoned(study: Study) -> None:
+def take_queued(study: Study, trial: FrozenTrial) -> Trial | None:
+    """Take a waiting trial out of the queue; None if another process was quicker."""
+    try:
+        taken = study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+    except UpdateFinishedTrialError:
+        return None
+    return Trial(study, trial._trial_id) if taken else None
+
+
+def requeue_abandoned(study: Study, own: Collection[int] = ()) -> None:
     """Close the trials of processes that are gone, and queue their values.
 
-    To be called while no trial of this process is running.
+    Args:
+        own: numbers of the trials that this process runs.
     """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if is_abandoned(trial):
+        if trial.number not in own and is_abandoned(trial):
             requeue(study, trial._trial_id)
     fail_stale_trials(study)  # of other hosts; it calls queue_again
 
@@ -227,7 +238,8 @@ def requeue(study: Study, trial_id: int) -> None:
 def queue_again(study: Study, trial: FrozenTrial) -> None:
     """Queue the values of a closed trial, but no more than `MAX_TRIES` times in all."""
     log.info("trial %d: its process died; in all it is tried %d times", trial.number, MAX_TRIES)
-    trial.user_attrs = {}  # its owner and its reason are not the next one's
+    # its owner and its reason are not the next one's
+    trial.user_attrs = {key: trial.user_attrs[key] for key in KEPT if key in trial.user_attrs}
     retry = RetryHeartbeatStaleTrialCallback(MAX_TRIES - 1, inherit_intermediate_values=True)
     retry(study, trial)
 

@@ -8,12 +8,14 @@ same search space, same launchers.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
 from omegaconf import OmegaConf
 
-from vae.runs.config import SweepConfig, objectives_of
+from vae.runs.config import SweepConfig, constraints_of, objectives_of, seeds_of
+from vae.sweeps.workers import runs_at_once
 from vae.utils.errors import UserError
 
 
@@ -26,10 +28,9 @@ class StudySweeper(OptunaSweeper):
         Raises:
             UserError: the search cannot be made, or has no result.
         """
-        from joblib import effective_n_jobs
-
         # these import Optuna, which a plain run does not need
         from vae.sweeps import study
+        from vae.sweeps.rungs import Rungs
         from vae.sweeps.search import Search
         from vae.sweeps.space import read_space, rehearse
 
@@ -44,11 +45,12 @@ class StudySweeper(OptunaSweeper):
         sweep = OmegaConf.to_object(config.sweep)
         assert isinstance(sweep, SweepConfig)
         objectives = objectives_of(config.objective)
-        if sweep.pruner and len(objectives) > 1:
-            raise UserError(
-                f"sweep.pruner: got {sweep.pruner!r}, but with several objectives no trial is "
-                "clearly bad: take sweep.pruner=null, or one objective."
-            )
+        for key, value in (("pruner", sweep.pruner), ("rungs", sweep.rungs)):
+            if value and len(objectives) > 1:
+                raise UserError(
+                    f"sweep.{key}: got {value!r}, but with several objectives no trial is "
+                    f"clearly bad: take sweep.{key}=null, or one objective."
+                )
         at_random = OmegaConf.select(config, "hydra.sweeper.sampler.n_startup_trials", default=0)
         rehearse(
             plugin.sampler,
@@ -59,6 +61,7 @@ class StudySweeper(OptunaSweeper):
                 config, [*(f"{key}={value}" for key, value in values.items()), *shared]
             ),
         )
+        settings = config.hydra.launcher
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         opened = study.open_study(
@@ -76,6 +79,9 @@ class StudySweeper(OptunaSweeper):
             space=space,
             shared=shared,
             total=plugin.n_trials,
-            at_once=effective_n_jobs(plugin.n_jobs),  # -1: all cores
+            at_once=partial(runs_at_once, launcher, settings, plugin.n_jobs, plugin.n_trials),
             launch=launcher.launch,
+            seeds=seeds_of(config.seed, sweep.seeds) if sweep.seeds > 1 else (None,),
+            constraints=constraints_of(sweep.constraint),
+            rungs=Rungs(sweep.rungs, sweep.reduction) if sweep.rungs else None,
         ).run()

@@ -34,8 +34,10 @@ log = logging.getLogger(__name__)
 
 
 def pruning_callback(config: RunConfig, folder: Path) -> ShouldContinue:
-    """Return a callback that reports after each epoch and asks whether to continue."""
+    """Return a callback that stops the run at its rung, or reports each epoch to the pruner."""
     sweep = config.sweep
+    if (stop_at := sweep.stop_at) is not None:
+        return lambda epochs, metrics: epochs < stop_at
     if sweep.trial is None or sweep.pruner is None:
         return lambda epochs, metrics: True
     from optuna import load_study
@@ -140,6 +142,10 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
     if state is None or summary.get("status") not in ENDED:
         return None
     limits = ("epochs", "max_steps")  # a longer run goes on from here
+    if summary["status"] == "pruned" and config.sweep.rungs:  # it continues to its next rung
+        stop_at = config.sweep.stop_at
+        if stop_at is None or (summary.get("epoch") or 0) < stop_at:
+            return None
     before = state["config"].trainer
     if any(getattr(before, key) != getattr(config.trainer, key) for key in limits):
         return None

@@ -156,3 +156,19 @@ def keep_memory() -> None:
     libc.mallopt(trim_threshold, 2**31 - 1)
     if not libc.mallopt(mmap_threshold, 2**30):
         libc.mallopt(mmap_threshold, 2**25)  # the most that a glibc before 2.35 takes
+
+
+def gpu_memory(device: torch.device) -> dict[str, int] | None:
+    """Return the peak of GPU memory of this process and the GPU's total, in bytes.
+
+    The peak has what torch reserved for tensors, and what CUDA took besides (of this process, if
+    no other uses the GPU).
+
+    Returns:
+        {"peak": ..., "total": ...}; None for another device.
+    """
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    besides = total - free - torch.cuda.memory_reserved(device)
+    return {"peak": torch.cuda.max_memory_reserved(device) + besides, "total": total}

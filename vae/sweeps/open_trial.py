@@ -1,0 +1,77 @@
+"""A trial that this process runs: one run for each seed, and how they ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+from hydra.core.utils import JobReturn, JobStatus
+from optuna.trial import Trial
+
+from vae.sweeps.jobs import is_lost_worker
+from vae.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class OpenTrial:
+    """A trial that this process runs: one run for each seed."""
+
+    trial: Trial
+    to_launch: list[int | None]  # seeds whose runs have not been launched; None: that of all trials
+    at_work: int = 0  # runs that have been launched and have not ended
+    ended: dict[int | None, JobReturn] = field(default_factory=dict)  # by seed
+    lost: Exception | None = None  # a worker died with a run
+
+    def take(self, seed: int | None, ended: JobReturn | Exception) -> None:
+        """Note the end of a seed's run: its result, or the launcher's error.
+
+        Raises:
+            Exception: the launcher's, if no worker has died.
+        """
+        self.at_work -= 1
+        if isinstance(ended, Exception):
+            if not is_lost_worker(ended):
+                raise ended
+            self.lost = ended
+        else:
+            self.ended[seed] = ended
+        if self.lost or self.ended[seed].status == JobStatus.FAILED:
+            self.to_launch.clear()  # the trial has failed: without its other seeds
+
+    @property
+    def _in_order(self) -> list[JobReturn]:
+        return [self.ended[seed] for seed in sorted(self.ended, key=lambda seed: seed or 0)]
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of the runs that have ended, the first seed's first."""
+        return list(map(_folder, self._in_order))
+
+    def values(self, objectives: Sequence[str]) -> list[float]:
+        """Return the means of the objectives over the seeds.
+
+        Raises:
+            Exception: that ended a run.
+            UserError: a run has no such metric.
+        """
+        found = []
+        for returned in self._in_order:
+            value = returned.return_value
+            values = value if isinstance(value, list) else [value]
+            missing = [key for key, v in zip(objectives, values, strict=True) if v is None]
+            if missing:
+                text = f"{_folder(returned)}: the run has no {missing[0]}, the objective."
+                log.error(text)
+                raise UserError(text)
+            found.append(values)
+        return [fmean(of_seeds) for of_seeds in zip(*found, strict=True)]
+
+
+def _folder(returned: JobReturn) -> Path:
+    assert returned.hydra_cfg is not None
+    return Path(returned.hydra_cfg.hydra.runtime.output_dir)
