@@ -148,7 +148,8 @@ def test_runs_that_break_a_constraint_are_named(browser, app_sweep, trained, tmp
     rates = [run.metrics["val/rate"] for run in trained]
     bound = (rates[0] + rates[1]) / 2  # less β, more rate: the first run breaks it
     record = read_json(sweep / RECORD_FILE)
-    write_json(sweep / RECORD_FILE, {**record, "constraint": f"val/rate <= {bound!r}"})
+    search = {"constraint": f"val/rate <= {bound!r}"}
+    write_json(sweep / RECORD_FILE, {**record, "search": search})
     with serving(sweep) as (url, _), visiting(browser, url) as page:
         open_tab(page, "Sweep")
         wait_for_text(page, "#sweep-table", f"{RUNS - 1} of {RUNS} points keep it")

@@ -31,7 +31,7 @@ def make(folder, points, constraint=None, objective=("val/bpd",), key="val/bpd")
             metrics = {**measured(beta), "val/rate": 1e4 * beta, key: value}
             make_run(folder, {"loss.beta": beta, "seed": seed}, metrics=metrics)
     record = read_json(folder / RECORD_FILE)
-    write_json(folder / RECORD_FILE, {**record, "constraint": constraint})
+    write_json(folder / RECORD_FILE, {**record, "search": {"constraint": constraint}})
     return folder
 
 
