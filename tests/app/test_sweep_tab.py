@@ -1,10 +1,12 @@
 """The tab Sweep, and the slider that chooses a run for all tabs, in a browser."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
-from tests.app.conftest import BETAS, visiting
+from tests.app.conftest import BETAS, serving, visiting
 from tests.support.web_page import (
     caption_figure,
     move,
@@ -15,6 +17,8 @@ from tests.support.web_page import (
     wait_for_text,
 )
 from vae.runs.load import load_run
+from vae.sweeps.results import RECORD_FILE
+from vae.utils.files import read_json, write_json
 
 pytestmark = pytest.mark.slow
 
@@ -137,3 +141,19 @@ def test_runs_are_compared_by_their_encoders_for_a_refined_face_too(page, traine
     page.wait_for_selector(f"#sweep-face-{RUNS} img")
     for number, run in enumerate(trained, start=1):
         assert_shows(source(page, f"#sweep-face-{number}"), reconstruct(run, FACE)[1])
+
+
+def test_runs_that_break_a_constraint_are_named(browser, app_sweep, trained, tmp_path):
+    sweep = shutil.copytree(app_sweep, tmp_path / "bounded")
+    rates = [run.metrics["val/rate"] for run in trained]
+    bound = (rates[0] + rates[1]) / 2  # less β, more rate: the first run breaks it
+    record = read_json(sweep / RECORD_FILE)
+    search = {"constraint": f"val/rate <= {bound!r}"}
+    write_json(sweep / RECORD_FILE, {**record, "search": search})
+    with serving(sweep) as (url, _), visiting(browser, url) as page:
+        open_tab(page, "Sweep")
+        wait_for_text(page, "#sweep-table", f"{RUNS - 1} of {RUNS} points keep it")
+        text = page.inner_text("#sweep-table")
+    (named,) = [line for line in text.splitlines() if " breaks val/rate <= " in line]
+    assert named.startswith("β 1e-04 ")
+    assert named.endswith(f" by {rates[0] - bound:.3g}.")

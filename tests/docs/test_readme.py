@@ -112,7 +112,8 @@ def test_the_command_works(command, settled, pictures, monkeypatch, capsys):
         assert "latent_dim: 128" in out
         return
     extra = [] if any(a.startswith("resume=outputs") for a in arguments) else small(arguments)
-    by_optuna = {"sweep=optuna", "sweep=pareto", "hydra/sweeper=study"} & set(arguments)
+    by_optuna = {"sweep=optuna", "sweep=pareto", "sweep=multifidelity", "hydra/sweeper=study"}
+    by_optuna &= set(arguments)
     extra += ["hydra.sweeper.n_trials=2"] if by_optuna else []
     code, _, err = call_train([*arguments, *extra], settled, monkeypatch, capsys)
     assert code == 0, err
@@ -129,6 +130,7 @@ def expected_runs(arguments, by_optuna):
         return 2 if by_optuna else 1
     presets = {"sweep=beta": 5, "sweep=latent_dim": 7}
     counts = [presets.get(a, a.count(",") + 1) for a in arguments]
+    counts += [int(a.partition("=")[2]) for a in arguments if a.startswith("sweep.seeds=")]
     return math.prod(counts)
 
 

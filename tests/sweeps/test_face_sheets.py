@@ -16,7 +16,8 @@ from vae.runs.checkpoint import load_checkpoint, save_checkpoint
 from vae.runs.compose import compose
 from vae.runs.load import load_run
 from vae.sweeps.comparison import read_sweep
-from vae.sweeps.report import FACES, MAX_RUNS_SHOWN, choose_runs, draw_face_sheets, write_report
+from vae.sweeps.face_sheets import FACES, MAX_RUNS_SHOWN, ONE_SEED, choose_runs, draw_face_sheets
+from vae.sweeps.report import write_report
 
 TILE, MARGIN = 98, 2 + FACES * 98  # pixels: a face with its gap, and all of a row's
 SCALE = 6  # small faces are enlarged
@@ -160,7 +161,7 @@ def test_runs_that_differ_in_the_seed_alone_have_one_row(tmp_path):
         chosen, notes = choose_runs(replace(comparison, runs=runs))
         found = [(run.value("loss.beta"), run.value("seed")) for run in chosen]
         assert found == [(1e-4, best), (1e-3, 0)]
-        assert notes == ["Of runs that differ in the seed alone, one is shown."]
+        assert notes == [ONE_SEED]
 
 
 def test_finished_runs_are_preferred(tmp_path):

@@ -20,6 +20,7 @@ from tests.support.fake_sweeps import make_run, make_sweep
 from tests.support.train_command import TINY, call_train
 from tests.support.wandb_files import read_runs
 from tests.support.wandb_server import WandbServer
+from vae.runs.config import constraints_of
 from vae.runs.wandb_settings import WandbConfig
 from vae.sweeps.callbacks import reject_password
 from vae.sweeps.comparison import read_sweep
@@ -185,6 +186,14 @@ def test_a_sweep_is_one_run_with_a_table_and_figures(sweep):
         f"sweep/{name}": (sweep.folder / f"{name}.png").read_bytes()
         for name in ("comparison", "samples")
     }
+
+
+def test_constraints_are_in_the_summary(sweep):
+    bounded = replace(sweep, constraints=constraints_of("val/rate <= 20"))
+    log_summary(bounded, SETTINGS, sweep.folder)
+    (run,) = read_runs(sweep.folder)
+    assert run.config["constraints"] == ["val/rate <= 20"]
+    assert [row["feasible"] for row in table_of(run)] == [True, False]
 
 
 SECRET = "hunter2"

@@ -24,7 +24,7 @@ from vae.generation.decode import rank_latents
 from vae.generation.framing import Eyes, wanted_eyes
 from vae.runs.load import SavedRun, load_run
 from vae.sweeps.comparison import Comparison, read_sweep
-from vae.sweeps.report import choose_runs, load_models
+from vae.sweeps.face_sheets import choose_runs, load_models
 from vae.utils.errors import UserError
 from vae.utils.text import printable
 

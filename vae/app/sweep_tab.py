@@ -16,6 +16,7 @@ from vae.app.models import AppModel, AppModels, Face
 from vae.app.page_state import Page
 from vae.sweeps.charts import DOTS_PER_INCH, RATE_DISTORTION, draw_rate_distortion
 from vae.sweeps.comparison import format_value
+from vae.sweeps.sentences import constraint_sentence, describe_violations
 from vae.training.metrics import psnr
 from vae.utils.registry import find_metric
 from vae.utils.tables import markdown_table
@@ -235,15 +236,17 @@ def _table(models: AppModels) -> str:
     comparison = models.comparison
     assert comparison
     by_folder = {run.folder: run for run in comparison.runs}
-    rows = []
+    rows, notes = [], [*filter(None, [constraint_sentence(comparison)]), *models.notes]
     for model in models.models:
-        weight = by_folder[model.run.folder].beta_elbo
+        run = by_folder[model.run.folder]
+        weight = run.beta_elbo
+        if breaks := describe_violations(comparison.violations(run)):
+            notes.append(f"{model.label} {breaks}.")
         metrics = model.run.metrics
         figures = [
             find_metric(key).format(metrics[key]) if key in metrics else "" for key in COLUMNS
         ]
         rows.append([model.label, "" if weight is None else format_value(weight), *figures])
     heads = ["run", "beta_elbo", *COLUMNS.values()]
-    notes = [markdown_text(note) for note in models.notes]
     about = "Of each run, over the validation split:"
-    return "\n\n".join([about, markdown_table(heads, rows), *notes])
+    return "\n\n".join([about, markdown_table(heads, rows), *map(markdown_text, notes)])

@@ -48,7 +48,8 @@ class Comparison:
     def points(self) -> list[Point]:
         """The finished runs, those of several seeds as one point; the best point first.
 
-        By the mean of the first objective. Points that break a constraint come last.
+        By the mean of the first objective. Points that break a constraint come last, by how far
+        they break it.
         """
         finished = [
             run
@@ -56,13 +57,12 @@ class Comparison:
             if run.status == "finished" and all(key in run.metrics for key in self.objectives)
         ]
         points = group_by_seed(finished, self.swept)
-        return sorted(points, key=lambda p: (not self.is_feasible(p), self._costs(p)[0]))
+        return sorted(points, key=self._rank)
 
     @property
     def ranked(self) -> list[SweepRun]:
         """The finished runs, the best by the first objective first, the infeasible last."""
-        runs = [run for point in self.points for run in point.runs]
-        return sorted(runs, key=lambda r: (not self.is_feasible(r), self._costs(r)[0]))
+        return sorted((run for point in self.points for run in point.runs), key=self._rank)
 
     @property
     def best_point(self) -> Point | None:
@@ -87,12 +87,20 @@ class Comparison:
 
     def best_run(self, point: Point) -> SweepRun:
         """Return a point's best run: a feasible one if there is one."""
-        return min(point.runs, key=lambda r: (not self.is_feasible(r), self._costs(r)[0]))
+        return min(point.runs, key=self._rank)
 
     def is_feasible(self, at: SweepRun | Point) -> bool:
         """Return whether a run's metrics, or a point's means, keep all constraints."""
+        return not self.violations(at)
+
+    def violations(self, at: SweepRun | Point) -> dict[Constraint, float]:
+        """Return the constraints that a run's metrics, or a point's means, break, and by how much.
+
+        By infinity where the metric was not measured.
+        """
         metrics = at.metrics
-        return all(constraint.excess(metrics) <= 0 for constraint in self.constraints)
+        excesses = {constraint: constraint.excess(metrics) for constraint in self.constraints}
+        return {constraint: excess for constraint, excess in excesses.items() if excess > 0}
 
     def label(self, run: SweepRun | Point) -> str:
         """Return a short label of a run: `β 1e-04, z 64`; of a point, without the seed."""
@@ -106,6 +114,12 @@ class Comparison:
             parts.append(f"{symbol} {format_value(run.value(key))}")
         name = run.runs[0].name if isinstance(run, Point) else run.name
         return truncate(", ".join(parts) or name, MAX_LABEL)
+
+    def _rank(self, at: SweepRun | Point) -> tuple[float, float]:
+        """Sort key: 0 for a feasible one, else the excesses relative to the bounds; the cost."""
+        broken = self.violations(at)
+        relative = [excess / (abs(c.bound) or 1.0) for c, excess in broken.items()]
+        return sum(relative), self._costs(at)[0]
 
     def _costs(self, at: SweepRun | Point) -> list[float]:
         metrics = at.metrics

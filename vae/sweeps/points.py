@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -80,5 +81,7 @@ def lead(best: Point, other: Point, metric: str) -> tuple[float, float, float] |
     first, second = best.values(metric), other.values(metric)
     if min(best.n, other.n) < 2 or not (stdev(first) or stdev(second)):
         return None
-    low, high = ttest_ind(first, second, equal_var=False).confidence_interval(CONFIDENCE)
+    with warnings.catch_warnings():  # of equal values, as seeds may have
+        warnings.simplefilter("ignore", RuntimeWarning)
+        low, high = ttest_ind(first, second, equal_var=False).confidence_interval(CONFIDENCE)
     return fmean(first) - fmean(second), float(low), float(high)

@@ -6,14 +6,15 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from vae.sweeps.charts import draw_charts
 from vae.sweeps.comparison import Comparison, format_value, read_sweep, rows
+from vae.sweeps.face_sheets import draw_face_sheets
+from vae.sweeps.points import Point
 from vae.sweeps.results import SweepRun
+from vae.sweeps.sentences import constraint_sentence, describe_violations, lead_sentences
 from vae.utils.errors import UserError
 from vae.utils.files import write_text_atomically
 from vae.utils.registry import find_metric
@@ -24,19 +25,12 @@ from vae.utils.text import (
     markdown_code,
     markdown_text,
     plural,
+    printable,
     truncate,
 )
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from torch import Tensor
-
-    from vae.data import DataConfig
-    from vae.runs.load import SavedRun
-
 BEST_RUNS = 5
-FACES = 8  # columns of a face sheet
-MAX_RUNS_SHOWN = 12  # on a face sheet, each in a row: more are hard to compare
+MAX_POINTS = 30  # of a Pareto front, and lines on the terminal
 TABLE = ("val/bpd", "val/rate", "val/mse", "val/psnr", "val/active_units")
 PICTURES = {
     "comparison.png": "Rate against distortion, and the effect of each swept value",
@@ -87,56 +81,119 @@ def report_markdown(comparison: Comparison, out: Path, notes: Sequence[str] = ()
     ]
     if comparison.command:
         parts.append(markdown_block(comparison.command.splitlines(), "bash"))
+    if constraint := constraint_sentence(comparison):
+        parts.append(markdown_text(constraint))
     parts += _best(comparison, out)
+    parts += _infeasible(comparison, out)
     there = [(name, what) for name, what in PICTURES.items() if (out / name).exists()]
     parts += [f"## {what}\n\n![{what}]({name})" for name, what in there]
     parts += [markdown_text(note) for note in notes]
-    parts += ["## All runs", _table(comparison, comparison.runs, out)]
+    parts += ["## All runs", _runs_table(comparison, comparison.runs, out)]
     parts += _unfinished(comparison)
     return "\n\n".join(parts) + "\n"
 
 
 def overview(comparison: Comparison) -> str:
-    """Format a line per run for the terminal, the best (or the Pareto front) starred."""
-    front = comparison.front  # the best, where there is one objective
+    """Format a line per point for the terminal, the best (or the Pareto front) starred.
+
+    At most MAX_POINTS lines, the best ones, in the order of the swept values; below them
+    sentences on the constraints and on the lead of the best point.
+    """
+    points = comparison.points
+    finished = {run.folder for point in points for run in point.runs}
+    others = [Point([run]) for run in comparison.runs if run.folder not in finished]
+    places = {run.folder: place for place, run in enumerate(comparison.runs)}
+    shown = sorted([*points, *others][:MAX_POINTS], key=lambda p: places[p.runs[0].folder])
+    starred = set(map(id, comparison.front_points))  # the best, where there is one objective
     metrics = list(dict.fromkeys(["val/rate", "val/psnr", "val/bpd", *comparison.objectives]))
+    seeds = ["seeds"] * _has_seeds(comparison)
     heads = [key.removeprefix("val/") for key in metrics]
-    lines = [["", "run", "status", "beta_elbo", *heads]]
-    for run in comparison.runs:
-        star = "*" if run in front else ""
-        weight = "" if run.beta_elbo is None else f"{run.beta_elbo:.4g}"
-        figures = _figures(run, metrics)
-        lines.append([star, comparison.label(run), truncate(run.status, 40), weight, *figures])
-    return format_table(lines, left=3)
+    lines = [["", "point" if seeds else "run", "status", *seeds, "beta_elbo", *heads]]
+    for point in shown:
+        run = point.runs[0]
+        kept = run.folder not in finished or comparison.is_feasible(point)
+        lines.append(
+            [
+                "*" * (id(point) in starred),
+                comparison.label(point),
+                truncate(run.status, 40) if kept else "infeasible",
+                *[str(point.n) if run.folder in finished else "" for _ in seeds],
+                "" if run.beta_elbo is None else f"{run.beta_elbo:.4g}",
+                *_figures(point, metrics),
+            ]
+        )
+    said = [constraint_sentence(comparison), *lead_sentences(comparison)]
+    if more := len(points) + len(others) - len(shown):
+        said.insert(0, f"{more:,} more are in report.md.")
+    return "\n".join([format_table(lines, left=3), *(printable(text) for text in said if text)])
 
 
-def repeat_command(run: SweepRun) -> str:
-    """Return the command that repeats a run by itself, and uploads nothing that the run did not."""
+def repeat_command(again: SweepRun | Point) -> str:
+    """Return the command that repeats a run, or all seeds of a point, outside of the sweep.
+
+    It uploads nothing that the run did not.
+    """
+    run = again.runs[0] if isinstance(again, Point) else again
     apart = ("sweep=", "sweep.", "hydra.", "hydra/", "wandb.", "resume=")
     private = ("wandb.mode=offline", "wandb.mode=disabled")
     own = [a for a in run.arguments if a in private or not a.lstrip("+~").startswith(apart)]
+    if isinstance(again, Point) and again.n > 1:
+        seeds = dict.fromkeys(str(run.value("seed")) for run in again.runs)
+        own = ["-m", *(a for a in own if not a.startswith("seed=")), f"seed={','.join(seeds)}"]
     return shlex.join(["python", "train.py", *own])
 
 
+def _has_seeds(comparison: Comparison) -> bool:
+    return any(point.n > 1 for point in comparison.points)
+
+
 def _best(comparison: Comparison, out: Path) -> list[str]:
-    if not comparison.ranked:
+    """Return the section of the best points, or of the Pareto front, with their commands."""
+    feasible = [point for point in comparison.points if comparison.is_feasible(point)]
+    if not feasible:
         return []
     better = {True: "higher", False: "lower"}
     ways = [
         f"{markdown_code(key)}, {better[find_metric(key).higher_is_better]}"
         for key in comparison.objectives
     ]
-    if len(comparison.objectives) > 1:
-        chosen = comparison.front
-        title = f"## The {plural(len(chosen), 'best trade-off')}"
-        what = f"No other run is better in one of {' and '.join(ways)} and as good in the rest."
+    seeds = _has_seeds(comparison)
+    noun = "point" if seeds else "run"
+    if len(ways) > 1:
+        front = comparison.front_points
+        chosen = front[:MAX_POINTS]
+        title = f"## The {plural(len(front), 'best trade-off')}"
+        what = f"No other {noun} is better in one of {' and '.join(ways)} and as good in the rest."
+        what += f" The first {len(chosen)}:" * (len(chosen) < len(front))
     else:
-        chosen = comparison.ranked[:BEST_RUNS]
+        chosen = feasible[:BEST_RUNS]
         title = f"## The best by {ways[0]} is better"
-        what = f"The first {len(chosen)} of {len(comparison.ranked)} that finished:"
-    commands = markdown_block([repeat_command(run) for run in chosen], "bash")
-    again = f"These again, each by itself:\n\n{commands}"
-    return [title, what, _table(comparison, chosen, out), again]
+        state = "keep the constraint" if comparison.constraints else "finished"
+        what = f"The first {len(chosen)} of {plural(len(feasible), noun)} that {state}:"
+    parts = [title, what, _points_table(comparison, chosen, out)]
+    if seeds:
+        parts.append("Figures of a point are means over its seeds ± their standard deviations.")
+    if said := lead_sentences(comparison):
+        parts.append("\n".join(map(markdown_text, said)))
+    runs = [comparison.best_run(point) for point in chosen]
+    if seeds:
+        parts += _commands("These points again, each with all its seeds", chosen)
+        return parts + _commands("The best run of each, by itself", runs)
+    return parts + _commands("These again, each by itself", runs)
+
+
+def _commands(title: str, again: Sequence[SweepRun | Point]) -> list[str]:
+    return [f"{title}:", markdown_block([*map(repeat_command, again)], "bash")]
+
+
+def _infeasible(comparison: Comparison, out: Path) -> list[str]:
+    """Return the section of the points that break a constraint, the least infeasible first."""
+    broken = [point for point in comparison.points if not comparison.is_feasible(point)]
+    if not broken:
+        return []
+    shown = broken[:BEST_RUNS]
+    what = f"The first {len(shown)} of {len(broken)}, by how far they break the constraint:"
+    return ["## Infeasible", what, _points_table(comparison, shown, out)]
 
 
 def _unfinished(comparison: Comparison) -> list[str]:
@@ -157,140 +214,67 @@ def _unfinished(comparison: Comparison) -> list[str]:
     return ["## Runs that did not finish", "\n".join(lines)] if lines else []
 
 
-def _table(comparison: Comparison, runs: Iterable[SweepRun], out: Path) -> str:
-    metrics = list(dict.fromkeys([*TABLE, *comparison.objectives]))
-    heads = ["run", *comparison.swept, "beta_elbo", *metrics, "step", "status"]
+def _points_table(comparison: Comparison, points: Sequence[Point], out: Path) -> str:
+    """Return a table of points: means and standard deviations, where there are seeds."""
+    if not _has_seeds(comparison):
+        return _runs_table(comparison, [point.runs[0] for point in points], out)
+    keys = [key for key in comparison.swept if key != "seed"]
+    metrics = _columns(comparison)
+    broken = [describe_violations(comparison.violations(point)) for point in points]
+    last = ["constraint"] * any(broken)
     lines = []
-    for run in runs:
-        bold = "**" if run is comparison.best else ""
-        target = quote(
-            Path(os.path.relpath(run.folder, out)).as_posix(), "/=,+", errors="surrogateescape"
-        )
-        link = Markdown(f"{bold}[{markdown_text(run.name)}](<{target}>){bold}")
-        values = [run.value(key) for key in comparison.swept] + [run.beta_elbo]
-        status = run.status + f" (trial {run.trial})" * (run.trial is not None)
-        cells = ["" if value is None else format_value(value) for value in values]
-        lines.append([link, *cells, *_figures(run, metrics), str(run.step), status])
+    for point, breaks in zip(points, broken, strict=True):
+        best = comparison.best_run(point)
+        cells = [*_settings(best, keys), str(point.n), *_figures(point, metrics)]
+        lines.append([*cells, _link(comparison, best, out), *[breaks for _ in last]])
+    heads = [*keys, "beta_elbo", "seeds", *metrics, "best run", *last]
     return markdown_table(heads, lines)
 
 
-def _figures(run: SweepRun, keys: Iterable[str]) -> list[str]:
-    found = run.metrics
-    return [find_metric(key).format(found[key]) if key in found else "" for key in keys]
+def _runs_table(comparison: Comparison, runs: Iterable[SweepRun], out: Path) -> str:
+    metrics = _columns(comparison)
+    lines = []
+    for run in runs:
+        status = run.status + f" (trial {run.trial})" * (run.trial is not None)
+        breaks = describe_violations(comparison.violations(run))
+        if breaks and run.status == "finished":
+            status += f", {breaks}"
+        cells = [*_settings(run, comparison.swept), *_figures(run, metrics)]
+        lines.append([_link(comparison, run, out), *cells, str(run.step), status])
+    heads = ["run", *comparison.swept, "beta_elbo", *metrics, "step", "status"]
+    return markdown_table(heads, lines)
+
+
+def _columns(comparison: Comparison) -> list[str]:
+    bounded = (constraint.metric for constraint in comparison.constraints)
+    return list(dict.fromkeys([*TABLE, *comparison.objectives, *bounded]))
+
+
+def _settings(run: SweepRun, keys: Iterable[str]) -> list[str]:
+    """Return the cells of swept values and of beta_elbo."""
+    values = [*map(run.value, keys), run.beta_elbo]
+    return ["" if value is None else format_value(value) for value in values]
+
+
+def _link(comparison: Comparison, run: SweepRun, out: Path) -> Markdown:
+    """Return a link to a run's folder, bold for the best run."""
+    bold = "**" if run is comparison.best else ""
+    relative = Path(os.path.relpath(run.folder, out)).as_posix()
+    target = quote(relative, "/=,+", errors="surrogateescape")
+    return Markdown(f"{bold}[{markdown_text(run.name)}](<{target}>){bold}")
+
+
+def _figures(at: SweepRun | Point, keys: Iterable[str]) -> list[str]:
+    """Return the cells of metrics: of several seeds, the mean ± the standard deviation."""
+    found, cells = at.metrics, []
+    for key in keys:
+        metric = find_metric(key)
+        text = metric.format(found[key]) if key in found else ""
+        if text and isinstance(at, Point) and (sd := at.sd(key)) is not None:
+            text += f" ± {metric.format(sd)}"
+        cells.append(text)
+    return cells
 
 
 def _why(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-
-
-def draw_face_sheets(comparison: Comparison, folder: Path) -> list[str]:
-    """Write reconstructions.png and samples.png into `folder`: a row per run, in their order.
-
-    The reconstructions are of the same validation faces, the originals on top. The samples are
-    of a Gaussian fitted to the latents of training images and, below, of N(0, I), from the same
-    noise wherever the latent size is the same. All come from last.pt.
-
-    Returns:
-        Sentences on the runs that are not shown.
-
-    Raises:
-        UserError: there is no model to show yet, or its data are gone.
-    """
-    import torch
-
-    from vae.data.loader import to_float
-    from vae.generation import figures
-    from vae.generation.labels import add_caption, label_rows, stack
-    from vae.generation.latent_figure import encode_evenly
-
-    shown, notes = choose_runs(comparison)
-    models = load_models(shown, notes)
-    images = next(iter(models.values())).data.images
-    originals = to_float(images["val"][:FACES].copy(), torch.device("cpu"))
-    labels = {run.name: _label(comparison, run) for run in shown}
-    reconstructed, fitted, standard = [("originals", originals)], [], []
-    with torch.inference_mode():
-        for name, saved in models.items():
-            model, label = saved.model, labels[name]
-            means = model.encode(originals).mode
-            reconstructed.append((label, model.decode(means)))
-            standard.append((label, model.decode(figures.prior_latents(FACES, means))))
-            aggregate, _ = encode_evenly(model, images["train"])
-            latents = figures.gaussian_latents(FACES, aggregate)
-            if latents is None:
-                notes.append(f"{name} has no samples of a fitted Gaussian: none can be fitted.")
-            else:
-                fitted.append((label, model.decode(latents)))
-
-    def sheet(rows: list[tuple[str, Tensor]]) -> Image:
-        names, faces = zip(*rows, strict=True)
-        return label_rows(figures.grid(torch.cat(faces), len(faces[0])), names)
-
-    figures.save_png(sheet(reconstructed), folder / "reconstructions.png")
-    blocks = {figures.GAUSSIAN_CAPTION: fitted, figures.PRIOR_CAPTION: standard}
-    sheets = [add_caption(sheet(rows), caption) for caption, rows in blocks.items() if rows]
-    figures.save_png(stack(sheets), folder / "samples.png")
-    return notes
-
-
-def choose_runs(comparison: Comparison) -> tuple[list[SweepRun], list[str]]:
-    """Choose at most MAX_RUNS_SHOWN runs, spread over all; add a note if some are left out.
-
-    Of runs that differ in the seed alone one is shown: the best run, or the first.
-    """
-    with_model = [r for r in comparison.runs if (r.folder / "checkpoints" / "last.pt").exists()]
-    finished = [run for run in with_model if run.status == "finished"]
-    seeds = finished or with_model  # the others while no run has finished
-    keys = [key for key in comparison.swept if key != "seed"]
-    by_values: dict[tuple[str, ...], SweepRun] = {}
-    for run in seeds if keys else ():
-        values = tuple(str(run.value(key)) for key in keys)
-        by_values[values] = run if run is comparison.best else by_values.get(values, run)
-    runs = [*by_values.values()] or seeds
-    notes = ["Of runs that differ in the seed alone, one is shown."] * (len(runs) < len(seeds))
-    if len(runs) <= MAX_RUNS_SHOWN:
-        return runs, notes
-    spread = MAX_RUNS_SHOWN - 1  # one row is for the best
-    places = {round(i * (len(runs) - 1) / (spread - 1)) for i in range(spread)}
-    if comparison.best in runs:
-        places.add(runs.index(comparison.best))
-    note = f"{len(places)} of the {len(runs)} runs are shown, evenly chosen along their order."
-    return [runs[i] for i in sorted(places)], [*notes, note]
-
-
-def load_models(runs: list[SweepRun], notes: list[str]) -> dict[str, SavedRun]:
-    """Load the models of the runs with the same data, by name; add a note on each other run.
-
-    Raises:
-        UserError: there is none, and why.
-    """
-    from vae.runs.load import load_run
-
-    models: dict[str, SavedRun] = {}
-    for run in runs:
-        try:
-            saved = load_run(run.folder)
-        except UserError as error:
-            notes.append(f"{run.name} is left out: {error}")
-            continue
-        first = next(iter(models.values()), saved)
-        if _images_of(saved.config.data) == _images_of(first.config.data):
-            models[run.name] = saved
-        else:
-            notes.append(f"{run.name} is left out: it has other data than {first.folder.name}.")
-    if not models:
-        raise UserError(" ".join(notes) or "no run has a checkpoint yet.")
-    return models
-
-
-def _images_of(data: DataConfig) -> DataConfig:
-    """Return the settings that determine the images, and no others."""
-    return replace(data, root="", num_workers=None, batch_size=2, flip=False)
-
-
-def _label(comparison: Comparison, run: SweepRun) -> str:
-    bpd = run.metrics.get("val/bpd")
-    measured = "" if bpd is None else f"   {find_metric('val/bpd').format(bpd)} bpd"
-    mark = "   best" if run is comparison.best else ""
-    label = comparison.label(run).replace("β", "beta")  # the font of figures has no β
-    return f"{label}{measured}{mark}"

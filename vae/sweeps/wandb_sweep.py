@@ -65,6 +65,7 @@ def log_summary(comparison: Comparison, settings: WandbConfig, folder: Path) -> 
         "command": comparison.command,
         "swept": comparison.swept,
         "objectives": comparison.objectives,
+        "constraints": [*map(str, comparison.constraints)],
     }
     table = rows(comparison)
     for row in table:

@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 
 from vae.sweeps.charts import DOTS_PER_INCH, draw_charts, literal
 from vae.sweeps.comparison import Comparison, is_log_scale, sort_key
+from vae.sweeps.face_sheets import draw_face_sheets
 from vae.sweeps.pages.statistics import chosen_rows
 from vae.sweeps.pages.tables import Row, cell, format_figure, ranked
-from vae.sweeps.report import PICTURES, draw_face_sheets
+from vae.sweeps.report import PICTURES
 from vae.sweeps.results import parse_number
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically

@@ -9,12 +9,11 @@ from statistics import fmean, stdev
 import numpy as np
 
 from vae.sweeps.pages.tables import Row, cell, format_figure, means_table
+from vae.sweeps.points import CONFIDENCE
 from vae.utils.errors import UserError
 from vae.utils.registry import find_metric
 from vae.utils.tables import markdown_table
 from vae.utils.text import Markdown, markdown_code
-
-CONFIDENCE = 0.95  # of an interval
 
 
 def chosen_rows(found: Sequence[Row], keys: Sequence[str], metric: str) -> list[Row]:
