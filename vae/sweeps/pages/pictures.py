@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from tempfile import TemporaryDirectory
 
-from vae.sweeps.charts import DOTS_PER_INCH, draw_charts, literal
+from vae.sweeps.chart_scales import literal
+from vae.sweeps.charts import DOTS_PER_INCH, draw_charts
 from vae.sweeps.comparison import Comparison, is_log_scale, sort_key
 from vae.sweeps.pages.statistics import chosen_rows
 from vae.sweeps.pages.tables import Row, cell, format_figure, ranked
