@@ -160,10 +160,10 @@ class Marks:
             axes.scatter([], [], AREAS[1], label=literal_lines(text), **HOLLOW)
 
     def ring(self, axes: Axes, points: Sequence[Point], places: np.ndarray) -> None:
-        """Ring the best point, or those of the Pareto front."""
+        """Ring the best point, or with several objectives those of the Pareto front."""
         best = self.comparison.best_point
-        front = [id(point) for point in self.comparison.front_points]
-        ringed = [i for i, point in enumerate(points) if id(point) in front]
+        front = [best] if best else self.comparison.front_points
+        ringed = [i for i, point in enumerate(points) if any(point is one for one in front)]
         if ringed:
             label = "best trade-offs"
             if best:

@@ -100,11 +100,8 @@ class Scale:
 
         labels = [literal(format_value(value)) for value in self.values]
         room = 1 / LINES if upright else (max(map(len, labels)) + 1) / CHARACTERS
-        if (
-            is_grid
-            and len(labels) <= MAX_TICKS
-            and (np.diff(self.shares(self.values)) > room).all()
-        ):
+        few = is_grid and len(labels) <= MAX_TICKS
+        if few and (np.diff(self.shares(self.values)) > room).all():
             axis.set_ticks(self.values, labels)
             axis.set_minor_locator(NullLocator())
         elif self.name == "log":
@@ -119,7 +116,7 @@ class Scale:
 def set_categories(axes: Axes, labels: Sequence[str]) -> None:
     """Label categories at 0, 1, 2 ... of the x axis; of many, as many as have room."""
     every = -(-len(labels) // MAX_CATEGORIES)
-    shown = [literal(label, 24) for label in labels][::every]
+    shown = [literal(label, 32) for label in labels][::every]
     places = range(0, len(labels), every)
     slots = (max(map(len, shown)) + 1) * len(labels) / every
     turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
