@@ -73,7 +73,20 @@ def grid_of(values):
     return [dict(zip(values, one, strict=True)) for one in product(*values.values())]
 
 
-def make_sweep(folder, runs, objective=("val/bpd",)):
+def searched(count, seed=0, **categories):
+    """The values of each run of a search over beta, the latent size and categories of keys."""
+    draw = random.Random(seed)
+    return [
+        {
+            "loss.beta": 10 ** draw.uniform(-6, -1),
+            "model.latent_dim": round(8 * 64 ** draw.random()),
+            **{key: draw.choice(values) for key, values in categories.items()},
+        }
+        for _ in range(count)
+    ]
+
+
+def make_sweep(folder, runs, objective=("val/bpd",), constraint=None):
     """A sweep of finished runs, each given by its values; the folder."""
     for values in runs:
         make_run(folder, values)
@@ -82,6 +95,7 @@ def make_sweep(folder, runs, objective=("val/bpd",)):
         "command": "python train.py -m loss.beta=1e-5,1e-4",
         "started": "2026-11-22T18:39:07.253",
         "objective": list(objective),
+        "constraint": constraint,
         "swept": sorted({key for values in runs for key in values}),
     }
     write_json(folder / RECORD_FILE, record)

@@ -12,7 +12,8 @@ import numpy as np
 
 from vae.data.base import ImageError
 from vae.runs.load import METRICS_FILE
-from vae.sweeps.charts import DOTS_PER_INCH, literal
+from vae.sweeps.chart_scales import literal
+from vae.sweeps.charts import DOTS_PER_INCH
 from vae.sweeps.results import parse_number
 from vae.utils.files import read_bytes, read_json, read_rows
 from vae.utils.registry import find_metric

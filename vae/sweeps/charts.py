@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import product
-from math import prod
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vae.sweeps.chart_marks import COLOURS, QUIET, Marks
+from vae.sweeps.chart_scales import literal, set_categories
 from vae.sweeps.comparison import (
-    LEADING_KEYS,
+    EVALUATORS,
     SYMBOLS,
     Comparison,
     format_value,
     importances,
-    is_log_scale,
-    is_numeric,
     pareto_front,
-    sort_key,
 )
-from vae.sweeps.results import SweepRun
 from vae.training.metrics import bits_per_dim
 from vae.utils.errors import UserError
 from vae.utils.files import write_atomically
 from vae.utils.registry import find_metric
-from vae.utils.text import printable, truncate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
+
+    Panel = Callable[[Figure | SubFigure], None]
 
 DOTS_PER_INCH = 110
 MAX_PANELS = 12
-MAX_LABEL = 80  # characters of a label
-CHARACTERS = 60  # that fit below a panel
-MARKERS = "osD^vPX*"  # as many values of one key are told apart, and no more
-DOT: dict[str, Any] = {"s": 52, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
-RING: dict[str, Any] = {"s": 150, "facecolors": "none", "edgecolors": "#d62728", "linewidths": 1.6}
-LEGEND: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "frameon": False}
-QUIET = "#999999"
+PANEL = (6.8, 5.2)  # inches
+CHARACTER = 0.068  # inches, in a legend
+HANDLE = 0.7  # inches beside an entry's text
+LABEL = (0.09, 0.045)  # half the size of a label within a panel, of the panel's
+BOUND: dict[str, Any] = {"color": "#444444", "linestyle": "--", "linewidth": 1.1, "zorder": 1}
+LEGEND: dict[str, Any] = {
+    "loc": "outside lower center",
+    "frameon": False,
+    "fontsize": 9,
+    "labelspacing": 0.7,
+}
 RATE_DISTORTION = ("val/rate", "val/distortion")
 
 
@@ -56,43 +58,54 @@ def draw_comparison(comparison: Comparison) -> Figure:
     """Draw the charts of a sweep's finished runs as a matplotlib figure.
 
     Rate against distortion, each objective against the swept keys, and the importance of the
-    keys if there are enough runs.
+    keys if there are enough runs. Runs that differ in the seed alone are one point: their mean,
+    with the standard deviation as error bars.
 
     Raises:
         UserError: no run has finished yet.
     """
     from matplotlib.figure import Figure
 
-    runs = comparison.ranked
-    if not runs:
+    marks = Marks(comparison)
+    if not marks.points:
         measured = " and ".join(comparison.objectives)
         raise UserError(f"no run has finished with {measured}, so there is nothing to draw yet.")
     pairs = [RATE_DISTORTION]
     if len(comparison.objectives) == 2 and set(comparison.objectives) != set(RATE_DISTORTION):
         pairs.append((comparison.objectives[0], comparison.objectives[1]))
-    panels: list[Callable[[Axes], None]] = [
-        partial(_draw_trade, comparison=comparison, pair=pair)
+    panels: list[Panel] = [
+        partial(_draw_trade, marks=marks, pair=pair)
         for pair in pairs
-        if any(run.metrics.keys() >= set(pair) for run in runs)
+        if any(point.metrics.keys() >= set(pair) for point in marks.points)
     ]
     panels += [
-        partial(_draw_effect, comparison=comparison, metric=metric, across=across)
-        for metric, across in product(comparison.objectives, axis_keys(comparison)[0])
+        partial(_draw_effect, marks=marks, metric=metric, across=across)
+        for metric, across in product(comparison.objectives, marks.across)
     ]
     if not panels:
         raise UserError(
             f"the finished runs have no {' and no '.join(RATE_DISTORTION)}: nothing to draw."
         )
-    shares = {metric: importances(comparison, metric) for metric in comparison.objectives}
-    if any(shares.values()):
-        panels.append(partial(draw_importances, shares=shares, runs=len(runs)))
+    shares = {
+        (evaluator, metric): found
+        for evaluator, metric in product(EVALUATORS, comparison.objectives)
+        if (found := importances(comparison, metric, evaluator))
+    }
     panels = panels[:MAX_PANELS]
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(6.8 * columns, 5.2 * lines), layout="constrained")
-    for place, draw in enumerate(panels, start=1):
-        last = lines * columns if place == len(panels) else place  # it may span two columns
-        draw(figure.add_subplot(lines, columns, (place, last)))
+    bars = 1.1 + 0.24 * sum(map(len, shares.values()))  # inches
+    in_corner = bool(shares) and len(panels) < lines * columns and bars < PANEL[1]
+    heights = [PANEL[1]] * lines + [bars] * (bool(shares) and not in_corner)
+    figure = Figure(figsize=(PANEL[0] * columns, sum(heights)), layout="constrained")
+    cells = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    for place, draw in enumerate(panels):
+        draw(figure.add_subfigure(cells[divmod(place, columns)]))
+    if in_corner:
+        free = cells[lines - 1, -1].subgridspec(2, 1, height_ratios=(bars, PANEL[1] - bars))
+        _draw_importances(figure.add_subfigure(free[0]), shares, marks)
+    elif shares:
+        _draw_importances(figure.add_subfigure(cells[lines, :]), shares, marks)
     return figure
 
 
@@ -101,197 +114,168 @@ def draw_rate_distortion(comparison: Comparison) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.4, 4.6), layout="constrained")
-    _draw_trade(figure.add_subplot(), comparison, RATE_DISTORTION)
+    _draw_trade(figure, Marks(comparison), RATE_DISTORTION)
     return figure
 
 
-def literal(text: str) -> str:
-    """Return text as matplotlib shows it literally, on one line: `$` begins a formula there."""
-    return truncate(printable(text), MAX_LABEL).replace("$", r"\$")
-
-
-def axis_keys(comparison: Comparison) -> tuple[list[str], str | None]:
-    """Return the swept keys with an x axis, and the key whose values get a line each.
-
-    The first axis is beta's, else the latent size's, else that of the number with most values;
-    the second is that of the next number, if its values have no lines. Seeds are repetitions,
-    and have an axis only where nothing else was swept.
-    """
-    runs = comparison.ranked
-    keys = [key for key in comparison.swept if key != "seed"] or comparison.swept
-    counts = {key: len({run.value(key) for run in runs}) for key in keys}
-    numeric = [key for key in keys if is_numeric(runs, key) and counts[key] > 1]
-
-    def worth(key: str) -> tuple[bool, bool, int]:
-        return key == LEADING_KEYS[0], key == LEADING_KEYS[1], counts[key]
-
-    first = max(numeric or keys, key=worth, default=None)
-    few = (key for key in keys if key != first and 1 < counts[key] <= len(MARKERS))
-    between = next(few, None)
-    others = [key for key in numeric if key not in (first, between)]
-    return [key for key in (first, *others[:1]) if key], between
-
-
-def _draw_trade(axes: Axes, comparison: Comparison, pair: tuple[str, str]) -> None:
+def _draw_trade(figure: Figure | SubFigure, marks: Marks, pair: tuple[str, str]) -> None:
     """Draw two metrics, rate and distortion, against each other, with the Pareto front.
 
     With lines of equal bits per dimension, which are those two's sum.
     """
-    from matplotlib import colors
-    from matplotlib.cm import ScalarMappable
-
-    runs = [run for run in comparison.ranked if run.metrics.keys() >= set(pair)]
-    points = {run.name: (run.metrics[pair[0]], run.metrics[pair[1]]) for run in runs}
-    front = pareto_front(
-        [[find_metric(key).cost(run.metrics[key]) for key in pair] for run in runs]
-    )
+    axes = figure.add_subplot()
+    comparison = marks.comparison
+    points = [point for point in marks.points if point.metrics.keys() >= set(pair)]
+    places = np.array([[point.metrics[key] for key in pair] for point in points])
+    feasible = [i for i, point in enumerate(points) if comparison.is_feasible(point)]
+    costs = [[find_metric(k).cost(points[i].metrics[k]) for k in pair] for i in feasible]
+    front = [feasible[i] for i in pareto_front(costs)]
     if len(front) > 1:
-        on_front = sorted(points[runs[i].name] for i in front)
+        on_front = sorted(map(tuple, places[front]))
         axes.plot(*zip(*on_front, strict=True), color=QUIET, linewidth=1.2, label="Pareto front")
-    keys, between = axis_keys(comparison)
-    across = keys[0] if keys else None
-    shades: dict[str, Any] = {}  # by run, if the main key is a number
-    if across and is_numeric(runs, across):
-        values = [float(run.value(across)) for run in runs]
-        scale, options = _scale(values)
-        norms = {"linear": colors.Normalize, "log": colors.LogNorm, "symlog": colors.SymLogNorm}
-        norm = norms[scale](vmin=min(values), vmax=max(values), **options)
-        bar = ScalarMappable(norm, "viridis")
-        shades = dict(zip(points, bar.to_rgba(np.array(values)), strict=True))
-        axes.figure.colorbar(bar, ax=axes, label=literal(SYMBOLS.get(across, across)), pad=0.02)
-    for marker, colour, label, members in _series(runs, between if shades else across):
-        xs, ys = zip(*(points[run.name] for run in members), strict=True)
-        fill = [shades[run.name] for run in members] if shades else colour
-        axes.scatter(xs, ys, c=fill, marker=marker, **DOT)
-        axes.scatter([], [], color=QUIET if shades else colour, marker=marker, label=label)
-    if comparison.best or set(pair) == set(comparison.objectives):  # else others' front
-        _ring(axes, comparison, [points[r.name] for r in comparison.front if r.name in points])
+    marks.draw(axes, points, places, pair)
+    if comparison.best_point or set(pair) == set(comparison.objectives):  # else others' front
+        marks.ring(axes, points, places)
+    for of, key in zip("xy", pair, strict=True):
+        _draw_bounds(axes, comparison, of, key)
     if pair == RATE_DISTORTION:
-        _draw_equal_bpd(axes, {run.value("data.image_size") for run in runs})
+        _draw_equal_bpd(axes, {point.value("data.image_size") for point in points}, places)
     title = "Rate and distortion" if pair == RATE_DISTORTION else f"{pair[0]} and {pair[1]}"
     xlabel, ylabel = (literal(find_metric(key).label) for key in pair)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=literal(title))
-    _legend(axes)
+    _finish(figure, axes, marks)
 
 
-def _draw_equal_bpd(axes: Axes, image_sizes: set[Any]) -> None:
+def _draw_equal_bpd(axes: Axes, image_sizes: set[Any], places: np.ndarray) -> None:
     """Draw lines of equal bits per dimension; none if image sizes differ."""
     sizes = [size for size in image_sizes if isinstance(size, int)]
     if len(sizes) != 1:
         return
-    # linear in both, so that corners would do, but labels go where a line has points
+    # linear in both, so that corners would do, but a label goes to a point of its line
     rates, distortions = (np.linspace(*ends, 33) for ends in (axes.get_xlim(), axes.get_ylim()))
     bits = np.vectorize(bits_per_dim)(distortions[:, None], rates, 3 * sizes[0] ** 2)
     style: dict[str, Any] = {"colors": QUIET, "linewidths": 0.7, "linestyles": ":", "zorder": 0}
-    axes.clabel(axes.contour(rates, distortions, bits, 7, **style), fmt="%g bpd", fontsize=8)
+    lines = axes.contour(rates, distortions, bits, 7, **style)
+    to_panel = axes.transAxes.inverted().transform  # 0 to 1
+    drawn = [axes.transData.transform(places)]
+    for line in axes.lines:
+        path = line.get_transform().transform_path(line.get_path()).interpolated(24)
+        drawn.append(np.asarray(path.vertices))
+    taken = to_panel(np.concatenate(drawn))
+    free = []  # the place on each line that is farthest from all that is drawn
+    for path in lines.get_paths():
+        at = to_panel(axes.transData.transform(path.vertices))
+        if len(at):
+            distance = np.abs((at[:, None] - taken) / LABEL).max(axis=-1).min(axis=1)
+            room = np.minimum(distance, (np.minimum(at, 1 - at) / LABEL).min(axis=1))
+            if room.max() > 1:
+                free.append(np.asarray(path.vertices)[room.argmax()])
+    axes.clabel(lines, fmt="%g bpd", fontsize=8, manual=free)
 
 
-def _draw_effect(axes: Axes, comparison: Comparison, metric: str, across: str) -> None:
-    """Draw a metric against a swept key: all runs as points, their means as lines."""
-    runs = comparison.ranked
-    _, between = axis_keys(comparison)
-    numeric = is_numeric(runs, across)
-    values = sorted({run.value(across) for run in runs}, key=sort_key)
-    places = {value: float(value if numeric else i) for i, value in enumerate(values)}
-    for marker, colour, label, members in _series(runs, between if numeric else across):
-        xs = [places[run.value(across)] for run in members]
-        ys = [run.metrics[metric] for run in members]
-        axes.scatter(xs, ys, color=colour, marker=marker, label=label, **DOT)
-        if numeric and _is_grid(comparison):
-            pairs = list(zip(xs, ys, strict=True))
-            means = [(x, fmean(y for at, y in pairs if at == x)) for x in sorted(set(xs))]
-            axes.plot(*zip(*means, strict=True), color=colour, linewidth=1.2, zorder=1)
-    if across == "seed":
-        mean = fmean(run.metrics[metric] for run in runs)
-        axes.axhline(mean, color=QUIET, linestyle="--", label=f"mean {mean:.4g}")
-    best = [(places[run.value(across)], run.metrics[metric]) for run in comparison.front]
-    _ring(axes, comparison, best)
-    if numeric:
-        scale, options = _scale(list(places.values()))
-        axes.set_xscale(scale, **options)
+def _draw_bounds(axes: Axes, comparison: Comparison, of: str, metric: str) -> None:
+    """Draw the bounds on the metric of an axis, `of` x or y, if they are near to its points."""
+    limits = axes.get_xlim() if of == "x" else axes.get_ylim()
+    span = limits[1] - limits[0]
+    for constraint in comparison.constraints:
+        if constraint.metric == metric and abs(constraint.bound - fmean(limits)) < span:
+            draw = axes.axvline if of == "x" else axes.axhline
+            draw(constraint.bound, label=literal(str(constraint)), **BOUND)
+
+
+def _draw_effect(figure: Figure | SubFigure, marks: Marks, metric: str, across: str) -> None:
+    """Draw a metric against a swept key: points, and in a grid lines through their means."""
+    axes = figure.add_subplot()
+    points, values = marks.points, marks.values[across]
+    if scale := marks.scales.get(across):
+        xs = np.array([float(point.value(across)) for point in points])
+        axes.set_xscale(scale.name, **scale.options)
+        scale.set_ticks(axes.xaxis, marks.is_grid)
     else:
-        axes.set_xlim(-0.5, len(places) - 0.5)
-    labels = [literal(format_value(value)) for value in values]
-    if not numeric or (len(places) <= len(MARKERS) and _have_room(axes, places.values(), labels)):
-        crowded = sum(map(len, labels)) > CHARACTERS
-        axes.set_xticks(list(places.values()), labels, rotation=30 if crowded else 0)
-        axes.set_xticks([], minor=True)
+        xs = np.array([values.index(point.value(across)) for point in points])
+        xs = xs + marks.dodge(points)
+        set_categories(axes, [format_value(value) for value in values])
+    places = np.column_stack([xs, [point.metrics[metric] for point in points]])
+    if marks.has_lines(across):
+        colours = marks.colours(points, across)
+        for members in marks.series(points).values():
+            at = places[members]
+            means = [(x, fmean(at[at[:, 0] == x, 1])) for x in sorted(set(at[:, 0]))]
+            colour = colours[members[0]] if marks.between else QUIET
+            axes.plot(*zip(*means, strict=True), color=colour, linewidth=1.2, zorder=1)
+    marks.draw(axes, points, places, (None, metric), across)
+    marks.ring(axes, points, places)
+    _draw_bounds(axes, marks.comparison, "y", metric)
+    if across == "seed":
+        mean, sd = fmean(places[:, 1]), stdev(places[:, 1])
+        label = f"mean {mean:.4g} (sd {sd:.2g}, n = {len(points)})"
+        axes.axhline(mean, color=QUIET, linestyle="--", label=label)
     better = "higher" if find_metric(metric).higher_is_better else "lower"
-    axes.set_xlabel(literal(across if across not in SYMBOLS else f"{SYMBOLS[across]}  ({across})"))
+    axes.set_xlabel(_name(across))
     axes.set_ylabel(literal(f"{find_metric(metric).label} ({better} is better)"))
     axes.set_title(literal(f"{metric} by {SYMBOLS.get(across, across)}"))
-    _legend(axes)
+    _finish(figure, axes, marks, across)
 
 
-def _have_room(axes: Axes, places: Iterable[float], labels: Sequence[str]) -> bool:
-    """Return whether labels below the x axis do not overlap."""
-    axes.get_xlim()  # it updates the limits
-    points = [(place, axes.get_ylim()[0]) for place in places]
-    shares = (axes.transScale + axes.transLimits).transform(points)[:, 0]  # of the width
-    return all(np.diff(shares) > max(map(len, labels)) / CHARACTERS)
+def _finish(
+    figure: Figure | SubFigure, axes: Axes, marks: Marks, across: str | None = None
+) -> None:
+    """Add the colour bar, and below the axes, where it hides no point, the legend."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import PathCollection
+
+    if marks.colour and marks.shows_colour_bar(across):
+        scale = marks.scales[marks.colour]
+        label = _name(marks.colour)
+        mappable = ScalarMappable(scale.norm(), COLOURS)
+        bar = figure.colorbar(mappable, ax=axes, label=label, pad=0.02)
+        scale.set_ticks(bar.ax.yaxis, marks.is_grid, upright=True)
+    entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
+    if entries:
+        entries.sort(key=lambda entry: not isinstance(entry[0], PathCollection))  # dots first
+        handles, labels = zip(*entries, strict=True)
+        lengths = [max(map(len, label.splitlines()), default=0) for label in labels]
+        fitting = (
+            count
+            for count in (4, 3, 2)
+            if count <= len(labels)
+            and sum(HANDLE + CHARACTER * max(part) for part in np.array_split(lengths, count))
+            < figure.bbox.width / figure.dpi
+        )
+        columns = next(fitting, 1)
+        columns = -(-len(labels) // -(-len(labels) // columns))  # no fewer rows, but even ones
+        symbols = [key for key in (marks.between, marks.size) if key in SYMBOLS and key != across]
+        title = ", ".join(f"{SYMBOLS[key]}: {key}" for key in symbols)
+        figure.legend(handles, labels, ncols=columns, title=title, title_fontsize=9, **LEGEND)
 
 
-def _scale(values: Sequence[float]) -> tuple[str, dict[str, Any]]:
-    """Return the scale for numbers, and its options: logarithmic if they are far apart."""
-    positive = [value for value in values if value > 0]
-    if not positive or not is_log_scale(positive):
-        return "linear", {}
-    if len(positive) == len(values):
-        return "log", {}
-    return "symlog", {"linthresh": min(positive)}  # a beta of 0 among them
+def _name(key: str) -> str:
+    return literal(f"{SYMBOLS[key]}  ({key})" if key in SYMBOLS else key)
 
 
-def _series(
-    runs: list[SweepRun], key: str | None
-) -> Iterator[tuple[str, str, str | None, list[SweepRun]]]:
-    """Yield marker, colour, label and runs per value of a key; one series for too many values."""
-    values = sorted({run.value(key) for run in runs}, key=sort_key) if key else []
-    if key is None or not 1 < len(values) <= len(MARKERS):
-        yield "o", "C0", None, runs
-        return
-    for i, value in enumerate(values):
-        members = [run for run in runs if run.value(key) == value]
-        label = literal(f"{SYMBOLS.get(key, key)} {format_value(value)}")
-        yield MARKERS[i], f"C{i}", label, members
-
-
-def _ring(axes: Axes, comparison: Comparison, points: Sequence[tuple[float, float]]) -> None:
-    """Ring the best points."""
-    best = comparison.best
-    if points:
-        label = "best trade-offs"
-        if best:
-            label = literal(f"best {comparison.objectives[0]}: {comparison.label(best)}")
-        axes.scatter(*zip(*points, strict=True), label=label, **RING)
-
-
-def _legend(axes: Axes) -> None:
-    """Place the legend below the axes, where it hides no run."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        columns = 90 // (max(map(len, labels)) + 4)
-        axes.legend(handles, labels, ncols=min(max(columns, 1), 4), **LEGEND)
-
-
-def _is_grid(comparison: Comparison) -> bool:
-    """Return whether the runs fill at least half of the swept grid: lines have a meaning."""
-    runs = comparison.ranked
-    keys = [key for key in comparison.swept if key != "seed"]
-    cells = prod(len({run.value(key) for run in runs}) for key in keys)
-    return 2 * len({tuple(run.value(key) for key in keys) for run in runs}) >= cells
-
-
-def draw_importances(axes: Axes, shares: dict[str, dict[str, float]], runs: int) -> None:
-    """Draw bars: the importance of each swept key."""
-    labels = []
-    for metric, share in shares.items():
-        for key, value in share.items():
-            labels.append(literal(key if len(shares) == 1 else f"{key} for {metric}"))
-            axes.barh(len(labels), value, color=f"C{list(shares).index(metric)}", height=0.5)
-            axes.text(value + 0.005, len(labels), f"{value:.0%}", va="center", fontsize=9)
-    axes.set_yticks(range(1, len(labels) + 1), labels)
-    axes.set_ylim(max(len(labels), 5) + 0.6, 0.4)  # downwards; one or two would be too thick
-    axes.set_xlim(0, 1.06)
+def _draw_importances(
+    figure: Figure | SubFigure, shares: dict[tuple[str, str], dict[str, float]], marks: Marks
+) -> None:
+    """Draw bars: the importance of each swept key for each objective, by each evaluator."""
+    axes = figure.add_subplot()
+    metrics = list(dict.fromkeys(metric for _, metric in shares))
+    rows = [(metric, key) for metric in metrics for key in shares[next(iter(EVALUATORS)), metric]]
+    for i, (evaluator, meaning) in enumerate(EVALUATORS.items()):
+        for row, (metric, key) in enumerate(rows):
+            value = shares.get((evaluator, metric), {}).get(key)
+            if value is not None:
+                at = row + (i - 0.5) * 0.38
+                label = f"{meaning} ({evaluator})" if row == 0 else None
+                axes.barh(at, value, color=f"C{i}", height=0.36, label=label)
+                axes.text(value + 0.005, at, f"{value:.0%}", va="center", fontsize=8)
+    labels = [key if len(metrics) == 1 else f"{key} for {metric}" for metric, key in rows]
+    axes.set_yticks(range(len(rows)), list(map(literal, labels)))
+    axes.set_ylim(len(rows) - 0.5, -0.5)  # downwards
+    axes.set_xlim(0, 1.08)
     axes.set_xticks([])
-    axes.set_title(f"What mattered for being good (PED-ANOVA, {runs} runs)")
+    what = "points" if any(point.n > 1 for point in marks.points) else "runs"
+    of = f"for {metrics[0]} " if len(metrics) == 1 else ""
+    some = ", feasible or not" if marks.comparison.constraints else ""
+    axes.set_title(literal(f"What mattered {of}({len(marks.points)} {what}{some})"))
     axes.spines[["top", "right", "bottom"]].set_visible(False)
+    figure.legend(ncols=2, **LEGEND)

@@ -27,7 +27,11 @@ LEADING_KEYS = ("loss.beta", "model.latent_dim")  # runs are ordered by these ke
 SYMBOLS = {"loss.beta": "β", "model.latent_dim": "z"}
 UNSWEPT_KEYS = (*UNNAMED_KEYS, "hydra")  # overrides that do not affect training
 MAX_LABEL = 120  # characters of a run's label
-MIN_RUNS = 8  # finished runs; of fewer, it would be chance
+MIN_POINTS = 8  # of importances; of fewer, they would be chance
+EVALUATORS = {  # of importances, and what they say
+    "PED-ANOVA": "for being among the best",
+    "fANOVA": "share of the variance",
+}
 LOG_RATIO = 8  # at a ratio of largest to smallest above this, a logarithmic scale is used
 
 
@@ -229,42 +233,55 @@ def sort_key(value: Any) -> tuple[bool, float, str]:
     return (value is None, math.inf if found is None else found, str(value))
 
 
-def importances(comparison: Comparison, metric: str) -> dict[str, float]:
+def importances(
+    comparison: Comparison, metric: str, evaluator: str = "PED-ANOVA"
+) -> dict[str, float]:
     """Return the importance of each swept key, the largest first.
 
-    By PED-ANOVA (Watanabe et al. 2023), which needs no more than Optuna has; for Optuna's
-    sweeps and all others alike. A number is given by its rank, whatever its scale.
+    By PED-ANOVA (Watanabe et al. 2023): which keys decide who is among the best. Or by fANOVA
+    (Hutter et al. 2014): the share of the variance over the whole space, in a random forest. For
+    Optuna's sweeps and all others alike. A number is given by its rank, whatever its scale. Runs
+    of several seeds are one point, constraints are left aside.
 
     Returns:
-        Shares that sum to 1; {} for fewer than MIN_RUNS finished runs or than two keys.
+        Shares that sum to 1; {} for fewer than MIN_POINTS points or than two keys.
     """
     import optuna
     from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+    from optuna.importance import (
+        FanovaImportanceEvaluator,
+        PedAnovaImportanceEvaluator,
+        get_param_importances,
+    )
 
-    runs = comparison.ranked
-    values = {key: sorted({r.value(key) for r in runs}, key=sort_key) for key in comparison.swept}
+    points = comparison.points
+    keys = [key for key in comparison.swept if key != "seed"]
+    values = {key: sorted({p.value(key) for p in points}, key=sort_key) for key in keys}
     values = {key: found for key, found in values.items() if len(found) > 1}
-    if len(runs) < MIN_RUNS or len(values) < 2:
+    costs = [find_metric(metric).cost(point.metrics[metric]) for point in points]
+    if len(points) < MIN_POINTS or len(values) < 2 or len(set(costs)) < 2:
         return {}
     distributions: dict[str, BaseDistribution] = {
         key: IntDistribution(0, len(found) - 1)
-        if is_numeric(runs, key)
+        if is_numeric(comparison.ranked, key)
         else CategoricalDistribution(range(len(found)))
         for key, found in values.items()
     }
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study
     study = optuna.create_study()
-    for run in runs:
-        places = {key: found.index(run.value(key)) for key, found in values.items()}
-        value = find_metric(metric).cost(run.metrics[metric])
-        trial = optuna.create_trial(params=places, distributions=distributions, value=value)
+    for point, cost in zip(points, costs, strict=True):
+        places = {key: found.index(point.value(key)) for key, found in values.items()}
+        trial = optuna.create_trial(params=places, distributions=distributions, value=cost)
         study.add_trial(trial)
-    good = min(0.5, max(0.1, 5 / len(runs)))  # share of good runs: five at least
+    good = min(0.5, max(0.1, 5 / len(points)))  # share of good points: five at least
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        evaluator = PedAnovaImportanceEvaluator(target_quantile=good)
-        return dict(get_param_importances(study, evaluator=evaluator))
+        chosen = (
+            PedAnovaImportanceEvaluator(target_quantile=good)
+            if evaluator == "PED-ANOVA"
+            else FanovaImportanceEvaluator(seed=0)
+        )
+        return dict(get_param_importances(study, evaluator=chosen))
 
 
 def is_log_scale(values: list[float]) -> bool:

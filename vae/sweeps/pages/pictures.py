@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from tempfile import TemporaryDirectory
 
-from vae.sweeps.charts import DOTS_PER_INCH, draw_charts, literal
+from vae.sweeps.chart_scales import literal
+from vae.sweeps.charts import DOTS_PER_INCH, draw_charts
 from vae.sweeps.comparison import Comparison, is_log_scale, sort_key
 from vae.sweeps.face_sheets import draw_face_sheets
 from vae.sweeps.pages.statistics import chosen_rows
