@@ -1,4 +1,4 @@
-"""Runs that are read from W&B: what is refused, and what is left behind. The server is a stand-in."""
+"""Runs that are read from W&B: downloads, refusals. The server is a stand-in on 127.0.0.1."""
 
 import re
 import socket
@@ -31,13 +31,18 @@ def logged(wandb_server, finished):
     return model
 
 
+def files_here():
+    """All files but those of W&B in the home folder."""
+    paths = Path().rglob("*")
+    return {str(path) for path in paths if path.is_file() and path.parts[0] != "home"}
+
+
 def refused(address=ADDRESS):
     """The reason; nothing is left behind."""
-    before = sorted(Path.cwd().rglob("*"))
+    before = files_here()
     with pytest.raises(UserError) as refusal:
         download_run(address)
-    kept = [path for path in sorted(Path.cwd().rglob("*")) if path not in before]
-    assert kept in ([], [Path.cwd() / "outputs", Path.cwd() / PLACE])
+    assert files_here() == before
     text = str(refusal.value)
     assert text.startswith((address, f"RUN: got {address!r}"))
     assert "\n" not in text
@@ -181,7 +186,7 @@ def test_what_was_downloaded_is_an_untrusted_folder(logged):
     logged.digest, logged.version = "b", 1
     logged.files[LAST] = logged.files[LAST][:-9]
     for act in (load_run, copy_to_resume):
-        with pytest.raises(UserError, match="last.pt: not a valid checkpoint"):
+        with pytest.raises(UserError, match=r"last\.pt: not a valid checkpoint"):
             act(ADDRESS)
 
 
