@@ -107,6 +107,8 @@ def expand_resume(arguments: list[str]) -> list[str]:
         return arguments
     if is_address(folder):
         places = [_resume_value(word) for word in arguments if key_of(word) == "hydra.run.dir"]
+        plain = "${" not in str(places)
+        require(plain, "hydra.run.dir", places[-1:], "a plain folder beside resume=wandb:...")
         return _resume_in_own_place(arguments, copy_to_resume(str(folder), *places[-1:]))
     return _resume_in_own_place(arguments, Path(str(folder)))
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
-    import wandb
 
 Kind = TypeVar("Kind", bound="type[torch.optim.Optimizer]")
 
@@ -107,7 +106,7 @@ def wandb_upload_failed(folder: Path) -> bool:
     return log.exists() and UPLOAD_GIVEN_UP in log.read_text(encoding="utf-8", errors="replace")
 
 
-def log_input_artifact(run: wandb.Run, artifact: wandb.Artifact) -> None:
+def log_input_artifact(run: Any, artifact: object) -> None:
     """Record a new artifact as an input of a W&B run. It gains no time, but works offline.
 
     W&B's `use_artifact` refuses an offline run, and in an online one it waits for the upload.
