@@ -18,6 +18,7 @@ from vae.runs.checkpoint import load_checkpoint
 from vae.runs.load import load_run
 
 LOGGED = [*TINY, "data.preset=core", "hydra.run.dir=run", "wandb.log_model=true"]
+UNSEEN = ["wandb.mode=disabled", "wandb.tags=[]"]
 PLAIN = ["metrics.parts=[]", "--json"]
 
 
@@ -101,7 +102,7 @@ def test_an_evaluation_uses_the_model(trained, evaluated, train, wandb_server):
     assert best["val/bpd"]["value"] == pytest.approx(trained.metadata["val/bpd"], rel=1e-3)
     assert evaluated(f"outputs/wandb/{trained.name}-v0")[0] == here
     assert len(trained.used_by) == 4
-    train("resume=run", "trainer.epochs=4", "wandb.log_model=false", "wandb.mode=disabled")
+    train("resume=run", "trainer.epochs=4", *UNSEEN)
     evaluated(
         "run", "wandb.log_model=true", "wandb.mode=auto"
     )  # of a checkpoint that was not logged
@@ -131,7 +132,7 @@ def test_commands_take_an_address(trained, tmp_path, capsys):
 def test_a_resumed_run_is_a_new_one_that_uses_the_model(trained, train, wandb_server, tmp_path):
     address = f"resume=wandb:tester/faces/{trained.name}:latest"
     for epochs in (4, 5):  # each with its own learning rates
-        train("resume=run", f"trainer.epochs={epochs}", "wandb.mode=disabled")
+        train("resume=run", f"trainer.epochs={epochs}", *UNSEEN)
     train(address, "trainer.epochs=4", "wandb.mode=auto")
     train(address, "trainer.epochs=5", "wandb.mode=auto")  # the same command, longer
     downloaded = tmp_path / "outputs" / "wandb" / f"{trained.name}-v0"

@@ -78,7 +78,10 @@ class Tracker(WandbRun):
         with annotate_os_error(path), open(path, "a", encoding="utf-8"):
             super().__enter__()  # there is a run from now on, even without a row
         self.send("could not be told of the metrics", _define_metrics)
-        self.send("could not be told of the inputs", self._use_inputs)
+        self.send("could not be told of the origin", lambda run: use_origin(run, self.folder))
+        data = self.data
+        if data and self.settings.log_model:
+            self.send("could not be told of the data", lambda run: use_data(run, data))
         return self
 
     @contextmanager
@@ -121,11 +124,6 @@ class Tracker(WandbRun):
                 "upload of the model failed",
                 lambda run: log_model(run, self.folder, self.config, best, step, self.data),
             )
-
-    def _use_inputs(self, run: wandb.Run) -> None:
-        use_origin(run, self.folder)
-        if self.settings.log_model and self.data:
-            use_data(run, self.data)
 
 
 def _open_existing(path: str, flags: int) -> int:
