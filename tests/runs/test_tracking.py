@@ -354,7 +354,8 @@ def test_an_offline_run_holds_everything(tmp_path, monkeypatch, capsys):
     assert run.summary["val/bpd"] == {"min": min(bpd), "last": bpd[-1]}
     assert run.summary["val/psnr"] == {"max": max(psnr), "last": psnr[-1]}
     assert run.summary["val/rate"] == validated[-1]["val/rate"]
-    assert run.artifacts == [(f"model-{run.id}", "model")]
+    (cache,) = (tmp_path / "data" / "cache").glob("synthetic-*")
+    assert run.artifacts == [(cache.name, "dataset"), (f"model-{run.id}", "model")]
     assert run.summary["status"] == "finished"
     assert (run.project, run.job_type, run.tags) == ("minifaceapp", "train", ["a", "b"])
     assert "loss.beta=0.01" in run.name

@@ -6,7 +6,7 @@
 
 wandb sends three kinds of requests: GraphQL queries, the rows of a run
 (`file_stream`, in chunks, each with its offset) and files (PUT to an address
-that a query asked for).
+that a query asked for). Artifacts are in `wandb_artifacts.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from tests.support.wandb_artifacts import ArtifactStore
 
 
 @dataclass
@@ -62,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.connection.close()
         if failing is not None:
             status, reply = int(failing), {"errors": [{"message": "refused"}]}
-        data = json.dumps(reply).encode()
+        data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
@@ -81,7 +83,7 @@ class WandbServer(ThreadingHTTPServer):
     """
 
     key = "0123456789" * 4
-    entity = "tester"
+    entity, project = "tester", "faces"
     daemon_threads = True
 
     def __init__(self) -> None:
@@ -93,6 +95,7 @@ class WandbServer(ThreadingHTTPServer):
         self.unknown: list[str] = []  # what was asked for and is not played here
         self.lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_port}"
+        self.artifacts = ArtifactStore(self.url, self.entity, self.project)
         self.environment = {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": self.key}
 
     def __enter__(self) -> WandbServer:
@@ -123,6 +126,8 @@ class WandbServer(ThreadingHTTPServer):
         if parts[0] == "storage" and method == "PUT":
             self._run(parts[1]).files["/".join(parts[2:])] = body
             return 200, {}
+        if parts[0] == "artifacts":
+            return 200, self.artifacts.transfer(method, parts[1], "/".join(parts[2:]), body)
         if not path.startswith("/sdk/otel") and path != "/":  # telemetry; a knock at the door
             self.unknown.append(f"{method} {path}")
             return 404, {}
@@ -142,7 +147,7 @@ class WandbServer(ThreadingHTTPServer):
             run.exit_code = message.get("exitcode")
 
     def _query(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
-        if name == "Viewer":
+        if name in ("Viewer", "GetDefaultEntity"):
             none: dict[str, Any] = {"edges": []}
             account = {"id": "1", "entity": self.entity, "username": self.entity, "flags": "{}"}
             return {"viewer": {**account, "teams": none, "apiKeys": none}}
@@ -156,7 +161,7 @@ class WandbServer(ThreadingHTTPServer):
             config = json.loads(given.get("config") or "{}")
             run.config.update({key: entry["value"] for key, entry in config.items()})
             run.about.update({key: value for key, value in given.items() if value is not None})
-            project = {"id": "2", "name": "faces", "entity": {"id": "3", "name": self.entity}}
+            project = {"id": "2", "name": self.project, "entity": {"id": "3", "name": self.entity}}
             bucket = {"id": run_id, "name": run_id, "displayName": run_id, "project": project}
             return {"upsertBucket": {"inserted": True, "bucket": bucket}}
         if name == "CreateRunFiles":
@@ -165,8 +170,10 @@ class WandbServer(ThreadingHTTPServer):
             return {"createRunFiles": {"runID": run_id, "uploadHeaders": [], "files": files}}
         if name == "OrganizationCoreWeaveOrganizationID":  # is this a machine of W&B's owner?
             return {"entity": None}
-        self.unknown.append(f"query {name}")
-        return {}
+        answer = self.artifacts.query(name, given.get("input") or given)
+        if answer is None:
+            self.unknown.append(f"query {name}")
+        return answer or {}
 
 
 @pytest.fixture

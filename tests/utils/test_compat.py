@@ -59,6 +59,18 @@ print("wandb.sdk.launch" in sys.modules)
     assert run_script(script) == ["False"]
 
 
+def test_wandb_uses_no_artifact_offline(run_script):
+    script = """
+import wandb
+run = wandb.init(mode="offline", settings=wandb.Settings(silent=True, console="off"))
+try:
+    run.use_artifact(wandb.Artifact("faces", type="dataset"))
+except TypeError:
+    print(True)
+"""
+    assert run_script(script) == ["True"], TELL
+
+
 def test_wandb_does_not_tell_that_rows_were_refused(tmp_path, monkeypatch):
     wandb.teardown()  # it reads the environment once
     with WandbServer() as server:

@@ -22,6 +22,7 @@ from vae.evaluation.priors import Prior, StandardPrior, fit_prior
 from vae.evaluation.refine import refine_posterior
 from vae.generation.decode import rank_latents
 from vae.generation.framing import Eyes, wanted_eyes
+from vae.runs.artifact_download import download_run, is_address
 from vae.runs.load import SavedRun, load_run
 from vae.sweeps.comparison import Comparison, read_sweep
 from vae.sweeps.face_sheets import choose_runs, load_models
@@ -234,14 +235,15 @@ def open_models(
     Directions that are not kept in a run's folder are learned now.
 
     Args:
-        folder: `outputs/DATE/TIME`, or `multirun/SWEEP`.
+        folder: `outputs/DATE/TIME`, `wandb:ENTITY/PROJECT/NAME:ALIAS`, or `multirun/SWEEP`.
         checkpoint, overrides: as `load_run`; a sweep takes none but `last` and none.
         device: that the models compute on.
 
     Raises:
         UserError: there is no such run or sweep, or none of its runs has a model.
     """
-    folder, notes = Path(folder), list[str]()
+    folder = download_run(str(folder)) if is_address(folder) else Path(folder)
+    notes = list[str]()
     comparison = None
     if (folder / ".hydra").is_dir() or not folder.is_dir():
         runs = [(folder.resolve().name, load_run(folder, checkpoint, overrides))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib.util import find_spec
 
-from vae.cli.options import OVERRIDE, RUN_OPTIONS, Result, command, option
+from vae.cli.options import OVERRIDE, RUN_HELP, RUN_OPTIONS, Result, command, option
 
 CHECKPOINT, DEVICE, *_ = RUN_OPTIONS
 
@@ -16,7 +16,7 @@ CHECKPOINT, DEVICE, *_ = RUN_OPTIONS
     "sample, go from face to face, and see what β does in a sweep. Nothing is sent elsewhere.",
     example="vae app outputs/DATE/TIME",
     options=[
-        option("run_folder", metavar="RUN", help="outputs/DATE/TIME, or a sweep: multirun/SWEEP"),
+        option("run_folder", metavar="RUN", help=f"{RUN_HELP}; or a sweep: multirun/SWEEP"),
         option(
             "inputs",
             nargs="*",

@@ -18,6 +18,7 @@ AddCommand: TypeAlias = Callable[[Commands], None]
 Range: TypeAlias = tuple[float, float]  # the least and the largest value
 Option: TypeAlias = tuple[tuple[str, ...], dict[str, Any], "Range | None"]
 
+RUN_HELP = "the run's folder: outputs/DATE/TIME, or wandb:ENTITY/PROJECT/NAME:ALIAS"
 OVERRIDE = re.compile(r"[a-z_]+\.[a-z_]+=")
 
 
@@ -99,7 +100,7 @@ def run_command(
         inputs: what may follow the folder, for the help: "IMAGE", "A B" ...; none if empty.
     """
     what = "images: files, or numbers of faces of the split; " if inputs else ""
-    run_folder = option("run_folder", metavar="RUN", help="the run's folder: outputs/DATE/TIME")
+    run_folder = option("run_folder", metavar="RUN", help=RUN_HELP)
     words = option(
         "inputs",
         nargs="*",
@@ -122,6 +123,7 @@ def open_run(options: argparse.Namespace, takes_inputs: bool = True) -> tuple[Sa
     device = pick_device(options.device)
     run = load_run(options.run_folder, options.checkpoint, overrides)
     run.model.to(device)
+    options.run_folder = str(run.folder)  # of a run from W&B, known only now
     return run, others
 
 

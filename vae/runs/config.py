@@ -74,7 +74,7 @@ class RunConfig:
 
     seed: int = MISSING  # of the weights, the shuffling and the noise; int >= 0
     objective: Any = MISSING  # what train.py returns to a sweeper: a metric, or a list of them
-    resume: str | None = MISSING  # a run folder to go on in; auto: the one in hydra.run.dir, if any
+    resume: str | None = MISSING  # a run folder, wandb:...; auto: that in hydra.run.dir, if any
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     optimizer: OptimizerConfig = MISSING

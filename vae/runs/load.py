@@ -17,6 +17,8 @@ from vae.evaluation.evaluate import evaluate_model
 from vae.evaluation.metrics_report import Report
 from vae.generation.figures import draw_figures
 from vae.models import build_model
+from vae.runs.artifact_download import download_run, is_address
+from vae.runs.artifacts import use_model
 from vae.runs.checkpoint import read_checkpoint
 from vae.runs.checkpoint_schema import validate_checkpoint
 from vae.runs.compose import flatten, run_config
@@ -42,6 +44,7 @@ class SavedRun(TrainedModel):
     metrics: dict[str, float]  # val/* as it was last measured
     checkpoint: str = "last"
     given: frozenset[str] = frozenset()  # keys of the configuration that are not the run's own
+    wandb_run_id: str | None = None  # of a run that has logged its model
 
     @property
     def directions_file(self) -> Path:
@@ -81,7 +84,7 @@ def load_run(
     that it points to, is run. torch's random numbers stay as they were.
 
     Args:
-        folder: the run's.
+        folder: the run's, or `wandb:ENTITY/PROJECT/NAME:ALIAS`, which is downloaded.
         checkpoint: `last`, or `best` (by val/bpd), or `ema`: the average of the weights. Where
             the last one is damaged it is the one before it, and a line is logged that says so.
         overrides: `data.path=FOLDER` or `data.root=FOLDER` where the images have moved,
@@ -89,9 +92,10 @@ def load_run(
 
     Raises:
         UserError: there is no such run or checkpoint, it is damaged, or this version does
-            not know its contents; its folder is not safe to write to; an override is invalid.
+            not know its contents; its folder is not safe to write to; an override is invalid;
+            it cannot be downloaded.
     """
-    folder = Path(folder)
+    folder = download_run(str(folder)) if is_address(folder) else Path(folder)
     reject_unsafe_entries(folder, RUN_ENTRIES)
     average = checkpoint == "ema"  # is in the last one
     state, path = read_checkpoint(folder, "last" if average else checkpoint)
@@ -110,6 +114,7 @@ def load_run(
         model = build_model(config.model, config.data.image_size)
     model.load_state_dict(state["ema"]["model"] if average else state["model"])
     prefix = "ema/" if average else "val/"
+    run_id = state.get("run_id")
     measured = [(key, value) for key, value in state["final"].items() if key.startswith(prefix)]
     return SavedRun(
         model=model.eval(),
@@ -124,6 +129,7 @@ def load_run(
         metrics={key.replace(prefix, "val/"): value for key, value in measured},
         checkpoint=checkpoint,
         given=frozenset(flatten(changes)),
+        wandb_run_id=run_id if config.wandb.log_model and isinstance(run_id, str) else None,
     )
 
 
@@ -191,6 +197,10 @@ def evaluate_and_record(
     named = replace(settings, name=name)
     config = {**asdict(run.config), "checkpoint": run.checkpoint, "evaluated": str(run.folder)}
     with WandbRun(folder, named, config, job_type="evaluate") as wandb_run:
+        wandb_run.send(
+            "could not be told of the model",
+            lambda wb: use_model(wb, run.folder, run.wandb_run_id, run.checkpoint, run.step),
+        )
         row = {name: figure["value"] for name, figure in report.figures.items()}
         wandb_run.report({"step": run.step, **row})
         keyed = {f"{split}/{key}": path for key, path in pictures.items()}

@@ -10,6 +10,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from vae.runs.artifact_download import copy_to_resume, is_address
 from vae.runs.resume import ACCEPTED, key_of, names_of, resume_arguments
 from vae.runs.run_dir import require_own_place
 from vae.utils.errors import UserError, require
@@ -94,13 +95,22 @@ def expand_resume(arguments: list[str]) -> list[str]:
     started with, in its folder, but for what is given anew. (Those keys may be known in that
     run's configuration alone: so a folder is expanded before anything is composed.)
 
+    `resume=wandb:ENTITY/PROJECT/NAME:ALIAS` resumes a copy of that run, in `hydra.run.dir` if
+    that is given.
+
     Raises:
-        UserError: there is no run in that folder, or it has no harmless overrides.
+        UserError: there is no run in that folder, or it has no harmless overrides; or it cannot
+            be downloaded.
     """
     given = [word for word in arguments if key_of(word) == "resume"]
     folder = _resume_value(given[-1]) if given else None
     if folder in (None, "", "auto") or "${" in str(folder):
         return arguments
+    if is_address(folder):
+        places = [_resume_value(word) for word in arguments if key_of(word) == "hydra.run.dir"]
+        plain = "${" not in str(places)
+        require(plain, "hydra.run.dir", places[-1:], "a plain folder beside resume=wandb:...")
+        return _resume_in_own_place(arguments, copy_to_resume(str(folder), *places[-1:]))
     return _resume_in_own_place(arguments, Path(str(folder)))
 
 
@@ -159,6 +169,8 @@ def request_resume(config: DictConfig, arguments: list[str]) -> None:
         folder = Path(config.hydra.run.dir)
         if not (folder / ACCEPTED).exists():
             return  # the run starts in it
+    if is_address(resume):
+        folder = copy_to_resume(resume)
     if not set(names_of(folder)) <= set(arguments):
         raise ResumeRequest(_resume_in_own_place(arguments, folder))
 

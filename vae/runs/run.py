@@ -103,7 +103,9 @@ class Run:
             "precision": self.precision,
         }
         run_id = before.get("run_id")
-        self.tracker = Tracker(folder, reporting, self.record, run_id=run_id, single=single)
+        self.tracker = Tracker(
+            folder, reporting, self.record, run_id=run_id, single=single, data=data
+        )
 
     def _build_trainer(self, data: Packed, state: Mapping[str, Any] | None) -> Trainer:
         """Build model, optimizer and trainer; restore the state of a checkpoint."""
@@ -207,7 +209,7 @@ class Run:
                 raise
             finally:
                 self._write_summary(status, reason)
-            self.tracker.log_model(self.folder / "checkpoints" / "best.pt")
+            self.tracker.log_model(self.best, self.trainer.step)
         return self.final
 
     @on_rank_zero

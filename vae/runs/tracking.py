@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from vae.data import Packed
+from vae.runs.artifacts import log_model, use_data, use_origin
 from vae.runs.wandb_run import WandbRun
 from vae.runs.wandb_settings import resolve_mode
 from vae.utils.files import annotate_os_error, read_rows, write_atomically
@@ -60,9 +62,14 @@ def truncate_metrics(path: Path, step: int, measured: bool = True) -> None:
 class Tracker(WandbRun):
     """The record of one run, as a context manager; a process may use several in sequence.
 
-    `folder` is the run's folder: `metrics.jsonl` in it is appended to. The rest is as in
-    WandbRun.
+    `folder` is the run's folder: `metrics.jsonl` in it is appended to. `data`, the images that
+    the run is trained on, are an input of the W&B run where `wandb.log_model` asks for lineage.
+    The rest is as in WandbRun.
     """
+
+    def __init__(self, *args: Any, data: Packed | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.data = data
 
     def __enter__(self) -> Tracker:
         resolve_mode(self.settings.mode)  # before anything is created
@@ -71,6 +78,10 @@ class Tracker(WandbRun):
         with annotate_os_error(path), open(path, "a", encoding="utf-8"):
             super().__enter__()  # there is a run from now on, even without a row
         self.send("could not be told of the metrics", _define_metrics)
+        self.send("could not be told of the origin", lambda run: use_origin(run, self.folder))
+        data = self.data
+        if data and self.settings.log_model:
+            self.send("could not be told of the data", lambda run: use_data(run, data))
         return self
 
     @contextmanager
@@ -101,12 +112,17 @@ class Tracker(WandbRun):
         """
         self.send("logging of the summary failed", lambda run: run.summary.update(dict(values)))
 
-    def log_model(self, path: Path) -> None:
-        """Upload a checkpoint as an artifact, where `wandb.log_model` asks for it."""
+    def log_model(self, best: Mapping[str, float], step: int) -> None:
+        """Upload the run's model as an artifact, where `wandb.log_model` asks for it.
+
+        Args:
+            best: step and metrics of best.pt.
+            step: of last.pt.
+        """
         if self.settings.log_model:
             self.send(
                 "upload of the model failed",
-                lambda run: run.log_artifact(str(path), name=f"model-{run.id}", type="model"),
+                lambda run: log_model(run, self.folder, self.config, best, step, self.data),
             )
 
 

@@ -48,7 +48,7 @@ class WandbConfig:
     group: str | None = MISSING  # null: WANDB_RUN_GROUP, else the sweep's name in a sweep
     name: str | None = MISSING  # null: WANDB_NAME of a single run, else the run's overrides
     tags: list[str] = MISSING
-    log_model: bool = MISSING  # upload checkpoints/best.pt as an artifact at the end
+    log_model: bool = MISSING  # upload the model as an artifact at the end; record its data
 
     def __post_init__(self) -> None:
         require(self.mode in MODES, "wandb.mode", self.mode, f"one of {', '.join(MODES)}")
