@@ -70,6 +70,19 @@ class OfflineRun:
         return self._files("image-file")
 
     @property
+    def image_lists(self) -> dict[str, list[tuple[str, Path]]]:
+        """The lists of images as they were logged last: caption and file of each, by key."""
+        return {
+            key: [
+                (caption, self.folder / "files" / name)
+                for caption, name in zip(value["captions"], value["filenames"], strict=True)
+            ]
+            for row in self.rows
+            for key, value in row.items()
+            if isinstance(value, dict) and value.get("_type") == "images/separated"
+        }
+
+    @property
     def tables(self) -> dict[str, Path]:
         """The tables, as JSON files with `columns` and `data`."""
         return self._files("table-file")

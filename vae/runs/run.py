@@ -243,11 +243,11 @@ class Run:
         """Draw the figures; a figure that cannot be written is only a warning."""
         training, folder = self.trainer.batches.images, self.folder / "figures"
         try:
-            paths = draw_figures(self.model, self.validation, training, evaluation, folder)
+            figures = draw_figures(self.model, self.validation, training, evaluation, folder)
         except OSError as error:
             log.warning("no figures of step %d: %s", self.trainer.step, error)
         else:
-            self.tracker.report({"step": self.trainer.step}, paths)
+            self.tracker.report({"step": self.trainer.step}, {**figures.files, **figures.faces})
 
     @on_rank_zero
     def _save(self, name: str) -> None:

@@ -32,6 +32,7 @@ from vae.utils.errors import without_password
 
 if TYPE_CHECKING:
     import wandb
+    from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
 
@@ -103,13 +104,22 @@ class WandbRun:
         if run is not None:
             self._attempt(what, lambda: act(run))
 
-    def report(self, row: Mapping[str, float], pictures: Mapping[str, Path] | None = None) -> None:
-        """Log one row: numbers, and image files (`figures/samples` → path)."""
+    def report(
+        self,
+        row: Mapping[str, float],
+        pictures: Mapping[str, Path | Sequence[tuple[str, Image]]] | None = None,
+    ) -> None:
+        """Log one row: numbers, image files (`figures/samples` → path), captioned images."""
 
         def log(run: wandb.Run) -> None:
             import wandb
 
-            images = {key: wandb.Image(str(path)) for key, path in (pictures or {}).items()}
+            images = {
+                key: wandb.Image(str(shown))
+                if isinstance(shown, Path)
+                else [wandb.Image(image, caption=caption) for caption, image in shown]
+                for key, shown in (pictures or {}).items()
+            }
             # Not with W&B's own step=, which drops what comes out of order: the x axis
             # is the `step` in the row.
             run.log({**row, **images})
