@@ -32,6 +32,7 @@ class OfflineRun:
         self.summary: dict[str, Any] = {}
         self.step_metrics: dict[str, str] = {}  # metric or glob -> its x axis
         self.artifacts: list[tuple[str, str]] = []  # name, type
+        self.alerts: list[tuple[str, str, str]] = []  # title, text, level
         self.exit_code: int | None = None
         for data in _records(path.read_bytes()):
             record = vars(wandb_internal_pb2)["Record"]()
@@ -54,6 +55,8 @@ class OfflineRun:
                 self.step_metrics[content.name or content.glob_name] = content.step_metric
             elif kind == "artifact":
                 self.artifacts.append((content.name, content.type))
+            elif kind == "alert":
+                self.alerts.append((content.title, content.text, content.level))
             elif kind == "exit":
                 self.exit_code = content.exit_code
         self.config.pop("_wandb", None)

@@ -292,6 +292,7 @@ class Run:
             if status in ("finished", "pruned"):  # of the others it has been said why
                 raise
         self.tracker.summarise({key: summary[key] for key in ("status", "beta_elbo", "best")})
+        self.tracker.report_failure(error)
 
     def _elapsed(self) -> float:
         """Return the seconds of training, including earlier sessions of the run."""

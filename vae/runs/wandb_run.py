@@ -22,6 +22,7 @@ from vae.runs.wandb_settings import (
     DEFAULT_PROJECT,
     WandbConfig,
     error_text,
+    public_text,
     resolve_mode,
     wandb_settings,
     without_credentials,
@@ -29,6 +30,7 @@ from vae.runs.wandb_settings import (
 )
 from vae.utils.compat import restored_process, wandb_upload_failed, without_wandb_launch
 from vae.utils.errors import without_password
+from vae.utils.text import printable, truncate
 
 if TYPE_CHECKING:
     import wandb
@@ -38,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds: the answer to a first request; the start of a run (wandb adds 10); the final upload.
 REACH_TIMEOUT, INIT_TIMEOUT, FINISH_TIMEOUT = 5.0, 20.0, 120.0
+MAX_TITLE = 63  # characters of an alert's title that W&B takes
 OVERRULED = {  # documented variables of W&B that this project overrules
     "WANDB_DIR": "W&B's files of a run are in the run's folder.",
     "WANDB_SAVE_CODE": "code is not uploaded.",
@@ -137,6 +140,16 @@ class WandbRun:
             run.log({key: wandb.Table(columns=columns, data=cells, allow_mixed_types=True)})
 
         self.send("logging of a table failed", log)
+
+    def alert(self, title: str, text: str, level: Literal["INFO", "WARN", "ERROR"]) -> None:
+        """Send an alert of W&B's, where `wandb.alert` asks for it, without local paths."""
+
+        def send(run: wandb.Run) -> None:
+            shown = truncate(public_text(text), 1000)
+            run.alert(title=truncate(printable(title), MAX_TITLE), text=shown, level=level)
+
+        if self.settings.alert:
+            self.send("alert failed", send)
 
     def _start(self, mode: Literal["online", "offline"]) -> None:
         """Start online, or offline where that is asked for or the server cannot be used."""
