@@ -43,7 +43,7 @@ REACH_TIMEOUT, INIT_TIMEOUT, FINISH_TIMEOUT = 5.0, 20.0, 120.0
 MAX_TITLE = 63  # characters of an alert's title that W&B takes
 OVERRULED = {  # documented variables of W&B that this project overrules
     "WANDB_DIR": "W&B's files of a run are in the run's folder.",
-    "WANDB_SAVE_CODE": "code is not uploaded.",
+    "WANDB_SAVE_CODE": "of the code, only uncommitted changes (code.patch) are uploaded.",
 }
 
 
@@ -140,6 +140,18 @@ class WandbRun:
             run.log({key: wandb.Table(columns=columns, data=cells, allow_mixed_types=True)})
 
         self.send("logging of a table failed", log)
+
+    def save_code(self, name: str, content: bytes) -> None:
+        """Upload a file of the run, unless WANDB_DISABLE_CODE says no."""
+
+        def save(run: wandb.Run) -> None:
+            if not wandb_settings().disable_code:
+                # W&B would link to a file elsewhere, and a moved run folder would not be whole.
+                copy = Path(run.dir, name)
+                copy.write_bytes(content)
+                run.save(str(copy), base_path=run.dir, policy="now", glob=False)
+
+        self.send("upload of the code's changes failed", save)
 
     def alert(self, title: str, text: str, level: Literal["INFO", "WARN", "ERROR"]) -> None:
         """Send an alert of W&B's, where `wandb.alert` asks for it, without local paths."""
