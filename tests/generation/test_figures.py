@@ -218,8 +218,11 @@ def test_figures_of_extreme_latents(count, latent_dim, scale, logvar, fitted, tm
     model, images, evaluation, _ = known_model(count, latent_dim, scale, logvar)
     for statistics in (evaluation.kl_per_latent, evaluation.std_of_means):
         statistics.nan_to_num_()  # validation has ended a run where they are not finite
-    paths = draw_figures(model, images[:3], images, evaluation, tmp_path).files
-    height = Image.open(paths["figures/samples"]).height
+    drawn = draw_figures(model, images[:3], images, evaluation, tmp_path)
+    height = Image.open(drawn.files["figures/samples"]).height
+    kinds = {f"faces/{kind}s" for kind in ("original", "reconstruction", "sample", "interpolation")}
+    assert set(drawn.faces) == kinds | ({"faces/fitted_samples"} if fitted else set())
+    assert len(drawn.faces["faces/originals"]) == min(count, 3)
     assert height > 6 * 98 if fitted else 4 * 98 < height < 5 * 98
     singular = latent_dim <= 2048 and count > 1 and not fitted
     assert ("no samples of a Gaussian" in caplog.text) == singular
