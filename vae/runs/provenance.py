@@ -55,7 +55,7 @@ DIFF = [
     *("--ignore-submodules=all", "--src-prefix=a/", "--dst-prefix=b/"),
 ]
 SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL", re.IGNORECASE)
-URL_PASSWORD = re.compile(rb"(?<=://)([^\s:/@'\"]*):[^\s@'\"]+@")
+URL_PASSWORD = re.compile(rb"(?<=://)([^\s:/@'\"]*):[^\s@'\"]{1,256}@")
 HIDDEN = b"***"
 
 log = logging.getLogger(__name__)
