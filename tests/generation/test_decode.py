@@ -14,7 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from vae.cli.main import main
 from vae.generation import decode, figures
 from vae.generation.decode import interpolate, reconstruct, traverse
-from vae.generation.figures import lerp, slerp
+from vae.generation.latent_paths import lerp, slerp
 from vae.generation.photos import load_faces
 from vae.runs.load import SavedRun, load_run
 from vae.training.metrics import ssim

@@ -60,7 +60,7 @@ def test_the_standard_figures_at_any_size(tmp_path, faces, latents, monkeypatch)
     model = build_model(ConvConfig(name="conv", latent_dim=latents, channels=[4]), 16).train()
     before = {n: t.clone() for n, t in model.state_dict().items()}
     evaluation = Evaluation({}, kl, torch.ones_like(kl), torch.full_like(kl, 2))
-    paths = draw_figures(model, images, images, evaluation, tmp_path)
+    paths = draw_figures(model, images, images, evaluation, tmp_path).files
     names = ["reconstructions", "samples", "latents", "interpolation", "traversal"]
     assert paths == {f"figures/{name}": tmp_path / f"{name}.png" for name in names}
     assert all(Image.open(path).width > 100 for path in paths.values())
@@ -138,8 +138,8 @@ def blocks_of(path, *rows):
 
 def test_samples_are_of_the_fitted_gaussian_and_of_the_prior(tmp_path):
     model, images, evaluation, posterior = known_model(200, 6)
-    paths = draw_figures(model, images[:3], images, evaluation, tmp_path / "a")
-    again = draw_figures(model, images[:3], images, evaluation, tmp_path / "b")
+    paths = draw_figures(model, images[:3], images, evaluation, tmp_path / "a").files
+    again = draw_figures(model, images[:3], images, evaluation, tmp_path / "b").files
     assert all(path.read_bytes() == again[key].read_bytes() for key, path in paths.items())
     aggregate, _ = encode_evenly(model, images)
     fitted = figures.gaussian_latents(32, aggregate)
@@ -218,8 +218,11 @@ def test_figures_of_extreme_latents(count, latent_dim, scale, logvar, fitted, tm
     model, images, evaluation, _ = known_model(count, latent_dim, scale, logvar)
     for statistics in (evaluation.kl_per_latent, evaluation.std_of_means):
         statistics.nan_to_num_()  # validation has ended a run where they are not finite
-    paths = draw_figures(model, images[:3], images, evaluation, tmp_path)
-    height = Image.open(paths["figures/samples"]).height
+    drawn = draw_figures(model, images[:3], images, evaluation, tmp_path)
+    height = Image.open(drawn.files["figures/samples"]).height
+    kinds = {f"faces/{kind}s" for kind in ("original", "reconstruction", "sample", "interpolation")}
+    assert set(drawn.faces) == kinds | ({"faces/fitted_samples"} if fitted else set())
+    assert len(drawn.faces["faces/originals"]) == min(count, 3)
     assert height > 6 * 98 if fitted else 4 * 98 < height < 5 * 98
     singular = latent_dim <= 2048 and count > 1 and not fitted
     assert ("no samples of a Gaussian" in caplog.text) == singular

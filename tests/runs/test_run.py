@@ -31,10 +31,11 @@ def finished(tmp_path_factory):
 
 def test_the_run_folder_has_the_documented_files(finished):
     present = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
+    present -= {"code.patch"}  # where this repository has uncommitted changes
     figures = ("reconstructions", "samples", "latents", "interpolation", "traversal")
     assert present == {
         ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", ".hydra/accepted.yaml",
-        "train.log", "metrics.jsonl", "summary.json", ".lock",
+        "train.log", "metrics.jsonl", "summary.json", "provenance.json", ".lock",
         "checkpoints/last.pt", "checkpoints/previous.pt", "checkpoints/best.pt",
         *(f"figures/{name}.png" for name in figures),
     }  # fmt: skip
@@ -58,6 +59,7 @@ def test_rows_and_summary_agree(finished):
     assert summary["objective"] == val[-1]["val/bpd"]
     assert summary["best"]["val/bpd"] == min(row["val/bpd"] for row in val)
     assert summary["beta_elbo"] == pytest.approx(1e-4 * 768 / 4)
+    assert summary["provenance"] == json.loads((finished / "provenance.json").read_text())
 
 
 def test_the_same_command_gives_the_same_weights(finished, monkeypatch, capsys):

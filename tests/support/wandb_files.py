@@ -32,6 +32,7 @@ class OfflineRun:
         self.summary: dict[str, Any] = {}
         self.step_metrics: dict[str, str] = {}  # metric or glob -> its x axis
         self.artifacts: list[tuple[str, str]] = []  # name, type
+        self.alerts: list[tuple[str, str, str]] = []  # title, text, level
         self.exit_code: int | None = None
         for data in _records(path.read_bytes()):
             record = vars(wandb_internal_pb2)["Record"]()
@@ -54,6 +55,8 @@ class OfflineRun:
                 self.step_metrics[content.name or content.glob_name] = content.step_metric
             elif kind == "artifact":
                 self.artifacts.append((content.name, content.type))
+            elif kind == "alert":
+                self.alerts.append((content.title, content.text, content.level))
             elif kind == "exit":
                 self.exit_code = content.exit_code
         self.config.pop("_wandb", None)
@@ -68,6 +71,19 @@ class OfflineRun:
     def pictures(self) -> dict[str, Path]:
         """The image files in the run's folder, by the key under which they were logged."""
         return self._files("image-file")
+
+    @property
+    def image_lists(self) -> dict[str, list[tuple[str, Path]]]:
+        """The lists of images as they were logged last: caption and file of each, by key."""
+        return {
+            key: [
+                (caption, self.folder / "files" / name)
+                for caption, name in zip(value["captions"], value["filenames"], strict=True)
+            ]
+            for row in self.rows
+            for key, value in row.items()
+            if isinstance(value, dict) and value.get("_type") == "images/separated"
+        }
 
     @property
     def tables(self) -> dict[str, Path]:

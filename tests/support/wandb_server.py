@@ -35,6 +35,7 @@ class OnlineRun:
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    alerts: list[tuple[str, str, str]] = field(default_factory=list)  # title, text, severity
     exit_code: int | None = None
 
 
@@ -168,6 +169,10 @@ class WandbServer(ThreadingHTTPServer):
             run_id, place = given["run"], f"{self.url}/storage/{given['run']}"
             files = [{"name": file, "uploadUrl": f"{place}/{file}"} for file in given["files"]]
             return {"createRunFiles": {"runID": run_id, "uploadHeaders": [], "files": files}}
+        if name == "NotifyScriptableRunAlert":
+            alert = (given["title"], given["text"], given["severity"])
+            self._run(given["runName"]).alerts.append(alert)
+            return {"notifyScriptableRunAlert": {"success": True}}
         if name == "OrganizationCoreWeaveOrganizationID":  # is this a machine of W&B's owner?
             return {"entity": None}
         answer = self.artifacts.query(name, given.get("input") or given)

@@ -15,7 +15,7 @@ from vae.evaluation import TrainedModel
 from vae.evaluation.latents import AggregatePosterior, encode_batches
 from vae.evaluation.refine import refine_posterior
 from vae.generation import figures
-from vae.generation.figures import COLUMNS, lerp, move_latent, slerp, traversal_columns
+from vae.generation.latent_paths import COLUMNS, lerp, move_latent, slerp, traversal_columns
 from vae.generation.photos import file_stems, load_faces
 from vae.training.metrics import ACTIVE_VARIANCE, EVALUATION_BATCH
 from vae.utils.errors import require

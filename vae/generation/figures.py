@@ -6,6 +6,7 @@ import io
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from vae.evaluation.latents import AggregatePosterior
 from vae.evaluation.mixture import gaussian_prior
 from vae.generation.labels import add_caption, label_columns, label_rows, stack
 from vae.generation.latent_figure import choose_latents, encode_evenly, write_latents
+from vae.generation.latent_paths import COLUMNS, lerp, move_latent, traversal_columns
 from vae.models.base import VAE
 from vae.training.metrics import Evaluation
 from vae.utils.files import write_atomically
@@ -31,10 +33,9 @@ log = logging.getLogger(__name__)
 GAP = 2  # white pixels between the images of a grid
 ANIMATION_MS = 4000  # there and back
 
-COLUMNS = 8  # faces a row, and steps of a strip
 FACES_SHOWN = 16  # faces in the standard figures
+FACES_LISTED = 8  # faces of a kind that are shown one by one
 SAMPLES_SHOWN = 32  # samples of the better prior; of N(0, I) half as many beside them
-TRAVERSAL_RANGE = 3.0  # standard deviations that a latent is moved, either side of its mean
 PRIOR_CAPTION = "decoded from the prior, N(0, I)"
 GAUSSIAN_CAPTION = "decoded from a Gaussian fitted to the latents of training images"
 SAMPLE_SEED = 0  # the same latents in every run and at every step
@@ -172,10 +173,20 @@ def _frame(images: Tensor, labels: Sequence[str] | None) -> Image:
     return Image.fromarray(np.concatenate([np.asarray(row) for row in rows]))
 
 
+@dataclass(frozen=True)
+class Figures:
+    """The standard figures of a model."""
+
+    files: dict[str, Path]  # figures/reconstructions, samples, latents, interpolation, traversal
+    # Single faces by kind, each with a caption. The i-th of a kind is of the same image, or the
+    # same noise, in every run on the same data.
+    faces: dict[str, list[tuple[str, Image]]]
+
+
 @torch.inference_mode()
 def draw_figures(
     model: VAE, images: np.ndarray, training: np.ndarray, evaluation: Evaluation, folder: Path
-) -> dict[str, Path]:
+) -> Figures:
     """Write the five standard figures, in the model's evaluation mode.
 
     Args:
@@ -185,7 +196,7 @@ def draw_figures(
         folder: where the PNGs go, under names that stay the same.
 
     Returns:
-        The files by W&B key: figures/reconstructions, samples, latents, interpolation, traversal.
+        The files and the first faces of them, by their keys on W&B.
     """
     was_training = model.training
     model.eval()
@@ -193,13 +204,13 @@ def draw_figures(
     means = model.encode(faces).mode
     kl, centre, spread = evaluation.kl_per_latent, evaluation.mean_of_means, evaluation.std_of_means
     aggregate, latents = encode_evenly(model, training, choose_latents(kl))
-    samples = {}
+    reconstructions, samples = model.decode(means), {}
     fitted = gaussian_latents(SAMPLES_SHOWN, aggregate)
     if fitted is not None:
         samples[GAUSSIAN_CAPTION] = model.decode(fitted.to(means))
     samples[PRIOR_CAPTION] = model.decode(prior_latents(SAMPLES_SHOWN // (1 + len(samples)), means))
     files = [
-        write_reconstructions(faces, model.decode(means), folder / "reconstructions.png"),
+        write_reconstructions(faces, reconstructions, folder / "reconstructions.png"),
         write_samples(samples, folder / "samples.png"),
         write_latents(latents, evaluation, folder / "latents.png"),
     ]
@@ -216,7 +227,22 @@ def draw_figures(
     path = folder / "traversal.png"
     files += [write_table(traversal, path, columns=traversal_columns(), rows=labels)]
     model.train(was_training)
-    return {f"figures/{file.stem}": file for file in files}
+    singles = {
+        "original": faces,
+        "reconstruction": reconstructions,
+        "sample": samples[PRIOR_CAPTION],
+        "fitted_sample": samples.get(GAUSSIAN_CAPTION, faces[:0]),
+        "interpolation": torch.stack([strip.movedim(0, 2).flatten(2) for strip in strips]),
+    }
+    listed = {
+        f"faces/{kind}s": [
+            (f"{number} {kind.replace('_', ' ')}", to_pil(image))
+            for number, image in enumerate(shown[:FACES_LISTED])
+        ]
+        for kind, shown in singles.items()
+        if len(shown)
+    }
+    return Figures({f"figures/{file.stem}": file for file in files}, listed)
 
 
 def prior_latents(count: int, like: Tensor) -> Tensor:
@@ -240,59 +266,3 @@ def gaussian_latents(count: int, aggregate: AggregatePosterior | None) -> Tensor
         log.warning("no samples of a Gaussian fitted to the latents: %s", error)
         return None
     return prior.sample(count, torch.Generator().manual_seed(SAMPLE_SEED))
-
-
-def lerp(start: Tensor, end: Tensor, places: int | Tensor = COLUMNS) -> Tensor:
-    """Interpolate linearly between latents (latent_dim,): (places, latent_dim).
-
-    Args:
-        places: (places,) from 0, the start, to 1; or the number of even ones, ends included.
-    """
-    return torch.lerp(start, end, _column(places, start))
-
-
-def slerp(start: Tensor, end: Tensor, places: int | Tensor = COLUMNS) -> Tensor:
-    """Interpolate spherically between latents (latent_dim,): (places, latent_dim).
-
-    The direction turns evenly from one to the other (Shoemake 1985) and the length goes
-    evenly from one to the other. Latents of many dimensions lie near a sphere, which a
-    straight line leaves (White 2016). Where no arc is defined (a latent of length 0, or two
-    in the same or in opposite directions) it is the straight line. `places` as of `lerp`.
-    """
-    lengths = torch.stack([start.norm(), end.norm()])
-    if lengths.min() < 1e-6:
-        return lerp(start, end, places)
-    here, there = start / lengths[0], end / lengths[1]
-    # The arc cosine has half its digits left where the latents are nearly (anti)parallel.
-    angle = 2 * torch.atan2((here - there).norm(), (here + there).norm())
-    if torch.sin(angle) < 1e-4:
-        return lerp(start, end, places)
-    place = _column(places, start)
-    turned = torch.sin((1 - place) * angle) * here + torch.sin(place * angle) * there
-    return turned / torch.sin(angle) * torch.lerp(lengths[0], lengths[1], place)
-
-
-def _column(places: int | Tensor, like: Tensor) -> Tensor:
-    if isinstance(places, int):
-        places = torch.linspace(0, 1, places, device=like.device)
-    return places.to(like.device)[:, None]
-
-
-def traversal_columns(steps: int = COLUMNS) -> list[str]:
-    """Label the places of `move_latent` in standard deviations; the font has no Greek letters."""
-    places = torch.linspace(-TRAVERSAL_RANGE, TRAVERSAL_RANGE, steps).tolist()
-    return [f"{place:+.2g}sd" if place else "mean" for place in places]
-
-
-def move_latent(
-    latents: Tensor, latent: int, mean: Tensor, std: Tensor, steps: int = COLUMNS
-) -> Tensor:
-    """Move one of `latents` (latent_dim,) over mean ± TRAVERSAL_RANGE · std.
-
-    Returns:
-        (steps, latent_dim), equal to `latents` in every other column.
-    """
-    strip = latents.repeat(steps, 1)
-    places = torch.linspace(-TRAVERSAL_RANGE, TRAVERSAL_RANGE, steps)
-    strip[:, latent] = (mean + std * places).to(strip)
-    return strip

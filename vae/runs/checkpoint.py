@@ -197,6 +197,29 @@ def load_resume_state(config: RunConfig, folder: Path) -> dict[str, Any] | None:
     return {**state, "config": before, "file": file}
 
 
+def check_last_step(
+    state: Mapping[str, Any], config: RunConfig, folder: Path, total_steps: int
+) -> None:
+    """Check that a run may be resumed to `total_steps` with these settings.
+
+    Raises:
+        UserError: the run is past them; or it is there already, and the settings have changed.
+    """
+    if state["step"] > total_steps:
+        raise UserError(
+            f"resume: the run in {folder} is at step {state['step']} already, and with "
+            f"these trainer.epochs and trainer.max_steps it would end at step "
+            f"{total_steps}. Give it more, or leave them out."
+        )
+    if state["step"] == total_steps:
+        for key, was, value in config_changes(state["config"].as_dict(), config.as_dict()):
+            if key != "data.path":
+                raise UserError(
+                    f"resume: {key} was {was} in {folder}, which is at its last step. "
+                    f"To train with {value}, give it more trainer.epochs, or start a new run."
+                )
+
+
 def config_changes(
     before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> list[tuple[str, object, object]]:

@@ -29,6 +29,7 @@ from vae.runs.overrides import (
     save_accepted_overrides,
     task_overrides,
 )
+from vae.runs.provenance import Source
 from vae.runs.resume import resume_command
 from vae.runs.run import Run, ShouldContinue
 from vae.runs.run_dir import (
@@ -177,6 +178,7 @@ def prepare_run(
     resume: bool = False,
     single: bool = True,
     should_continue: ShouldContinue = lambda epochs, metrics: True,
+    source: Source | None = None,
 ) -> Run:
     """Prepare a run in its own folder; call `.train()` on the result.
 
@@ -188,6 +190,7 @@ def prepare_run(
         resume: resume the run in `folder` if there is one; so does `config.resume`.
         single: False in a sweep: WANDB_RUN_ID and the like do not apply.
         should_continue: called after each epoch; the run ends early if it returns False.
+        source: code and command that start the run; None: those of this process.
 
     Returns:
         The run, ready to train.
@@ -210,7 +213,7 @@ def prepare_run(
     require_writable(folder / "checkpoints")
     data = open_data(config.data)
     broadcast_object((config, folder, state))  # to `join_run`
-    return Run(config, folder, data, device, state, should_continue, single)
+    return Run(config, folder, data, device, state, should_continue, single, source)
 
 
 def join_run() -> None:

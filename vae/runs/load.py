@@ -192,7 +192,7 @@ def evaluate_and_record(
     folder = out or run.folder
     write_metrics(run, report, folder / METRICS_FILE)
     images, training = run.data.images[split], run.data.images["train"]
-    pictures = draw_figures(run.model, images, training, evaluation, folder / "figures" / split)
+    figures = draw_figures(run.model, images, training, evaluation, folder / "figures" / split)
     name = fitting_name(f"{settings.name or run.folder.name} {split}")
     named = replace(settings, name=name)
     config = {**asdict(run.config), "checkpoint": run.checkpoint, "evaluated": str(run.folder)}
@@ -203,9 +203,9 @@ def evaluate_and_record(
         )
         row = {name: figure["value"] for name, figure in report.figures.items()}
         wandb_run.report({"step": run.step, **row})
-        keyed = {f"{split}/{key}": path for key, path in pictures.items()}
+        keyed = {f"{split}/{key}": path for key, path in figures.files.items()}
         wandb_run.report({"step": run.step}, keyed)
-    return report, pictures
+    return report, figures.files
 
 
 def write_metrics(run: SavedRun, report: Report, file: Path) -> None:

@@ -24,10 +24,11 @@ from vae.generation.figures import draw_figures
 from vae.losses import beta_elbo
 from vae.models import build_model
 from vae.models.base import multiply_adds
-from vae.runs.checkpoint import config_changes, save_checkpoint
+from vae.runs.checkpoint import check_last_step, save_checkpoint
 from vae.runs.checkpoint_schema import BEST_METRIC
 from vae.runs.config import RunConfig, objective_values
 from vae.runs.failures import last_checkpoint_hint, require_memory, translate_resource_errors
+from vae.runs.provenance import Provenance, Source
 from vae.runs.run_dir import write_summary
 from vae.runs.tracking import Tracker, truncate_metrics
 from vae.training.base import NotFiniteError
@@ -60,6 +61,7 @@ class Run:
         state: a checkpoint to resume from; None to start anew.
         should_continue: called after each epoch; the run ends early if it returns False.
         single: False in a sweep: WANDB_RUN_ID and the like do not apply.
+        source: code and command that start the run; None: those of this process.
 
     Raises:
         UserError: the model is larger than the memory, or the run is past its end.
@@ -74,6 +76,7 @@ class Run:
         state: dict[str, Any] | None,
         should_continue: ShouldContinue,
         single: bool,
+        source: Source | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -95,12 +98,14 @@ class Run:
             there = state["config"].wandb
             reporting = replace(reporting, name=there.name, group=there.group)
         self._clean_up(before)
+        self.provenance = Provenance(folder, source, data.folder, resumed=state is not None)
         self.record = {
             **config.as_dict(),
             "beta_elbo": beta_elbo(config.loss, config.data.image_size, self.model.latent_dim),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "multiply_adds": multiply_adds(self.model, config.data.image_size),  # of an image
             "precision": self.precision,
+            "provenance": self.provenance.record,
         }
         run_id = before.get("run_id")
         self.tracker = Tracker(
@@ -132,19 +137,7 @@ class Run:
             if before not in (None, self.precision):  # None: an older version's
                 text = "resume: the run was computed in %s before, and is in %s now"
                 log.warning(text, before, self.precision)
-        if trainer.step > trainer.total_steps:
-            raise UserError(
-                f"resume: the run in {self.folder} is at step {trainer.step} already, and with "
-                f"these trainer.epochs and trainer.max_steps it would end at step "
-                f"{trainer.total_steps}. Give it more, or leave them out."
-            )
-        if state is not None and trainer.step == trainer.total_steps:
-            for key, was, value in config_changes(state["config"].as_dict(), config.as_dict()):
-                if key != "data.path":
-                    raise UserError(
-                        f"resume: {key} was {was} in {self.folder}, which is at its last step. "
-                        f"To train with {value}, give it more trainer.epochs, or start a new run."
-                    )
+            check_last_step(state, config, self.folder, trainer.total_steps)
         return trainer
 
     @on_rank_zero
@@ -186,6 +179,7 @@ class Run:
         ):
             try:
                 with self.translate_errors(), devices.cpu_threads(self.config.trainer.num_threads):
+                    on_rank_zero(self.provenance.write)(self.tracker)
                     try:
                         if not self.measured:
                             self._end_epoch()
@@ -245,11 +239,11 @@ class Run:
         """Draw the figures; a figure that cannot be written is only a warning."""
         training, folder = self.trainer.batches.images, self.folder / "figures"
         try:
-            paths = draw_figures(self.model, self.validation, training, evaluation, folder)
+            figures = draw_figures(self.model, self.validation, training, evaluation, folder)
         except OSError as error:
             log.warning("no figures of step %d: %s", self.trainer.step, error)
         else:
-            self.tracker.report({"step": self.trainer.step}, paths)
+            self.tracker.report({"step": self.trainer.step}, {**figures.files, **figures.faces})
 
     @on_rank_zero
     def _save(self, name: str) -> None:
@@ -288,6 +282,7 @@ class Run:
             "final": self.final,
             "best": self.best,
             "wandb_run_id": self.tracker.run_id,
+            "provenance": self.provenance.record,
         }
         try:
             (self.folder / "metrics.jsonl").stat()  # a folder that was removed is not made again
@@ -296,6 +291,7 @@ class Run:
             if status in ("finished", "pruned"):  # of the others it has been said why
                 raise
         self.tracker.summarise({key: summary[key] for key in ("status", "beta_elbo", "best")})
+        self.tracker.report_failure(error)
 
     def _elapsed(self) -> float:
         """Return the seconds of training, including earlier sessions of the run."""

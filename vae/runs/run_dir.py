@@ -24,7 +24,8 @@ SMALL_FILES = 1 << 16  # bytes that Hydra's and other small ones of a run fit in
 
 SUMMARY_FILE = "summary.json"
 RUN_ENTRIES = (  # regular expression: the files and folders of a run, and all within
-    r"(\.hydra|\.lock[^/]*|[^/]+\.log|metrics\.jsonl?|summary\.json|artifact\.json|checkpoints"
+    r"(\.hydra|\.lock[^/]*|[^/]+\.log|metrics\.jsonl?|summary\.json|provenance\.json"
+    r"|artifact\.json|code(-\d+)?\.patch|checkpoints"
     r"|directions|figures|edited|export|priors|samples_[^/]+|wandb)(/.*)?"
 )
 SWEEP_ENTRIES = rf"[^/]+|{RUN_ENTRIES}|\.submitit/.*|[^/]+/{RUN_ENTRIES}"  # of a sweep

@@ -112,6 +112,12 @@ class Tracker(WandbRun):
         """
         self.send("logging of the summary failed", lambda run: run.summary.update(dict(values)))
 
+    def report_failure(self, reason: str | None) -> None:
+        """Send an alert that the run failed, where there is a reason and `wandb.alert` asks."""
+        if reason:
+            name = self.settings.name or self.folder.name
+            self.alert(f"Run failed: {name}", f"{name}: {reason}", "ERROR")
+
     def log_model(self, best: Mapping[str, float], step: int) -> None:
         """Upload the run's model as an artifact, where `wandb.log_model` asks for it.
 

@@ -22,6 +22,7 @@ from vae.runs.wandb_settings import (
     DEFAULT_PROJECT,
     WandbConfig,
     error_text,
+    public_text,
     resolve_mode,
     wandb_settings,
     without_credentials,
@@ -29,17 +30,20 @@ from vae.runs.wandb_settings import (
 )
 from vae.utils.compat import restored_process, wandb_upload_failed, without_wandb_launch
 from vae.utils.errors import without_password
+from vae.utils.text import printable, truncate
 
 if TYPE_CHECKING:
     import wandb
+    from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
 
 # Seconds: the answer to a first request; the start of a run (wandb adds 10); the final upload.
 REACH_TIMEOUT, INIT_TIMEOUT, FINISH_TIMEOUT = 5.0, 20.0, 120.0
+MAX_TITLE = 63  # characters of an alert's title that W&B takes
 OVERRULED = {  # documented variables of W&B that this project overrules
     "WANDB_DIR": "W&B's files of a run are in the run's folder.",
-    "WANDB_SAVE_CODE": "code is not uploaded.",
+    "WANDB_SAVE_CODE": "of the code, only uncommitted changes (code.patch) are uploaded.",
 }
 
 
@@ -103,13 +107,22 @@ class WandbRun:
         if run is not None:
             self._attempt(what, lambda: act(run))
 
-    def report(self, row: Mapping[str, float], pictures: Mapping[str, Path] | None = None) -> None:
-        """Log one row: numbers, and image files (`figures/samples` → path)."""
+    def report(
+        self,
+        row: Mapping[str, float],
+        pictures: Mapping[str, Path | Sequence[tuple[str, Image]]] | None = None,
+    ) -> None:
+        """Log one row: numbers, image files (`figures/samples` → path), captioned images."""
 
         def log(run: wandb.Run) -> None:
             import wandb
 
-            images = {key: wandb.Image(str(path)) for key, path in (pictures or {}).items()}
+            images = {
+                key: wandb.Image(str(shown))
+                if isinstance(shown, Path)
+                else [wandb.Image(image, caption=caption) for caption, image in shown]
+                for key, shown in (pictures or {}).items()
+            }
             # Not with W&B's own step=, which drops what comes out of order: the x axis
             # is the `step` in the row.
             run.log({**row, **images})
@@ -127,6 +140,28 @@ class WandbRun:
             run.log({key: wandb.Table(columns=columns, data=cells, allow_mixed_types=True)})
 
         self.send("logging of a table failed", log)
+
+    def save_code(self, name: str, content: bytes) -> None:
+        """Upload a file of the run, unless WANDB_DISABLE_CODE says no."""
+
+        def save(run: wandb.Run) -> None:
+            if not wandb_settings().disable_code:
+                # W&B would link to a file elsewhere, and a moved run folder would not be whole.
+                copy = Path(run.dir, name)
+                copy.write_bytes(content)
+                run.save(str(copy), base_path=run.dir, policy="now", glob=False)
+
+        self.send("upload of the code's changes failed", save)
+
+    def alert(self, title: str, text: str, level: Literal["INFO", "WARN", "ERROR"]) -> None:
+        """Send an alert of W&B's, where `wandb.alert` asks for it, without local paths."""
+
+        def send(run: wandb.Run) -> None:
+            shown = truncate(public_text(text), 1000)
+            run.alert(title=truncate(printable(title), MAX_TITLE), text=shown, level=level)
+
+        if self.settings.alert:
+            self.send("alert failed", send)
 
     def _start(self, mode: Literal["online", "offline"]) -> None:
         """Start online, or offline where that is asked for or the server cannot be used."""

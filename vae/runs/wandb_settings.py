@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -49,6 +50,7 @@ class WandbConfig:
     name: str | None = MISSING  # null: WANDB_NAME of a single run, else the run's overrides
     tags: list[str] = MISSING
     log_model: bool = MISSING  # upload the model as an artifact at the end; record its data
+    alert: bool = False  # send W&B's alerts: a run failed, a sweep ended; older runs have none
 
     def __post_init__(self) -> None:
         require(self.mode in MODES, "wandb.mode", self.mode, f"one of {', '.join(MODES)}")
@@ -158,6 +160,18 @@ def error_text(error: Exception) -> str:
     text = without_password(" ".join(f"{type(error).__name__}: {error}".split()))
     key = os.environ.get("WANDB_API_KEY")
     return text.replace(key, "…") if key else text
+
+
+def public_text(text: str) -> str:
+    """Return a message without the API key, passwords, and the folders of this machine.
+
+    Of each absolute path, the name of the file is left: `…/last.pt`.
+    """
+    key = os.environ.get("WANDB_API_KEY")
+    text = without_password(text.replace(key, "…") if key else text)
+    for folder in sorted((os.getcwd(), os.path.expanduser("~")), key=len, reverse=True):
+        text = text.replace(os.path.join(folder, ""), "…/") if len(folder) > 1 else text
+    return re.sub(r"(?<![\w.…/:])(?:/|[A-Za-z]:\\)(?:[^\s/\\'\",;]+[/\\])+", "…/", text)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -43,9 +43,18 @@ from vae.sweeps.results import ENDED, RECORD_FILE
 from vae.sweeps.settings import check_sweep_settings
 from vae.sweeps.wandb_sweep import link_runs
 from vae.utils.distributed import world_size
-from vae.utils.errors import UserError, exit_with_error, require, without_password
+from vae.utils.errors import (
+    ReportedExit,
+    UserError,
+    exit_with_error,
+    require,
+    without_password,
+)
 from vae.utils.files import read_json, reject_unsafe_entries, write_json
 from vae.utils.text import hydra_value
+
+if TYPE_CHECKING:
+    from vae.sweeps.comparison import Comparison
 
 log = logging.getLogger(__name__)
 
@@ -255,13 +264,27 @@ class ReportOnSweep(Callback):
             comparison = write_report(folder)
             settings = OmegaConf.to_object(config.wandb)
             assert isinstance(settings, WandbConfig)
-            log_summary(comparison, settings, folder)
+            log_summary(comparison, settings, folder, why_stopped(sys.exc_info()[1], comparison))
             link_runs(folder)
         except Exception as error:
             log.warning("%s has no report: %s", folder, error)
         else:
             for line in (folder, *overview(comparison).splitlines(), folder / "report.md"):
                 log.info("%s", line)
+
+
+def why_stopped(error: BaseException | None, comparison: Comparison) -> str | None:
+    """Return why a sweep has stopped early; None if all of its runs had their turn.
+
+    Args:
+        error: that ended the sweep. Hydra raises a failed run's once all of them have ended.
+    """
+    failed = {run.error for run in comparison.runs if run.status == "failed"}
+    if error is None or (isinstance(error, UserError) and str(error) in failed):
+        return None
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return error.reason if isinstance(error, ReportedExit) else str(error) or type(error).__name__
 
 
 def _resume_hint(folder: Path, name: str) -> str:

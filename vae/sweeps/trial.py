@@ -22,6 +22,7 @@ from vae.runs.config import RunConfig
 from vae.runs.failures import translate_resource_errors
 from vae.runs.launch import prepare_run
 from vae.runs.overrides import save_accepted_overrides
+from vae.runs.provenance import Source, current_source
 from vae.runs.run import ShouldContinue
 from vae.runs.run_dir import read_summary, record_failure, run_lock
 from vae.sweeps.results import ENDED, RECORD_FILE
@@ -85,7 +86,9 @@ def run_trial(config: RunConfig, folder: Path, logs: Mapping[str, Any]) -> dict[
         gpu = gpu_of_worker(config.trainer.device)
         if gpu is not None:
             log.info("%s: on GPU %s, its own", folder.name, gpu)
-        return dict(run_in_subprocess(train_locked, config, folder, gpu, logs=logs))
+        # Read here, once: the runs' processes have the code of the sweep's start.
+        source = current_source(read_json(folder.parent / RECORD_FILE).get("command"))
+        return dict(run_in_subprocess(train_locked, config, folder, gpu, source, logs=logs))
     except UserError as error:
         log.error("%s failed: %s", folder, error)  # a launcher says so at the end only
         record_failure(folder, str(error))
@@ -111,11 +114,14 @@ def gpu_of_worker(device: str) -> str | None:
     return visible.split(",")[(int(number[1]) - 1) % count].strip()
 
 
-def train_locked(config: RunConfig, folder: Path, gpu: str | None = None) -> dict[str, float]:
+def train_locked(
+    config: RunConfig, folder: Path, gpu: str | None = None, source: Source | None = None
+) -> dict[str, float]:
     """Train the run while holding its lock.
 
     Args:
         gpu: the only one that this process sees; None: all of them.
+        source: code and command that start the run; None: those of this process.
     """
     if gpu is not None:  # in time: this process has not used CUDA yet
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
@@ -124,7 +130,12 @@ def train_locked(config: RunConfig, folder: Path, gpu: str | None = None) -> dic
         if metrics is None:
             should_continue = pruning_callback(config, folder)
             run = prepare_run(
-                config, folder, resume=True, single=False, should_continue=should_continue
+                config,
+                folder,
+                resume=True,
+                single=False,
+                should_continue=should_continue,
+                source=source,
             )
             save_accepted_overrides(folder)
             metrics = run.train()

@@ -7,6 +7,7 @@ The summary is one W&B run with the table and the figures, in the group of the s
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -43,8 +44,10 @@ def link_runs(sweep: Path) -> None:
         logger.info("%s holds no links to the W&B runs of its sweep: %s", shelf, error)
 
 
-def log_summary(comparison: Comparison, settings: WandbConfig, folder: Path) -> None:
-    """Log a sweep's table and figures to its summary run on W&B.
+def log_summary(
+    comparison: Comparison, settings: WandbConfig, folder: Path, stopped: str | None = None
+) -> None:
+    """Log a sweep's table and figures to its summary run on W&B; send an alert if asked to.
 
     Nothing that W&B does is an error here: it is warned about.
 
@@ -53,6 +56,7 @@ def log_summary(comparison: Comparison, settings: WandbConfig, folder: Path) -> 
         settings: those of the sweep's runs.
         folder: the sweep's; it may hold `comparison.png`, `reconstructions.png` and
             `samples.png`. W&B writes to its `wandb/`.
+        stopped: why the sweep has stopped early.
     """
     remembered = folder / SUMMARY_ID_FILE
     named = replace(
@@ -80,5 +84,24 @@ def log_summary(comparison: Comparison, settings: WandbConfig, folder: Path) -> 
             run.report_table("comparison", table)
             if figures:
                 run.report({}, figures)
+            failed = any(each.status == "failed" for each in comparison.runs)
+            run.alert(
+                f"Sweep {'stopped' if stopped else 'ended'}: {comparison.name}",
+                _ending(comparison, stopped),
+                "ERROR" if stopped else "WARN" if failed else "INFO",
+            )
     except (UserError, OSError) as error:
         logger.warning("the sweep has no summary on W&B: %s", error)
+
+
+def _ending(comparison: Comparison, stopped: str | None) -> str:
+    """Return the text of the alert: why the sweep stopped, its runs, its best."""
+    counts = Counter(run.status for run in comparison.runs)
+    lines = [f"stopped early: {stopped}"] if stopped else []
+    lines.append(f"runs: {', '.join(f'{number} {status}' for status, number in counts.items())}")
+    if best := comparison.best:
+        (objective,) = comparison.objectives
+        lines.append(f"best by {objective}: {best.name} ({best.metrics[objective]:.5g})")
+    elif front := comparison.front:
+        lines.append(f"Pareto front: {', '.join(run.name for run in front)}")
+    return "\n".join([comparison.name, *lines])

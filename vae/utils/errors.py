@@ -69,10 +69,18 @@ def say_error(text: str) -> None:
     print("\n".join(map(printable, f"error: {text}".split("\n"))), file=sys.stderr)
 
 
+class ReportedExit(SystemExit):
+    """The end of the process, with its reason, which has been printed."""
+
+    reason = ""
+
+
 def exit_with_error(text: str) -> NoReturn:
     """End the process with an error message, where an exception would not end it."""
     say_error(text)
-    sys.exit(1)
+    stop = ReportedExit(1)
+    stop.reason = text
+    raise stop
 
 
 # In errors of torch's that have no class of their own: its allocator's on CPUs, mmap's, MPS's,
