@@ -13,17 +13,17 @@ import pytest
 START = 30  # seconds that a server may take to answer, on a busy machine
 
 
-def find_commands(names, packages, folders=("/usr/sbin",)):
+def find_commands(names, remedy, folders=("/usr/sbin",)):
     """Return the path of each command; give up without them.
 
     Args:
-        packages: Debian's, for the reason.
+        remedy: the command that installs them.
         folders: searched after PATH.
     """
-    path = os.pathsep.join([os.environ["PATH"], *folders])
+    path = os.pathsep.join([os.environ["PATH"], *map(str, folders)])
     found = {name: shutil.which(name, path=path) for name in names}
     if missing := [name for name, command in found.items() if command is None]:
-        give_up(f"no {', '.join(missing)}: apt install {packages}")
+        give_up(f"no {', '.join(missing)}: {remedy}")
     return found
 
 

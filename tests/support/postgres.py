@@ -22,7 +22,7 @@ def postgres_server():
     """Start a server; yield the URL of a database without its password, which is `PASSWORD`."""
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: path.parent.name)
     names = ("initdb", "postgres", "pg_isready")
-    commands = find_commands(names, "postgresql", folders=map(str, reversed(versions)))
+    commands = find_commands(names, "apt install postgresql", folders=reversed(versions))
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     options = {"cwd": folder}
     if os.getuid() == 0:

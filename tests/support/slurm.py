@@ -22,7 +22,7 @@ COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scan
 @contextmanager
 def slurm_cluster():
     """Start munged, slurmctld and slurmd; yield the environment of a shell that uses them."""
-    commands = find_commands(COMMANDS, "slurm-wlm munge")
+    commands = find_commands(COMMANDS, "apt install slurm-wlm munge")
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: sockets have paths of <= 107 bytes
     write_configuration(folder, commands["slurmd"])
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
