@@ -19,6 +19,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 CACHE_OF_MATPLOTLIB = matplotlib.get_cachedir()  # or each process would list all fonts anew
 
 pytest_plugins = [
+    "tests.support.browser",
     "tests.support.data_sets",
     "tests.support.disks",
     "tests.support.finished_runs",

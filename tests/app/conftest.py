@@ -1,7 +1,6 @@
-"""A small sweep, `vae app` on it as a process, and a real browser before its page."""
+"""A small sweep, and `vae app` on it as a process."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,9 +11,9 @@ from contextlib import contextmanager
 import pytest
 from filelock import FileLock
 
+from tests.support.browser import START, visiting
 from tests.support.train_command import ROOT, run_train
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 SETTINGS = [
     "data.num_images=3000",
     "data.image_size=32",
@@ -26,7 +25,6 @@ SETTINGS = [
     "wandb.mode=disabled",
 ]
 BETAS = ("0.0001", "0.001", "0.01")
-START = 60  # seconds that the server may take on a busy machine
 
 
 @pytest.fixture(scope="session")
@@ -97,57 +95,6 @@ def sweep_url(app_sweep):
     """The page of the sweep."""
     with serving(app_sweep) as (url, _):
         yield url
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Debian's Chromium, or playwright's own."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        try:
-            chromium = started.chromium.launch(
-                executable_path=BROWSER,
-                args=[
-                    "--no-sandbox",
-                    "--disable-background-networking",
-                    "--use-fake-device-for-media-stream",
-                    "--use-fake-ui-for-media-stream",
-                ],
-            )
-        except playwright.Error as error:
-            why = f"no browser: apt install chromium, or playwright install chromium ({error})"
-            (pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip)(why)
-        yield chromium
-        chromium.close()
-
-
-@contextmanager
-def visiting(browser, url, width=1280, height=900, ready="#after img", bypass_csp=True):
-    """A visitor's page, once `ready` is there.
-
-    At its end no request has gone elsewhere and no error is on the console.
-
-    Args:
-        bypass_csp: playwright's `wait_for_function` needs it; the page does not.
-    """
-    context = browser.new_context(
-        viewport={"width": width, "height": height}, accept_downloads=True, bypass_csp=bypass_csp
-    )
-    page = context.new_page()
-    elsewhere, errors = [], []
-    own = (url, "data:", "blob:")
-    page.on("request", lambda r: None if r.url.startswith(own) else elsewhere.append(r.url))
-    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_default_timeout(1000 * START)
-    page.goto(url)
-    page.wait_for_selector(ready)
-    try:
-        yield page
-        assert elsewhere == []
-        assert errors == []
-    finally:
-        context.close()
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import time
 import numpy as np
 from playwright.sync_api import sync_playwright
 
-from tests.app.conftest import BROWSER, serving
+from tests.app.conftest import serving
+from tests.support.browser import BROWSER
 
 MOVES, SWITCHES = 100, 20
 

@@ -72,7 +72,7 @@ def test_submitit_requeues_a_run_that_is_preempted(tmp_path):
 def test_two_processes_share_a_study(tmp_path):
     """From the first trial on, with the same seed, and one of them killed: none lost or doubled.
 
-    By hand the same was done with PostgreSQL; here it is SQLite, in a place that both see.
+    In SQLite, in a place that both see; test_postgres.py does the same in PostgreSQL.
     """
     shared = tmp_path / "shared.db"
     arguments = [

@@ -69,6 +69,13 @@ def states_of(study):
     return [trial.state.name for trial in study.get_trials()]
 
 
+def test_the_study_has_the_names_of_the_objectives(storage):
+    """For Optuna's own plots, in the order of the values."""
+    objectives = ["val/rate", "val/mse"]
+    open_study(storage, "named", objectives)
+    assert open_study(storage, "named", objectives).metric_names == objectives
+
+
 @pytest.mark.parametrize(
     ("host", "process", "started", "abandoned"),
     [

@@ -110,7 +110,9 @@ def open_study(
     ways = directions_of(objectives)
     arguments: Any = {"study_name": name, "storage": storage, "sampler": sampler, "pruner": pruner}
     try:
-        return optuna.create_study(**arguments, directions=ways)
+        study = optuna.create_study(**arguments, directions=ways)
+        study.set_metric_names(objectives)  # for plots; no effect on the search
+        return study
     except DuplicatedStudyError:
         study = optuna.load_study(**arguments)
     found = [way.name.lower() for way in study.directions]
