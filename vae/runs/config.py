@@ -144,6 +144,11 @@ class Constraint:
         excess = value - self.bound if self.sign == "<=" else self.bound - value
         return excess if math.isfinite(excess) else math.inf  # not measured: not kept
 
+    @property
+    def scale(self) -> float:
+        """The unit in which excesses over several bounds are added up: the size of the bound."""
+        return abs(self.bound) or 1.0
+
     def __str__(self) -> str:
         return f"{self.metric} {self.sign} {self.bound:g}"
 

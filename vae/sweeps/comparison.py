@@ -122,8 +122,7 @@ class Comparison:
     def _rank(self, at: SweepRun | Point) -> tuple[float, float]:
         """Sort key: 0 for a feasible one, else the excesses relative to the bounds; the cost."""
         broken = self.violations(at)
-        relative = [excess / (abs(c.bound) or 1.0) for c, excess in broken.items()]
-        return sum(relative), self._costs(at)[0]
+        return sum(excess / c.scale for c, excess in broken.items()), self._costs(at)[0]
 
     def _costs(self, at: SweepRun | Point) -> list[float]:
         metrics = at.metrics

@@ -153,7 +153,8 @@ class Search:
 
     def _cost(self, trial: FrozenTrial) -> tuple[float, float]:
         """Return what trials at a rung are sorted by: broken constraints, then the objective."""
-        broken = sum(max(excess, 0.0) for excess in trial.constraints.values())
+        excesses = trial.constraints
+        broken = sum(max(excesses[str(c)], 0.0) / c.scale for c in self.constraints)
         return broken, find_metric(self.objectives[0]).cost(trial.value or 0.0)
 
     def overrides(self, trial: Trial, seed: int | None) -> list[str]:
