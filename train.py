@@ -41,10 +41,12 @@ def main() -> None:
     with process_group():
         if rank() > 0:
             return join_run()
+        from vae.sweeps.ray_launcher import RayLauncher
         from vae.sweeps.sweeper import StudySweeper
 
         sys.excepthook = print_error  # Hydra reports a job's error through it
         Plugins.instance().register(StudySweeper)
+        Plugins.instance().register(RayLauncher)
         try:
             start_hydra(job)
         except InterruptedRun as interruption:  # its state is saved
