@@ -5,9 +5,11 @@ On clusters of two machines, and with a Ray that is killed, it was tried by hand
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from tests.support.run_files import identical, state_of
 from tests.support.sweep_processes import (
@@ -24,10 +26,11 @@ from tests.support.sweep_processes import (
     validated,
     wait_until,
 )
+from vae.sweeps.ray_launcher import run_on_worker
+from vae.utils.errors import UserError
 
 pytest.importorskip("ray", reason='needs pip install -e ".[ray]"')
 pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason='needs pip install -e ".[ray]"')
-pytestmark = pytest.mark.slow
 
 RAY = ["hydra/launcher=ray", "hydra.launcher.num_cpus=0.5"]  # two at once, on any machine
 
@@ -43,6 +46,7 @@ def worker_of(run):
     return parent_of(fork_server)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_its_worker_is_killed(tmp_path):
     """To the same end as one that was left alone; and each line is printed once."""
     arguments = [*RAY, "loss.beta=0.1,0.2", *LONG]
@@ -66,6 +70,7 @@ def test_a_run_goes_on_when_its_worker_is_killed(tmp_path):
     assert identical(state_of(run), state_of(tmp_path / "multirun/alone/defaults"))
 
 
+@pytest.mark.slow
 def test_a_search_has_several_trials_at_once_and_ctrl_c_saves_them(tmp_path):
     arguments = [
         *RAY, *FROM_STUDY, "hydra.launcher.n_jobs=2", "hydra.sweeper.n_trials=4",
@@ -87,3 +92,17 @@ def test_a_search_has_several_trials_at_once_and_ctrl_c_saves_them(tmp_path):
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 4
     logs = [(run / "train.log").read_text() for run in folder.glob("loss*")]
     assert sum("resuming at step" in log for log in logs) == 2
+
+
+def test_a_machine_without_the_folder_of_the_sweep_is_named(tmp_path):
+    """Also where an earlier sweep of that name is left on it; and it writes nothing there."""
+    sweep = tmp_path / "multirun" / "s"
+    job = OmegaConf.create({"hydra": {"runtime": {"cwd": str(tmp_path)}}})
+    for record in (None, '{"started": "2026-11-30T09:00:00.000"}'):
+        if record:
+            sweep.mkdir(parents=True)
+            (sweep / "sweep.json").write_text(record)
+        error = run_on_worker("2026-11-30T10:00:00.000", sweep, None, job, None, {})
+        assert isinstance(error, UserError)
+        assert str(error).startswith(f"hydra.sweep.dir: {sweep} on {socket.gethostname()} is not")
+    assert [file.name for file in sweep.iterdir()] == ["sweep.json"]

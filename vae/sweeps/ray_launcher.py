@@ -1,8 +1,7 @@
 """Hydra's launcher for a Ray cluster.
 
-It is the plugin's (hydra-ray-launcher) with what a sweep of this project needs: a run whose
-worker dies is one failed run at most, Ctrl-C saves the runs, and a machine without the sweep's
-folder is named.
+Beyond the plugin's (hydra-ray-launcher), a run whose worker dies is one failed run at most,
+Ctrl-C saves the runs, and a machine without the sweep's folder is named.
 """
 
 from __future__ import annotations
@@ -106,9 +105,8 @@ class RayLauncher(Launcher):
         self._connect()
         import ray
 
-        options = self._options()
-        sweep = Path(hydra.sweep.dir)
-        log.info("Ray: %s in %s", plural(len(job_overrides), "run"), sweep)
+        options = self._options(self.config.trainer.device)
+        log.info("Ray: %s in %s", plural(len(job_overrides), "run"), hydra.sweep.dir)
         tasks = []
         try:
             for number, overrides in enumerate(job_overrides, initial_job_idx):
@@ -156,15 +154,14 @@ class RayLauncher(Launcher):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray's own prints a stack and leaves processes
 
-    def _options(self) -> dict[str, Any]:
+    def _options(self, device: str) -> dict[str, Any]:
         """Return Ray's options of a task: what each run is given."""
         import ray
 
-        assert self.config is not None
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = self.num_gpus
         if gpus is None:
-            gpus = int(self.config.trainer.device != "cpu" and any("GPU" in n for n in nodes))
+            gpus = int(device != "cpu" and any("GPU" in n for n in nodes))
         needed = {**self.resources, "GPU": gpus}
         if not any(all(node.get(k, 0) >= v for k, v in needed.items()) for node in nodes):
             text = (
@@ -188,7 +185,10 @@ class RayLauncher(Launcher):
         started = read_json(sweep / RECORD_FILE).get("started", "")
         state = Singleton.get_state()
         remote = ray.remote(**options, name="run")(run_on_worker)
-        return remote.remote(started, sweep, self.context, job, self.task_function, state)
+        try:
+            return remote.remote(started, sweep, self.context, job, self.task_function, state)
+        except ImportError as error:  # of the head's, which a ray:// address talks to
+            raise UserError(_cannot_start(error)) from error
 
     def _result(self, task: Any, job: DictConfig) -> JobReturn:
         """Wait for a run; return how it ended."""
@@ -202,19 +202,14 @@ class RayLauncher(Launcher):
             result = ray.get(task)
         except (ConnectionError, ray_errors.LocalRayletDiedError) as error:
             raise LostClusterError(_lost(error)) from error
-        except ray_errors.RayTaskError as error:  # this project cannot be imported there
-            reason = str(error).strip().splitlines()[-1]
-            raise UserError(
-                f"hydra/launcher: a run cannot start on the Ray cluster ({reason}). "
-                "Each machine needs this repository and its environment, at the same path."
-            ) from error
+        except ray_errors.RayTaskError as error:
+            raise UserError(_cannot_start(error)) from error
         except ray_errors.RayError as error:
-            reason = f"its worker died {TRIES} times ({_first_line(error)})"
+            reason = UserError(f"its worker died {TRIES} times ({_first_line(error)})")
             log.error("%s failed: %s", folder, reason)
-            record_failure(folder, reason)
-            return JobReturn(
-                status=JobStatus.FAILED, hydra_cfg=job, _return_value=UserError(reason)
-            )
+            record_failure(folder, str(reason))
+            given = list(job.hydra.overrides.task)
+            return JobReturn(given, None, job, status=JobStatus.FAILED, _return_value=reason)
         if isinstance(result, JobReturn):
             return result
         raise result
@@ -252,6 +247,13 @@ def _lost(error: Exception) -> str:
     return (
         f"hydra/launcher: the Ray cluster is lost ({_first_line(error)}). Run the same command "
         "again, with the same sweep.name, to resume the sweep."
+    )
+
+
+def _cannot_start(error: Exception) -> str:
+    return (
+        f"hydra/launcher: a run cannot start on the Ray cluster ({str(error).splitlines()[-1]}). "
+        "Each machine needs this repository, installed in the environment of its `ray start`."
     )
 
 
