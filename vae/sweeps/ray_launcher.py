@@ -11,6 +11,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -210,9 +211,9 @@ class RayLauncher(Launcher):
             record_failure(folder, str(reason))
             given = list(job.hydra.overrides.task)
             return JobReturn(given, None, job, status=JobStatus.FAILED, _return_value=reason)
-        if isinstance(result, JobReturn):
-            return result
-        raise result
+        if isinstance(result, UserError):
+            raise result
+        return result if isinstance(result, JobReturn) else sys.exit(result)
 
 
 class LostClusterError(UserError):
@@ -264,7 +265,7 @@ def run_on_worker(
     job: DictConfig,
     task_function: TaskFunction,
     singletons: dict[Any, Any],
-) -> JobReturn | BaseException:
+) -> JobReturn | UserError | int:
     """Run one job in a worker of Ray's.
 
     Args:
@@ -273,8 +274,7 @@ def run_on_worker(
         singletons: Hydra's, of the process that launches.
 
     Returns:
-        How the job ended, or the exception that is to end the sweep. (Ray would take SystemExit
-        for the death of its worker.)
+        How the job ended, or with which error or exit code the sweep is to end.
     """
     from hydra_plugins.hydra_ray_launcher._launcher_util import _run_job
 
@@ -292,8 +292,8 @@ def run_on_worker(
         os.chdir(cwd)  # from the folder in which `ray start` was called
         returned: JobReturn = _run_job(context, job, task_function, singletons)
         return returned
-    except (SystemExit, KeyboardInterrupt) as error:
-        return error
+    except (SystemExit, KeyboardInterrupt):
+        return 1
 
 
 def _first_line(error: BaseException) -> str:
