@@ -41,11 +41,12 @@ def main() -> None:
     with process_group():
         if rank() > 0:
             return join_run()
+        from vae.sweeps.ray_launcher import RayLauncher
         from vae.sweeps.sweeper import StudySweeper
         from vae.sweeps.workers import WorkersLauncher
 
         sys.excepthook = print_error  # Hydra reports a job's error through it
-        for plugin in (StudySweeper, WorkersLauncher):
+        for plugin in (StudySweeper, WorkersLauncher, RayLauncher):
             Plugins.instance().register(plugin)
         try:
             start_hydra(job)

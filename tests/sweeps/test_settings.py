@@ -36,6 +36,7 @@ WRONG = {
     "launcher=joblib": "n_jobs=0 n_jobs=1.5 n_jobs=x batch_size=0 inner_max_num_threads=0 "
     "timeout=-1 verbose=x backend=x",
     "launcher=submitit_slurm": "timeout_min=0 nodes=2 mem_gb=x gpus_per_node=-1 cpus_per_task=0",
+    "launcher=ray": "n_jobs=0 n_jobs=-1 num_cpus=0 num_gpus=-1 memory_gb=x",
     "sweeper=study": "n_trials=0 n_jobs=-2000 study_name=x direction=minimize "
     "storage=sqlite:///x.db max_failure_rate=0.0 custom_search_space=os.system",
     "sweeper=basic": "max_batch_size=0",
@@ -45,6 +46,7 @@ WRONG = {
 @pytest.mark.parametrize("choice", WRONG)
 def test_each_wrong_setting_is_refused_by_its_key(choice, monkeypatch):
     monkeypatch.setattr("vae.sweeps.settings.shutil.which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr("vae.sweeps.settings.find_spec", lambda name: name)
     check(choice)
     for setting in WRONG[choice].split():
         key = f"hydra.{choice.partition('=')[0]}.{setting.partition('=')[0]}"
@@ -69,6 +71,12 @@ def test_slurm_needs_its_commands(monkeypatch):
     monkeypatch.setattr("vae.sweeps.settings.shutil.which", lambda name: None)
     with pytest.raises(UserError, match=r"^hydra/launcher: submitit_slurm .* no srun here"):
         check("launcher=submitit_slurm")
+
+
+def test_ray_needs_its_package(monkeypatch):
+    monkeypatch.setattr("vae.sweeps.settings.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'^hydra/launcher: ray .*: pip install -e "\.\[ray\]"$'):
+        check("launcher=ray")
 
 
 def test_an_interval_needs_a_study():

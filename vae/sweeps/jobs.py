@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -65,13 +64,6 @@ class Jobs(Generic[Key]):
         if isinstance(ended, BaseException) and not isinstance(ended, Exception):
             raise ended
         return key, ended
-
-    def kill(self) -> None:
-        """End joblib's workers, whose jobs nobody waits for any longer."""
-        if self.at_work and "joblib.externals.loky" in sys.modules:
-            from joblib.externals.loky import get_reusable_executor
-
-            get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
     def _run(self, key: Key, overrides: list[str], number: int) -> None:
         ended: JobReturn | BaseException

@@ -57,6 +57,7 @@ class Search:
     total: int  # trials that the study is to have in the end, continued ones counted once
     at_once: Callable[[], int]  # runs to have at work together
     launch: Callable[..., Sequence[JobReturn]]  # Hydra's: (overrides of each job, first number)
+    stop: Callable[[], None] = lambda: None  # end the jobs at work, which nobody waits for
     seeds: Sequence[int | None] = (None,)  # of the runs of each trial
     constraints: Sequence[Constraint] = ()
     rungs: Rungs | None = None
@@ -76,11 +77,12 @@ class Search:
         try:
             with self.heartbeats():
                 try:
-                    while self.start_jobs(jobs) or jobs.at_work:
+                    while self.start_jobs(jobs):
                         (opened, seed), ended = jobs.wait()
                         self.take(opened, seed, ended)
                 finally:
-                    jobs.kill()
+                    if jobs.at_work:
+                        self.stop()
         except (StorageInternalError, SQLAlchemyError) as error:
             text = str(error.__cause__ or error).splitlines()[0]
             raise UserError(

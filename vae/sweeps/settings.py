@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 from hydra.core.override_parser.types import Override
@@ -39,6 +40,12 @@ LAUNCHERS: dict[str, Ranges] = {
         "array_parallelism": (*COUNT, ()),
         "signal_delay_s": (1, 10**6, ()),
         "max_num_timeout": (0, 10**6, ()),
+    },
+    "ray": {
+        "n_jobs": (*COUNT, ()),
+        "num_cpus": (0.01, 1024.0, ()),
+        "num_gpus": (0.0, 64.0, (None,)),
+        "memory_gb": (0.01, 1e6, (None,)),
     },
 }
 # Settings of the Optuna plugin that StudySweeper replaces, with the value in study.yaml.
@@ -107,6 +114,8 @@ def check_sweep_settings(
             "hydra/launcher: submitit_slurm needs Slurm, and there is no srun here. Start the "
             "sweep on a login node of a cluster, or take hydra/launcher=joblib on this machine."
         )
+    if launcher == "ray" and not find_spec("hydra_plugins.hydra_ray_launcher"):
+        raise UserError('hydra/launcher: ray is not installed. Install it: pip install -e ".[ray]"')
 
 
 def _check_numbers(group: str, settings: DictConfig, ranges: Ranges) -> None:

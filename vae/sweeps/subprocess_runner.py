@@ -155,7 +155,8 @@ def _answer(
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
         signal.pthread_sigmask(signal.SIG_SETMASK, SCHEDULERS - {signal.SIGTERM})
     with suppress(OSError):  # when memory is short, this process goes first, not the sweep
-        Path("/proc/self/oom_score_adj").write_text("500")
+        score = Path("/proc/self/oom_score_adj")  # Ray's workers have 1000
+        score.write_text(str(max(500, int(score.read_text()))))
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     os.environ.clear()
     os.environ.update(environment)

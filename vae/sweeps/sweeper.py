@@ -81,6 +81,7 @@ class StudySweeper(OptunaSweeper):
             total=plugin.n_trials,
             at_once=partial(runs_at_once, launcher, settings, plugin.n_jobs, plugin.n_trials),
             launch=launcher.launch,
+            stop=getattr(launcher, "stop", lambda: None),
             seeds=seeds_of(config.seed, sweep.seeds) if sweep.seeds > 1 else (None,),
             constraints=constraints_of(sweep.constraint),
             rungs=Rungs(sweep.rungs, sweep.reduction) if sweep.rungs else None,

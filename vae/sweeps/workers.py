@@ -42,6 +42,12 @@ class WorkersLauncher(JoblibLauncher):
         rest = job_overrides[1:]
         return [*first, *(self.launch(rest, initial_job_idx + 1) if rest else ())]
 
+    def stop(self) -> None:
+        """End the workers with the runs that they are at."""
+        from joblib.externals.loky import get_reusable_executor
+
+        get_reusable_executor(reuse=True).shutdown(kill_workers=True)
+
     def at_once(self, trials: int) -> int:
         """Return how many runs of a search with so many trials are at work at once."""
         from joblib import effective_n_jobs
