@@ -12,7 +12,6 @@ import secrets
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +69,6 @@ class RayLauncher(Launcher):
         self.address, self.num_gpus = address, num_gpus
         self.resources = {"CPU": num_cpus, "memory": (memory_gb or 0) * 2**30}
         self.at_work: dict[Any, Path] = {}  # the folder of the run of each of Ray's tasks
-        self.connecting = threading.Lock()  # a search calls `launch` from several threads
         self.context: HydraContext | None = None
         self.task_function: TaskFunction | None = None
         self.config: DictConfig | None = None
@@ -106,8 +104,7 @@ class RayLauncher(Launcher):
             hydra.verbose,
             execution_whitelist=getattr(self.context, "execution_whitelist", None),
         )
-        with self.connecting:
-            self._connect()
+        self.connect()
         options = self._options(self.config.trainer.device)
         log.info("Ray: %s in %s", plural(len(job_overrides), "run"), hydra.sweep.dir)
         tasks = []
@@ -143,8 +140,15 @@ class RayLauncher(Launcher):
         while any(map(is_locked, at_work.values())) and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    def _connect(self) -> None:
-        """Connect to the cluster, or start one."""
+    def connect(self) -> None:
+        """Connect to the cluster, or start one, if that has not been done.
+
+        To be called in the main thread: the processes of a Ray on this machine end with the
+        thread that starts them.
+
+        Raises:
+            UserError: no cluster answers.
+        """
         local = self.address is None
         wanted = ENVIRONMENT | (LOCAL_ENVIRONMENT if local else {})
         if local and not any(name.startswith("RAY_AUTH_") for name in os.environ):
@@ -165,8 +169,7 @@ class RayLauncher(Launcher):
                 f"({_first_line(error)}). Start one by `ray start --head`, or choose another "
                 "address: null = a Ray on this machine."
             ) from error
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)  # Ray's own prints a stack and leaves processes
+        signal.signal(signal.SIGTERM, before)  # Ray's own prints a stack and leaves processes
 
     def _options(self, device: str) -> dict[str, Any]:
         """Return Ray's options of a task: what each run is given."""
@@ -216,6 +219,8 @@ class RayLauncher(Launcher):
             result = ray.get(task)
         except (ConnectionError, ray_errors.LocalRayletDiedError) as error:
             raise LostClusterError(_lost(error)) from error
+        except ray_errors.TaskCancelledError:
+            sys.exit("interrupted")  # by `stop`
         except ray_errors.RayTaskError as error:
             raise UserError(cannot_start(error)) from error
         except ray_errors.RayError as error:

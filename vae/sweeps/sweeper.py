@@ -15,6 +15,7 @@ from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
 from omegaconf import OmegaConf
 
 from vae.runs.config import SweepConfig, constraints_of, objectives_of, seeds_of
+from vae.sweeps.ray_launcher import RayLauncher
 from vae.sweeps.workers import runs_at_once
 from vae.utils.errors import UserError
 
@@ -72,6 +73,8 @@ class StudySweeper(OptunaSweeper):
             study.build_pruner(sweep, config.trainer.epochs),
         )
         study.check_space(opened, space)
+        if isinstance(launcher, RayLauncher):
+            launcher.connect()
         Search(
             opened,
             folder,
