@@ -13,7 +13,7 @@ from tests.support.data_sets import save_noise
 from tests.support.train_command import ROOT, TINY, call_train
 from vae.cli.main import main as vae
 
-NAMES = ("sweeps", "data", "evaluation", "app", "reliability", "losses")
+NAMES = ("sweeps", "wandb", "cluster", "data", "evaluation", "app", "reliability", "losses")
 README, *OTHERS = (
     (ROOT / page).read_text(encoding="utf-8")
     for page in ("README.md", *(f"docs/{name}.md" for name in NAMES))
