@@ -43,7 +43,7 @@ NUMBERS = [
     if re.search("int|float", str(field.type)) or field.name == "crop"
 ]
 # Where the YAML file has null; else 1.
-GOOD = {"ema": 0.5, "num_images": 1000, "face_box": [0.1, 0.1, 0.8]}
+GOOD = {"ema": 0.5, "num_images": 1000, "face_box": [0.1, 0.1, 0.8], "rungs": [1]}
 
 
 def accepted(base, name, given):

@@ -95,7 +95,7 @@ def make_sweep(folder, runs, objective=("val/bpd",), constraint=None):
         "command": "python train.py -m loss.beta=1e-5,1e-4",
         "started": "2026-11-22T18:39:07.253",
         "objective": list(objective),
-        "constraint": constraint,
+        "search": {"constraint": constraint},
         "swept": sorted({key for values in runs for key in values}),
     }
     write_json(folder / RECORD_FILE, record)

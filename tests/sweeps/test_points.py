@@ -48,6 +48,16 @@ def test_the_best_point_has_the_best_mean(tmp_path):
     assert sweep.label(sweep.best_point) == "β 1e-02"
 
 
+def test_a_point_that_lacks_a_seed_does_not_win(tmp_path):
+    """As in a search, where its trial has failed; it counts while no point has all seeds."""
+    folder = tmp_path / "s"
+    with_bpd(folder, {1e-3: (5.0,), 1e-2: (5.4, 5.5)})
+    write_json(folder / RECORD_FILE, {**read_json(folder / RECORD_FILE), "search": {"seeds": 2}})
+    assert read_sweep(folder).best_point.value("loss.beta") == 1e-2
+    write_json(folder / RECORD_FILE, {**read_json(folder / RECORD_FILE), "search": {"seeds": 3}})
+    assert read_sweep(folder).best_point.value("loss.beta") == 1e-3
+
+
 def test_a_sweep_of_seeds_alone_compares_seeds(tmp_path):
     points = read_sweep(make_sweep(tmp_path / "s", grid_of({"seed": SEEDS}))).points
     assert [point.n for point in points] == [1, 1, 1]

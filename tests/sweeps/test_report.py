@@ -113,7 +113,7 @@ def test_each_unfinished_run_is_named_with_its_reason(tmp_path):
     again = "resumes when the sweep is started again"
     assert [shown(line) for line in others] == [
         "- **loss.beta=2** failed at step 300 of 1200: the reason is in its train.log",
-        "- **loss.beta=3** pruned by Optuna at step 300 of 1200",
+        "- **loss.beta=3** stopped early by the search at step 300 of 1200",
         f"- **loss.beta=4** interrupted at step 300 of 1200; {again}",
         f"- **loss.beta=5** interrupted at step 1200; {again}",
         "- **loss.beta=6** is running, at step 1200",

@@ -59,10 +59,9 @@ class SweepConfig:
         require_ranges("sweep", self, pruner_startup=(0, 10**9), pruner_warmup=(1, 10**9))
         require_ranges("sweep", self, seeds=(1, 1000), reduction=(2, 1000), stop_at=(1, 10**9))
         rungs = self.rungs or []
-        ascending = sorted(set(rungs)) == list(rungs) and (not rungs or rungs[0] >= 1)
-        require(
-            ascending, "sweep.rungs", self.rungs, "epochs, ascending, from 1 on: [1, 3], or null"
-        )
+        epochs = all(type(rung) is int and 1 <= rung <= 10**9 for rung in rungs)
+        takes = "epochs, ascending, from 1 on: [1, 3], or null"
+        require(epochs and sorted(set(rungs)) == rungs, "sweep.rungs", self.rungs, takes)
         constraints_of(self.constraint)
         known = self.pruner in (None, "median", "hyperband")
         require(known, "sweep.pruner", self.pruner, "null, median or hyperband")

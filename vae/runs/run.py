@@ -190,7 +190,7 @@ class Run:
                 status = "finished"
             except PrunedRun:
                 status = "pruned"
-                log.info("pruned by Optuna at step %d", self.trainer.step)
+                log.info("stopped early by the search at step %d", self.trainer.step)
             except InterruptedRun:
                 status = "interrupted"
                 raise

@@ -47,13 +47,14 @@ class Comparison:
     swept: list[str]  # keys whose values differ between runs
     runs: list[SweepRun]
     constraints: list[Constraint] = field(default_factory=list)  # that the best run keeps
+    seeds: int = 1  # runs that a point is to have, as sweep.seeds says
 
     @cached_property
     def points(self) -> list[Point]:
         """The finished runs, those of several seeds as one point; the best point first.
 
-        By the mean of the first objective. Points that break a constraint come last, by how far
-        they break it.
+        By the mean of the first objective. Points that lack a seed of `sweep.seeds` come after
+        the others; those that break a constraint come last, by how far they break it.
         """
         finished = [
             run
@@ -81,7 +82,8 @@ class Comparison:
     @cached_property
     def front_points(self) -> list[Point]:
         """The Pareto front of the feasible points, best by the first objective first."""
-        points = [point for point in self.points if self.is_feasible(point)]
+        feasible = [point for point in self.points if self.is_feasible(point)]
+        points = [point for point in feasible if point.n >= self.seeds] or feasible
         return [points[i] for i in pareto_front([self._costs(point) for point in points])]
 
     @property
@@ -119,10 +121,10 @@ class Comparison:
         name = run.runs[0].name if isinstance(run, Point) else run.name
         return truncate(", ".join(parts) or name, MAX_LABEL)
 
-    def _rank(self, at: SweepRun | Point) -> tuple[float, float]:
-        """Sort key: 0 for a feasible one, else the excesses relative to the bounds; the cost."""
-        broken = self.violations(at)
-        return sum(excess / c.scale for c, excess in broken.items()), self._costs(at)[0]
+    def _rank(self, at: SweepRun | Point) -> tuple[float, bool, float]:
+        """Sort key: excesses relative to the bounds (0: feasible), lack of a seed, cost."""
+        broken = sum(excess / c.scale for c, excess in self.violations(at).items())
+        return broken, isinstance(at, Point) and at.n < self.seeds, self._costs(at)[0]
 
     def _costs(self, at: SweepRun | Point) -> list[float]:
         metrics = at.metrics
@@ -176,6 +178,7 @@ def read_sweep(folder: Path | str) -> Comparison:
     order = dict.fromkeys([*LEADING_KEYS, *swept])
     runs.sort(key=lambda run: ([sort_key(run.value(key)) for key in order], run.name))
     about = read_json(folder / RECORD_FILE)
+    search = about["search"] if isinstance(about.get("search"), dict) else {}
     objective = about.get("objective") or runs[0].config.get("objective") or "val/bpd"
     return Comparison(
         folder=folder,
@@ -185,15 +188,16 @@ def read_sweep(folder: Path | str) -> Comparison:
         started=str(about["started"]) if about.get("started") else None,
         swept=swept,
         runs=runs,
-        constraints=_constraints(about.get("search")),
+        constraints=_constraints(search.get("constraint")),
+        seeds=seeds if isinstance(seeds := search.get("seeds"), int) else 1,
     )
 
 
 def _constraints(recorded: Any) -> list[Constraint]:
     """Return the constraints in a sweep's record, which may be another version's, or edited."""
     try:
-        return constraints_of(recorded["constraint"])
-    except (LookupError, TypeError, UserError):
+        return constraints_of(recorded)
+    except UserError:
         return []
 
 

@@ -204,7 +204,7 @@ def _unfinished(comparison: Comparison) -> list[str]:
         resumes = f"interrupted {at}; resumes when the sweep is started again"
         said = {
             "failed": f"failed {at}: {run.error or 'the reason is in its train.log'}",
-            "pruned": f"pruned by Optuna {at}",
+            "pruned": f"stopped early by the search {at}",
             "running": f"is running, {at}",
             "interrupted": resumes,
             "cut": resumes,
