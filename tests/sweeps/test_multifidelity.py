@@ -17,7 +17,7 @@ from tests.support.sweep_processes import (
 )
 from tests.support.train_command import TINY, run_train
 from vae.sweeps.comparison import read_sweep
-from vae.sweeps.rungs import CONTINUES
+from vae.sweeps.study import CONTINUES
 
 pytestmark = pytest.mark.slow
 
@@ -62,11 +62,11 @@ def test_kills_lose_and_repeat_nothing(launcher, tmp_path):
 
 
 def test_seeds_rungs_and_joblib_together(tmp_path):
-    arguments = [*SEARCH, "hydra.sweeper.n_trials=3", "hydra/launcher=joblib", "sweep.seeds=2"]
+    arguments = [*SEARCH, "hydra.sweeper.n_trials=3", "hydra/launcher=joblib"]
+    arguments += ["sweep.seeds=2", "hydra.launcher.n_jobs=2"]
     arguments.append("wandb.mode=offline")
     code, out = finish(start(arguments, tmp_path))
     assert code == 0, out
-    assert "hydra/launcher=joblib: 2 runs at once, " in out
     folder = tmp_path / "multirun/m"
     trials = trials_of(folder / "study.db")
     (last,) = (trial for trial in trials if trial.state.name == "COMPLETE")

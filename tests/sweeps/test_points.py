@@ -58,6 +58,13 @@ def test_a_point_that_lacks_a_seed_does_not_win(tmp_path):
     assert read_sweep(folder).best_point.value("loss.beta") == 1e-3
 
 
+def test_a_seed_counts_once(tmp_path):
+    """A sweep in which the first seed was trained under two names."""
+    sweep = make_sweep(tmp_path / "s", grid_of({"loss.beta": (1e-3, 1e-2), "seed": (0, 1)}))
+    make_run(sweep, {"loss.beta": 1e-3})
+    assert [point.n for point in read_sweep(sweep).points] == [2, 2]
+
+
 def test_a_sweep_of_seeds_alone_compares_seeds(tmp_path):
     points = read_sweep(make_sweep(tmp_path / "s", grid_of({"seed": SEEDS}))).points
     assert [point.n for point in points] == [1, 1, 1]

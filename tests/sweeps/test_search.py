@@ -27,7 +27,7 @@ def make_search(folder, launch=None, objectives=("val/bpd",), total=4, at_once=1
     """A search for loss.beta, from 0 to 1, in `folder`, which is the sweep's."""
     storage = open_storage(SimpleNamespace(storage=None), folder)  # sweep.storage=null
     study = open_study(storage, "s", list(objectives), RandomSampler(seed=0))
-    space = {"loss.beta": FloatDistribution(0.0, 1.0)}
+    space = options.pop("space", {"loss.beta": FloatDistribution(0.0, 1.0)})
     return Search(
         study,
         folder,

@@ -8,7 +8,7 @@ from tests.support.train_command import TINY, call_train
 from vae.runs.overrides import quote_constraint
 from vae.runs.run_dir import write_summary
 from vae.sweeps.comparison import read_sweep
-from vae.utils.files import read_json
+from vae.utils.files import read_json, write_json
 from vae.utils.registry import run_metrics
 
 STUDY = ["hydra/sweeper=study", "loss.beta=interval(0.1,1)", "hydra.sweeper.n_trials=2"]
@@ -52,6 +52,13 @@ def test_a_grid_has_a_run_for_each_seed(sweep, tmp_path):
     assert "multirun/s is a sweep with seed=7, and it is 5 now" in err
 
 
+def test_seeds_that_are_added_on_the_command_line_repeat_no_run(sweep):
+    assert sweep("loss.beta=0.1,0.2", "seed=7")[2] == ["loss.beta=0.1", "loss.beta=0.2"]
+    added = [f"loss.beta={beta},seed={seed}" for beta in (0.1, 0.2) for seed in (8, 9)]
+    assert sweep("loss.beta=0.1,0.2", "seed=7,8,9")[2] == added
+    assert sweep("loss.beta=0.1,0.2", "seed=7", "sweep.seeds=3")[2] == []
+
+
 def test_seeds_of_the_command_line_keep_their_names(sweep):
     assert sweep("loss.beta=0.1", "seed=0,1")[2] == ["seed=0", "seed=1"]
     assert sweep("loss.beta=0.1", "sweep.seeds=3")[2] == ["seed=2"]
@@ -75,6 +82,7 @@ def test_a_study_has_a_run_for_each_seed(sweep, tmp_path):
     [
         (["sweep.seeds=2"], [], "error: sweep.seeds: the study's trials have 2, and it is 1"),
         ([], ["sweep.constraint=val/rate <= 2"], "error: sweep.constraint: the study's trials"),
+        ([], ["sweep.rungs=[1]"], "error: sweep.rungs: the study's trials have None, and it is"),
         (["sweep.rungs=[1]"], ["sweep.rungs=[2]"], "error: sweep.rungs: the study's trials"),
         (
             ["sweep.rungs=[1]"],
@@ -89,6 +97,29 @@ def test_a_study_keeps_its_settings(before, now, words, sweep):
     code, err, trained = sweep(*STUDY, *epochs, *now, "hydra.sweeper.n_trials=4")
     assert (code, trained) == (1, [])
     assert words in err
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_study_itself_knows_its_settings(elsewhere, sweep, tmp_path):
+    """For hosts with other folders; and a sweep of an earlier version has no record of them."""
+    shared = [*STUDY, f"sweep.storage=sqlite:///{tmp_path}/shared.db"]
+    assert sweep(*shared)[0] == 0
+    folder = tmp_path / "multirun/s"
+    if elsewhere:
+        folder.rename(tmp_path / "other")
+    else:
+        record = read_json(folder / "sweep.json")
+        del record["search"]
+        write_json(folder / "sweep.json", record)
+    code, err, trained = sweep(*shared, "sweep.seeds=3", "hydra.sweeper.n_trials=4")
+    assert (code, trained) == (1, [])
+    assert "sweep.seeds: the study's trials have 1, and it is 3 now" in err
+    assert sweep(*shared, "hydra.sweeper.n_trials=3")[0] == 0
+
+
+def test_a_constraint_may_be_spaced_in_another_way(sweep):
+    assert sweep(*STUDY, "sweep.constraint=val/rate<=2")[0] == 0
+    assert sweep(*STUDY, "sweep.constraint=val/rate  <=  2.0")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -137,7 +168,7 @@ def test_a_constraint_is_recorded_as_it_was_given(sweep, tmp_path):
     code, err, _ = sweep("loss.beta=0.1,0.2", "sweep.constraint=val/rate <= 0.15")
     assert code == 0, err
     folder = tmp_path / "multirun/s"
-    assert read_json(folder / "sweep.json")["search"]["constraint"] == "val/rate <= 0.15"
+    assert read_json(folder / "sweep.json")["search"]["constraint"] == ["val/rate <= 0.15"]
     comparison = read_sweep(folder)
     assert comparison.best.value("loss.beta") == 0.1
     assert [comparison.is_feasible(point) for point in comparison.points] == [True, False]

@@ -102,6 +102,13 @@ def test_a_number_that_is_given_counts(machine):
     assert runs_at_once(launcher, {"n_jobs": 3}, 2, 20) == 2
 
 
+def test_a_limit_of_the_search_leaves_more_threads_to_each_run(machine, caplog):
+    caplog.set_level("INFO")
+    launcher, _ = machine(cores=8)
+    assert runs_at_once(launcher, {"n_jobs": None}, 2, 20) == 2
+    assert "2 runs at once, 4 threads each" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("settings", "n_jobs", "at_once"),
     [

@@ -7,7 +7,6 @@ alone writes to the run folder and to W&B.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -145,7 +144,6 @@ class Run:
         """Remove what an interrupted run left after its last checkpoint, if it had one."""
         if state and state["file"].name != "last.pt":  # a damaged one is not to be the previous one
             backup_as(state["file"], "last.pt")
-        # later rows will be written again
         truncate_metrics(self.folder / "metrics.jsonl", self.trainer.step, self.measured)
         remove_unfinished(self.folder)
 
@@ -183,6 +181,7 @@ class Run:
                     try:
                         if not self.measured:
                             self._end_epoch()
+                        self._stop_if_asked()
                         self.trainer.fit(self.interrupts)
                     except InterruptedRun:
                         self._save("last")
@@ -231,7 +230,13 @@ class Run:
             self.best = {"step": trainer.step, **self.final}
             self._save("best")
         self._save("last")
-        if not done and not self.should_continue(math.ceil(trainer.epoch), self.final):
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        """End the run if the search stops it after this epoch (again, if it is resumed there)."""
+        step, last = self.trainer.step, self.trainer.total_steps
+        here = self.final and step < last and step % len(self.trainer.batches) == 0
+        if here and not self.should_continue(round(self.trainer.epoch), self.final):
             raise PrunedRun
 
     @on_rank_zero
@@ -270,19 +275,16 @@ class Run:
         summary = {
             "status": status,
             "error": error,
-            "step": self.trainer.step,
-            "epoch": self.trainer.epoch,
+            **self.trainer.position,
             "total_steps": self.trainer.total_steps,
             "seconds": self._elapsed(),
             "machine": devices.hardware_name(self.device, self.config.trainer.num_threads),
-            "precision": self.precision,
+            **{key: self.record[key] for key in ("precision", "beta_elbo", "provenance")},
             "gpu_memory": devices.gpu_memory(self.device),
-            "beta_elbo": self.record["beta_elbo"],
             "objective": objective_values(self.config.objective, self.final),
             "final": self.final,
             "best": self.best,
             "wandb_run_id": self.tracker.run_id,
-            "provenance": self.provenance.record,
         }
         try:
             (self.folder / "metrics.jsonl").stat()  # a folder that was removed is not made again

@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vae.runs.checkpoint import config_changes
 from vae.runs.compose import require_printable
-from vae.runs.config import SweepConfig, objectives_of, seeds_of
+from vae.runs.config import objectives_of, seeds_of
 from vae.runs.overrides import request_resume, task_overrides
 from vae.runs.run_dir import (
     RUN_ENTRIES,
@@ -40,7 +40,7 @@ from vae.runs.run_dir import (
 )
 from vae.runs.wandb_settings import WandbConfig
 from vae.sweeps.results import ENDED, RECORD_FILE
-from vae.sweeps.settings import check_sweep_settings
+from vae.sweeps.settings import check_sweep_settings, reject_other_search, search_settings
 from vae.sweeps.wandb_sweep import link_runs
 from vae.utils.distributed import world_size
 from vae.utils.errors import (
@@ -149,8 +149,9 @@ class PrepareSweep(Callback):
         values = {str(o.key_or_group): o for o in parsed}
         # Keys swept earlier stay in the names, even if only one value is left.
         swept = {key for key, o in values.items() if o.is_sweep_override()}
-        named = before.get("first_seed_named", "seed" in before.get("swept", ()))
-        named |= "seed" in swept  # seeds on the command line: the first is in its run's name, too
+        # A sweep that began with one seed has no seed in its names: more seeds leave that one out.
+        first_seed_named = "seed" in (before.get("swept", ()) if before else swept)
+        first_seed_named = before.get("first_seed_named", first_seed_named)
         swept |= set(before.get("swept", ()))
         settings = {key: plain[key] for key in ("seed", "model", "data", "optimizer", "loss")}
         is_study = config.hydra.runtime.choices["hydra/sweeper"] == "study"
@@ -158,9 +159,9 @@ class PrepareSweep(Callback):
             sweep: Any = OmegaConf.to_object(config.sweep)
             check_sweep_settings(config.hydra, parsed, sweep)
             objectives = objectives_of(plain["objective"])
-            search = _search_settings(sweep, plain["trainer"]["epochs"])
-            if is_study:
-                _reject_other_search(before.get("search", {}), search)
+            search = search_settings(sweep, plain["trainer"]["epochs"])
+            if is_study and before:
+                reject_other_search(before.get("search"), search)
             seeds = seeds_of(plain["seed"], sweep.seeds)
         for key, was, now in config_changes(before["settings"], settings) if before else ():
             varies = swept & {key, key.split(".")[0]}
@@ -169,10 +170,11 @@ class PrepareSweep(Callback):
                     f"sweep.name: {config.hydra.sweep.dir} is a sweep with {key}={was}, and "
                     f"it is {now} now. Take another sweep.name, or restore the earlier settings."
                 )
+        settings["seed"] = before["settings"]["seed"] if before else plain["seed"]
         swept |= {"seed"} if len(seeds) > 1 else set()
         fixed = [key for key in values if key not in swept]
-        if len(seeds) > 1 and not named:  # its run keeps the name that it has with one seed
-            fixed.append(f"'seed={seeds[0]}'")
+        if "seed" in swept and not first_seed_named:
+            fixed.append(f"'seed={settings['seed']}'")
         record = {
             "name": sweep.name,
             "command": shlex.join(["python", *sys.argv]),
@@ -180,7 +182,7 @@ class PrepareSweep(Callback):
             "objective": objectives,
             "search": search,
             "swept": sorted(swept),
-            "first_seed_named": named,
+            "first_seed_named": first_seed_named,
             "settings": settings,
         }
         write_json(file, record)
@@ -192,31 +194,6 @@ class PrepareSweep(Callback):
                 config.hydra.overrides.task.append(f"seed={','.join(map(str, seeds))}")
         if config.hydra.runtime.choices["hydra/launcher"] == "joblib":
             save_runs_at_interrupt(Path(config.hydra.sweep.dir))
-
-
-def _search_settings(sweep: SweepConfig, epochs: int | None) -> dict[str, Any]:
-    """Return the settings of `sweep` that all trials of a study share.
-
-    Raises:
-        UserError: a rung is not below the end of the runs.
-    """
-    takes = f"epochs below trainer.epochs={epochs}, where the last rung is"
-    fits = epochs is None or not sweep.rungs or sweep.rungs[-1] < epochs
-    require(fits, "sweep.rungs", sweep.rungs, takes)
-    keys = ("seeds", "constraint", "rungs", "reduction")
-    settings = {key: getattr(sweep, key) for key in keys}
-    return settings | ({"epochs": epochs} if sweep.rungs else {})  # the schedule's length
-
-
-def _reject_other_search(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise a UserError if a study's trials were made with other settings."""
-    for key in before.keys() & now.keys():
-        if before[key] != now[key]:
-            name = "trainer.epochs" if key == "epochs" else f"sweep.{key}"
-            raise UserError(
-                f"{name}: the study's trials have {before[key]}, and it is {now[key]} now. Take "
-                "another sweep.name, or restore the earlier value."
-            )
 
 
 def save_runs_at_interrupt(sweep: Path) -> None:

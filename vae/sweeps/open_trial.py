@@ -11,7 +11,9 @@ from statistics import fmean
 from hydra.core.utils import JobReturn, JobStatus
 from optuna.trial import Trial
 
+from vae.runs.run_dir import read_summary
 from vae.sweeps.jobs import is_lost_worker
+from vae.sweeps.results import metrics_at
 from vae.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,21 @@ class OpenTrial:
     def folders(self) -> list[Path]:
         """The folders of the runs that have ended, the first seed's first."""
         return list(map(_folder, self._in_order))
+
+    def metrics(self, stop_at: int | None) -> dict[str, float]:
+        """Return the means of the metrics that all runs have.
+
+        Args:
+            stop_at: the epoch at whose end they are wanted; None: the end of the runs.
+        """
+        found = [
+            (metrics_at(folder, stop_at) if stop_at else {})
+            or read_summary(folder).get("final")
+            or {}
+            for folder in self.folders
+        ]
+        shared = set(found[0]).intersection(*found[1:])
+        return {key: fmean(metrics[key] for metrics in found) for key in shared}
 
     def values(self, objectives: Sequence[str]) -> list[float]:
         """Return the means of the objectives over the seeds.

@@ -46,6 +46,8 @@ class Point:
 def group_by_seed(runs: Sequence[SweepRun], swept: Sequence[str]) -> list[Point]:
     """Group runs that differ in the seed alone, in the order of the first run of each.
 
+    Of several runs with the same values and seed, which are equal, the first counts.
+
     Args:
         runs: in any order.
         swept: the keys that differ between runs. If the seed is the only one, the sweep compares
@@ -54,10 +56,11 @@ def group_by_seed(runs: Sequence[SweepRun], swept: Sequence[str]) -> list[Point]
     keys = [key for key in swept if key != "seed"] or list(swept)
     if not keys:  # runs of the same values
         return [Point([run]) for run in runs]
-    groups: dict[tuple[str, ...], list[SweepRun]] = {}
+    groups: dict[tuple[str, ...], dict[str, SweepRun]] = {}
     for run in runs:
-        groups.setdefault(tuple(str(run.value(key)) for key in keys), []).append(run)
-    return [Point(sorted(group, key=_seed)) for group in groups.values()]
+        group = groups.setdefault(tuple(str(run.value(key)) for key in keys), {})
+        group.setdefault(str(run.value("seed")), run)
+    return [Point(sorted(group.values(), key=_seed)) for group in groups.values()]
 
 
 def _seed(run: SweepRun) -> int:

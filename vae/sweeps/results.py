@@ -102,11 +102,12 @@ def read_run(folder: Path) -> SweepRun:
     accepted = ACCEPTED if (folder / ACCEPTED).exists() else Path(".hydra", "overrides.yaml")
     summary = read_summary(folder)
     status = summary.get("status")
-    if status not in ENDED and is_locked(folder):
-        status, summary = "running", {}  # a summary would be from before it went on
+    if status != "finished" and is_locked(folder):
+        status, summary = "running", {}  # a summary would be from before it was resumed
     step, metrics = _progress(folder / "metrics.jsonl")
-    if status == "interrupted" and step > (parse_number(summary.get("step")) or 0):
-        status, summary = "cut", {}  # it went on after that summary, and was killed
+    resumable = status in ("interrupted", "pruned")
+    if resumable and step > (parse_number(summary.get("step")) or 0):
+        status, summary = "cut", {}  # it was resumed after that summary, and killed
     total = parse_number(summary.get("total_steps"))
     return SweepRun(
         folder=folder,
@@ -139,6 +140,16 @@ def _progress(path: Path) -> tuple[int, dict[str, float]]:
             step = int(parse_number(row.get("step")) or step)
             metrics = _metrics(row) or metrics
     return step, metrics
+
+
+def metrics_at(folder: Path, epoch: int) -> dict[str, float]:
+    """Return the validation metrics of a run at the end of an epoch; {} if there are none."""
+    found: dict[str, float] = {}
+    with suppress(OSError):
+        for _, row in read_rows(folder / "metrics.jsonl"):
+            if (metrics := _metrics(row)) and row.get("epoch") == epoch:
+                found = metrics
+    return found
 
 
 def _metrics(row: Any) -> dict[str, float]:

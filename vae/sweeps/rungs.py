@@ -18,10 +18,9 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-RUNG = "rung"  # user attribute: the number of the rung that the trial runs to; without, 0
-CONTINUES = "continues"  # user attribute: the number of the trial that it continues
-KEPT = (RUNG, CONTINUES)  # user attributes of a trial that its retry has, too
+from vae.sweeps.study import CONTINUES, RUNG, take_queued
 
+DUPLICATE = "duplicate"  # user attribute: another trial continues the same one
 Cost = Callable[[FrozenTrial], Any]  # to be sorted by; the least is the best
 
 
@@ -42,13 +41,40 @@ class Rungs:
         rung = trial.user_attrs.get(RUNG, 0)
         return self.epochs[rung] if rung < len(self.epochs) else None
 
+    def take_next(
+        self, study: Study, cost: Cost, is_here: Callable[[FrozenTrial], bool]
+    ) -> Trial | None:
+        """Take the next trial to continue out of the queue; None: none, or none yet.
+
+        To be called once all new trials have started.
+
+        Args:
+            cost: of a trial that stopped at a rung.
+            is_here: whether a trial's runs are in this process's folder.
+        """
+        trials = study.get_trials(deepcopy=False)
+        drained = not any(map(is_open, trials))
+        chosen = self.to_continue(list(filter(is_here, trials)), cost, drained=drained)
+        if chosen:
+            enqueue_continuation(study, chosen)
+        for trial in filter(_is_queued, study.get_trials(deepcopy=False)):
+            taken = take_queued(study, trial)
+            if taken and _is_duplicate(trial, study):
+                taken.set_user_attr(DUPLICATE, True)
+                study.tell(taken, state=TrialState.FAIL)
+            elif taken:
+                return taken
+        return None
+
     def to_continue(
         self, trials: Sequence[FrozenTrial], cost: Cost, *, drained: bool
     ) -> FrozenTrial | None:
         """Return the next trial to continue, from the lowest rung that has one; None: none.
 
+        Of trials with the same values, which have one run, the first counts.
+
         Args:
-            trials: all of the study.
+            trials: of the study.
             cost: of a trial that stopped at a rung.
             drained: whether no other trial will come to a rung. The best trial of the highest
                 rung is then continued until one has reached the end.
@@ -61,13 +87,34 @@ class Rungs:
         return next((trial for trial in chosen if trial.number not in continued), None)
 
     def _stopped(self, trials: Sequence[FrozenTrial], rung: int) -> list[FrozenTrial]:
-        return [
-            trial
-            for trial in trials
-            if trial.state == TrialState.PRUNED
-            and trial.user_attrs.get(RUNG, 0) == rung
-            and self.epochs[rung] in trial.intermediate_values
-        ]
+        """Return the trials that stopped at a rung."""
+        by_values: dict[str, FrozenTrial] = {}
+        for trial in trials:
+            there = self.epochs[rung] in trial.intermediate_values
+            if trial.state == TrialState.PRUNED and there and trial.user_attrs.get(RUNG, 0) == rung:
+                by_values.setdefault(str(sorted(trial.params.items())), trial)
+        return list(by_values.values())
+
+
+def is_open(trial: FrozenTrial) -> bool:
+    """Return whether a trial is at work, or waits to be continued."""
+    return trial.state == TrialState.RUNNING or _is_queued(trial)
+
+
+def _is_queued(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.WAITING and CONTINUES in trial.user_attrs
+
+
+def _is_duplicate(trial: FrozenTrial, study: Study) -> bool:
+    """Return whether an earlier trial continues the same one: two processes chose it at once."""
+    tries = trial.system_attrs.get("retry_history", ())
+    return any(
+        other.number < trial.number
+        and other.user_attrs.get(CONTINUES) == trial.user_attrs[CONTINUES]
+        and other.number not in tries
+        and DUPLICATE not in other.user_attrs
+        for other in study.get_trials(deepcopy=False)
+    )
 
 
 def enqueue_continuation(study: Study, trial: FrozenTrial) -> None:

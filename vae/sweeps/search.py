@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
@@ -22,16 +23,17 @@ from vae.runs.config import Constraint
 from vae.runs.run_dir import read_summary
 from vae.sweeps.jobs import Jobs
 from vae.sweeps.open_trial import OpenTrial
-from vae.sweeps.rungs import CONTINUES, Rungs, enqueue_continuation
+from vae.sweeps.rungs import Rungs, is_open
 from vae.sweeps.study import (
+    CONTINUES,
     HEARTBEAT,
     claim,
     counted_trials,
     give_back,
     requeue,
     requeue_abandoned,
-    take_queued,
 )
+from vae.sweeps.trial import stop_after_failures_in_a_row
 from vae.utils.errors import UserError
 from vae.utils.files import write_text_atomically
 from vae.utils.registry import find_metric
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+POLL = 5.0  # seconds between two looks at the trials of other processes
 SeedOfTrial = tuple[OpenTrial, int | None]
 
 
@@ -57,10 +60,11 @@ class Search:
     total: int  # trials that the study is to have in the end, continued ones counted once
     at_once: Callable[[], int]  # runs to have at work together
     launch: Callable[..., Sequence[JobReturn]]  # Hydra's: (overrides of each job, first number)
-    stop: Callable[[], None] = lambda: None  # end the jobs at work, which nobody waits for
+    stop: Callable[[], None] = lambda: None  # end the jobs at work
     seeds: Sequence[int | None] = (None,)  # of the runs of each trial
     constraints: Sequence[Constraint] = ()
     rungs: Rungs | None = None
+    max_failures: int | None = None  # failed runs in a row that stop the sweep
     open: list[OpenTrial] = field(default_factory=list)  # asked for, and not told yet
 
     def run(self) -> None:
@@ -77,9 +81,12 @@ class Search:
         try:
             with self.heartbeats():
                 try:
-                    while self.start_jobs(jobs):
-                        (opened, seed), ended = jobs.wait()
-                        self.take(opened, seed, ended)
+                    while self.start_jobs(jobs) or self._may_get_more():
+                        if jobs.at_work:
+                            (opened, seed), ended = jobs.wait()
+                            self.take(opened, seed, ended)
+                        else:
+                            time.sleep(POLL)
                 finally:
                     if jobs.at_work:
                         self.stop()
@@ -100,6 +107,8 @@ class Search:
         while jobs.at_work < self.at_once():
             waiting = [each for each in self.open if each.to_launch]
             if not waiting:
+                # here, too: a job of Slurm's cannot end the sweep
+                stop_after_failures_in_a_row(self.max_failures, self.folder)
                 trial = self.ask()
                 if trial is None:
                     break
@@ -136,16 +145,11 @@ class Search:
     def _next_trial(self) -> Trial | None:
         if len(self.counted()) < self.total:
             return self.study.ask()
-        if self.rungs is None:
-            return None
-        trials = self.study.get_trials(deepcopy=False)
-        open_ones = [t for t in trials if t.state == TrialState.RUNNING or _is_queued(t)]
-        here = [t for t in trials if self._is_here(t)]
-        chosen = self.rungs.to_continue(here, self._cost, drained=not open_ones)
-        if chosen:
-            enqueue_continuation(self.study, chosen)
-        queued = filter(_is_queued, self.study.get_trials(deepcopy=False))
-        return next(filter(None, (take_queued(self.study, trial) for trial in queued)), None)
+        return self.rungs.take_next(self.study, self._cost, self._is_here) if self.rungs else None
+
+    def _may_get_more(self) -> bool:
+        """Return whether trials of other processes may still come to a rung."""
+        return bool(self.rungs) and any(map(is_open, self.study.get_trials(deepcopy=False)))
 
     def _is_here(self, trial: FrozenTrial) -> bool:
         """Return whether a trial can be continued here: its runs are in this sweep's folder."""
@@ -156,7 +160,7 @@ class Search:
     def _cost(self, trial: FrozenTrial) -> tuple[float, float]:
         """Return what trials at a rung are sorted by: broken constraints, then the objective."""
         excesses = trial.constraints
-        broken = sum(max(excesses[str(c)], 0.0) / c.scale for c in self.constraints)
+        broken = sum(max(excesses.get(str(c), inf), 0.0) / c.scale for c in self.constraints)
         return broken, find_metric(self.objectives[0]).cost(trial.value or 0.0)
 
     def overrides(self, trial: Trial, seed: int | None) -> list[str]:
@@ -201,16 +205,16 @@ class Search:
             trial.set_user_attr("reason", str(error))
             self.study.tell(trial, state=TrialState.FAIL)
             return
-        summaries = [read_summary(folder) for folder in folders]
-        for constraint in self.constraints:
-            final = fmean(summary["final"][constraint.metric] for summary in summaries)
-            trial.set_constraint(str(constraint), constraint.excess({constraint.metric: final}))
-        text = ", ".join(f"{k} {v:.5g}" for k, v in zip(self.objectives, values, strict=True))
         stop_at = self.rungs.stop_at(trial) if self.rungs else None
+        metrics = opened.metrics(stop_at) if self.constraints else {}
+        for constraint in self.constraints:
+            trial.set_constraint(str(constraint), constraint.excess(metrics))
+        pruned = any(read_summary(folder).get("status") == "pruned" for folder in folders)
+        text = ", ".join(f"{k} {v:.5g}" for k, v in zip(self.objectives, values, strict=True))
         if stop_at is not None:
             trial.report(values[0], stop_at)
             text += f" after {plural(stop_at, 'epoch')}"
-        if stop_at is not None or any(summary.get("status") == "pruned" for summary in summaries):
+        if pruned or stop_at is not None:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, values)
@@ -256,8 +260,12 @@ class Search:
         """
         best = self.best()
         if not best:
-            name, states = self.study.study_name, (TrialState.COMPLETE,)
-            if self.study.get_trials(deepcopy=False, states=states):
+            name = self.study.study_name
+            states = {trial.state for trial in self.study.get_trials(deepcopy=False)}
+            if TrialState.RUNNING in states:
+                log.info("study %s has no result yet: other processes are at work", name)
+                return
+            if TrialState.COMPLETE in states:
                 kept = " and ".join(map(str, self.constraints))
                 raise UserError(
                     f"sweep.constraint: no trial of {name} keeps {kept}. {self.folder}/report.md "
@@ -276,11 +284,6 @@ class Search:
             ]
         text = OmegaConf.to_yaml(OmegaConf.create(results))
         write_text_atomically(self.folder / "optimization_results.yaml", text)
-
-
-def _is_queued(trial: FrozenTrial) -> bool:
-    """Return whether a trial waits to be continued."""
-    return trial.state == TrialState.WAITING and CONTINUES in trial.user_attrs
 
 
 def _announce(trial: Trial) -> None:

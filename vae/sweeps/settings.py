@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from vae.runs.config import SweepConfig
+from vae.runs.config import SweepConfig, constraints_of
 from vae.utils.errors import UserError, require, require_range
 
 COUNT = (1, 10**6)
@@ -116,6 +116,43 @@ def check_sweep_settings(
         )
     if launcher == "ray" and not find_spec("hydra_plugins.hydra_ray_launcher"):
         raise UserError('hydra/launcher: ray is not installed. Install it: pip install -e ".[ray]"')
+
+
+def search_settings(sweep: SweepConfig, epochs: int | None) -> dict[str, Any]:
+    """Return the settings of `sweep` that all trials of a study share, as plain values.
+
+    Args:
+        sweep: checked.
+        epochs: `trainer.epochs`, which the schedule's length follows.
+
+    Raises:
+        UserError: a rung is not below the end of the runs.
+    """
+    constraints = [str(constraint) for constraint in constraints_of(sweep.constraint)]
+    settings: dict[str, Any] = {"seeds": sweep.seeds, "constraint": constraints}
+    rungs = list(sweep.rungs or ())
+    if not rungs:
+        return settings
+    takes = f"epochs below trainer.epochs={epochs}, where the last rung is"
+    require(epochs is None or rungs[-1] < epochs, "sweep.rungs", rungs, takes)
+    return {**settings, "rungs": rungs, "reduction": sweep.reduction, "epochs": epochs}
+
+
+def reject_other_search(before: Any, now: dict[str, Any]) -> None:
+    """Raise a UserError if a study's trials were made with other settings.
+
+    Args:
+        before: recorded settings; anything else: of an earlier version, which had none.
+        now: as `search_settings` returns them.
+    """
+    before = before if isinstance(before, dict) else {"seeds": 1, "constraint": []}
+    for key in dict.fromkeys([*now, *before]):
+        if before.get(key) != now.get(key):
+            name = "trainer.epochs" if key == "epochs" else f"sweep.{key}"
+            raise UserError(
+                f"{name}: the study's trials have {before.get(key)}, and it is {now.get(key)} "
+                "now. Take another sweep.name, or restore the earlier value."
+            )
 
 
 def _check_numbers(group: str, settings: DictConfig, ranges: Ranges) -> None:

@@ -31,7 +31,7 @@ from sqlalchemy import URL, event
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from vae.runs.config import SweepConfig
-from vae.sweeps.rungs import KEPT
+from vae.sweeps.settings import reject_other_search
 from vae.utils.errors import UserError, without_password
 from vae.utils.files import is_alive
 from vae.utils.registry import find_metric
@@ -40,6 +40,10 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT = 30  # seconds between the heartbeats of a running trial
 HEARTBEAT_TIMEOUT = 180  # seconds without heartbeat after which a process is gone
+RUNG = "rung"  # user attribute: the number of the rung that the trial runs to; without, 0
+CONTINUES = "continues"  # user attribute: the number of the trial that it continues
+KEPT = (RUNG, CONTINUES)  # user attributes of a trial that its retry has, too
+SETTINGS = "settings"  # user attribute of a study: as `search_settings` returns them
 MAX_TRIES = 3  # a trial that took its process down this often is not tried again
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the sweeper logs the course of a study
@@ -168,6 +172,22 @@ def check_space(study: Study, space: Mapping[str, BaseDistribution]) -> None:
                 f"sweep.name: the study {study.study_name} searched {was}, and now it would "
                 f"search {now}. Take another sweep.name."
             ) from error
+
+
+def check_settings(study: Study, settings: dict[str, Any]) -> None:
+    """Check that the study's trials were made with these settings; note them in a new study.
+
+    Args:
+        settings: as `search_settings` returns them.
+
+    Raises:
+        UserError: another setting, by its key.
+    """
+    before = study.user_attrs.get(SETTINGS)
+    if before is not None or study.get_trials(deepcopy=False):  # of an earlier version: none
+        reject_other_search(before, settings)
+    if before is None:
+        study.set_user_attr(SETTINGS, settings)
 
 
 def counted_trials(study: Study) -> list[FrozenTrial]:

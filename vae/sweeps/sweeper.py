@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from vae.runs.config import SweepConfig, constraints_of, objectives_of, seeds_of
 from vae.sweeps.ray_launcher import RayLauncher
+from vae.sweeps.settings import search_settings
 from vae.sweeps.workers import runs_at_once
 from vae.utils.errors import UserError
 
@@ -62,7 +63,6 @@ class StudySweeper(OptunaSweeper):
                 config, [*(f"{key}={value}" for key, value in values.items()), *shared]
             ),
         )
-        settings = config.hydra.launcher
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         opened = study.open_study(
@@ -73,6 +73,7 @@ class StudySweeper(OptunaSweeper):
             study.build_pruner(sweep, config.trainer.epochs),
         )
         study.check_space(opened, space)
+        study.check_settings(opened, search_settings(sweep, config.trainer.epochs))
         if isinstance(launcher, RayLauncher):
             launcher.connect()
         Search(
@@ -82,10 +83,17 @@ class StudySweeper(OptunaSweeper):
             space=space,
             shared=shared,
             total=plugin.n_trials,
-            at_once=partial(runs_at_once, launcher, settings, plugin.n_jobs, plugin.n_trials),
+            at_once=partial(
+                runs_at_once,
+                launcher,
+                config.hydra.launcher,
+                plugin.n_jobs,
+                plugin.n_trials * sweep.seeds,
+            ),
             launch=launcher.launch,
             stop=getattr(launcher, "stop", lambda: None),
             seeds=seeds_of(config.seed, sweep.seeds) if sweep.seeds > 1 else (None,),
             constraints=constraints_of(sweep.constraint),
+            max_failures=sweep.max_failures,
             rungs=Rungs(sweep.rungs, sweep.reduction) if sweep.rungs else None,
         ).run()

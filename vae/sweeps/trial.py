@@ -25,7 +25,7 @@ from vae.runs.overrides import save_accepted_overrides
 from vae.runs.provenance import Source, current_source
 from vae.runs.run import ShouldContinue
 from vae.runs.run_dir import read_summary, record_failure, run_lock
-from vae.sweeps.results import ENDED, RECORD_FILE
+from vae.sweeps.results import ENDED, RECORD_FILE, metrics_at
 from vae.sweeps.subprocess_runner import run_in_subprocess
 from vae.utils.errors import UserError, exit_with_error
 from vae.utils.files import read_json
@@ -153,14 +153,14 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
     if state is None or summary.get("status") not in ENDED:
         return None
     limits = ("epochs", "max_steps")  # a longer run goes on from here
-    if summary["status"] == "pruned" and config.sweep.rungs:  # it continues to its next rung
-        stop_at = config.sweep.stop_at
-        if stop_at is None or (summary.get("epoch") or 0) < stop_at:
-            return None
+    stop_at = config.sweep.stop_at
+    ahead = stop_at is None or (summary.get("epoch") or 0) < stop_at
+    if summary["status"] == "pruned" and config.sweep.rungs and ahead:  # to its next rung
+        return None
     before = state["config"].trainer
     if any(getattr(before, key) != getattr(config.trainer, key) for key in limits):
         return None
-    return dict(summary.get("final") or {})
+    return (metrics_at(folder, stop_at) if stop_at else {}) or dict(summary.get("final") or {})
 
 
 def stop_after_failures_in_a_row(limit: int | None, sweep: Path) -> None:

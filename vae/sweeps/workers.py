@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 RUN_MEMORY = 2e9  # bytes of main memory that a run is given room for
 GPU_SHARE = 0.9  # of a GPU's memory that runs may fill
-TRIALS_PER_WORKER = 4  # of a search, at least: a sampler learns from trials that have ended
+RUNS_PER_WORKER = 4  # of a search, at least: a sampler learns from trials that have ended
 
 
 class WorkersLauncher(JoblibLauncher):
@@ -48,12 +48,20 @@ class WorkersLauncher(JoblibLauncher):
 
         get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
-    def at_once(self, trials: int) -> int:
-        """Return how many runs of a search with so many trials are at work at once."""
+    def at_once(self, runs: int, most: int) -> int:
+        """Return how many runs of a search are at work at once.
+
+        Args:
+            runs: of the whole search.
+            most: at once; 0: no limit.
+        """
         from joblib import effective_n_jobs
 
+        if most and self.joblib.get("n_jobs"):
+            return int(min(most, effective_n_jobs(self.joblib["n_jobs"])))
         if self.joblib.get("n_jobs") is None:
-            self._choose(max(trials // TRIALS_PER_WORKER, 2))
+            useful = max(runs // RUNS_PER_WORKER, 2)
+            self._choose(min(useful, most) if most else useful)
         return int(effective_n_jobs(self.joblib.get("n_jobs") or 1))
 
     def _choose(self, most: int) -> None:
@@ -114,7 +122,7 @@ def _main_memory() -> float:
     return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def runs_at_once(launcher: Any, settings: Mapping[str, Any], n_jobs: int, trials: int) -> int:
+def runs_at_once(launcher: Any, settings: Mapping[str, Any], n_jobs: int, runs: int) -> int:
     """Return how many runs of a search are at work at once.
 
     Args:
@@ -122,13 +130,12 @@ def runs_at_once(launcher: Any, settings: Mapping[str, Any], n_jobs: int, trials
         settings: of `hydra.launcher`.
         n_jobs: of the sweeper: the most; -1: as many as cores, -2: one less, ...; 0: as many as
             the launcher has.
-        trials: of the search.
+        runs: of the whole search.
     """
     from joblib import effective_n_jobs
 
     if str(settings.get("_target_")).endswith(".BasicLauncher"):  # it trains in this process
         return 1
     if isinstance(launcher, WorkersLauncher):
-        at_once = launcher.at_once(trials)
-        return min(at_once, effective_n_jobs(n_jobs)) if n_jobs else at_once
+        return launcher.at_once(runs, effective_n_jobs(n_jobs) if n_jobs else 0)
     return int(effective_n_jobs(n_jobs or settings.get("array_parallelism") or settings["n_jobs"]))
