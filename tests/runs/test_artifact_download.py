@@ -164,7 +164,7 @@ def test_sizes_are_limited_before_the_download(logged, wandb_server):
 @pytest.mark.parametrize("more", [-1, 1])
 def test_a_file_of_another_size_is_refused(more, logged):
     logged.sizes[LAST] = len(logged.files[LAST]) + more
-    assert "last.pt is not of the size that W&B tells" in refused()
+    assert "last.pt has another size than W&B says" in refused()
 
 
 def test_other_files_of_an_artifact_are_ignored(logged, wandb_server):

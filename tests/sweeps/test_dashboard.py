@@ -161,7 +161,7 @@ def test_a_report_says_which_runs_are_best_and_how_to_repeat_them(odd_sweep, cap
     spec = printed(capsys, odd_sweep, "--report", "--project", "p")
     assert spec["description"] == "7 runs of a sweep: 6 finished, 1 failed"
     headings, (best, table), (_, *commands) = rendered(spec["spec"])
-    assert headings == [ODD, "Best runs"]
+    assert headings == [ODD, "The best by val/bpd, lower is better"]
     measured = {  # by the folders alone
         file.parent.name: json.loads(file.read_text())["final"].get("val/bpd")
         for file in odd_sweep.glob("*/summary.json")
@@ -182,7 +182,7 @@ def test_a_report_of_two_objectives_has_the_pareto_front(tmp_path, capsys):
     folder = make_sweep(tmp_path / "front", values, ["val/rate", "val/mse"])
     make_run(folder, {"loss.beta": 1}, metrics={"val/rate": 1e6, "val/mse": 1e6})
     headings, (best, table), _ = rendered(printed(capsys, folder, "--report")["spec"])
-    assert headings == ["front", "Best trade-offs"]
+    assert headings == ["front", "The 3 best trade-offs"]
     assert sorted(row[0] for row in best[1:]) == sorted(
         f"loss.beta={v['loss.beta']}" for v in values
     )

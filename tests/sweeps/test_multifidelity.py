@@ -1,5 +1,6 @@
 """Seeds and rungs with runs that train, killed and started again."""
 
+import json
 import random
 import time
 
@@ -14,10 +15,13 @@ from tests.support.sweep_processes import (
     statuses,
     trials_of,
     validated,
+    wait_until,
 )
 from tests.support.train_command import TINY, run_train
+from vae.runs.compose import compose
 from vae.sweeps.comparison import read_sweep
 from vae.sweeps.study import CONTINUES
+from vae.sweeps.trial import train_locked
 
 pytestmark = pytest.mark.slow
 
@@ -34,16 +38,20 @@ def steps_of(epochs):
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_kills_lose_and_repeat_nothing(launcher, tmp_path):
     """kill -9 at random moments; the winner is, bit for bit, a run that was never stopped."""
-    draw = random.Random(launcher)
+    draw, folder = random.Random(launcher), tmp_path / "multirun/m"
     arguments = [*SEARCH, "hydra.sweeper.n_trials=7", f"hydra/launcher={launcher}"]
+
+    def epochs():
+        return sum(len(validated(run)) for run in folder.glob("loss*"))
+
     for _ in range(KILLS):
+        goal = epochs() + draw.randint(1, 4)
         process = start(arguments, tmp_path)
-        time.sleep(draw.uniform(6, 16))
-        if process.poll() is None:
-            kill(process)
+        wait_until(lambda: epochs() >= goal or process.poll() is not None)  # noqa: B023
+        time.sleep(draw.uniform(0, 1.5))
+        kill(process)
     code, out = run_sweep(arguments, tmp_path)
     assert code == 0, out
-    folder = tmp_path / "multirun/m"
     trials = trials_of(folder / "study.db")
     assert all(trial.state.is_finished() for trial in trials)
     runs = [run for run in folder.iterdir() if (run / "summary.json").exists()]
@@ -59,6 +67,58 @@ def test_kills_lose_and_repeat_nothing(launcher, tmp_path):
     alone[-2] = f"loss.beta={beta!r}"
     assert run_train(alone, tmp_path).returncode == 0
     assert identical(weights(winner), weights(tmp_path / "alone"))
+
+
+@pytest.fixture
+def stopping(tmp_path):
+    """The settings of a run that stops at an epoch, and its folder."""
+    folder = tmp_path / "multirun/s/defaults"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra/overrides.yaml").write_text("[]\n")
+
+    def settings(epoch):
+        rungs = ["sweep.rungs=[1,2]", f"sweep.stop_at={epoch or 'null'}", "sweep.trial=0"]
+        return compose([*TINY, *EPOCHS[1:], "trainer.epochs=3", "sweep.name=s", *rungs])
+
+    return settings, folder
+
+
+def test_a_run_that_is_killed_at_its_rung_stays_there(stopping, tmp_path, monkeypatch):
+    """After its checkpoint was written, and before its summary was."""
+    monkeypatch.chdir(tmp_path)
+    settings, folder = stopping
+    first = train_locked(settings(1), folder)
+    state = weights(folder)
+    (folder / "summary.json").unlink()
+    again = train_locked(settings(1), folder)
+    assert (again, validated(folder)) == (first, steps_of(1))
+    assert identical(weights(folder), state)
+    assert train_locked(settings(2), folder) != first
+    assert train_locked(settings(1), folder) == first  # of another trial with the same values
+    train_locked(settings(None), folder)
+    assert validated(folder) == steps_of(3)
+    assert train_locked(settings(2), folder)["val/bpd"] == rows(folder, 8)["val/bpd"]
+
+
+def rows(folder, step):
+    """The validation after a step."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return next(row for row in lines if row["step"] == step and "val/bpd" in row)
+
+
+def test_a_search_through_submitit(tmp_path):
+    """Several trials at once, and one that fails; Slurm's part is played by its local executor."""
+    arguments = [
+        "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10", "hydra/sweeper=study",
+        "hydra.sweeper.n_jobs=2", "hydra.sweeper.n_trials=4", "sweep.name=s",
+        "loss.beta=choice(0.1,-1)", "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=0",
+    ]  # fmt: skip
+    code, out = run_sweep(arguments, tmp_path)
+    assert code == 0, out
+    for trial in trials_of(tmp_path / "multirun/s/study.db"):
+        good = trial.params["loss.beta"] > 0
+        assert trial.state.name == ("COMPLETE" if good else "FAIL")
+        assert good or "loss.beta: got -1" in trial.user_attrs["reason"]
 
 
 def test_seeds_rungs_and_joblib_together(tmp_path):

@@ -181,7 +181,7 @@ def _require_room(address: str, sizes: Mapping[str, int]) -> None:
 
 
 def _download(file: Any, path: Path) -> None:
-    """Download a file of an artifact, of the size that W&B tells and not a byte more.
+    """Download a file of an artifact; stop at the size that W&B says.
 
     Raises:
         ValueError: it is a reference, or no file of that size.
@@ -199,7 +199,7 @@ def _download(file: Any, path: Path) -> None:
         copy.flush()
         os.fsync(copy.fileno())
     if left != 1:
-        raise ValueError(f"{path.name} is not of the size that W&B tells")
+        raise ValueError(f"{path.name} has another size than W&B says")
 
 
 @contextmanager

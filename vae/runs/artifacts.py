@@ -134,9 +134,12 @@ def use_model(run: wandb.Run, folder: Path, run_id: str | None, checkpoint: str,
 
 def use_origin(run: wandb.Run, folder: Path) -> None:
     """Record the artifact that a resumed run was downloaded from as its input. Online alone."""
+    import wandb
+
     name = origin_of(folder)
     if name and not run.offline:
-        run.use_artifact(name)
+        api = wandb.Api({"base_url": run.settings.base_url}, timeout=int(REACH_TIMEOUT))
+        run.use_artifact(api.artifact(name, type="model"))
 
 
 def origin_of(folder: Path) -> str | None:

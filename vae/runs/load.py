@@ -198,7 +198,7 @@ def evaluate_and_record(
     config = {**asdict(run.config), "checkpoint": run.checkpoint, "evaluated": str(run.folder)}
     with WandbRun(folder, named, config, job_type="evaluate") as wandb_run:
         wandb_run.send(
-            "could not be told of the model",
+            "logging of the model as an input failed",
             lambda wb: use_model(wb, run.folder, run.wandb_run_id, run.checkpoint, run.step),
         )
         row = {name: figure["value"] for name, figure in report.figures.items()}

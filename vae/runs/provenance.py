@@ -178,8 +178,9 @@ def hide_secrets(content: bytes) -> bytes:
     """
     content = URL_PASSWORD.sub(rb"\1:" + HIDDEN + b"@", content)
     known = {value for name, value in os.environ.items() if SECRET_NAMES.search(name)}
-    with suppress(ValueError):
-        known |= {urlsplit(value).password or "" for value in os.environ.values() if "@" in value}
+    for value in [value for value in os.environ.values() if "@" in value]:
+        with suppress(ValueError):  # no URL
+            known.add(urlsplit(value).password or "")
     for path in (os.environ.get("NETRC") or "~/.netrc", "~/_netrc"):
         with suppress(OSError, netrc.NetrcParseError):
             hosts = netrc.netrc(os.path.expanduser(path)).hosts

@@ -77,11 +77,11 @@ class Tracker(WandbRun):
         path = self.folder / "metrics.jsonl"
         with annotate_os_error(path), open(path, "a", encoding="utf-8"):
             super().__enter__()  # there is a run from now on, even without a row
-        self.send("could not be told of the metrics", _define_metrics)
-        self.send("could not be told of the origin", lambda run: use_origin(run, self.folder))
+        self.send("definition of the metrics failed", _define_metrics)
+        self.send("logging of the origin failed", lambda run: use_origin(run, self.folder))
         data = self.data
         if data and self.settings.log_model:
-            self.send("could not be told of the data", lambda run: use_data(run, data))
+            self.send("logging of the data failed", lambda run: use_data(run, data))
         return self
 
     @contextmanager

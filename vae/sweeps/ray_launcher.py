@@ -69,6 +69,7 @@ class RayLauncher(Launcher):
         self.address, self.num_gpus = address, num_gpus
         self.resources = {"CPU": num_cpus, "memory": (memory_gb or 0) * 2**30}
         self.at_work: dict[Any, Path] = {}  # the folder of the run of each of Ray's tasks
+        self.ended_by: BaseException | None = None
         self.context: HydraContext | None = None
         self.task_function: TaskFunction | None = None
         self.config: DictConfig | None = None
@@ -122,9 +123,11 @@ class RayLauncher(Launcher):
             self.at_work.clear()
             log.error("%s", error)  # Ray may end this process before it is printed
             raise
-        except BaseException:
+        except BaseException as error:
+            # Of a search, which calls this from several threads, the first error is the cause.
+            self.ended_by = self.ended_by or error
             self.stop()
-            raise
+            raise self.ended_by from None
         for task, _ in tasks:
             self.at_work.pop(task, None)
         return results
@@ -229,7 +232,7 @@ class RayLauncher(Launcher):
             record_failure(folder, str(reason))
             given = list(job.hydra.overrides.task)
             return JobReturn(given, None, job, status=JobStatus.FAILED, _return_value=reason)
-        if isinstance(result, UserError):
+        if isinstance(result, BaseException):
             raise result
         return result if isinstance(result, JobReturn) else sys.exit(result)
 

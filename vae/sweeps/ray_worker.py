@@ -12,7 +12,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from vae.sweeps.results import RECORD_FILE
-from vae.utils.errors import UserError
+from vae.utils.errors import ReportedExit, UserError
 from vae.utils.files import read_json
 
 
@@ -23,7 +23,7 @@ def run_on_worker(
     job: DictConfig,
     task_function: TaskFunction,
     singletons: dict[Any, Any],
-) -> JobReturn | UserError | int:
+) -> JobReturn | UserError | ReportedExit | int:
     """Run one job in a worker of Ray's.
 
     Args:
@@ -50,6 +50,8 @@ def run_on_worker(
         os.chdir(cwd)  # from the folder in which `ray start` was called
         returned: JobReturn = _run_job(context, job, task_function, singletons)
         return returned
+    except ReportedExit as error:
+        return error
     except (SystemExit, KeyboardInterrupt):
         return 1
 

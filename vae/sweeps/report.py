@@ -83,12 +83,12 @@ def report_markdown(comparison: Comparison, out: Path, notes: Sequence[str] = ()
         parts.append(markdown_block(comparison.command.splitlines(), "bash"))
     if constraint := constraint_sentence(comparison):
         parts.append(markdown_text(constraint))
-    parts += _best(comparison, out)
-    parts += _infeasible(comparison, out)
+    parts += best_section(comparison, out)
+    parts += infeasible_section(comparison, out)
     there = [(name, what) for name, what in PICTURES.items() if (out / name).exists()]
     parts += [f"## {what}\n\n![{what}]({name})" for name, what in there]
     parts += [markdown_text(note) for note in notes]
-    parts += ["## All runs", _runs_table(comparison, comparison.runs, out)]
+    parts += ["## All runs", runs_table(comparison, comparison.runs, out)]
     parts += _unfinished(comparison)
     return "\n\n".join(parts) + "\n"
 
@@ -147,8 +147,12 @@ def _has_seeds(comparison: Comparison) -> bool:
     return any(point.n > 1 for point in comparison.points)
 
 
-def _best(comparison: Comparison, out: Path) -> list[str]:
-    """Return the section of the best points, or of the Pareto front, with their commands."""
+def best_section(comparison: Comparison, out: Path | None) -> list[str]:
+    """Return the section of the best points, or of the Pareto front, with their commands.
+
+    Args:
+        out: the folder from which run folders are linked; None: no links.
+    """
     feasible = [point for point in comparison.points if comparison.is_feasible(point)]
     if not feasible:
         return []
@@ -186,7 +190,7 @@ def _commands(title: str, again: Sequence[SweepRun | Point]) -> list[str]:
     return [f"{title}:", markdown_block([*map(repeat_command, again)], "bash")]
 
 
-def _infeasible(comparison: Comparison, out: Path) -> list[str]:
+def infeasible_section(comparison: Comparison, out: Path | None) -> list[str]:
     """Return the section of the points that break a constraint, the least infeasible first."""
     broken = [point for point in comparison.points if not comparison.is_feasible(point)]
     if not broken:
@@ -214,10 +218,10 @@ def _unfinished(comparison: Comparison) -> list[str]:
     return ["## Runs that did not finish", "\n".join(lines)] if lines else []
 
 
-def _points_table(comparison: Comparison, points: Sequence[Point], out: Path) -> str:
+def _points_table(comparison: Comparison, points: Sequence[Point], out: Path | None) -> str:
     """Return a table of points: means and standard deviations, where there are seeds."""
     if not _has_seeds(comparison):
-        return _runs_table(comparison, [point.runs[0] for point in points], out)
+        return runs_table(comparison, [point.runs[0] for point in points], out)
     keys = [key for key in comparison.swept if key != "seed"]
     metrics = _columns(comparison)
     broken = [describe_violations(comparison.violations(point)) for point in points]
@@ -231,7 +235,8 @@ def _points_table(comparison: Comparison, points: Sequence[Point], out: Path) ->
     return markdown_table(heads, lines)
 
 
-def _runs_table(comparison: Comparison, runs: Iterable[SweepRun], out: Path) -> str:
+def runs_table(comparison: Comparison, runs: Iterable[SweepRun], out: Path | None) -> str:
+    """Return a Markdown table of runs, with links from `out`; without links for None."""
     metrics = _columns(comparison)
     lines = []
     for run in runs:
@@ -256,9 +261,11 @@ def _settings(run: SweepRun, keys: Iterable[str]) -> list[str]:
     return ["" if value is None else format_value(value) for value in values]
 
 
-def _link(comparison: Comparison, run: SweepRun, out: Path) -> Markdown:
-    """Return a link to a run's folder, bold for the best run."""
+def _link(comparison: Comparison, run: SweepRun, out: Path | None) -> Markdown:
+    """Return a link from `out` to a run's folder, bold for the best run; None: the name alone."""
     bold = "**" if run is comparison.best else ""
+    if out is None:
+        return Markdown(f"{bold}{markdown_text(run.name)}{bold}")
     relative = Path(os.path.relpath(run.folder, out)).as_posix()
     target = quote(relative, "/=,+", errors="surrogateescape")
     return Markdown(f"{bold}[{markdown_text(run.name)}](<{target}>){bold}")

@@ -76,8 +76,6 @@ class Search:
         name, there = self.study.study_name, len(self.counted())
         log.info("study %s: %d of %s", name, there, plural(self.total, "trial"))
         jobs: Jobs[SeedOfTrial] = Jobs(self.launch)
-        # Hydra's launcher by joblib announces each job with four lines; a trial has one here
-        logging.getLogger("hydra_plugins.hydra_joblib_launcher").setLevel(logging.WARNING)
         try:
             with self.heartbeats():
                 try:

@@ -44,7 +44,8 @@ RUNG = "rung"  # user attribute: the number of the rung that the trial runs to; 
 CONTINUES = "continues"  # user attribute: the number of the trial that it continues
 KEPT = (RUNG, CONTINUES)  # user attributes of a trial that its retry has, too
 SETTINGS = "settings"  # user attribute of a study: as `search_settings` returns them
-MAX_TRIES = 3  # a trial that took its process down this often is not tried again
+MAX_TRIES = 3  # a trial that took its worker down this often is not tried again
+MAX_STARTS = 10  # nor one in which the sweep was killed this often; its runs have other processes
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the sweeper logs the course of a study
 # Optuna calls the heartbeat experimental, and means it for Study.optimize; a launcher of
@@ -231,7 +232,7 @@ def requeue_abandoned(study: Study, own: Collection[int] = ()) -> None:
     """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if trial.number not in own and is_abandoned(trial):
-            requeue(study, trial._trial_id)
+            requeue(study, trial._trial_id, MAX_STARTS)
     fail_stale_trials(study)  # of other hosts; it calls queue_again
 
 
@@ -247,22 +248,26 @@ def is_abandoned(trial: FrozenTrial) -> bool:
     return earlier or not is_alive(owner["pid"])
 
 
-def requeue(study: Study, trial_id: int) -> None:
-    """Close a trial that took its process down, and queue its values."""
+def requeue(study: Study, trial_id: int, tries: int = MAX_TRIES) -> None:
+    """Close a trial whose process has died, and queue its values.
+
+    Args:
+        tries: of its values in all.
+    """
     try:
         study._storage.set_trial_user_attr(trial_id, "reason", "its process died")
         study._storage.set_trial_state_values(trial_id, TrialState.FAIL)
     except UpdateFinishedTrialError:  # another process was quicker
         return
-    queue_again(study, deepcopy(study._storage.get_trial(trial_id)))
+    queue_again(study, deepcopy(study._storage.get_trial(trial_id)), tries)
 
 
-def queue_again(study: Study, trial: FrozenTrial) -> None:
-    """Queue the values of a closed trial, but no more than `MAX_TRIES` times in all."""
-    log.info("trial %d: its process died; in all it is tried %d times", trial.number, MAX_TRIES)
+def queue_again(study: Study, trial: FrozenTrial, tries: int = MAX_STARTS) -> None:
+    """Queue the values of a closed trial, but no more than `tries` times in all."""
+    log.info("trial %d: its process died; in all it is tried %d times", trial.number, tries)
     # its owner and its reason are not the next one's
     trial.user_attrs = {key: trial.user_attrs[key] for key in KEPT if key in trial.user_attrs}
-    retry = RetryHeartbeatStaleTrialCallback(MAX_TRIES - 1, inherit_intermediate_values=True)
+    retry = RetryHeartbeatStaleTrialCallback(tries - 1, inherit_intermediate_values=True)
     retry(study, trial)
 
 

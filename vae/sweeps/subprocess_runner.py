@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cache
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import parent_process
@@ -66,7 +65,6 @@ def run_in_subprocess(
     context: Any = multiprocessing.get_context("forkserver" if LINUX else "spawn")
     if LINUX:
         context.set_forkserver_preload(list(PRELOADED))
-    _watch_launcher()
     receiver, sender = context.Pipe(duplex=False)
     # a fork has the environment of the process that it is forked from
     surroundings = dict(os.environ), dict(logs), logging.getLogger().level
@@ -121,17 +119,15 @@ def _is_orphaned() -> bool:
     return launcher is not None and os.getppid() != launcher.pid
 
 
-@cache
-def _watch_launcher() -> None:
-    """Start a thread that ends a worker of joblib when its launcher is gone and it has no run."""
+def end_with_launcher() -> None:
+    """Start a thread that ends this idle worker of joblib when its launcher is gone."""
 
     def watch() -> None:
         while not (_is_orphaned() and not AT_WORK.locked()):
             time.sleep(1.0)
         os._exit(1)
 
-    if parent_process() is not None:
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _cause_of_death(exit_code: int) -> str:

@@ -56,7 +56,7 @@ def pruning_callback(config: RunConfig, folder: Path) -> ShouldContinue:
             storage.set_trial_intermediate_value(trial_id, epochs, metrics[objective])
             return not study.pruner.prune(study, storage.get_trial(trial_id))
         except Exception as error:  # training does not depend on the study
-            log.warning("the study cannot be reached; the run goes on unpruned: %s", error)
+            log.warning("the study cannot be reached; the run is not pruned: %s", error)
             return True
 
     return should_continue
@@ -152,7 +152,7 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
     summary = read_summary(folder)
     if state is None or summary.get("status") not in ENDED:
         return None
-    limits = ("epochs", "max_steps")  # a longer run goes on from here
+    limits = ("epochs", "max_steps")  # a longer run resumes
     stop_at = config.sweep.stop_at
     ahead = stop_at is None or (summary.get("epoch") or 0) < stop_at
     if summary["status"] == "pruned" and config.sweep.rungs and ahead:  # to its next rung

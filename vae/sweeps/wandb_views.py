@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
 from vae.runs.tracking import summary_key
-from vae.sweeps.comparison import LEADING_KEYS, Comparison, format_value, rows
-from vae.sweeps.report import BEST_RUNS, TABLE, repeat_command
-from vae.sweeps.results import SweepRun
+from vae.sweeps.comparison import LEADING_KEYS, Comparison
+from vae.sweeps.report import best_section, infeasible_section, runs_table
+from vae.sweeps.sentences import constraint_sentence
 from vae.sweeps.wandb_sweep import FIGURES
 from vae.utils.errors import UserError
-from vae.utils.registry import find_metric
-from vae.utils.tables import markdown_table
-from vae.utils.text import markdown_block, markdown_code, markdown_text, plural, truncate
+from vae.utils.text import markdown_block, markdown_text, plural, truncate
 
 METRICS = ("val/rate", "val/distortion", "val/active_units", "val/bpd")
 CURVES = ("val/bpd", "val/rate")
@@ -86,7 +83,10 @@ def build_report(comparison: Comparison, entity: str, project: str, group: str) 
         # Without a project, which the package would look up on the server, it is the report's.
         shown = wr.Runset(name=_title(group), filters=_only(group))
         blocks += [wr.H2(text=name), wr.PanelGrid(runsets=[shown], panels=panels)]
-    blocks += [wr.H2(text="All runs"), wr.MarkdownBlock(text=_table(comparison, comparison.runs))]
+    blocks += [
+        wr.H2(text="All runs"),
+        wr.MarkdownBlock(text=runs_table(comparison, comparison.runs, None)),
+    ]
     states = Counter(run.status for run in comparison.runs)
     counts = ", ".join(f"{number} {status}" for status, number in states.items())
     return wr.Report(
@@ -182,40 +182,14 @@ def _panels(wr: ModuleType, comparison: Comparison) -> dict[str, list[Any]]:
 
 
 def _best_runs(comparison: Comparison) -> str:
-    """Return Markdown: the sweep's command, the best runs, and the commands that repeat them."""
+    """Return Markdown: the sweep's command, and its best and infeasible points, as in report.md."""
     parts = [f"# {markdown_text(comparison.name)}"]
     if comparison.command:
         parts.append(markdown_block(comparison.command.splitlines(), "bash"))
-    ranked = comparison.ranked
-    if not ranked:
-        return "\n\n".join([*parts, "No run has finished yet."])
-    several = len(comparison.objectives) > 1
-    chosen = comparison.front if several else ranked[:BEST_RUNS]
-    better = {True: "higher", False: "lower"}
-    ways = [
-        f"{markdown_code(key)}, {better[find_metric(key).higher_is_better]} is better"
-        for key in comparison.objectives
-    ]
-    parts += [
-        f"## Best {'trade-offs' if several else 'runs'}",
-        f"{len(chosen)} of {plural(len(ranked), 'finished run')}, by {'; '.join(ways)}:",
-        _table(comparison, chosen),
-        "The commands that repeat these runs:",
-        markdown_block([repeat_command(run) for run in chosen], "bash"),
-    ]
-    return "\n\n".join(parts)
-
-
-def _table(comparison: Comparison, runs: Iterable[SweepRun]) -> str:
-    """Return a Markdown table with a line per run."""
-    metrics = list(dict.fromkeys([*TABLE, *comparison.objectives]))
-    heads = list(dict.fromkeys(["run", *comparison.swept, "beta_elbo", *metrics, "step", "status"]))
-    by_name = {row["run"]: row for row in rows(comparison)}
-
-    def cell(key: str, value: Any) -> str:
-        if value is None:
-            return ""
-        return find_metric(key).format(value) if key in metrics else format_value(value)
-
-    lines = [[cell(key, by_name[run.name].get(key)) for key in heads] for run in runs]
-    return markdown_table(heads, lines)
+    if constraint := constraint_sentence(comparison):
+        parts.append(markdown_text(constraint))
+    if not comparison.points:
+        parts.append("No run has finished yet.")
+    return "\n\n".join(
+        [*parts, *best_section(comparison, None), *infeasible_section(comparison, None)]
+    )

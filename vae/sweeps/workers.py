@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 
 from vae.runs.run_dir import read_summary
+from vae.sweeps.subprocess_runner import end_with_launcher
 from vae.utils.text import plural
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ class WorkersLauncher(JoblibLauncher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run jobs; return their results in order."""
+        self.joblib["initializer"] = end_with_launcher  # of each worker, also an idle one
+        # the plugin announces each batch with lines of joblib's arguments
+        logging.getLogger("hydra_plugins.hydra_joblib_launcher").setLevel(logging.WARNING)
         if self.joblib.get("n_jobs") is None:
             self._choose(len(job_overrides))
         if self.joblib.get("n_jobs") is not None:

@@ -72,15 +72,15 @@ def say_error(text: str) -> None:
 class ReportedExit(SystemExit):
     """The end of the process, with its reason, which has been printed."""
 
-    reason = ""
+    def __init__(self, reason: str) -> None:
+        super().__init__(1)
+        self.reason = reason
 
 
 def exit_with_error(text: str) -> NoReturn:
     """End the process with an error message, where an exception would not end it."""
     say_error(text)
-    stop = ReportedExit(1)
-    stop.reason = text
-    raise stop
+    raise ReportedExit(text)
 
 
 # In errors of torch's that have no class of their own: its allocator's on CPUs, mmap's, MPS's,
