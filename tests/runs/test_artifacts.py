@@ -91,6 +91,7 @@ def test_a_run_uses_its_data_and_logs_its_model(trained, wandb_server, tmp_path)
     assert wandb_server.unknown == []
 
 
+@pytest.mark.slow
 def test_an_evaluation_uses_the_model(trained, evaluated, train, wandb_server):
     address = f"wandb:tester/faces/{trained.name}"
     here, first = evaluated("run")
@@ -129,6 +130,7 @@ def test_commands_take_an_address(trained, tmp_path, capsys):
     assert identical(dict(app[0].run.model.state_dict()), dict(weights))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_a_new_one_that_uses_the_model(trained, train, wandb_server, tmp_path):
     address = f"resume=wandb:tester/faces/{trained.name}:latest"
     for epochs in (4, 5):  # each with its own learning rates

@@ -12,7 +12,7 @@ from tests.support.wandb_files import read_run
 KINDS = ("original", "reconstruction", "sample", "fitted_sample", "interpolation")
 
 
-@pytest.mark.parametrize("mode", ["offline", "online"])
+@pytest.mark.parametrize("mode", ["offline", pytest.param("online", marks=pytest.mark.slow)])
 def test_the_faces_of_two_runs_line_up(mode, wandb_server, tmp_path, monkeypatch, capsys):
     sweep = ["-m", *TINY, "loss.beta=1e-5,1e-1", "sweep.name=s", f"wandb.mode={mode}"]
     code, _, err = call_train(sweep, tmp_path, monkeypatch, capsys)

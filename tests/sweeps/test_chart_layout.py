@@ -62,12 +62,12 @@ SWEEPS = {
 }
 
 
-SLOW = ["search of 200"]
+FAST = ["grid of 5 x 3, 3 seeds", "search of 20", "constraint", "categories", "close values alone"]
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SWEEPS],
+    params=[n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in SWEEPS],
 )
 def figures(request, tmp_path_factory):
     """The drawn figures of a sweep: all panels, and that of rate and distortion alone."""

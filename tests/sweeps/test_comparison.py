@@ -83,7 +83,7 @@ def test_the_csv_has_each_run_once_and_each_column_once(tmp_path):
     [
         ("finished", False, "finished"),
         ("finished", True, "finished"),  # the process may be at the sweep's next run
-        ("pruned", True, "pruned"),
+        ("pruned", True, "running"),
         ("interrupted", False, "interrupted"),
         ("interrupted", True, "running"),  # it goes on: what it left is from before
         ("failed", False, "failed"),
