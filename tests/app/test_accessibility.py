@@ -23,10 +23,7 @@ SHOWN = {  # what each tab shows when it is ready
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark")])
 def test_no_rule_of_wcag_is_broken_and_nothing_is_cut(browser, sweep_url, width, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    with visiting(browser, sweep_url, width) as page:
-        page.emulate_media(color_scheme=scheme)
-        page.reload()
-        page.wait_for_selector("#after img")
+    with visiting(browser, sweep_url, width, color_scheme=scheme) as page:
         page.add_style_tag(content="* { transition: none !important }")  # colours in between
         for tab in TABS:
             open_tab(page, tab)

@@ -34,16 +34,18 @@ def browser():
 
 
 @contextmanager
-def visiting(browser, url, width=1280, height=900, ready="#after img", bypass_csp=True):
+def visiting(browser, url, width=1280, height=900, ready="#after img", **context_options):
     """A visitor's page, once `ready` is there.
 
     At its end no request has gone elsewhere and no error is on the console.
 
     Args:
-        bypass_csp: playwright's `wait_for_function` needs it; the page does not.
+        context_options: of playwright's `new_context`. Its `wait_for_function` needs bypass_csp;
+            the page does not.
     """
+    options = {"bypass_csp": True, **context_options}
     context = browser.new_context(
-        viewport={"width": width, "height": height}, accept_downloads=True, bypass_csp=bypass_csp
+        viewport={"width": width, "height": height}, accept_downloads=True, **options
     )
     page = context.new_page()
     elsewhere, errors = [], []

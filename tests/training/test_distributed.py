@@ -184,9 +184,9 @@ def test_torchrun_makes_one_run_folder(tmp_path):
     assert code == 0, err
     (folder,) = (tmp_path / "outputs").glob("*/*")
     assert {p.name for p in tmp_path.iterdir()} - {"home"} == {"data", "outputs"}
-    assert {p.name for p in folder.iterdir()} == {
-        ".hydra", ".lock", "train.log", "metrics.jsonl", "summary.json", "checkpoints", "figures",
-        "wandb",
+    assert {p.name for p in folder.iterdir()} - {"code.patch"} == {
+        ".hydra", ".lock", "train.log", "metrics.jsonl", "summary.json", "provenance.json",
+        "checkpoints", "figures", "wandb",
     }  # fmt: skip
     assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
     assert len([p for p in (tmp_path / "data" / "cache").iterdir() if p.is_dir()]) == 1
