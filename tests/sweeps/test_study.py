@@ -83,8 +83,8 @@ def test_the_study_has_the_names_of_the_objectives(storage):
         (None, "parent", 0, False),
         (None, "dead", 0, True),
         ("elsewhere", "dead", 1000, False),  # Optuna's heartbeat decides
-        (None, None, 170, False),  # killed before it was claimed: three minutes, as docs/sweeps.md
-        (None, None, 190, True),
+        (None, None, 25, False),  # killed before it was claimed
+        (None, None, 35, True),
     ],
 )
 def test_a_trial_is_abandoned_with_its_process(host, process, started, abandoned, processes):

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial
 
 from vae.runs.run_dir import read_summary
 from vae.sweeps.jobs import is_lost_worker
 from vae.sweeps.results import metrics_at
+from vae.sweeps.study import CONTINUES
 from vae.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -92,3 +94,18 @@ class OpenTrial:
 def _folder(returned: JobReturn) -> Path:
     assert returned.hydra_cfg is not None
     return Path(returned.hydra_cfg.hydra.runtime.output_dir)
+
+
+def announce(trial: Trial) -> None:
+    """Log the values of a new trial, and the trial that it continues."""
+    values = ", ".join(f"{key}={value}" for key, value in trial.params.items())
+    continued = trial.user_attrs.get(CONTINUES)
+    what = "" if continued is None else f" continues trial {continued}"
+    log.info("trial %d%s: %s", trial.number, what, values)
+
+
+def runs_of(trial: FrozenTrial, prefix: str = "") -> dict[str, Any]:
+    """Return the folder of a trial's first run, and those of all where there are several."""
+    runs = trial.user_attrs.get("runs", ())
+    several = {f"{prefix}runs": runs} if len(runs) > 1 else {}
+    return {f"{prefix}run": trial.user_attrs.get("run"), **several}

@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from vae.runs.config import Constraint
 from vae.runs.run_dir import read_summary
 from vae.sweeps.jobs import Jobs
-from vae.sweeps.open_trial import OpenTrial
+from vae.sweeps.open_trial import OpenTrial, announce, runs_of
 from vae.sweeps.rungs import Rungs, is_open
 from vae.sweeps.study import (
     CONTINUES,
@@ -65,6 +65,7 @@ class Search:
     constraints: Sequence[Constraint] = ()
     rungs: Rungs | None = None
     max_failures: int | None = None  # failed runs in a row that stop the sweep
+    waiting: bool = False  # for trials of other processes
     open: list[OpenTrial] = field(default_factory=list)  # asked for, and not told yet
 
     def run(self) -> None:
@@ -84,7 +85,7 @@ class Search:
                             (opened, seed), ended = jobs.wait()
                             self.take(opened, seed, ended)
                         else:
-                            time.sleep(POLL)
+                            self._wait_for_others()
                 finally:
                     if jobs.at_work:
                         self.stop()
@@ -134,7 +135,7 @@ class Search:
                 self.open.append(opened)  # first: if the sampler fails, it is given back
                 for key, values in self.space.items():
                     trial._suggest(key, values)
-                _announce(trial)
+                announce(trial)
                 return trial
             except UpdateFinishedTrialError:  # another process closed it meanwhile
                 self.open = [each for each in self.open if each is not opened]
@@ -148,6 +149,13 @@ class Search:
     def _may_get_more(self) -> bool:
         """Return whether trials of other processes may still come to a rung."""
         return bool(self.rungs) and any(map(is_open, self.study.get_trials(deepcopy=False)))
+
+    def _wait_for_others(self) -> None:
+        """Wait for a while; say so the first time."""
+        if not self.waiting:
+            log.info("waiting for trials of other processes")
+        self.waiting = True
+        time.sleep(POLL)
 
     def _is_here(self, trial: FrozenTrial) -> bool:
         """Return whether a trial can be continued here: its runs are in this sweep's folder."""
@@ -275,24 +283,10 @@ class Search:
         results: dict[str, Any] = {"name": "optuna"}
         if len(self.objectives) == 1:
             results |= {"best_params": best[0].params, "best_value": best[0].value}
-            results |= {"best_trial": best[0].number, **_runs(best[0], "best_")}
+            results |= {"best_trial": best[0].number, **runs_of(best[0], "best_")}
         else:
             results["solutions"] = [
-                {"params": t.params, "values": t.values, **_runs(t)} for t in best
+                {"params": t.params, "values": t.values, **runs_of(t)} for t in best
             ]
         text = OmegaConf.to_yaml(OmegaConf.create(results))
         write_text_atomically(self.folder / "optimization_results.yaml", text)
-
-
-def _announce(trial: Trial) -> None:
-    values = ", ".join(f"{key}={value}" for key, value in trial.params.items())
-    continued = trial.user_attrs.get(CONTINUES)
-    what = "" if continued is None else f" continues trial {continued}"
-    log.info("trial %d%s: %s", trial.number, what, values)
-
-
-def _runs(trial: FrozenTrial, prefix: str = "") -> dict[str, Any]:
-    """Return the folder of a trial's first run, and those of all where there are several."""
-    runs = trial.user_attrs.get("runs", ())
-    several = {f"{prefix}runs": runs} if len(runs) > 1 else {}
-    return {f"{prefix}run": trial.user_attrs.get("run"), **several}

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT = 30  # seconds between the heartbeats of a running trial
 HEARTBEAT_TIMEOUT = 180  # seconds without heartbeat after which a process is gone
+CLAIM_TIMEOUT = 30  # seconds without an owner after which the process that asked for it is gone
 RUNG = "rung"  # user attribute: the number of the rung that the trial runs to; without, 0
 CONTINUES = "continues"  # user attribute: the number of the trial that it continues
 KEPT = (RUNG, CONTINUES)  # user attributes of a trial that its retry has, too
@@ -241,7 +242,7 @@ def is_abandoned(trial: FrozenTrial) -> bool:
     owner = trial.user_attrs.get("owner")
     if owner is None:  # its process was killed before it could claim it, or is about to
         age = datetime.now() - (trial.datetime_start or datetime.now())
-        return age > timedelta(seconds=HEARTBEAT_TIMEOUT)
+        return age > timedelta(seconds=CLAIM_TIMEOUT)
     if owner["host"] != socket.gethostname():
         return False
     earlier = owner["pid"] == os.getpid()  # a sweep of this process
