@@ -52,19 +52,15 @@ class Rungs:
             cost: of a trial that stopped at a rung.
             is_here: whether a trial's runs are in this process's folder.
         """
-        trials = study.get_trials(deepcopy=False)
-        drained = not any(map(is_open, trials))
-        chosen = self.to_continue(list(filter(is_here, trials)), cost, drained=drained)
-        if chosen:
-            enqueue_continuation(study, chosen)
-        for trial in filter(_is_queued, study.get_trials(deepcopy=False)):
-            taken = take_queued(study, trial)
-            if taken and _is_duplicate(trial, study):
-                taken.set_user_attr(DUPLICATE, True)
-                study.tell(taken, state=TrialState.FAIL)
-            elif taken:
-                return taken
-        return None
+        taken = _take_queued(study)  # first, as the choice is better with what comes of them
+        if taken is None:
+            trials = study.get_trials(deepcopy=False)
+            drained = not any(map(is_open, trials))
+            chosen = self.to_continue(list(filter(is_here, trials)), cost, drained=drained)
+            if chosen:
+                enqueue_continuation(study, chosen)
+                taken = _take_queued(study)
+        return taken
 
     def to_continue(
         self, trials: Sequence[FrozenTrial], cost: Cost, *, drained: bool
@@ -99,6 +95,18 @@ class Rungs:
 def is_open(trial: FrozenTrial) -> bool:
     """Return whether a trial is at work, or waits to be continued."""
     return trial.state == TrialState.RUNNING or _is_queued(trial)
+
+
+def _take_queued(study: Study) -> Trial | None:
+    """Take a trial that waits to be continued; close those that another trial continues, too."""
+    for trial in filter(_is_queued, study.get_trials(deepcopy=False)):
+        taken = take_queued(study, trial)
+        if taken and _is_duplicate(trial, study):
+            taken.set_user_attr(DUPLICATE, True)
+            study.tell(taken, state=TrialState.FAIL)
+        elif taken:
+            return taken
+    return None
 
 
 def _is_queued(trial: FrozenTrial) -> bool:
