@@ -85,7 +85,7 @@ def test_a_folder_of_something_else_is_kept(logged):
         ("wandb:tester/faces/model-2:best", "model-2:best' not found.*Check"),
         ("wandb:tester/faces/model-1:gone", "model-1:gone' not found.*Check"),
         ("wandb:tester/else/model-1:best", "'else' not found.*Check"),
-        ("wandb:stranger/faces/model-1:best", "not found.*Check"),
+        ("wandb:other/faces/model-1:best", "not found.*Check"),
         ("wandb:", "ENTITY/PROJECT/NAME:ALIAS"),
         ("wandb:faces/model-1:best", "ENTITY/PROJECT/NAME:ALIAS"),
         ("wandb:tester/faces/model-1", "ENTITY/PROJECT/NAME:ALIAS"),

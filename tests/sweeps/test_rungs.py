@@ -100,7 +100,7 @@ def test_few_trials_still_have_a_winner(total, tmp_path):
 
 
 def test_interrupts_lose_and_repeat_nothing(tmp_path):
-    """At 20 random moments; each start goes on with what is open."""
+    """At 20 random moments; each start resumes what is open."""
     draw, epochs, left = random.Random(0), count(), [20]
 
     def interrupt():
