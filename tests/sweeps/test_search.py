@@ -205,6 +205,29 @@ def test_each_end_is_told(tmp_path, caplog):
     assert "has no val/bpd" in caplog.text  # no run has logged it
 
 
+@pytest.mark.parametrize("total", [3, 5])
+def test_failures_in_a_row_stop_a_search_that_has_trials_left(total, tmp_path):
+    """After the last trial there is nothing to stop: its results are written."""
+
+    def train(beta):
+        run = tmp_path / f"loss.beta={beta}"
+        run.mkdir()
+        good = not list(tmp_path.glob("*/summary.json"))
+        write_summary(run, {"status": "finished" if good else "failed", "error": "no"})
+        if not good:
+            raise UserError("no")
+        return beta
+
+    if total == 3:
+        run_search(tmp_path, train, total=total, max_failures=2)
+        assert (tmp_path / "optimization_results.yaml").exists()
+    else:
+        with pytest.raises(SystemExit):
+            run_search(tmp_path, train, total=total, max_failures=2)
+    waiting = ["WAITING"] * (total > 3)
+    assert states_of(tmp_path) == ["COMPLETE", "FAIL", "FAIL", *waiting]
+
+
 def test_a_sampler_that_fails_leaves_no_running_trial(tmp_path, monkeypatch):
     monkeypatch.setattr(RandomSampler, "sample_independent", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

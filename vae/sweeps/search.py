@@ -65,7 +65,7 @@ class Search:
     constraints: Sequence[Constraint] = ()
     rungs: Rungs | None = None
     max_failures: int | None = None  # failed runs in a row that stop the sweep
-    waiting: bool = False  # for trials of other processes
+    has_waited: bool = False  # for trials of other processes
     open: list[OpenTrial] = field(default_factory=list)  # asked for, and not told yet
 
     def run(self) -> None:
@@ -106,11 +106,11 @@ class Search:
         while jobs.at_work < self.at_once():
             waiting = [each for each in self.open if each.to_launch]
             if not waiting:
-                # here, too: a job of Slurm's cannot end the sweep
-                stop_after_failures_in_a_row(self.max_failures, self.folder)
                 trial = self.ask()
                 if trial is None:
                     break
+                # here, too: a job of Slurm's cannot end the sweep
+                stop_after_failures_in_a_row(self.max_failures, self.folder)
                 waiting = [each for each in self.open if each.trial is trial]
             chosen = waiting[0]
             seed = chosen.to_launch.pop(0)
@@ -152,9 +152,9 @@ class Search:
 
     def _wait_for_others(self) -> None:
         """Wait for a while; say so the first time."""
-        if not self.waiting:
+        if not self.has_waited:
             log.info("waiting for trials of other processes")
-        self.waiting = True
+        self.has_waited = True
         time.sleep(POLL)
 
     def _is_here(self, trial: FrozenTrial) -> bool:
