@@ -16,7 +16,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from vae.data import CelebAConfig, FolderConfig, SyntheticConfig
 from vae.data.synthetic.faces import FACTOR_NAMES, draw, sample_factors
-from vae.evaluation import MetricsConfig, TrainedModel, distances, networks
+from vae.evaluation import MetricsConfig, TrainedModel, distances, inception
 from vae.evaluation.distances import (
     FaceCrop,
     Features,
@@ -26,6 +26,7 @@ from vae.evaluation.distances import (
     squared_mmd,
 )
 from vae.evaluation.latents import RunningGaussian
+from vae.models import face_net
 
 CPU = torch.device("cpu")
 COMMON = {"root": "data", "image_size": 64, "batch_size": 8, "num_images": 100}
@@ -136,8 +137,8 @@ def test_features_keep_the_order_of_images(count):
 
 @pytest.fixture
 def stand_ins(monkeypatch):
-    monkeypatch.setattr(networks, "load_inception", lambda _: Means())
-    monkeypatch.setattr(networks, "load_face_net", Means)
+    monkeypatch.setattr(inception, "load_inception", lambda _: Means())
+    monkeypatch.setattr(face_net, "load_face_net", Means)
 
 
 def trained(data=DRAWN, **settings):
@@ -177,7 +178,7 @@ def test_the_best_features_for_the_images(stand_ins, count, weights, name, keys,
 def test_features_that_cannot_be_had_are_noted(monkeypatch, tmp_path):
     """Inception's weights could not be downloaded; the extra `faces` is not installed."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(networks, "PACKAGE", "a_package_that_is_not_there")
+    monkeypatch.setattr(face_net, "PACKAGE", "a_package_that_is_not_there")
     found, notes = pick_features(trained(), 5000)
     assert found is None
     assert notes[0].startswith("FID is left out: the weights of FID's Inception are not here")

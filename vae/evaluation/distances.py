@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae.data.loader import evaluation_batches
-from vae.evaluation import TrainedModel, networks
+from vae.evaluation import TrainedModel, inception
 from vae.evaluation.latents import RunningGaussian, progress_batches
+from vae.models import face_net
 from vae.models.base import VAE
 from vae.training.metrics import EVALUATION_BATCH
 from vae.utils.errors import UserError
@@ -46,7 +47,7 @@ class FaceCrop(nn.Module):
         side = max(1, side)
         left, top = (min(place, size - side) for place in (left, top))  # rounded beyond the edge
         square = images[:, :, top : top + side, left : left + side]
-        shape = (networks.FACE_SIDE, networks.FACE_SIDE)
+        shape = (face_net.SIDE, face_net.SIDE)
         return F.interpolate(square, shape, mode="bilinear", antialias=True)
 
 
@@ -74,8 +75,8 @@ class Features:
 def face_features(trained: TrainedModel) -> Features:
     """Return the face network's features, on the model's device. UserError: as `load_face_net`."""
     box = trained.metrics_config.face_box or trained.data_config.face_box
-    network = nn.Sequential(FaceCrop(box), networks.load_face_net())
-    return Features("faces", network, networks.FACE_DIMENSIONS, trained.device)
+    network = nn.Sequential(FaceCrop(box), face_net.load_face_net())
+    return Features("faces", network, face_net.DIMENSIONS, trained.device)
 
 
 def pick_features(trained: TrainedModel, count: int) -> tuple[Features | None, list[str]]:
@@ -95,19 +96,19 @@ def pick_features(trained: TrainedModel, count: int) -> tuple[Features | None, l
     weights = trained.metrics_config.inception_weights
     if weights == "none":
         notes.append("FID is left out: metrics.inception_weights=none.")
-    elif count <= networks.INCEPTION_DIMENSIONS:
-        notes.append(_too_few("FID", networks.INCEPTION_DIMENSIONS, count))
+    elif count <= inception.DIMENSIONS:
+        notes.append(_too_few("FID", inception.DIMENSIONS, count))
     else:
         try:
-            network = networks.load_inception(weights)
-            dimensions = networks.INCEPTION_DIMENSIONS
+            network = inception.load_inception(weights)
+            dimensions = inception.DIMENSIONS
             return Features("inception", network, dimensions, trained.device), notes
         except UserError as error:
-            if weights != networks.DOWNLOAD:
+            if weights != inception.DOWNLOAD:
                 raise
             notes.append(f"FID is left out: {error}")
-    if count <= networks.FACE_DIMENSIONS:
-        return None, [*notes, _too_few("The face distance", networks.FACE_DIMENSIONS, count)]
+    if count <= face_net.DIMENSIONS:
+        return None, [*notes, _too_few("The face distance", face_net.DIMENSIONS, count)]
     try:
         return face_features(trained), notes
     except UserError as error:

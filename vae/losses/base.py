@@ -11,6 +11,7 @@ import torch
 from omegaconf import MISSING
 from torch import Tensor
 
+from vae.losses.perceptual import PerceptualConfig
 from vae.losses.regularizers import RegularizerConfig
 from vae.losses.schedules import ScheduleConfig
 from vae.models.posterior import Posterior
@@ -32,6 +33,7 @@ class LossConfig:
     kl_reduction: str = MISSING  # divisor of the summed KL: latents or pixels
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
 
     def __post_init__(self) -> None:
         require_ranges("loss", self, beta=(0, 1e9))
@@ -62,6 +64,7 @@ class LossTerms(NamedTuple):
     distortion: Tensor  # nats per image: -log p(x|z), up to the likelihood's constant
     rate: Tensor  # nats per image: KL(q(z|x) || p(z)), summed over the latents
     penalty: Tensor  # nats per image: what beta multiplies; the rate, unless chosen otherwise
+    perceptual: Tensor | None  # weighted distance in a network's features; None without one
 
 
 def kl_divisor(config: LossConfig, values: int, latent_dim: int) -> int:
@@ -90,11 +93,12 @@ def loss_terms(
     epoch: float = float("inf"),
     training_images: int = 0,
     gather: Gather = lambda rows: rows,
+    autocast: torch.autocast | None = None,
 ) -> LossTerms:
     """Compute the loss of a batch.
 
     Args:
-        config: likelihood, regularizer, beta, its schedule and reduction.
+        config: likelihood, regularizer, perceptual term, beta, its schedule and reduction.
         logits: (batch, 3, size, size), decoded from the latents.
         images: the encoded images, (batch, 3, size, size) in [0, 1].
         posterior: of the same batch.
@@ -104,6 +108,7 @@ def loss_terms(
         training_images: how many there are; 0 where that is not known.
         gather: concatenates the rows of all ranks (`vae.utils.distributed.all_gather`), for
             the terms that are not a mean over images; by default the batch is already whole.
+        autocast: the precision of a perceptual term's network; float32 if None.
     """
     values = math.prod(images.shape[1:])
     per_value = config.distortion(logits, images, gather)
@@ -116,4 +121,8 @@ def loss_terms(
         whole = Posterior(mean, logvar)
     penalty = config.regularizer.penalty(whole, latents, epoch, training_images)
     beta = beta_at(config, epoch)
-    return LossTerms(per_value + beta * penalty / divisor, per_value * values, rate, penalty)
+    loss = per_value + beta * penalty / divisor
+    perceptual = config.perceptual.term(logits, images, autocast)
+    if perceptual is not None:
+        loss = loss + perceptual
+    return LossTerms(loss, per_value * values, rate, penalty, perceptual)

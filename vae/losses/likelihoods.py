@@ -1,4 +1,4 @@
-"""Likelihoods: -log p(x|z) of four families, averaged over the values.
+"""Reconstruction terms: -log p(x|z) of four families, or MS-SSIM; averaged over the values.
 
 Each takes logits and images, (batch, 3, size, size), images in [0, 1], and returns a scalar:
 times the number of values in an image it is the distortion in nats per image. Constants that do
@@ -17,6 +17,7 @@ from omegaconf import MISSING
 from torch import Tensor
 
 from vae.losses.base import Gather, LossConfig
+from vae.losses.ssim import ms_ssim
 from vae.utils.errors import require_ranges
 from vae.utils.registry import register
 
@@ -82,3 +83,24 @@ class LaplaceConfig(LossConfig):
 
     def distortion(self, logits: Tensor, images: Tensor, gather: Gather) -> Tensor:
         return F.l1_loss(logits.sigmoid(), images) / self.scale
+
+
+@register("loss", "ms_ssim")
+@dataclass
+class MSSSIMConfig(LossConfig):
+    """`loss=ms_ssim`: alpha · (1 - MS-SSIM) + (1 - alpha) · absolute error (Zhao et al. 2017).
+
+    Their mixture, but for the Gaussian window that they weigh the absolute error by. It is the
+    -log likelihood of no family: its beta compares with no other loss's.
+    """
+
+    alpha: float = MISSING  # share of MS-SSIM; the rest is that of the absolute error; 0 to 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_ranges("loss", self, alpha=(0, 1))
+
+    def distortion(self, logits: Tensor, images: Tensor, gather: Gather) -> Tensor:
+        reconstructions = logits.sigmoid()
+        dissimilarity = 1 - ms_ssim(images, reconstructions).mean()
+        return torch.lerp(F.l1_loss(reconstructions, images), dissimilarity, self.alpha)

@@ -120,6 +120,52 @@ class TotalCorrelationConfig(RegularizerConfig):
         return rate + (self.weight - 1) * correlation
 
 
+@register("loss/regularizer", "dip_i")
+@dataclass
+class DIPConfig(RegularizerConfig):
+    """`loss/regularizer=dip_i`: DIP-VAE-I, uncorrelated posterior means (Kumar et al. 2018).
+
+    KL + off_diagonal · Σ_{i≠j} C_ij² + diagonal · Σ_i (C_ii - 1)², with C the covariance of the
+    posterior means over the batch. Since β multiplies all of it, the weights λ of the paper are
+    β relative to the ELBO (`beta_elbo`) times these.
+    """
+
+    off_diagonal: float = MISSING  # weight of covariances; a number from 0 to 1e9
+    diagonal: float = MISSING  # weight of variances that are not 1; a number from 0 to 1e9
+
+    needs_whole_batch: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_ranges("loss.regularizer", self, off_diagonal=(0, 1e9), diagonal=(0, 1e9))
+
+    def penalty(
+        self, posterior: Posterior, latents: Tensor, epoch: float, training_images: int
+    ) -> Tensor:
+        covariance = self.covariance(posterior)
+        variances = covariance.diagonal()
+        off_diagonal = covariance.square().sum() - variances.square().sum()
+        diagonal = (variances - 1).square().sum()
+        return _rate(posterior) + self.off_diagonal * off_diagonal + self.diagonal * diagonal
+
+    def covariance(self, posterior: Posterior) -> Tensor:
+        """Return the covariance that is to be the identity, (latent_dim, latent_dim)."""
+        centred = posterior.mean - posterior.mean.mean(0)
+        return centred.T @ centred / len(centred)
+
+
+@register("loss/regularizer", "dip_ii")
+@dataclass
+class DIPIIConfig(DIPConfig):
+    """`loss/regularizer=dip_ii`: DIP-VAE-II, uncorrelated latents (Kumar et al. 2018).
+
+    As DIP-VAE-I, but C is the covariance of q(z), the mean posterior of the batch: that of the
+    means plus the mean variance.
+    """
+
+    def covariance(self, posterior: Posterior) -> Tensor:
+        return super().covariance(posterior) + posterior.logvar.exp().mean(0).diag()
+
+
 @register("loss/regularizer", "mmd")
 @dataclass
 class MMDConfig(RegularizerConfig):

@@ -207,6 +207,7 @@ def prepare_run(
     require(fits, "data.batch_size", config.data.batch_size, takes)
     if config.trainer.compile:
         require_compiler(device)
+    config.loss.perceptual.load(device)
     if config.resume is None and not resume:
         claim_run_folder(folder)
     state = load_resume_state(config, folder)

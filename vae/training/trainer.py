@@ -221,13 +221,15 @@ class Trainer:
             epoch=self.epoch,
             training_images=len(self.batches.images),
             gather=distributed.all_gather,
+            autocast=self.autocast,
         )
         self.optimizer.zero_grad()
         terms.loss.backward()  # type: ignore[no-untyped-call]
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.config.grad_clip:
             clip_grads_with_norm_(self.parameters, self.config.grad_clip, norm)
-        values = distributed.all_mean({**terms._asdict(), "grad_norm": norm})
+        values = {name: value for name, value in terms._asdict().items() if value is not None}
+        values = distributed.all_mean({**values, "grad_norm": norm})
         skipped = ~torch.stack(list(values.values())).isfinite().all()
         guarded_step(self.optimizer, skipped)
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):

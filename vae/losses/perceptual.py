@@ -1,0 +1,188 @@
+"""Perceptual terms: distances in the features of a frozen network.
+
+Hou et al. (2017) train a VAE by squared distances in the hidden maps of a network for
+recognition: they compare edges, textures and parts where a pixel's error compares colours. The
+term is added to the pixels' distortion. A model trained in this way scores well by distances in
+the features of the same network: judge it by another measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from omegaconf import MISSING
+from torch import Tensor, nn
+
+from vae.models.face_net import SIDE, FaceNet, load_face_net
+from vae.utils.errors import UserError, require_ranges
+from vae.utils.registry import register
+
+Maps = Callable[[Tensor], list[Tensor]]  # RGB images in [0, 1] to hidden maps (n, c, h, w)
+
+VGG_LAYERS = (1, 6, 11)  # relu1_1, relu2_1, relu3_1: the three of Hou et al.'s VAE-123
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@register("loss/perceptual", "none")
+@dataclass
+class PerceptualConfig:
+    """`loss/perceptual=none`: pixels alone. The base of every perceptual term."""
+
+    name: str = "none"  # the name it is registered by
+
+    def load(self, device: torch.device) -> None:
+        """Load the network, if there is one.
+
+        Raises:
+            UserError: its weights are not here.
+        """
+
+    def term(
+        self, logits: Tensor, images: Tensor, autocast: torch.autocast | None = None
+    ) -> Tensor | None:
+        """Return what is added to the distortion of the pixels, a scalar; None without a network.
+
+        Args:
+            logits: (batch, 3, size, size), decoded.
+            images: (batch, 3, size, size) in [0, 1].
+            autocast: the precision that the network runs in; float32 if None.
+        """
+        return None
+
+
+@dataclass
+class NetworkConfig(PerceptualConfig):
+    """Settings of the terms that have a network: a subclass has the method `maps`."""
+
+    weight: float = MISSING  # of the distance; a number from 0 to 1e9
+
+    def __post_init__(self) -> None:
+        require_ranges("loss.perceptual", self, weight=(0, 1e9))
+
+    def maps(self, device: torch.device) -> Maps:
+        """Return the network's function from images to hidden maps, loaded once per process.
+
+        Raises:
+            UserError: its weights are not here.
+        """
+        raise NotImplementedError
+
+    def load(self, device: torch.device) -> None:
+        self.maps(device)
+
+    def term(
+        self, logits: Tensor, images: Tensor, autocast: torch.autocast | None = None
+    ) -> Tensor:
+        """Return weight · the mean over the layers of |Φ(x) - Φ(x̂)|² / |Φ(x)|².
+
+        Both sums are over the batch. (The paper adds squared distances as they are. Divided by
+        the size of the features, each layer counts as much as the others, and a weight means the
+        same for every network.)
+        """
+        maps = self.maps(images.device)
+        reconstructions = logits.sigmoid()
+        with autocast or nullcontext():
+            with torch.no_grad():
+                expected = maps(images)
+            found = maps(reconstructions)
+        distances = [relative_distance(*pair) for pair in zip(expected, found, strict=True)]
+        return self.weight * torch.stack(distances).mean()
+
+
+def relative_distance(expected: Tensor, found: Tensor) -> Tensor:
+    """Return |expected - found|² / |expected|², a scalar float32."""
+    expected, found = expected.float(), found.float()
+    return (found - expected).square().sum() / expected.square().sum().clamp(min=1e-12)
+
+
+@register("loss/perceptual", "vgg")
+@dataclass
+class VGGConfig(NetworkConfig):
+    """`loss/perceptual=vgg`: VGG-19, trained on ImageNet (Simonyan & Zisserman 2015)."""
+
+    def maps(self, device: torch.device) -> Maps:
+        return _vgg(device)
+
+
+@register("loss/perceptual", "face")
+@dataclass
+class FaceConfig(NetworkConfig):
+    """`loss/perceptual=face`: dlib's face recognition network (the extra `faces`).
+
+    Images are resized to the size of its faces: as their shapes, so their scale matters to it.
+    """
+
+    def maps(self, device: torch.device) -> Maps:
+        net = _face_net(device)
+
+        def maps(images: Tensor) -> list[Tensor]:
+            return net.maps(F.interpolate(images, (SIDE, SIDE), mode="bilinear"))
+
+        return maps
+
+
+@cache
+def _face_net(device: torch.device) -> FaceNet:
+    with torch.inference_mode(False):  # or no gradient could pass, where validation loads it
+        return load_face_net().to(device)
+
+
+@cache
+def _vgg(device: torch.device) -> VGG:
+    with torch.inference_mode(False):
+        return load_vgg().to(device)
+
+
+class VGG(nn.Module):
+    """The first layers of VGG-19: RGB images (n, 3, h, w) in [0, 1] to the maps of VGG_LAYERS."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.layers = layers
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, found = (images - self.mean) / self.std, []
+        for number, layer in enumerate(self.layers):
+            x = layer(x)
+            if number in VGG_LAYERS:
+                found.append(x)
+        return found
+
+
+def load_vgg() -> VGG:
+    """Load VGG-19's first layers, on the CPU, in evaluation mode.
+
+    Torchvision downloads the weights the first time (548 MB) into the cache of torch.hub.
+
+    Raises:
+        UserError: they cannot be downloaded, or the file in the cache is damaged.
+    """
+    from torchvision.models import VGG19_Weights, vgg19
+
+    weights = VGG19_Weights.IMAGENET1K_V1
+    try:
+        state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        with torch.device("meta"):  # the classifier alone would take half a gigabyte
+            layers = vgg19().features[: VGG_LAYERS[-1] + 1]
+        of_layers = {name: state[f"features.{name}"] for name in layers.state_dict()}
+        layers.load_state_dict(of_layers, assign=True)
+    except Exception as error:  # no network, no space; reading a damaged file can fail in any way
+        raise UserError(
+            f"loss/perceptual=vgg: VGG's weights could not be loaded ({error}). Download "
+            f"{weights.url} "
+            f"into {torch.hub.get_dir()}/checkpoints, or take loss/perceptual=face, which needs no "
+            "download."
+        ) from error
+    net = VGG(layers).to(memory_format=torch.channels_last)
+    return net.requires_grad_(False).eval()

@@ -1,0 +1,76 @@
+"""Structural similarity of images, at one scale and at several."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WINDOW = 11  # pixels
+SIGMA = 1.5  # of the Gaussian window, pixels
+C1, C2 = 0.01**2, 0.03**2  # (K1 · range)² and (K2 · range)², of images in [0, 1]
+# Exponents of the scales, from the full size on (Wang et al. 2003, section 3.2).
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+def ssim_maps(images: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return luminance and contrast-structure, whose product is SSIM (Wang et al. 2004).
+
+    A Gaussian window over each channel, without padding: WINDOW pixels wide, fewer for images
+    that are smaller.
+
+    Args:
+        images, reconstructions: (batch, channels, height, width) in [0, 1].
+
+    Returns:
+        (batch, channels, height - window + 1, width - window + 1) each.
+    """
+    size = min(images.shape[2:])
+    width = min(WINDOW, size if size % 2 else size - 1)
+    offsets = torch.arange(width, device=images.device, dtype=images.dtype) - width // 2
+    window = torch.exp(-offsets.square() / (2 * SIGMA**2))
+    rows, columns = (_sliding(window / window.sum(), length) for length in images.shape[2:])
+    x, y = images.contiguous(), reconstructions.contiguous()
+    products = torch.stack([x, y, x.square(), y.square(), x * y])
+    mean_x, mean_y, square_x, square_y, product = rows @ products @ columns.T
+    var_x, var_y = square_x - mean_x.square(), square_y - mean_y.square()
+    luminance = (2 * mean_x * mean_y + C1) / (mean_x.square() + mean_y.square() + C1)
+    contrast = (2 * (product - mean_x * mean_y) + C2) / (var_x + var_y + C2)
+    return luminance, contrast
+
+
+def _sliding(window: Tensor, length: int) -> Tensor:
+    """Return the matrix that slides a window over `length` values, (length - n + 1, length).
+
+    For windows this small, a product of matrices is faster than a convolution per channel.
+    """
+    offsets = torch.arange(length, device=window.device)
+    places = offsets - offsets[: length - len(window) + 1, None]
+    inside = (places >= 0) & (places < len(window))
+    return torch.where(inside, window[places.clamp(0, len(window) - 1)], 0.0)
+
+
+def ms_ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Return the multi-scale structural similarity of each image, (batch,) (Wang et al. 2003).
+
+    The product over scales of the mean contrast-structure, and at the last scale of the mean
+    SSIM, each to the power of its weight. Between scales, images are averaged over 2x2 pixels.
+    Images of fewer than 176 pixels have fewer than five scales, as many as leave room for the
+    window: their weights are scaled to the sum 1. Negative factors count as 0.
+
+    Args:
+        images, reconstructions: (batch, channels, height, width) in [0, 1].
+    """
+    size = min(images.shape[2:])
+    scales = 1 + sum(size >> scale >= WINDOW for scale in range(1, len(SCALE_WEIGHTS)))
+    total = sum(SCALE_WEIGHTS[:scales])
+    similarity = torch.ones(len(images), device=images.device)
+    for scale, weight in enumerate(SCALE_WEIGHTS[:scales], start=1):
+        luminance, contrast = ssim_maps(images, reconstructions)
+        last = scale == scales
+        factor = (luminance * contrast if last else contrast).flatten(1).mean(1)
+        # at 0 the gradient of a power below 1 is infinite
+        similarity = similarity * factor.clamp(min=1e-6) ** (weight / total)
+        if not last:
+            images, reconstructions = (F.avg_pool2d(x, 2) for x in (images, reconstructions))
+    return similarity
