@@ -19,6 +19,7 @@ from vae.losses.regularizers import (
     total_correlation,
 )
 from vae.models import Posterior
+from vae.utils.registry import choices
 
 BATCH, LATENTS = 6, 3
 END = math.inf
@@ -141,3 +142,42 @@ def test_mmd(batch):
     kl = kl_of(posterior).sum(1).mean()
     expected = 0.75 * kl + 9.25 * prior_discrepancy(latents)
     torch.testing.assert_close(config.penalty(posterior, latents, END, 100), expected)
+
+
+@pytest.mark.parametrize("name", ["dip_i", "dip_ii"])
+def test_dip_of_gaussians(name):
+    """Means whose covariance is known exactly; the penalty in closed form."""
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn(200, LATENTS, generator=generator, dtype=torch.float64)
+    centred = raw - raw.mean(0)
+    white = centred @ torch.linalg.inv(torch.linalg.cholesky(centred.T @ centred / 200)).T
+    wanted = torch.tensor([[1.5, 0.3, -0.2], [0.3, 0.8, 0.1], [-0.2, 0.1, 0.25]]).double()
+    mean = white @ torch.linalg.cholesky(wanted).T + torch.tensor([3.0, 0, -1])
+    variances = torch.tensor([0.1, 0.2, 0.7], dtype=torch.float64)
+    posterior = Posterior(mean, variances.log().expand(200, 3))
+    config = choices("loss/regularizer")[name](name, off_diagonal=2.0, diagonal=5.0)
+    found = config.penalty(posterior, mean, END, 200) - kl_of(posterior).sum(1).mean()
+    diagonal = {"dip_i": [1.5, 0.8, 0.25], "dip_ii": [1.6, 1.0, 0.95]}[name]
+    expected = 2 * 2 * (0.3**2 + 0.2**2 + 0.1**2) + 5 * sum((c - 1) ** 2 for c in diagonal)
+    assert found.item() == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["dip_i", "dip_ii"])
+def test_dip_removes_correlation(name):
+    """By gradient descent on the means."""
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(64, 1, generator=generator)
+    mean = shared + 0.3 * torch.randn(64, LATENTS, generator=generator)
+    mean.requires_grad_()
+    config = choices("loss/regularizer")[name](name, off_diagonal=10.0, diagonal=10.0)
+    before = torch.corrcoef(mean.detach().T)
+    optimizer = torch.optim.Adam([mean], lr=0.03)
+    for _ in range(200):
+        optimizer.zero_grad()
+        posterior = Posterior(mean, torch.full((64, LATENTS), -3.0))
+        config.penalty(posterior, mean, END, 64).backward()
+        optimizer.step()
+    after = torch.corrcoef(mean.detach().T)
+    pairs = torch.triu_indices(LATENTS, LATENTS, 1)
+    assert before[*pairs].min() > 0.8
+    assert after[*pairs].abs().max() < 0.05

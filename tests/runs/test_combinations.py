@@ -8,14 +8,18 @@ import torch
 
 from tests.support.run_files import rows, weights
 from tests.support.train_command import TINY, call_train
-from vae.losses import beta_at
+from tests.support.vgg import write_vgg
+from vae.losses import beta_at, perceptual
 from vae.runs.checkpoint import load_checkpoint
 from vae.runs.compose import CONF, compose
 from vae.runs.run_dir import read_summary
 from vae.utils.errors import UserError
 from vae.utils.registry import choices
 
-GROUPS = ("model", "loss", "loss/regularizer", "loss/schedule", "optimizer")
+GROUPS = (
+    *("model", "loss", "loss/regularizer", "loss/schedule", "loss/perceptual"),
+    "optimizer",
+)
 CHOICES = [
     *([f"{group}={name}" for name in sorted(choices(group))] for group in GROUPS),
     ["no model.norm", "model.norm=group"],  # some models have none to choose
@@ -79,6 +83,9 @@ def test_contradictory_options_are_refused(pair, reason):
 
 @pytest.mark.parametrize("run", RUNS, ids=" ".join)
 def test_every_pair_of_options_trains(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    write_vgg(tmp_path)
+    monkeypatch.setattr(perceptual, "SIDE", 64)  # pixels, of faces for the face network: faster
     options = [option for option in run if "=" in option]
     keys = {option.partition("=")[0] for option in options}
     arguments = [o for o in TINY if o.partition("=")[0] not in keys]
@@ -92,7 +99,10 @@ def test_every_pair_of_options_trains(run, tmp_path, monkeypatch, capsys):
     divisor = values if loss.kl_reduction == "pixels" else 4
     for row in steps:
         weighted = row["train/beta"] * row["train/penalty"] / divisor
-        assert row["train/loss"] == pytest.approx(row["train/distortion"] / values + weighted)
+        perceptual_term = row.get("train/perceptual", 0.0)
+        assert ("train/perceptual" in row) == (loss.perceptual.name != "none")
+        expected = row["train/distortion"] / values + perceptual_term + weighted
+        assert row["train/loss"] == pytest.approx(expected)
         assert row["train/skipped"] == 0
         assert row["train/beta"] == pytest.approx(beta_at(loss, (row["step"] - 1) / 4))
     last = weights(tmp_path / "run")

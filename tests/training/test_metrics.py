@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch.distributions import Normal, kl_divergence
 
@@ -119,3 +120,39 @@ def test_evaluation_is_repeatable_and_leaves_the_model_unchanged(model, images):
     assert model.training
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_gradients_equal_scipys():
+    """Prewitt's filter, and the similarity by its formula."""
+    generator = np.random.default_rng(0)
+    images = generator.random((2, 2, 3, 12, 14)).astype(np.float32)
+    magnitudes = []
+    for side in images:
+        luminance = np.einsum("bchw,c->bhw", side, [0.299, 0.587, 0.114])
+        across, down = (ndimage.prewitt(luminance, axis=axis) / 3 for axis in (1, 2))
+        magnitudes.append(np.hypot(across, down)[:, 1:-1, 1:-1])
+    a, b = magnitudes
+    constant = 170 / 255**2
+    expected = ((2 * a * b + constant) / (a**2 + b**2 + constant)).mean((1, 2))
+    x, y = map(torch.from_numpy, images)
+    np.testing.assert_allclose(metrics.gradient_magnitude(x), a, atol=1e-6)
+    np.testing.assert_allclose(metrics.gradient_similarity(x, y), expected, rtol=1e-5)
+    ratio = b.mean((1, 2)) / a.mean((1, 2))
+    np.testing.assert_allclose(metrics.sharpness(x, y), ratio, rtol=1e-3)
+
+
+def test_blur_lowers_both_measures_of_edges_and_noise_only_the_similarity():
+    generator = torch.Generator().manual_seed(0)
+    squares = torch.rand(4, 3, 8, 8, generator=generator).repeat_interleave(8, 2)
+    images = squares.repeat_interleave(8, 3)
+    blurred = torch.nn.functional.avg_pool2d(images, 5, stride=1, padding=2)
+    noisy = (images + 0.2 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+    flat = torch.full_like(images, 0.5)
+    assert metrics.sharpness(images, images).tolist() == [1] * 4
+    assert metrics.gradient_similarity(images, images).tolist() == pytest.approx([1] * 4)
+    assert metrics.sharpness(images, blurred).max() < 0.9
+    assert metrics.sharpness(images, noisy).min() > 1.2
+    for worse in (blurred, noisy, flat):
+        assert metrics.gradient_similarity(images, worse).max() < 0.9
+    assert metrics.sharpness(images, flat).max() < 0.01
+    assert metrics.sharpness(flat, flat).tolist() == [1] * 4  # no edge to lose
