@@ -6,12 +6,20 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 from torchvision.models import vgg19
 
 from tests.support.vgg import write_vgg
 from vae.losses import loss_terms, perceptual
 from vae.losses.likelihoods import MSEConfig
-from vae.losses.perceptual import FaceConfig, NetworkConfig, PerceptualConfig, VGGConfig
+from vae.losses.perceptual import (
+    FaceConfig,
+    MSSSIMTermConfig,
+    NetworkConfig,
+    PerceptualConfig,
+    VGGConfig,
+)
+from vae.losses.ssim import SCALE_WEIGHTS
 from vae.models import Posterior
 from vae.models.face_net import load_face_net
 from vae.utils.errors import UserError
@@ -61,6 +69,19 @@ def test_the_term_is_the_mean_of_relative_distances_and_part_of_the_loss(picture
     torch.testing.assert_close(found.loss, plain.loss + found.perceptual)
     assert terms(TwoMapsConfig("", weight=0.0)).loss == plain.loss
     assert TwoMapsConfig("", weight=3.0).term(images.logit(), images) < 1e-9
+
+
+def test_the_ms_ssim_term_is_of_the_luminance(pictures):
+    logits, images = pictures
+    grey = [
+        0.299 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:] for x in (images, logits.sigmoid())
+    ]
+    weights = torch.tensor(SCALE_WEIGHTS[:2])  # as many scales as 32 px leave room for
+    similarity = multiscale_structural_similarity_index_measure(
+        *grey, data_range=1.0, normalize="relu", betas=tuple((weights / weights.sum()).tolist())
+    )
+    term = MSSSIMTermConfig("ms_ssim", weight=0.3).term(logits, images)
+    torch.testing.assert_close(term, 0.3 * (1 - similarity), rtol=1e-4, atol=1e-5)
 
 
 def test_vgg_has_torchvisions_maps(tmp_path, monkeypatch, pictures):

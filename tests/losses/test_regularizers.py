@@ -178,6 +178,5 @@ def test_dip_removes_correlation(name):
         config.penalty(posterior, mean, END, 64).backward()
         optimizer.step()
     after = torch.corrcoef(mean.detach().T)
-    pairs = torch.triu_indices(LATENTS, LATENTS, 1)
-    assert before[*pairs].min() > 0.8
-    assert after[*pairs].abs().max() < 0.05
+    assert before.min() > 0.8
+    assert after.triu(1).abs().max() < 0.05

@@ -71,6 +71,38 @@ def test_the_model_equals_one_of_torchs_own_layers():
     torch.testing.assert_close(model.decode(latents), torch.sigmoid(up(maps)).float())
 
 
+@pytest.mark.parametrize("name", ["conv", "residual"])
+def test_spatial_latents_belong_to_a_place(name):
+    """Those of a place are projected from that place of the smallest map, and onto it."""
+    config = choices("model")[name](name, 12, [4, 8], latent_shape="map")
+    model = build_model(config, 8, seed=0).eval()
+    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    features = model.encoder.blocks(images)  # (3, 8, 2, 2)
+    posterior = model.encode(images)
+    for projection, found in (
+        (model.encoder.mean, posterior.mean),
+        (model.encoder.logvar, posterior.logvar),
+    ):
+        for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            here = features[:, :, row, column] @ projection.weight[:, :, 0, 0].T + projection.bias
+            of_place = found.view(3, 3, 2, 2)[:, :, row, column]
+            torch.testing.assert_close(of_place, here)
+    latents = torch.randn(3, 12, generator=torch.Generator().manual_seed(1))
+    project = model.decoder.project
+    maps = torch.einsum("oi,bihw->bohw", project.weight[:, :, 0, 0], latents.view(3, 3, 2, 2))
+    maps = maps + project.bias.view(1, -1, 1, 1)
+    expected = model.decoder.blocks(maps)
+    torch.testing.assert_close(model.decode_logits(latents), expected)
+
+
+def test_spatial_latents_that_do_not_fit_the_map_are_refused():
+    config = ConvConfig("conv", 10, [4, 8], latent_shape="map")
+    with pytest.raises(UserError, match=r"model\.latent_dim: got 10, .* a multiple of 16: .*4x4"):
+        build_model(config, 16)
+    with pytest.raises(UserError, match=r"model\.latent_shape: got 'maps', .* vector or map"):
+        ConvConfig("conv", 10, [4, 8], latent_shape="maps")
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("width_in", "width", "height", "across", "layout"),

@@ -23,6 +23,7 @@ GROUPS = (
 CHOICES = [
     *([f"{group}={name}" for name in sorted(choices(group))] for group in GROUPS),
     ["no model.norm", "model.norm=group"],  # some models have none to choose
+    ["no model.latent_shape", "model.latent_shape=map"],
     ["loss.kl_reduction=latents", "loss.kl_reduction=pixels"],
     ["optimizer.schedule=constant", "optimizer.schedule=cosine"],
     ["optimizer.warmup_steps=0", "optimizer.warmup_steps=2"],
@@ -36,11 +37,13 @@ REFUSED = {
     for name, kind in choices("loss/regularizer").items()
     for schedule in choices("loss/schedule")
     if kind.grows and schedule != "constant"
-} | {
-    (f"model={name}", "model.norm=group"): "norm"
-    for name, kind in choices("model").items()
-    if "norm" not in kind.__dataclass_fields__
 }
+for field, option in (("norm", "group"), ("latent_shape", "map")):
+    REFUSED |= {
+        (f"model={name}", f"model.{field}={option}"): field
+        for name, kind in choices("model").items()
+        if field not in kind.__dataclass_fields__
+    }
 
 
 def covering_runs():
@@ -89,14 +92,14 @@ def test_every_pair_of_options_trains(run, tmp_path, monkeypatch, capsys):
     options = [option for option in run if "=" in option]
     keys = {option.partition("=")[0] for option in options}
     arguments = [o for o in TINY if o.partition("=")[0] not in keys]
-    arguments += [*options, "trainer.log_every=1"]
+    arguments += [*options, "trainer.log_every=1", "model.latent_dim=16"]  # of a map of 4x4 places
     code, _, err = call_train([*arguments, "hydra.run.dir=run"], tmp_path, monkeypatch, capsys)
     assert code == 0, err
     steps = [row for row in rows(tmp_path / "run") if "train/loss" in row]
     assert [row["step"] for row in steps] == list(range(1, 9))
     assert all(math.isfinite(value) for row in steps for value in row.values())
     loss, values = compose(arguments).loss, 3 * 16**2
-    divisor = values if loss.kl_reduction == "pixels" else 4
+    divisor = values if loss.kl_reduction == "pixels" else 16
     for row in steps:
         weighted = row["train/beta"] * row["train/penalty"] / divisor
         perceptual_term = row.get("train/perceptual", 0.0)

@@ -1,9 +1,9 @@
-"""Perceptual terms: distances in the features of a frozen network.
+"""Perceptual terms, added to the distortion of the pixels: MS-SSIM, or a frozen network's features.
 
 Hou et al. (2017) train a VAE by squared distances in the hidden maps of a network for
-recognition: they compare edges, textures and parts where a pixel's error compares colours. The
-term is added to the pixels' distortion. A model trained in this way scores well by distances in
-the features of the same network: judge it by another measure.
+recognition: they compare edges, textures and parts where a pixel's error compares colours. A
+model that is trained in this way scores well by distances in the features of the same network:
+judge it by another measure.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from omegaconf import MISSING
 from torch import Tensor, nn
 
+from vae.losses.ssim import luminance, ms_ssim
 from vae.models.face_net import SIDE, FaceNet, load_face_net
 from vae.utils.errors import UserError, require_ranges
 from vae.utils.registry import register
@@ -57,13 +58,34 @@ class PerceptualConfig:
 
 
 @dataclass
-class NetworkConfig(PerceptualConfig):
-    """Settings of the terms that have a network: a subclass has the method `maps`."""
+class WeightedConfig(PerceptualConfig):
+    """Settings of the terms that are there."""
 
-    weight: float = MISSING  # of the distance; a number from 0 to 1e9
+    weight: float = MISSING  # beside the distortion of the pixels; a number from 0 to 1e9
 
     def __post_init__(self) -> None:
         require_ranges("loss.perceptual", self, weight=(0, 1e9))
+
+
+@register("loss/perceptual", "ms_ssim")
+@dataclass
+class MSSSIMTermConfig(WeightedConfig):
+    """`loss/perceptual=ms_ssim`: weight · (1 - MS-SSIM) of the luminance (Wang et al. 2003).
+
+    The pixels' distortion decides about colours and this term about contrast and structure, also
+    where they are faint. Of the luminance alone it takes a third of the time of three channels.
+    """
+
+    def term(
+        self, logits: Tensor, images: Tensor, autocast: torch.autocast | None = None
+    ) -> Tensor:
+        similarity = ms_ssim(luminance(images), luminance(logits.sigmoid()))
+        return self.weight * (1 - similarity.mean())
+
+
+@dataclass
+class NetworkConfig(WeightedConfig):
+    """Settings of the terms that have a network: a subclass has the method `maps`."""
 
     def maps(self, device: torch.device) -> Maps:
         """Return the network's function from images to hidden maps, loaded once per process.

@@ -13,8 +13,14 @@ C1, C2 = 0.01**2, 0.03**2  # (K1 · range)² and (K2 · range)², of images in [
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
+def luminance(images: Tensor) -> Tensor:
+    """Return the luminance (batch, 1, height, width) of RGB images (ITU-R BT.601)."""
+    red, green, blue = images.split(1, dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
 def ssim_maps(images: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return luminance and contrast-structure, whose product is SSIM (Wang et al. 2004).
+    """Return brightness and contrast-structure, whose product is SSIM (Wang et al. 2004).
 
     A Gaussian window over each channel, without padding: WINDOW pixels wide, fewer for images
     that are smaller.
@@ -34,9 +40,9 @@ def ssim_maps(images: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:
     products = torch.stack([x, y, x.square(), y.square(), x * y])
     mean_x, mean_y, square_x, square_y, product = rows @ products @ columns.T
     var_x, var_y = square_x - mean_x.square(), square_y - mean_y.square()
-    luminance = (2 * mean_x * mean_y + C1) / (mean_x.square() + mean_y.square() + C1)
+    brightness = (2 * mean_x * mean_y + C1) / (mean_x.square() + mean_y.square() + C1)
     contrast = (2 * (product - mean_x * mean_y) + C2) / (var_x + var_y + C2)
-    return luminance, contrast
+    return brightness, contrast
 
 
 def _sliding(window: Tensor, length: int) -> Tensor:
@@ -66,9 +72,9 @@ def ms_ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
     total = sum(SCALE_WEIGHTS[:scales])
     similarity = torch.ones(len(images), device=images.device)
     for scale, weight in enumerate(SCALE_WEIGHTS[:scales], start=1):
-        luminance, contrast = ssim_maps(images, reconstructions)
+        brightness, contrast = ssim_maps(images, reconstructions)
         last = scale == scales
-        factor = (luminance * contrast if last else contrast).flatten(1).mean(1)
+        factor = (brightness * contrast if last else contrast).flatten(1).mean(1)
         # at 0 the gradient of a power below 1 is infinite
         similarity = similarity * factor.clamp(min=1e-6) ** (weight / total)
         if not last:

@@ -16,7 +16,11 @@ from vae.utils.errors import require
 from vae.utils.registry import register
 
 LEAK = 0.2  # LeakyReLU's slope below 0
+LATENT_SHAPES = ("vector", "map")
 NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": group_norm}
+
+
+MapShape = tuple[int, int, int]  # channels, height, width
 
 
 class Encoder(nn.Module):
@@ -26,21 +30,34 @@ class Encoder(nn.Module):
         blocks: (batch, 3, size, size) -> (batch, *map_shape).
         map_shape: channels, height and width of the smallest map.
         latent_dim: size of z.
+        spatial: each place of the map has latents of its own, projected from there alone: a
+            multiple of height · width. They lie channel by channel in z. Else each latent is
+            projected from the whole map.
 
     Shape: (batch, 3, size, size) -> two (batch, latent_dim).
     """
 
     def __init__(
-        self, blocks: Iterable[nn.Module], map_shape: tuple[int, int, int], latent_dim: int
+        self, blocks: Iterable[nn.Module], map_shape: MapShape, latent_dim: int, spatial: bool
     ) -> None:
         super().__init__()
+        self.spatial = spatial
         self.blocks = nn.Sequential(*blocks)
-        self.mean = nn.Linear(math.prod(map_shape), latent_dim)
-        self.logvar = nn.Linear(math.prod(map_shape), latent_dim)
+        width, *places = map_shape
+
+        def project() -> nn.Module:
+            if spatial:
+                return nn.Conv2d(width, latent_dim // math.prod(places), kernel_size=1)
+            return nn.Linear(math.prod(map_shape), latent_dim)
+
+        self.mean = project()
+        self.logvar = project()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.blocks(images).flatten(1)
-        return self.mean(features), self.logvar(features)
+        features = self.blocks(images)
+        if not self.spatial:
+            features = features.flatten(1)
+        return self.mean(features).flatten(1), self.logvar(features).flatten(1)
 
 
 class Decoder(nn.Module):
@@ -49,7 +66,7 @@ class Decoder(nn.Module):
     Args:
         blocks: (batch, *map_shape) -> logits (batch, 3, size, size). A generator, so that their
             weights are drawn after those of the projection.
-        map_shape, latent_dim: as for `Encoder`.
+        map_shape, latent_dim, spatial: as for `Encoder`.
 
     Shape: (batch, latent_dim) -> logits (batch, 3, size, size).
     """
@@ -57,15 +74,24 @@ class Decoder(nn.Module):
     memory_format = torch.channels_last
 
     def __init__(
-        self, blocks: Iterable[nn.Module], map_shape: tuple[int, int, int], latent_dim: int
+        self, blocks: Iterable[nn.Module], map_shape: MapShape, latent_dim: int, spatial: bool
     ) -> None:
         super().__init__()
         self.map_shape = map_shape
-        self.project = nn.Linear(latent_dim, math.prod(map_shape))
+        self.spatial = spatial
+        self.project: nn.Module
+        if spatial:
+            width, *places = map_shape
+            self.project = nn.Conv2d(latent_dim // math.prod(places), width, kernel_size=1)
+        else:
+            self.project = nn.Linear(latent_dim, math.prod(map_shape))
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, latents: Tensor) -> Tensor:
-        maps = self.project(latents).unflatten(1, self.map_shape)
+        if self.spatial:
+            maps = self.project(latents.reshape(len(latents), -1, *self.map_shape[1:]))
+        else:
+            maps = self.project(latents).unflatten(1, self.map_shape)
         logits: Tensor = self.blocks(maps.contiguous(memory_format=self.memory_format))
         return logits
 
@@ -73,6 +99,24 @@ class Decoder(nn.Module):
 @dataclass
 class BlocksConfig(ModelConfig):
     """Settings of models whose encoder and decoder are blocks of convolutions."""
+
+    latent_shape: str = "vector"  # or map: each place of the smallest map has its own latents
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = self.latent_shape in LATENT_SHAPES
+        require(known, "model.latent_shape", self.latent_shape, " or ".join(LATENT_SHAPES))
+
+    def check_image_size(self, image_size: int) -> None:
+        super().check_image_size(image_size)
+        side = image_size // 2 ** len(self.channels)
+        require(
+            self.latent_shape == "vector" or self.latent_dim % side**2 == 0,
+            "model.latent_dim",
+            self.latent_dim,
+            f"a multiple of {side**2}: model.latent_shape=map has as many latents at each of "
+            f"{side}x{side} places",
+        )
 
     def down(self) -> Iterator[nn.Module]:
         """Yield the encoder's blocks, one halving per width."""
@@ -84,7 +128,7 @@ class BlocksConfig(ModelConfig):
 
     def build(self, image_size: int) -> VAE:
         side = image_size // 2 ** len(self.channels)
-        sizes = ((self.channels[-1], side, side), self.latent_dim)
+        sizes = ((self.channels[-1], side, side), self.latent_dim, self.latent_shape == "map")
         model = VAE(Encoder(self.down(), *sizes), Decoder(self.up(), *sizes), self.latent_dim)
         # Channels-last keeps a pixel's channels together, which is how the convolutions
         # of CPUs and GPUs want them; shapes and results stay the same.

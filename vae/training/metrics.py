@@ -21,7 +21,7 @@ from torch import Tensor
 from vae.data.loader import evaluation_batches
 from vae.losses import LossConfig, loss_terms
 from vae.losses.likelihoods import LEAST_VARIANCE
-from vae.losses.ssim import ssim_maps
+from vae.losses.ssim import luminance, ssim_maps
 from vae.models.base import VAE
 from vae.training.base import REMEDY, NotFiniteError
 from vae.utils.distributed import all_sum, copy_buffers, rank, world_size
@@ -86,8 +86,8 @@ def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
     A Gaussian window of σ = 1.5, 11 pixels wide (less on images smaller than that),
     over each channel, without padding; K1 = 0.01, K2 = 0.03, range 1.
     """
-    luminance, contrast = ssim_maps(images, reconstructions)
-    return (luminance * contrast).flatten(1).mean(1)
+    brightness, contrast = ssim_maps(images, reconstructions)
+    return (brightness * contrast).flatten(1).mean(1)
 
 
 @image_metric("gradient similarity", digits=3, higher_is_better=True)
@@ -128,10 +128,9 @@ def gradient_magnitude(images: Tensor) -> Tensor:
     Returns:
         (batch, height - 2, width - 2); an edge between black and white has 1.
     """
-    red, green, blue = images.unbind(1)
-    luminance = 0.299 * red + 0.587 * green + 0.114 * blue
-    rows = luminance[:, :-2] + luminance[:, 1:-1] + luminance[:, 2:]
-    columns = luminance[:, :, :-2] + luminance[:, :, 1:-1] + luminance[:, :, 2:]
+    grey = luminance(images)[:, 0]
+    rows = grey[:, :-2] + grey[:, 1:-1] + grey[:, 2:]
+    columns = grey[:, :, :-2] + grey[:, :, 1:-1] + grey[:, :, 2:]
     across = (rows[:, :, 2:] - rows[:, :, :-2]) / 3
     down = (columns[:, 2:] - columns[:, :-2]) / 3
     return (across.square() + down.square()).sqrt()
