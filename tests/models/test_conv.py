@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from vae.models import ConvConfig, build_model
-from vae.models.layers import FORMS, UpsampleConv, fastest_form
+from vae.models.layers import FORMS, SubpixelConv, UpsampleConv, fastest_form
 from vae.utils.errors import UserError
 from vae.utils.registry import choices
 
@@ -101,6 +101,35 @@ def test_spatial_latents_that_do_not_fit_the_map_are_refused():
         build_model(config, 16)
     with pytest.raises(UserError, match=r"model\.latent_shape: got 'maps', .* vector or map"):
         ConvConfig("conv", 10, [4, 8], latent_shape="maps")
+
+
+@pytest.mark.parametrize("name", ["conv", "residual"])
+def test_norm_activation_and_last_layer_are_those_that_are_chosen(name):
+    chosen = {"norm": "batch", "activation": "silu", "last_layer": "subpixel"}
+    other = {"norm": "group", "activation": "leaky_relu", "last_layer": "upsample"}
+    kinds = {
+        "batch": nn.BatchNorm2d,
+        "group": nn.GroupNorm,
+        "silu": nn.SiLU,
+        "leaky_relu": nn.LeakyReLU,
+        "subpixel": SubpixelConv,
+        "upsample": UpsampleConv,
+    }
+    for settings, not_chosen in ((chosen, other), (other, chosen)):
+        model = build_model(choices("model")[name](name, 5, [4, 8], **settings), 16)
+        layers = list(map(type, model.modules()))
+        assert type(model.decoder.blocks[-1]) is kinds[settings["last_layer"]]
+        for key in ("norm", "activation"):
+            assert kinds[settings[key]] in layers
+            assert kinds[not_chosen[key]] not in layers
+
+
+def test_a_subpixel_convolution_is_torchs_pixel_shuffle():
+    layer = SubpixelConv(5, 3)
+    x = torch.rand(2, 5, 4, 6).to(memory_format=torch.channels_last)
+    maps = torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1)
+    by_pixel = maps.unflatten(1, (4, 3)).transpose(1, 2).flatten(1, 2)  # pixels within channels
+    torch.testing.assert_close(layer(x), torch.pixel_shuffle(by_pixel, 2))
 
 
 @pytest.mark.parametrize("form", FORMS)

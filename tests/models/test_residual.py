@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from vae.models import ConvConfig, ResidualConfig, build_model
 from vae.models.base import multiply_adds
 from vae.models.layers import group_norm
-from vae.models.residual import ResidualBlock
 from vae.utils.registry import choices
 
 
@@ -20,7 +19,7 @@ def randomised(module):
 
 
 def test_a_block_equals_its_formula_and_a_new_block_is_the_identity():
-    block = ResidualBlock(8)
+    block = ResidualConfig("residual", 5, [8]).block(8)
     x = torch.randn(2, 8, 5, 5, generator=torch.Generator().manual_seed(1))
     assert (block(x) == x).all()
     norm, _, first, again, _, last = randomised(block).body
@@ -40,6 +39,7 @@ def test_groups_have_several_channels(width, groups):
 @pytest.mark.parametrize(
     "config",
     [ResidualConfig("residual", 5, [8, 16]), ConvConfig("conv", 5, [8, 16], norm="group")],
+    ids=lambda config: config.name,
 )
 def test_images_of_a_batch_are_independent(config):
     """BatchNorm does not have this property in training."""

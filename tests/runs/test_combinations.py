@@ -22,8 +22,10 @@ GROUPS = (
 )
 CHOICES = [
     *([f"{group}={name}" for name in sorted(choices(group))] for group in GROUPS),
-    ["no model.norm", "model.norm=group"],  # some models have none to choose
-    ["no model.latent_shape", "model.latent_shape=map"],
+    ["model.norm=batch", "model.norm=group"],
+    ["model.activation=leaky_relu", "model.activation=silu"],
+    ["model.last_layer=upsample", "model.last_layer=subpixel"],
+    ["model.latent_shape=vector", "model.latent_shape=map"],
     ["loss.kl_reduction=latents", "loss.kl_reduction=pixels"],
     ["optimizer.schedule=constant", "optimizer.schedule=cosine"],
     ["optimizer.warmup_steps=0", "optimizer.warmup_steps=2"],
@@ -38,12 +40,6 @@ REFUSED = {
     for schedule in choices("loss/schedule")
     if kind.grows and schedule != "constant"
 }
-for field, option in (("norm", "group"), ("latent_shape", "map")):
-    REFUSED |= {
-        (f"model={name}", f"model.{field}={option}"): field
-        for name, kind in choices("model").items()
-        if field not in kind.__dataclass_fields__
-    }
 
 
 def covering_runs():

@@ -15,7 +15,7 @@ SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 def luminance(images: Tensor) -> Tensor:
     """Return the luminance (batch, 1, height, width) of RGB images (ITU-R BT.601)."""
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from vae.models.base import VAE, ModelConfig
-from vae.models.layers import UpsampleConv, group_norm
+from vae.models.layers import SubpixelConv, UpsampleConv, group_norm
 from vae.utils.errors import require
 from vae.utils.registry import register
 
 LEAK = 0.2  # LeakyReLU's slope below 0
 LATENT_SHAPES = ("vector", "map")
-NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": group_norm}
+Choices = dict[str, Callable[..., nn.Module]]
+NORMS: Choices = {"batch": nn.BatchNorm2d, "group": group_norm}
+ACTIVATIONS: Choices = {"leaky_relu": partial(nn.LeakyReLU, LEAK), "silu": nn.SiLU}
+LAST_LAYERS: Choices = {"upsample": UpsampleConv, "subpixel": SubpixelConv}
 
 
 MapShape = tuple[int, int, int]  # channels, height, width
@@ -100,12 +104,25 @@ class Decoder(nn.Module):
 class BlocksConfig(ModelConfig):
     """Settings of models whose encoder and decoder are blocks of convolutions."""
 
+    norm: str = "batch"  # BatchNorm, or group: GroupNorm, of which no image sees the others
+    activation: str = "leaky_relu"  # or silu
+    last_layer: str = "upsample"  # and convolve; or subpixel: a convolution to four pixels each
     latent_shape: str = "vector"  # or map: each place of the smallest map has its own latents
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = self.latent_shape in LATENT_SHAPES
-        require(known, "model.latent_shape", self.latent_shape, " or ".join(LATENT_SHAPES))
+        for name, choices in (
+            ("norm", NORMS),
+            ("activation", ACTIVATIONS),
+            ("last_layer", LAST_LAYERS),
+            ("latent_shape", LATENT_SHAPES),
+        ):
+            got = getattr(self, name)
+            require(got in choices, f"model.{name}", got, " or ".join(choices))
+
+    def activate(self, width: int, inplace: bool = True) -> tuple[nn.Module, nn.Module]:
+        """Return a norm of `width` channels and an activation."""
+        return NORMS[self.norm](width), ACTIVATIONS[self.activation](inplace=inplace)
 
     def check_image_size(self, image_size: int) -> None:
         super().check_image_size(image_size)
@@ -140,26 +157,18 @@ class BlocksConfig(ModelConfig):
 class ConvConfig(BlocksConfig):
     """`model=conv`: strided convolutions down, nearest upsampling and convolutions up.
 
-    A block is a 3x3 convolution (of stride 2, or after upsampling by 2), a norm and LeakyReLU.
+    A block is a 3x3 convolution (of stride 2, or after upsampling by 2), norm and activation.
     """
-
-    norm: str = "batch"  # BatchNorm, or group: GroupNorm, of which no image sees the others
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.norm in NORMS, "model.norm", self.norm, " or ".join(NORMS))
 
     def down(self) -> Iterator[nn.Module]:
         for width_in, width in pairwise([3, *self.channels]):
             # no bias: the norm's own shift follows
             yield nn.Conv2d(width_in, width, kernel_size=3, stride=2, padding=1, bias=False)
-            yield NORMS[self.norm](width)
-            yield nn.LeakyReLU(LEAK, inplace=True)
+            yield from self.activate(width)
 
     def up(self) -> Iterator[nn.Module]:
         widths = self.channels[::-1]
         for width_in, width in pairwise(widths):
             yield UpsampleConv(width_in, width, bias=False)
-            yield NORMS[self.norm](width)
-            yield nn.LeakyReLU(LEAK, inplace=True)
-        yield UpsampleConv(widths[-1], 3)
+            yield from self.activate(width)
+        yield LAST_LAYERS[self.last_layer](widths[-1], 3)

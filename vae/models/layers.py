@@ -1,4 +1,4 @@
-"""Layers: folded upsampling and convolution, GroupNorm."""
+"""Layers: folded upsampling and convolution, sub-pixel convolution, GroupNorm."""
 
 from __future__ import annotations
 
@@ -73,9 +73,7 @@ class UpsampleConv(nn.Conv2d):
         """Apply one convolution with four outputs per pixel, then rearrange them (sub-pixel)."""
         kernel = self._add_up(self.phases, 4, 3, 3).permute(0, 4, 3, 1, 2)
         bias = None if self.bias is None else self.bias.repeat(4)
-        y = F.conv2d(x, kernel.flatten(0, 1), bias, padding=1).permute(0, 2, 3, 1)
-        y = y.reshape(*y.shape[:3], 2, 2, self.out_channels).transpose(2, 3)
-        return y.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)  # from (batch, h, 2, w, 2, out)
+        return spread_pixels(F.conv2d(x, kernel.flatten(0, 1), bias, padding=1))
 
     def _add_up(self, sums: Tensor, *shape: int) -> Tensor:
         """Sum the 3x3 kernel's taps, (n, 9) -> (*shape, in_channels, out_channels).
@@ -85,6 +83,33 @@ class UpsampleConv(nn.Conv2d):
         with torch.autocast(self.weight.device.type, enabled=False):
             taps = self.weight.permute(2, 3, 1, 0).flatten(0, 1)
             return (sums @ taps.flatten(1)).view(*shape, *taps.shape[1:])
+
+
+class SubpixelConv(nn.Conv2d):
+    """A 3x3 convolution to the four pixels that each pixel becomes (Shi et al. 2016).
+
+    Where `UpsampleConv` has one kernel for all of them, this layer has one for each: as much
+    arithmetic as its subpixel form, and four times the weights.
+
+    Shape: (batch, in_channels, h, w) -> (batch, out_channels, 2h, 2w).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, 4 * out_channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return spread_pixels(super().forward(x))
+
+
+def spread_pixels(x: Tensor) -> Tensor:
+    """Return (batch, c, 2h, 2w) of (batch, 4 · c, h, w), the four pixels' channels in turn.
+
+    As `F.pixel_shuffle`, but the pixel comes first in the order of the channels and not last, so
+    that in channels-last memory whole pixels are moved.
+    """
+    x = x.permute(0, 2, 3, 1)
+    x = x.reshape(*x.shape[:3], 2, 2, -1).transpose(2, 3)  # (batch, h, 2, w, 2, c)
+    return x.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def group_norm(width: int) -> nn.GroupNorm:
