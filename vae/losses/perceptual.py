@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from textwrap import shorten
 
 import torch
 import torch.nn.functional as F
@@ -200,11 +202,11 @@ def load_vgg() -> VGG:
         of_layers = {name: state[f"features.{name}"] for name in layers.state_dict()}
         layers.load_state_dict(of_layers, assign=True)
     except Exception as error:  # no network, no space; reading a damaged file can fail in any way
+        reason = shorten(str(error).partition("\n")[0], 120)
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
         raise UserError(
-            f"loss/perceptual=vgg: VGG's weights could not be loaded ({error}). Download "
-            f"{weights.url} "
-            f"into {torch.hub.get_dir()}/checkpoints, or take loss/perceptual=face, which needs no "
-            "download."
+            f"loss/perceptual=vgg: the weights of VGG-19 could not be loaded ({reason}). Download "
+            f"{weights.url} to {file}, or take loss/perceptual=ms_ssim, which has no network."
         ) from error
     net = VGG(layers).to(memory_format=torch.channels_last)
     return net.requires_grad_(False).eval()

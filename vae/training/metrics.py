@@ -106,15 +106,16 @@ def gradient_similarity(images: Tensor, reconstructions: Tensor) -> Tensor:
 
 @image_metric("sharpness, 1 = the originals'", digits=3, higher_is_better=True)
 def sharpness(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Return the mean magnitude of the gradient over that of the original, (batch,), >= 0.
+    """Return the root mean square gradient over that of the original, (batch,), >= 0.
 
-    Below 1 a reconstruction is softer than the original. Noise raises it, so it tells nothing
-    of whether edges are where they belong: `gradient_similarity` does. Images without any edge
-    have the sharpness 1.
+    The mean square is Tenenbaum's measure of focus (1970). Below 1, a reconstruction is softer than
+    the original. Noise raises it, so that it does not tell whether edges are where they belong:
+    `gradient_similarity` does. Images without any edge have the sharpness 1.
     """
-    step = 1 / 255  # of no weight beside an edge
+    step = 1 / 255  # of little weight beside an edge
     ours, original = (
-        gradient_magnitude(x).flatten(1).mean(1) + step / 100 for x in (reconstructions, images)
+        (gradient_magnitude(x).square().flatten(1).mean(1) + (step / 100) ** 2).sqrt()
+        for x in (reconstructions, images)
     )
     return ours / original
 
