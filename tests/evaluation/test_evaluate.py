@@ -23,6 +23,7 @@ from vae.evaluation.evaluate import evaluate_model
 from vae.evaluation.metrics_report import Cost, Report
 from vae.evaluation.priors import fit_prior
 from vae.generation.sample import measure_gain
+from vae.losses.perceptual import VGGConfig
 from vae.runs.load import load_run
 from vae.utils.errors import UserError
 
@@ -359,3 +360,16 @@ def test_parts_select_what_is_measured(finished):
     assert not any(name.startswith(("iw_", "face_", "mig", "dci_")) for name in names)
     with pytest.raises(UserError, match=r"metrics\.parts: got \['bond'\]"):
         load_run("run", overrides=["metrics.parts=[bond]"])
+
+
+def test_a_network_of_the_loss_that_is_not_here_leaves_out_the_loss_alone(finished, monkeypatch):
+    """The run was trained where VGG's weights were."""
+    monkeypatch.setenv("TORCH_HOME", str(finished / "torch"))
+    run = load_run(finished, overrides=["metrics.parts=[]"])
+    plain, _ = evaluate_model(run)
+    loss = replace(run.loss_config, perceptual=VGGConfig("vgg", weight=1.0))
+    report, _ = evaluate_model(replace(run, loss_config=loss))
+    assert plain.figures.keys() - report.figures.keys() == {"val/loss"}
+    assert report.figures["val/bpd"] == plain.figures["val/bpd"]
+    (note,) = set(report.notes) - set(plain.notes)
+    assert note.startswith("loss is left out: loss/perceptual=vgg: the weights of VGG-19 could")

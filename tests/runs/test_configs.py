@@ -12,7 +12,7 @@ from vae.utils.registry import choices
 
 GROUPS = (
     *("model", "data", "optimizer", "loss", "loss/regularizer", "loss/schedule"),
-    *("trainer", "wandb", "experiment", "sweep"),
+    *("loss/perceptual", "trainer", "wandb", "experiment", "sweep"),
 )
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
@@ -51,6 +51,10 @@ def test_debug_goes_with_any_data(data):
     [
         *("seed=-1", "objective=val/loss", "objective=[val/mse,val/fid]"),
         *("model.latent_dim=0", "model.channels=[]", "model.channels=[8,0]", "model.norm=layer"),
+        *("model.activation=relu", "model.last_layer=nearest", "model.latent_shape=grid"),
+        *("model.latent_shape=map model.latent_dim=100", "loss=ms_ssim loss.alpha=1.5"),
+        "loss/perceptual=vgg loss.perceptual.weight=-1",
+        "loss/regularizer=dip_i loss.regularizer.diagonal=-1",
         *("data.root=", "data=folder data.path="),
         *("data.image_size=50", "data.image_size=0", "data.batch_size=1", "data.preset=portrait"),
         *("optimizer.lr=0", "optimizer.weight_decay=-1"),

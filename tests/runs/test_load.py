@@ -25,8 +25,10 @@ def test_the_loaded_model_equals_the_saved(tmp_path):
     state = {"model": model.state_dict(), "config": asdict(config), "step": 7, "epoch": 0.5}
     state["final"] = {"val/bpd": 6.5, "val/rate": 3.0}
     save_checkpoint(tmp_path / "checkpoints" / "last.pt", state)
-    for key in ("schedule", "regularizer"):  # an older version had none
+    for key in ("schedule", "regularizer", "perceptual"):  # an older version had none
         del state["config"]["loss"][key]
+    for key in ("activation", "last_layer", "latent_shape"):
+        del state["config"]["model"][key]
     save_checkpoint(tmp_path / "checkpoints" / "best.pt", {**state, "step": 5})
     random = torch.get_rng_state()
     run = load_run(tmp_path)
