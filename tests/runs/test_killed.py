@@ -35,6 +35,9 @@ RUN = [
     "trainer.ema=0.9",
     "loss/schedule=cyclical",
     "loss/regularizer=tc",
+    "loss/perceptual=ms_ssim",
+    "model.activation=silu",
+    "model.last_layer=subpixel",
 ]
 STEP = "vae.training.trainer.step_noise"  # called once a step
 VALIDATION = "vae.training.metrics.loss_terms"  # for the model and its average, in turn

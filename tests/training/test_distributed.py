@@ -89,8 +89,8 @@ def validation_batches():
 
 LOSSES = {
     choice: compose([choice, "loss.beta=0.5"]).loss
-    for group in ("loss", "loss/regularizer")
-    for choice in [f"{group}={name}" for name in choices(group)]
+    for group in ("loss", "loss/regularizer", "loss/perceptual")
+    for choice in [f"{group}={name}" for name in choices(group) if name != "vgg"]  # a download
 }
 
 
@@ -108,7 +108,8 @@ def gradients(loss):
         training_images=50, gather=distributed.all_gather,
     )  # fmt: skip
     terms.loss.backward()
-    mean = distributed.all_sum(torch.stack(terms).detach()) / distributed.world_size()
+    found = torch.stack([term for term in terms if term is not None]).detach()
+    mean = distributed.all_sum(found) / distributed.world_size()
     return [parameter.grad for parameter in model.parameters()], mean
 
 
@@ -146,7 +147,7 @@ def test_gradients_and_metrics_equal_those_of_one_process(name, ranks):
     for rank in ranks:
         grads, terms = rank["losses"][name]
         torch.testing.assert_close(terms, expected_terms, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(grads, expected_grads, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(grads, expected_grads, rtol=1e-3, atol=5e-6)
         found = rank["evaluations"][name]
         assert found.metrics == pytest.approx(expected.metrics, rel=1e-5)
         assert found.metrics == ranks[0]["evaluations"][name].metrics  # the ranks decide alike

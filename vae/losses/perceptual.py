@@ -103,11 +103,10 @@ class NetworkConfig(WeightedConfig):
     def term(
         self, logits: Tensor, images: Tensor, autocast: torch.autocast | None = None
     ) -> Tensor:
-        """Return weight · the mean over the layers of |Φ(x) - Φ(x̂)|² / |Φ(x)|².
+        """Return weight · |Φ(x) - Φ(x̂)|² / |Φ(x)|², the mean over images and layers.
 
-        Both sums are over the batch. (The paper adds squared distances as they are. Divided by
-        the size of the features, each layer counts as much as the others, and a weight means the
-        same for every network.)
+        (The paper adds squared distances as they are. Divided by the size of the features, each
+        layer counts as much as the others, and a weight means the same for every network.)
         """
         maps = self.maps(images.device)
         reconstructions = logits.sigmoid()
@@ -120,9 +119,9 @@ class NetworkConfig(WeightedConfig):
 
 
 def relative_distance(expected: Tensor, found: Tensor) -> Tensor:
-    """Return |expected - found|² / |expected|², a scalar float32."""
-    expected, found = expected.float(), found.float()
-    return (found - expected).square().sum() / expected.square().sum().clamp(min=1e-12)
+    """Return |expected - found|² / |expected|² of each image, (batch,) float32."""
+    expected, found = expected.float().flatten(1), found.float().flatten(1)
+    return (found - expected).square().sum(1) / expected.square().sum(1).clamp(min=1e-12)
 
 
 @register("loss/perceptual", "vgg")
