@@ -98,7 +98,7 @@ class NetworkConfig(WeightedConfig):
         raise NotImplementedError
 
     def load(self, device: torch.device) -> None:
-        self.maps(device)
+        self.maps(torch.empty(0, device=device).device)  # cuda:0 for cuda, as of the images
 
     def term(
         self, logits: Tensor, images: Tensor, autocast: torch.autocast | None = None
