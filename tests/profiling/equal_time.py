@@ -1,0 +1,90 @@
+"""Measure how many training steps take as long as the default run.
+
+    python -m tests.profiling.equal_time [THREADS]
+
+For each variant of docs/experiments/exp_09_sharpness.md: the time of a step (the median of
+interleaved rounds), and the steps that take as long as 1,200 default ones.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+import numpy as np
+import torch
+
+from vae.data.loader import TrainingBatches
+from vae.models import build_model
+from vae.runs.compose import compose
+from vae.training.trainer import Trainer
+from vae.utils.devices import keep_memory
+
+ROUNDS, STEPS, WARM_UP = 7, 6, 3
+BUDGET = 1200  # default steps
+SHARP = "loss/perceptual=ms_ssim model.activation=silu model.last_layer=subpixel"
+VARIANTS = (
+    "",
+    "optimizer.lr=5e-3",
+    "model.activation=silu",
+    "model.last_layer=subpixel",
+    "model.latent_dim=256",
+    "model.latent_shape=map",
+    "model=residual",
+    "model=residual model.norm=batch",
+    "loss=ms_ssim",
+    "loss/perceptual=ms_ssim",
+    "loss/perceptual=face",
+    SHARP,
+    f"{SHARP} model.latent_dim=256",
+)
+
+
+def trainer_of(overrides: str) -> Trainer:
+    """Return a trainer of a variant, on random images."""
+    config = compose(overrides.split())
+    size, batch = config.data.image_size, config.data.batch_size
+    images = np.random.default_rng(0).integers(0, 256, (4 * batch, size, size, 3), np.uint8)
+    return Trainer(
+        build_model(config.model, size, seed=0),
+        TrainingBatches(images, batch, 0, False, torch.device("cpu")),
+        *(config.loss, config.optimizer, config.trainer),
+        on_row=print, on_epoch=lambda: None, on_save=lambda: None,
+    )  # fmt: skip
+
+
+def take_steps(trainer: Trainer, count: int) -> float:
+    """Take steps; return the seconds of one."""
+    images = next(trainer.batches.epoch(0))
+    trainer.model.train()
+    began = time.perf_counter()
+    for _ in range(count):
+        trainer.train_step(images)
+    return (time.perf_counter() - began) / count
+
+
+def main(threads: str = "2") -> None:
+    torch.set_num_threads(int(threads))
+    keep_memory()
+    steps: dict[str, Callable[[int], float]] = {
+        name: partial(take_steps, trainer_of(name)) for name in VARIANTS
+    }
+    for take in steps.values():
+        take(WARM_UP)
+    rounds = [{name: take(STEPS) for name, take in steps.items()} for _ in range(ROUNDS)]
+    default = median(times[""] for times in rounds)
+    for name in VARIANTS:
+        seconds = median(times[name] for times in rounds)
+        ratio = median(times[name] / times[""] for times in rounds)
+        print(
+            f"{name or 'default':75} {1000 * seconds:7.1f} ms, {ratio:5.2f} times the default's: "
+            f"{round(BUDGET / ratio):5} steps"
+        )
+    print(f"{BUDGET} default steps: {BUDGET * default:.0f} s")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
