@@ -1,9 +1,9 @@
-"""Perceptual terms, added to the distortion of the pixels: MS-SSIM, or a frozen network's features.
+"""Perceptual terms beside the distortion of the pixels: MS-SSIM, or a frozen network's features.
 
 Hou et al. (2017) train a VAE by squared distances in the hidden maps of a network for
-recognition: they compare edges, textures and parts where a pixel's error compares colours. A
-model that is trained in this way scores well by distances in the features of the same network:
-judge it by another measure.
+recognition, which compare edges, textures and parts instead of single pixels. A model that is
+trained in this way scores well by distances in the features of the same network: judge it by
+another measure.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class PerceptualConfig:
 
 @dataclass
 class WeightedConfig(PerceptualConfig):
-    """Settings of the terms that are there."""
+    """Settings that every term has: its weight."""
 
     weight: float = MISSING  # beside the distortion of the pixels; a number from 0 to 1e9
 

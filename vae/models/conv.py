@@ -18,13 +18,11 @@ from vae.utils.registry import register
 
 LEAK = 0.2  # LeakyReLU's slope below 0
 LATENT_SHAPES = ("vector", "map")
+MapShape = tuple[int, int, int]  # channels, height, width
 Choices = dict[str, Callable[..., nn.Module]]
 NORMS: Choices = {"batch": nn.BatchNorm2d, "group": group_norm}
 ACTIVATIONS: Choices = {"leaky_relu": partial(nn.LeakyReLU, LEAK), "silu": nn.SiLU}
 LAST_LAYERS: Choices = {"upsample": UpsampleConv, "subpixel": SubpixelConv}
-
-
-MapShape = tuple[int, int, int]  # channels, height, width
 
 
 class Encoder(nn.Module):

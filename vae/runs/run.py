@@ -165,7 +165,7 @@ class Run:
             *(self.precision, hardware),
         )
         log.info(
-            "train/distortion: -log p(x|z) of loss=%s; val/distortion and val/bpd: of a Gaussian, "
+            "train/distortion: that of loss=%s; val/distortion and val/bpd: that of a Gaussian, "
             "in every run",
             self.config.loss.name,
         )
