@@ -37,6 +37,15 @@ def no_outside_world(monkeypatch, tmp_path):
 
 
 @pytest.fixture(autouse=True)
+def no_network_of_an_earlier_test():
+    """A process keeps the networks of perceptual terms; a test begins without any."""
+    if "vae.losses.perceptual" in sys.modules:
+        perceptual = sys.modules["vae.losses.perceptual"]
+        perceptual._vgg.cache_clear()
+        perceptual._face_net.cache_clear()
+
+
+@pytest.fixture(autouse=True)
 def fresh_wandb(monkeypatch, tmp_path):
     """Isolate W&B: no key, no settings, no server but on this machine."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:

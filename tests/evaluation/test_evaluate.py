@@ -66,6 +66,7 @@ def test_every_metric_has_count_split_and_seed(finished, capsys):
 
 EXPECTED = (
     *("mse", "psnr", "ssim", "rate", "distortion", "bpd", "loss", "active_units"),
+    *("gradient_similarity", "sharpness"),
     *("bpd_discretized", "iw_bpd", "iw_bpd_1", "iw_effective_samples"),
     *("aggregate_kl", "mig", "sap", "factorvae_score"),
     *("dci_disentanglement", "dci_completeness", "dci_informativeness"),

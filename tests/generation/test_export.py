@@ -70,6 +70,27 @@ def saved(tmp_path_factory):
     return folder, model.eval()
 
 
+@pytest.mark.parametrize("format", ["torch", "onnx"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["model.latent_shape=map", "model.last_layer=subpixel", "model.activation=silu"],
+        ["model=residual", "model.norm=batch", "model.last_layer=subpixel"],
+    ],
+    ids=" ".join,
+)
+def test_every_kind_of_model_is_exported(settings, format, tmp_path):
+    """`export_model` compares the outputs of batches of several sizes."""
+    sizes = ["data.image_size=16", "model.channels=[8,32]", "model.latent_dim=32"]
+    config = compose([*sizes, *settings])
+    model = build_model(config.model, 16, seed=0)
+    state = {"model": model.state_dict(), "config": asdict(config), "step": 7, "epoch": 0.5}
+    save_checkpoint(tmp_path / "run/checkpoints/last.pt", {**state, "final": {}})
+    export_model(load_run(tmp_path / "run"), format, tmp_path / "export", step=7, epoch=0.5)
+    written = {path.name for path in (tmp_path / "export").iterdir()}
+    assert set(FILES[format]) <= written
+
+
 @pytest.fixture(scope="module")
 def exports(saved):
     """What export_model returned, by format; the files are in the run's folder `export`."""

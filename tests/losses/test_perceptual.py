@@ -26,14 +26,6 @@ from vae.utils.errors import UserError
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def nothing_loaded():
-    """Networks are kept in the process: each test loads its own."""
-    yield
-    perceptual._vgg.cache_clear()
-    perceptual._face_net.cache_clear()
-
-
 @pytest.fixture
 def pictures():
     """Logits and images."""
@@ -112,7 +104,7 @@ def test_the_face_network_has_the_maps_of_its_forward_pass(pictures):
     net, expected = load_face_net(), []
     for pair in (2, 6, 9):
         net.pairs[pair].register_forward_hook(lambda _, __, out: expected.append(out))
-    net(interpolate(images, (150, 150), mode="bilinear"))
+    net(interpolate(images, (150, 150), mode="bilinear", antialias=True))
     config = FaceConfig("face", weight=1.0)
     found = config.maps(CPU)(images)
     assert [x.shape[1] for x in found] == [32, 64, 128]
@@ -147,8 +139,10 @@ def test_vgg_without_its_weights(tmp_path, monkeypatch, content):
         VGGConfig("vgg", weight=1.0).load(CPU)
 
 
-def test_weights_are_frozen():
-    net = perceptual._face_net(CPU)
-    assert isinstance(net, nn.Module)
-    assert not net.training
-    assert not any(weight.requires_grad for weight in net.parameters())
+def test_weights_are_frozen(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    write_vgg(tmp_path)
+    for net in (perceptual._face_net(CPU), perceptual._vgg(CPU)):
+        assert isinstance(net, nn.Module)
+        assert not net.training
+        assert not any(weight.requires_grad for weight in net.parameters())

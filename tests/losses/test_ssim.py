@@ -42,6 +42,9 @@ def test_the_loss_is_the_mixture_of_the_paper():
 def test_opposite_images_have_finite_gradients():
     """A negative similarity to a power below 1 would be NaN."""
     images, _ = pictures(64)
+    opposite = reference_ms_ssim(images, 1 - images, 3)
+    torch.testing.assert_close(ms_ssim(images, 1 - images), opposite)
+    assert opposite.max() < 0.1
     logits = (1 - images).clamp(0.01, 0.99).logit().requires_grad_()
     loss = MSSSIMConfig("ms_ssim", 0.0, "latents", alpha=0.84)
     loss.distortion(logits, images, lambda rows: rows).backward()

@@ -2,8 +2,8 @@
 
     python -m tests.profiling.equal_time [THREADS]
 
-For each variant of docs/experiments/exp_09_sharpness.md: the time of a step (the median of
-interleaved rounds), and the steps that take as long as 1,200 default ones.
+For each of some means to sharpen faces: the time of a step (the median of interleaved rounds), and
+the steps that take as long as 1,200 default ones.
 """
 
 from __future__ import annotations

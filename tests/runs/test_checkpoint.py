@@ -184,7 +184,8 @@ def test_changed_keys_are_named():
     assert config_changes(before, settings("seed=5", "model=residual", "loss/schedule=warmup")) == [
         ("seed", 0, 5),
         ("model.name", "conv", "residual"),
-        ("model.norm", "batch", None),
+        ("model.norm", "batch", "group"),
+        ("model.activation", "leaky_relu", "silu"),
         ("loss.schedule.name", "constant", "warmup"),
     ]
 

@@ -49,7 +49,12 @@ def test_debug_goes_with_any_data(data):
 @pytest.mark.parametrize(
     "overrides",
     [
-        *("seed=-1", "objective=val/loss", "objective=[val/mse,val/fid]"),
+        *(
+            "seed=-1",
+            "objective=val/loss",
+            "objective=[val/mse,val/fid]",
+            "objective=val/sharpness",
+        ),
         *("model.latent_dim=0", "model.channels=[]", "model.channels=[8,0]", "model.norm=layer"),
         *("model.activation=relu", "model.last_layer=nearest", "model.latent_shape=grid"),
         *("model.latent_shape=map model.latent_dim=100", "loss=ms_ssim loss.alpha=1.5"),

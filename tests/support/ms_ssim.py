@@ -19,7 +19,7 @@ def reference_ms_ssim(images, others, scales):
         for scale, weight in enumerate(weights, start=1):
             means, structures = zip(*(_maps(*pair) for pair in zip(x, y, strict=True)), strict=True)
             factor = np.array(structures) * (np.array(means) if scale == scales else 1.0)
-            product *= max(factor.mean(), 0.0) ** weight
+            product *= max(factor.mean(), 1e-6) ** weight
             if scale < scales:
                 x, y = (_halve(image) for image in (x, y))
         found.append(product)

@@ -147,7 +147,8 @@ def test_gradients_and_metrics_equal_those_of_one_process(name, ranks):
     for rank in ranks:
         grads, terms = rank["losses"][name]
         torch.testing.assert_close(terms, expected_terms, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(grads, expected_grads, rtol=1e-3, atol=5e-6)
+        rounding = 5e-6 if name == "loss/perceptual=face" else 1e-6  # of thirty more layers
+        torch.testing.assert_close(grads, expected_grads, rtol=1e-3, atol=rounding)
         found = rank["evaluations"][name]
         assert found.metrics == pytest.approx(expected.metrics, rel=1e-5)
         assert found.metrics == ranks[0]["evaluations"][name].metrics  # the ranks decide alike

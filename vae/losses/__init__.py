@@ -15,9 +15,10 @@ latents, multiplying the loss by D gives the ELBO's distortion in nats per image
 so at constant `beta` a model with fewer latents is regularized more. Every run logs
 `beta_elbo`, and "pixels" makes beta = 1 the exact ELBO whatever the sizes.
 
-The distortion is chosen by `loss=` (vae/losses/likelihoods.py), what beta multiplies by
-`loss/regularizer=` (vae/losses/regularizers.py), and how beta grows by `loss/schedule=`
-(vae/losses/schedules.py): they combine freely, except where `LossConfig` refuses. docs/losses.md
+The distortion is chosen by `loss=` (vae/losses/likelihoods.py), a perceptual term beside it by
+`loss/perceptual=` (vae/losses/perceptual.py), what beta multiplies by `loss/regularizer=`
+(vae/losses/regularizers.py), and how beta grows by `loss/schedule=` (vae/losses/schedules.py):
+they combine freely, except where `LossConfig` refuses. docs/losses.md
 has them side by side.
 """
 

@@ -61,10 +61,11 @@ class LossTerms(NamedTuple):
     """The loss of a batch and its terms, scalars of float32."""
 
     loss: Tensor  # the minimised sum
-    distortion: Tensor  # nats per image: -log p(x|z), up to the likelihood's constant
+    distortion: Tensor  # nats per image: -log p(x|z), up to the likelihood's constant (of
+    # loss=ms_ssim, which is no likelihood, the same multiple of the mean over values)
     rate: Tensor  # nats per image: KL(q(z|x) || p(z)), summed over the latents
     penalty: Tensor  # nats per image: what beta multiplies; the rate, unless chosen otherwise
-    perceptual: Tensor | None  # weighted distance in a network's features; None without one
+    perceptual: Tensor | None  # weighted, as it is added to the loss; None without such a term
 
 
 def kl_divisor(config: LossConfig, values: int, latent_dim: int) -> int:
@@ -73,7 +74,10 @@ def kl_divisor(config: LossConfig, values: int, latent_dim: int) -> int:
 
 
 def beta_elbo(config: LossConfig, image_size: int, latent_dim: int) -> float:
-    """Return β relative to the ELBO: weight of the rate against the distortion, in nats."""
+    """Return β relative to the ELBO: weight of the rate against the distortion, in nats.
+
+    At 1 the loss is the ELBO if the distortion is that of a likelihood, without a perceptual term.
+    """
     values = 3 * image_size**2
     return config.beta * values / kl_divisor(config, values, latent_dim)
 

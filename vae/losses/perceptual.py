@@ -2,8 +2,8 @@
 
 Hou et al. (2017) train a VAE by squared distances in the hidden maps of a network for
 recognition, which compare edges, textures and parts instead of single pixels. A model that is
-trained in this way scores well by distances in the features of the same network: judge it by
-another measure.
+trained in this way scores well by distances in the features of the same network, and one that is
+trained by MS-SSIM by SSIM: judge it by another measure.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PerceptualConfig:
     def term(
         self, logits: Tensor, images: Tensor, autocast: torch.autocast | None = None
     ) -> Tensor | None:
-        """Return what is added to the distortion of the pixels, a scalar; None without a network.
+        """Return what is added to the loss, a scalar; None where nothing is.
 
         Args:
             logits: (batch, 3, size, size), decoded.
@@ -145,7 +145,7 @@ class FaceConfig(NetworkConfig):
         net = _face_net(device)
 
         def maps(images: Tensor) -> list[Tensor]:
-            return net.maps(F.interpolate(images, (SIDE, SIDE), mode="bilinear"))
+            return net.maps(F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True))
 
         return maps
 

@@ -9,6 +9,7 @@ from torch import Tensor
 WINDOW = 11  # pixels
 SIGMA = 1.5  # of the Gaussian window, pixels
 C1, C2 = 0.01**2, 0.03**2  # (K1 · range)² and (K2 · range)², of images in [0, 1]
+LEAST = 1e-6  # factor of a scale: at 0, the gradient of a power below 1 is infinite
 # Exponents of the scales, from the full size on (Wang et al. 2003, section 3.2).
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
@@ -62,7 +63,8 @@ def ms_ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
     The product over scales of the mean contrast-structure, and at the last scale of the mean
     SSIM, each to the power of its weight. Between scales, images are averaged over 2x2 pixels.
     Images of fewer than 176 pixels have fewer than five scales, as many as leave room for the
-    window: their weights are scaled to the sum 1. Negative factors count as 0.
+    window: their weights are scaled to the sum 1. The means of a scale are over all channels.
+    Factors below LEAST count as that, without a gradient.
 
     Args:
         images, reconstructions: (batch, channels, height, width) in [0, 1].
@@ -75,8 +77,7 @@ def ms_ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
         brightness, contrast = ssim_maps(images, reconstructions)
         last = scale == scales
         factor = (brightness * contrast if last else contrast).flatten(1).mean(1)
-        # at 0 the gradient of a power below 1 is infinite
-        similarity = similarity * factor.clamp(min=1e-6) ** (weight / total)
+        similarity = similarity * factor.clamp(min=LEAST) ** (weight / total)
         if not last:
             images, reconstructions = (F.avg_pool2d(x, 2) for x in (images, reconstructions))
     return similarity

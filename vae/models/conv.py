@@ -91,7 +91,7 @@ class Decoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         if self.spatial:
-            maps = self.project(latents.reshape(len(latents), -1, *self.map_shape[1:]))
+            maps = self.project(torch.unflatten(latents, 1, (-1, *self.map_shape[1:])))
         else:
             maps = self.project(latents).unflatten(1, self.map_shape)
         logits: Tensor = self.blocks(maps.contiguous(memory_format=self.memory_format))

@@ -84,7 +84,7 @@ class FaceNet(nn.Module):
         """Return the maps after STAGES, (n, 32, h, w), (n, 64, h/2, w/2) and (n, 128, h/4, w/4).
 
         Args:
-            faces: (n, 3, height, width) RGB in [0, 1], at least 55 pixels each way.
+            faces: (n, 3, height, width) RGB in [0, 1], at least 31 pixels each way.
         """
         x, found = self._stem(faces), []
         for number in range(STAGES[-1] + 1):

@@ -108,7 +108,7 @@ def spread_pixels(x: Tensor) -> Tensor:
     that in channels-last memory whole pixels are moved.
     """
     x = x.permute(0, 2, 3, 1)
-    x = x.reshape(*x.shape[:3], 2, 2, -1).transpose(2, 3)  # (batch, h, 2, w, 2, c)
+    x = x.reshape(*x.shape[:3], 2, 2, x.shape[3] // 4).transpose(2, 3)  # (batch, h, 2, w, 2, c)
     return x.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 

@@ -25,6 +25,8 @@ from vae.training.optim import OptimizerConfig
 from vae.utils.errors import require, require_ranges, without_password
 from vae.utils.registry import choices, groups, run_metrics
 
+NOT_OBJECTIVES = {"val/loss", "val/sharpness"}
+
 
 @dataclass
 class SweepConfig:
@@ -117,14 +119,15 @@ def objectives_of(objective: Any) -> list[str]:
     """
     several = isinstance(objective, Sequence) and not isinstance(objective, str)
     keys = (list(objective) or [None]) if several else [objective]
-    usable = run_metrics().keys() - {"val/loss"}
+    usable = run_metrics().keys() - NOT_OBJECTIVES
     for key in keys:
         require(
             isinstance(key, str) and key in usable,
             "objective",
             key,
             f"one of {', '.join(sorted(usable))}, or a list of them "
-            "(not the trained loss: it contains beta, so the smallest beta would win)",
+            "(not the trained loss: it contains beta, so the smallest beta would win; "
+            "nor val/sharpness, which noise raises)",
         )
     return keys
 

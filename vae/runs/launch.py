@@ -234,6 +234,10 @@ def join_run() -> None:
         try:
             with translate_resource_errors(config, folder):
                 device = local_device(pick_device(config.trainer.device))
+                try:
+                    config.loss.perceptual.load(device)
+                except UserError as error:  # perhaps only this machine lacks the weights
+                    raise ResourceError(str(error)) from error
                 data = open_data(config.data)
                 run = Run(config, folder, data, device, state, lambda *_: True, single=True)
             run.train()

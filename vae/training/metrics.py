@@ -92,11 +92,12 @@ def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
 
 @image_metric("gradient similarity", digits=3, higher_is_better=True)
 def gradient_similarity(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Return the similarity of edges of each image, (batch,), at most 1 (Xue et al. 2014).
+    """Return the mean gradient magnitude similarity of each image, (batch,), at most 1.
 
     The mean over the pixels of (2 a b + c) / (a² + b² + c), with a and b the magnitudes of the
-    gradient of both luminances by Prewitt's filter, and c = 170 / 255². At full size, without
-    the paper's halving, since faces are small. No loss here contains it.
+    gradient of both luminances by Prewitt's filter, and c = 170 / 255² (Xue et al. 2014, whose
+    index is the standard deviation over the pixels). At full size, without the paper's halving,
+    since faces are small. No loss here contains it.
     """
     a, b = gradient_magnitude(images), gradient_magnitude(reconstructions)
     constant = 170 / 255**2
@@ -108,16 +109,17 @@ def gradient_similarity(images: Tensor, reconstructions: Tensor) -> Tensor:
 def sharpness(images: Tensor, reconstructions: Tensor) -> Tensor:
     """Return the root mean square gradient over that of the original, (batch,), >= 0.
 
-    The mean square is Tenenbaum's measure of focus (1970). Below 1, a reconstruction is softer than
-    the original. Noise raises it, so that it does not tell whether edges are where they belong:
-    `gradient_similarity` does. Images without any edge have the sharpness 1.
+    The mean square is Tenenbaum's measure of focus (1970), here with Prewitt's filter. Below 1, a
+    reconstruction is softer than the original. Noise raises it, so that it does not tell whether
+    edges are where they belong: `gradient_similarity` does. A gradient of one level, 1/255, is
+    added to both, so that images without any edge have a sharpness of about 1.
     """
-    step = 1 / 255  # of little weight beside an edge
+    level = 1 / 255
     ours, original = (
-        (gradient_magnitude(x).square().flatten(1).mean(1) + (step / 100) ** 2).sqrt()
+        gradient_magnitude(x).square().flatten(1).mean(1) + level**2
         for x in (reconstructions, images)
     )
-    return ours / original
+    return (ours / original).sqrt()
 
 
 def gradient_magnitude(images: Tensor) -> Tensor:
