@@ -17,7 +17,7 @@ from vae.generation.decode import interpolate, reconstruct, traverse
 from vae.generation.latent_paths import lerp, slerp
 from vae.generation.photos import load_faces
 from vae.runs.load import SavedRun, load_run
-from vae.training.metrics import ssim
+from vae.training.metrics import gradient_similarity, sharpness, ssim
 from vae.utils.errors import UserError
 
 
@@ -64,12 +64,13 @@ def test_each_face_and_the_mean_are_measured(run):
     made = reconstruct(run, ["3", "0", "7"], "test", folder=run.folder)
     faces, posterior = encoded(run, ["3", "0", "7"], "test")
     torch.testing.assert_close(made.images, decoded(run, posterior.mean))
-    similarities = ssim(faces, made.images).tolist()
-    for face, image, metrics, similarity in zip(
-        faces.numpy(), made.images.numpy(), made.metrics, similarities, strict=True
+    by_torch = {m.__name__: m(faces, made.images) for m in (ssim, gradient_similarity, sharpness)}
+    for index, (face, image, metrics) in enumerate(
+        zip(faces.numpy(), made.images.numpy(), made.metrics, strict=True)
     ):
         psnr = peak_signal_noise_ratio(face, image, data_range=1)
-        expected = {"mse": np.square(face - image).mean(), "psnr": psnr, "ssim": similarity}
+        expected = {"mse": np.square(face - image).mean(), "psnr": psnr}
+        expected |= {name: values[index].item() for name, values in by_torch.items()}
         assert metrics == pytest.approx(expected, rel=1e-4)
     for name, value in made.mean.items():
         assert value == pytest.approx(np.mean([face[name] for face in made.metrics]))

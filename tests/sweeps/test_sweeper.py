@@ -95,7 +95,7 @@ def test_every_kind_of_space_is_read():
     with initialize_config_dir(str(CONF)):
         space, shared = read_space(words.split(), GlobalHydra.instance().config_loader())
     assert {key: list(getattr(values, "choices", [])) for key, values in space.items()} == {
-        "loss.beta": [], "seed": [], "loss": ["bce", "laplace", "mse"],
+        "loss.beta": [], "seed": [], "loss": ["bce", "laplace", "ms_ssim", "mse"],
         "model.channels": ["[4,8]", "[8,16]"], "data.seed": [], "wandb.name": [1],
         "trainer.epochs": [2, 3],
     }  # fmt: skip
