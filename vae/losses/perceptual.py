@@ -95,7 +95,7 @@ class NetworkConfig(WeightedConfig):
         Raises:
             UserError: its weights are not here.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} has no method `maps`")
 
     def load(self, device: torch.device) -> None:
         self.maps(torch.empty(0, device=device).device)  # cuda:0 for cuda, as of the images
