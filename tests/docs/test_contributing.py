@@ -27,7 +27,7 @@ STEP = re.compile(
 ADDS = {
     "A model": ("model", "name", "linear"),
     "A loss": ("loss", "delta", 0.1),
-    "A regularizer": ("loss", "regularizer", {"name": "dip", "weight": 10.0}),
+    "A regularizer": ("loss", "regularizer", {"name": "aggregate", "weight": 10.0}),
     "An optimizer": ("optimizer", "momentum_decay", 4e-3),
     "A data set": ("data", "side", 6),
     "A metric": "val/mae",
