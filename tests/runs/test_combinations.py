@@ -20,12 +20,15 @@ GROUPS = (
     *("model", "loss", "loss/regularizer", "loss/schedule", "loss/perceptual"),
     "optimizer",
 )
+MODEL = {  # settings that some models have, and their values
+    "norm": ("batch", "group"),
+    "activation": ("leaky_relu", "silu"),
+    "last_layer": ("upsample", "subpixel"),
+    "latent_shape": ("vector", "map"),
+}
 CHOICES = [
     *([f"{group}={name}" for name in sorted(choices(group))] for group in GROUPS),
-    ["model.norm=batch", "model.norm=group"],
-    ["model.activation=leaky_relu", "model.activation=silu"],
-    ["model.last_layer=upsample", "model.last_layer=subpixel"],
-    ["model.latent_shape=vector", "model.latent_shape=map"],
+    *([f"no model.{key}", *(f"model.{key}={value}" for value in MODEL[key])] for key in MODEL),
     ["loss.kl_reduction=latents", "loss.kl_reduction=pixels"],
     ["optimizer.schedule=constant", "optimizer.schedule=cosine"],
     ["optimizer.warmup_steps=0", "optimizer.warmup_steps=2"],
@@ -39,6 +42,12 @@ REFUSED = {
     for name, kind in choices("loss/regularizer").items()
     for schedule in choices("loss/schedule")
     if kind.grows and schedule != "constant"
+} | {
+    (f"model={name}", f"model.{key}={value}"): key
+    for name, kind in choices("model").items()
+    for key, values in MODEL.items()
+    for value in values
+    if key not in kind.__dataclass_fields__
 }
 
 
