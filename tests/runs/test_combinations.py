@@ -80,7 +80,7 @@ def test_the_runs_cover_all_pairs():
         assert {path.stem for path in (CONF / group).glob("*.yaml")} == choices(group).keys()
     assert set().union(*map(pairs, RUNS)) == ALL_PAIRS - set(REFUSED)
     assert len(ALL_PAIRS) > 300
-    assert len(RUNS) < 40
+    assert len(RUNS) < 60  # not many more than the pairs of the two largest groups
 
 
 @pytest.mark.parametrize(("pair", "reason"), REFUSED.items(), ids=str)
