@@ -75,7 +75,7 @@ class MSSSIMTermConfig(WeightedConfig):
     """`loss/perceptual=ms_ssim`: weight · (1 - MS-SSIM) of the luminance (Wang et al. 2003).
 
     The pixels' distortion decides about colours and this term about contrast and structure, also
-    where they are faint. Of the luminance alone it takes a third of the time of three channels.
+    where they are faint. Of the luminance alone it takes 0.4 of the time of three channels.
     """
 
     def term(
