@@ -142,7 +142,7 @@ def test_resume_auto_starts_and_resumes(tmp_path, monkeypatch, capsys):
     command = [*TINY, "hydra.run.dir=${oc.env:JOB}", "resume='auto'", "hydra.job.chdir=true"]
     code, out, _ = call_train(command, tmp_path, monkeypatch, capsys)
     assert code == 0
-    assert "train/distortion: that of loss=bce; val/distortion and val/bpd: that of a Gaussian" in out
+    assert "of loss=bce; val/distortion and val/bpd: that of a Gaussian" in out
     assert (tmp_path / "data").is_dir()  # relative to where it was started
     new = ["trainer.epochs=3", "optimizer.weight_decay=0.5"]
     code, out, _ = call_train([*command, *new], tmp_path, monkeypatch, capsys)
