@@ -90,7 +90,16 @@ def test_the_recipe_works(recipe, copy):
 
 
 @pytest.mark.slow
-def test_tests_take_new_choices_as_they_are(copy):
+@pytest.mark.parametrize(
+    "looping",
+    [
+        ("training/test_optim", "training/test_metrics", "training/test_non_finite"),
+        ("runs/test_combinations", "sweeps/test_comparison", "runs/test_tracking"),
+        ("utils/test_registries", "training/test_trainer"),
+        ("evaluation/test_evaluate",),
+    ],
+)
+def test_tests_take_new_choices_as_they_are(looping, copy):
     """Those that loop over the choices and metrics pass when all recipes have been followed."""
     for name in ("tests", "docs"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -98,9 +107,6 @@ def test_tests_take_new_choices_as_they_are(copy):
     for text in RECIPES.values():
         for step in STEP.finditer(text):
             follow(step, copy)
-    looping = ("training/test_optim", "training/test_metrics", "training/test_non_finite")
-    looping += ("runs/test_combinations", "sweeps/test_comparison", "runs/test_tracking")
-    looping += ("utils/test_registries", "training/test_trainer", "evaluation/test_evaluate")
     files = [f"tests/{name}.py" for name in looping]
     run(["-m", "pytest", "-q", "-n0", "-x", "--no-header", *files], copy)
 
