@@ -133,7 +133,7 @@ def test_another_sweep_under_the_same_name_is_refused_and_a_larger_one_is_not(tm
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     code, out = run_sweep([*grid, "optimizer.lr=1e-2"], tmp_path)
     assert code != 0
-    assert "sweep.name: multirun/s is a sweep with optimizer.lr=0.002" in out
+    assert "sweep.name: multirun/s is a sweep with optimizer.lr=0.005" in out
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     code, out = run_sweep(["loss.beta=0.1,0.2,0.3", "sweep.name=s"], tmp_path)
     assert (code, out.count("finished already")) == (0, 2)

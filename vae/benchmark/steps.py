@@ -27,7 +27,7 @@ LOSS = BernoulliConfig("bce", beta=1e-4, kl_reduction="latents")
 # The variants compare the computation of a step, so all but the default use plain Adam.
 OPTIMIZERS = {
     "adam": AdamConfig("adam", 1e-3, 0.0, "constant", betas=[0.9, 0.999], eps=1e-8),
-    "muon": MuonConfig("muon", 2e-3, 0.0, "constant", betas=[0.9, 0.999], eps=1e-8),
+    "muon": MuonConfig("muon", 5e-3, 0.0, "constant", betas=[0.9, 0.999], eps=1e-8),
 }
 
 
