@@ -93,6 +93,7 @@ COMBINATIONS = {  # of one seed, but for the first: its command has five
     "exp_05_likelihoods": 8,
     "exp_06_disentanglement": 6,
     "exp_07_photographs": 2,
+    "exp_09_sharpness": 13,
 }
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.profiling.equal_time [THREADS]
 
-For each of some means to sharpen faces: the time of a step (the median of interleaved rounds), and
-the steps that take as long as 1,200 default ones.
+For each of conf/variant/: the time of a step (the median of interleaved rounds), and the steps that
+take as long as 1,200 default ones, to be written there.
 """
 
 from __future__ import annotations
@@ -19,33 +19,18 @@ import torch
 
 from vae.data.loader import TrainingBatches
 from vae.models import build_model
-from vae.runs.compose import compose
+from vae.runs.compose import CONF, compose
 from vae.training.trainer import Trainer
 from vae.utils.devices import keep_memory
 
 ROUNDS, STEPS, WARM_UP = 7, 6, 3
 BUDGET = 1200  # default steps
-SHARP = "loss/perceptual=ms_ssim model.activation=silu model.last_layer=subpixel"
-VARIANTS = (
-    "",
-    "optimizer.lr=5e-3",
-    "model.activation=silu",
-    "model.last_layer=subpixel",
-    "model.latent_dim=256",
-    "model.latent_shape=map",
-    "model=residual",
-    "model=residual model.norm=batch",
-    "loss=ms_ssim",
-    "loss/perceptual=ms_ssim",
-    "loss/perceptual=face",
-    SHARP,
-    f"{SHARP} model.latent_dim=256",
-)
+VARIANTS = ("default", *sorted({path.stem for path in CONF.glob("variant/*.yaml")} - {"default"}))
 
 
-def trainer_of(overrides: str) -> Trainer:
+def trainer_of(variant: str) -> Trainer:
     """Return a trainer of a variant, on random images."""
-    config = compose(overrides.split())
+    config = compose([f"+variant={variant}"])
     size, batch = config.data.image_size, config.data.batch_size
     images = np.random.default_rng(0).integers(0, 256, (4 * batch, size, size, 3), np.uint8)
     return Trainer(
@@ -75,12 +60,12 @@ def main(threads: str = "2") -> None:
     for take in steps.values():
         take(WARM_UP)
     rounds = [{name: take(STEPS) for name, take in steps.items()} for _ in range(ROUNDS)]
-    default = median(times[""] for times in rounds)
+    default = median(times["default"] for times in rounds)
     for name in VARIANTS:
         seconds = median(times[name] for times in rounds)
-        ratio = median(times[name] / times[""] for times in rounds)
+        ratio = median(times[name] / times["default"] for times in rounds)
         print(
-            f"{name or 'default':75} {1000 * seconds:7.1f} ms, {ratio:5.2f} times the default's: "
+            f"{name:15} {1000 * seconds:7.1f} ms, {ratio:5.2f} times the default's: "
             f"{round(BUDGET / ratio):5} steps"
         )
     print(f"{BUDGET} default steps: {BUDGET * default:.0f} s")

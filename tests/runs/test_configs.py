@@ -1,6 +1,7 @@
 """Every shipped configuration composes to its dataclass."""
 
 import re
+from itertools import combinations
 
 import pytest
 import yaml
@@ -28,6 +29,16 @@ def test_every_group_option_composes(group, choice):
     assert isinstance(config, RunConfig)
     if group in ("model", "data", "optimizer", "loss"):
         assert getattr(config, group).name == choice
+
+
+def test_an_experiment_compares_every_variant():
+    preset = yaml.safe_load((CONF / "experiment" / "exp_09_sharpness.yaml").read_text())
+    named = preset["hydra"]["sweeper"]["params"]["variant"].split(",")
+    assert sorted(named) == sorted(path.stem for path in CONF.glob("variant/*.yaml"))
+    configs = [compose(["experiment=exp_09_sharpness", f"variant={name}"]) for name in named]
+    parts = [(c.model, c.loss, c.optimizer) for c in configs]
+    assert all(one != another for one, another in combinations(parts, 2))
+    assert all(c.trainer.max_steps and c.trainer.epochs is None for c in configs)
 
 
 def test_the_defaults_are_the_documented_ones():
