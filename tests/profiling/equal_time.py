@@ -1,6 +1,6 @@
 """Measure how many training steps take as long as the default run.
 
-    python -m tests.profiling.equal_time [THREADS]
+    python -m tests.profiling.equal_time [THREADS [OVERRIDES]]
 
 For each of conf/variant/: the time of a step (the median of interleaved rounds), and the steps that
 take as long as 1,200 default ones, to be written there.
@@ -28,9 +28,9 @@ BUDGET = 1200  # default steps
 VARIANTS = ("default", *sorted({path.stem for path in CONF.glob("variant/*.yaml")} - {"default"}))
 
 
-def trainer_of(variant: str) -> Trainer:
+def trainer_of(variant: str, overrides: tuple[str, ...]) -> Trainer:
     """Return a trainer of a variant, on random images."""
-    config = compose([f"+variant={variant}"])
+    config = compose([f"+variant={variant}", *overrides])
     size, batch = config.data.image_size, config.data.batch_size
     images = np.random.default_rng(0).integers(0, 256, (4 * batch, size, size, 3), np.uint8)
     return Trainer(
@@ -51,11 +51,11 @@ def take_steps(trainer: Trainer, count: int) -> float:
     return (time.perf_counter() - began) / count
 
 
-def main(threads: str = "2") -> None:
+def main(threads: str = "2", *overrides: str) -> None:
     torch.set_num_threads(int(threads))
     keep_memory()
     steps: dict[str, Callable[[int], float]] = {
-        name: partial(take_steps, trainer_of(name)) for name in VARIANTS
+        name: partial(take_steps, trainer_of(name, overrides)) for name in VARIANTS
     }
     for take in steps.values():
         take(WARM_UP)

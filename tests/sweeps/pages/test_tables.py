@@ -10,7 +10,7 @@ from vae.sweeps.pages.statistics import (
     fits_table,
     paired_table,
 )
-from vae.sweeps.pages.tables import means_table, ranked
+from vae.sweeps.pages.tables import describe_set_up, means_table, ranked
 from vae.utils.errors import UserError
 
 
@@ -52,6 +52,13 @@ def test_lines_without_deviation():
     pairs = [row(loss=loss, seed=0, val_bpd=bpd) for loss, bpd in (("mse", 6), ("bce", 5))]
     found = cells(means_table(pairs, ["loss", "seed"], ["val/bpd"]))[1:]
     assert found == [["bce", "0", "5.000"], ["mse", "0", "6.000"]]
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"), [([30], "30"), ([30, 9], "9 or 30"), ([30, 9, 100, 20], "9 to 100")]
+)
+def test_the_set_up_names_few_values_and_the_ends_of_many(steps, said):
+    assert f" px, {said} steps of" in describe_set_up([row(seed=0, step=step) for step in steps])
 
 
 def test_the_best_respects_the_direction():

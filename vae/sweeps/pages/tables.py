@@ -192,7 +192,8 @@ def describe_set_up(found: Sequence[Row]) -> str:
         return sorted({row.get(key, "") for row in found} - {""}, key=sort_key)
 
     def one_of(key: str) -> str:
-        return markdown_text(" or ".join(values(key)))
+        found = values(key)
+        return markdown_text(f"{found[0]} to {found[-1]}" if len(found) > 3 else " or ".join(found))
 
     sources = [choices("data").get(name, DataConfig) for name in values("data.name")]
     images = int(parse_number(found[0].get("data.num_images")) or 0)
