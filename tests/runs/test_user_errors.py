@@ -12,7 +12,7 @@ def assert_refused(result, folder, *words):
     for word in words:
         assert word in err, err
     assert "Traceback" not in out + err
-    assert len(err.strip().splitlines()) <= 16, err  # all choices of a group among them
+    assert len(err.strip().splitlines()) <= 20, err  # all choices of a group among them
     left = sorted(p.name for p in folder.iterdir() if p.name != "home")
     assert left == []
 

@@ -187,20 +187,33 @@ def test_a_trial_that_two_processes_chose_is_continued_once(tmp_path, monkeypatc
     assert [t.state.name for t in duplicates] == ["FAIL"] * 4
 
 
-def test_a_process_waits_for_the_trials_of_another(tmp_path, monkeypatch):
+@pytest.mark.parametrize("when", ["while this one waits", "between two of its questions"])
+def test_a_process_waits_for_the_trials_of_another(when, tmp_path, monkeypatch):
     """Another host runs the last trial of the first rung, which will be the best."""
     search = make_search(tmp_path, total=3, rungs=RUNGS)
     other = search.ask()
     other.set_user_attr("owner", {"host": "elsewhere", "pid": 1})
 
-    def tell(seconds):
+    def tell(seconds=0.0):
         run = tmp_path / "of the other"
+        if run.exists():
+            return
         run.mkdir()
         other.set_user_attr("runs", [run.name])
         other.report(-1.0, 1)
         search.study.tell(other, state=TrialState.PRUNED)
 
+    take_next = Rungs.take_next
+
+    def take_then_tell(*args):
+        taken = take_next(*args)
+        if taken is None:
+            tell()
+        return taken
+
     monkeypatch.setattr("vae.sweeps.search.time.sleep", tell)
+    if when == "between two of its questions":
+        monkeypatch.setattr(Rungs, "take_next", take_then_tell)
     search_in_rungs(tmp_path, total=3)
     (winner,) = (t for t in trials_of(tmp_path) if t.state.name == "COMPLETE")
     assert winner.params == other.params

@@ -80,12 +80,14 @@ class Search:
         try:
             with self.heartbeats():
                 try:
-                    while self.start_jobs(jobs) or self._may_get_more():
+                    more = self._may_get_more()  # asked before: what ends in between is then seen
+                    while self.start_jobs(jobs) or more:
                         if jobs.at_work:
                             (opened, seed), ended = jobs.wait()
                             self.take(opened, seed, ended)
                         else:
                             self._wait_for_others()
+                        more = self._may_get_more()
                 finally:
                     if jobs.at_work:
                         self.stop()
