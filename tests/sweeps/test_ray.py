@@ -6,6 +6,7 @@ On clusters of two machines, and with a Ray that is killed, it was tried by hand
 import os
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from tests.support.sweep_processes import (
     validated,
     wait_until,
 )
-from vae.sweeps.ray_launcher import run_on_worker
+from vae.sweeps.ray_launcher import RayLauncher, run_on_worker
 from vae.utils.errors import UserError
 
 pytest.importorskip("ray", reason='needs pip install -e ".[ray]"')
@@ -92,6 +93,18 @@ def test_a_search_has_several_trials_at_once_and_ctrl_c_saves_them(tmp_path):
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 4
     logs = [(run / "train.log").read_text() for run in folder.glob("loss*")]
     assert sum("resuming at step" in log for log in logs) == 2
+
+
+def test_a_run_is_interrupted_once(monkeypatch, tmp_path):
+    """Each thread of a search stops the runs. A second cancel kills a run that saves, and Ray."""
+    cancelled = []
+    monkeypatch.setattr("ray.cancel", cancelled.append)
+    launcher = RayLauncher(None, 2, 1, None, None)
+    launcher.at_work = {"task 1": tmp_path / "1", "task 2": tmp_path / "2"}
+    with ThreadPoolExecutor() as threads:
+        for _ in range(8):
+            threads.submit(launcher.stop)
+    assert cancelled == ["task 1", "task 2"]
 
 
 def test_a_machine_without_the_folder_of_the_sweep_is_named(tmp_path):

@@ -12,6 +12,7 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,6 +70,8 @@ class RayLauncher(Launcher):
         self.address, self.num_gpus = address, num_gpus
         self.resources = {"CPU": num_cpus, "memory": (memory_gb or 0) * 2**30}
         self.at_work: dict[Any, Path] = {}  # the folder of the run of each of Ray's tasks
+        self.interrupted: list[Path] = []
+        self.lock = threading.Lock()  # a search calls `launch` and `stop` from several threads
         self.ended_by: BaseException | None = None
         self.context: HydraContext | None = None
         self.task_function: TaskFunction | None = None
@@ -136,11 +139,13 @@ class RayLauncher(Launcher):
         """Interrupt the runs at work, and wait until they have saved."""
         import ray
 
-        at_work = dict(self.at_work)
-        for task in at_work:
-            ray.cancel(task)  # as Ctrl-C in its worker
+        with self.lock:
+            for task, folder in list(self.at_work.items()):
+                ray.cancel(task)  # as Ctrl-C in its worker; a second one would not let it save
+                self.at_work.pop(task, None)
+                self.interrupted.append(folder)
         deadline = time.monotonic() + SAVING_TIME
-        while any(map(is_locked, at_work.values())) and time.monotonic() < deadline:
+        while any(map(is_locked, self.interrupted)) and time.monotonic() < deadline:
             time.sleep(0.1)
 
     def connect(self) -> None:
