@@ -26,6 +26,13 @@ def table(page, selector):
     return {row[0]: row[1:] for row in rows}
 
 
+# The editor holds all lines, and the page only those near the visible ones.
+WHOLE_TEXT = """() => {
+    const content = document.querySelector("#run-yaml .cm-content");
+    return (content.cmView ?? content.cmTile).view.state.doc.toString();
+}"""
+
+
 def test_it_shows_what_the_run_is(visit, app_run):
     page = visit()
     open_tab(page, "Run")
@@ -36,8 +43,8 @@ def test_it_shows_what_the_run_is(visit, app_run):
         assert rows[key][-1] == find_metric(key).format(value)
 
     page.click("#run-configuration button")
-    wait_for_text(page, "#run-yaml", "beta:")
-    configuration = yaml.safe_load(page.inner_text("#run-yaml .cm-content"))
+    wait_for_text(page, "#run-yaml", "latent_dim:")
+    configuration = yaml.safe_load(page.evaluate(WHOLE_TEXT))
     assert configuration["loss"]["beta"] == float(BETAS[0])
 
     page.wait_for_selector("#run-curve img")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +62,28 @@ def test_core_factors_are_uniform_and_independent():
             assert set(values.tolist()) == {factor.low, factor.high}
         else:
             assert abs(np.quantile(unit, 0.25) - 0.25) < 0.04, name
+
+
+@pytest.mark.parametrize("correlation", [0.4, 0.9])
+def test_pairs_are_correlated_by_a_gaussian_copula(correlation):
+    """Against its formulas; each factor alone is as without it."""
+    pairs = [("smile", "mouth_open"), ("glasses", "beard")]
+    sample = partial(sample_factors, "core", 20_000, 1)
+    plain, rows = sample(), sample(correlation=correlation, pairs=pairs)
+    changed = (plain != rows).any(axis=0)
+    assert [name for name, of in zip(FACTOR_NAMES, changed, strict=True) if of] == [
+        "mouth_open",
+        "beard",
+    ]
+    quantiles = np.linspace(0.05, 0.95, 10)
+    for _, name in pairs:
+        spread = np.quantile(column(rows, name), quantiles)
+        assert np.abs(spread - quantiles).max() < 0.015, name  # uniform on 0 to 1
+    uniform = (column(rows, "smile") + 1) / 2, column(rows, "mouth_open")
+    normal = [[*map(NormalDist().inv_cdf, of.clip(1e-6, 1 - 1e-6).tolist())] for of in uniform]
+    assert abs(np.corrcoef(normal)[0, 1] - correlation) < 0.015
+    both = (column(rows, "glasses") == 1) & (column(rows, "beard") > 0.5)
+    assert abs(both.mean() - (1 / 4 + math.asin(correlation) / (2 * math.pi))) < 0.015
 
 
 @pytest.mark.parametrize("size", [8, 32, 48, 64, 100])

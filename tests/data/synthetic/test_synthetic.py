@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,14 @@ def source(**changed) -> SyntheticSource:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("preset", "poor"), ("seed", -1), ("num_images", None), ("num_images", 5), ("image_size", 4)],
+    [
+        *(("preset", "poor"), ("seed", -1), ("num_images", None), ("num_images", 5)),
+        *(("image_size", 4), ("correlation", 0.95), ("correlated", [["smile", "hat"]])),
+        *(("correlated", [["smile"]]), ("correlated", [["smile", "beard"], ["beard", "yaw"]])),
+    ],
 )
 def test_wrong_settings_are_named(key, value):
-    with pytest.raises(UserError, match=rf"data\.{key}.*{value}"):
+    with pytest.raises(UserError, match=rf"data\.{key}: got {re.escape(repr(value))}"):
         config(**{key: value})
 
 
@@ -121,6 +126,22 @@ def test_fingerprint_depends_on_the_pixel_settings(changed, monkeypatch):
     before = plain.fingerprint()
     monkeypatch.setattr("vae.data.synthetic.DRAWING_VERSION", -1)
     assert plain.fingerprint() != before
+
+
+def test_only_training_faces_are_correlated():
+    plain, drawn = source(num_images=2000), source(num_images=2000, correlation=0.8)
+    for split in ("val", "test"):
+        assert np.array_equal(drawn.read(split, 0, 9), plain.read(split, 0, 9))
+        found = drawn.labels(split)["factors"].values
+        assert np.array_equal(found, plain.labels(split)["factors"].values)
+    smile, mouth_open = (PRESETS["core"].index(name) for name in ("smile", "mouth_open"))
+    values = drawn.labels("train")["factors"].values
+    assert np.corrcoef(values[:, smile], values[:, mouth_open])[0, 1] > 0.7
+    assert (drawn.read("train", 0, 9) != plain.read("train", 0, 9)).any()
+    other = source(num_images=2000, correlation=0.8, correlated=[["smile", "beard"]])
+    prints = [one.fingerprint() for one in (plain, drawn, other)]
+    assert prints[0] != prints[1] != prints[2]
+    assert source(num_images=2000, correlated=[]).fingerprint() == prints[0]  # an older cache's
 
 
 def test_a_pickled_source_is_equal():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ from vae.utils.registry import register
 # what is drawn, sampled or labelled: old caches would be served otherwise.
 DRAWING_VERSION = 2
 
+# Default pairs of correlated factors. Both presets vary them.
+CORRELATED = (("smile", "mouth_open"), ("skin", "hair_dark"), ("glasses", "beard"))
+
 
 @register("data", "synthetic")
 @dataclass
@@ -34,6 +38,9 @@ class SyntheticConfig(DataConfig):
 
     preset: str = MISSING  # core (12 large, independent, uniform factors) or rich (all of them)
     seed: int = MISSING  # which faces are drawn (not of the training); int from 0 to 2**63 - 1
+    # Defaults for runs of older versions, which lack these settings.
+    correlation: float = 0.0  # of training faces, between the factors of a pair; from 0 to 0.9
+    correlated: list[list[str]] = field(default_factory=lambda: [*map(list, CORRELATED)])
 
     images = "drawn faces"
 
@@ -46,7 +53,16 @@ class SyntheticConfig(DataConfig):
             "an int >= 10 (drawn faces have no natural end)",
         )
         require(self.preset in PRESETS, "data.preset", self.preset, f"one of {', '.join(PRESETS)}")
-        require_ranges("data", self, seed=(0, 2**63 - 1))
+        require_ranges("data", self, seed=(0, 2**63 - 1), correlation=(0, 0.9))
+        varied = PRESETS[self.preset]
+        names = [*chain.from_iterable(self.correlated)]
+        fits = all(len(pair) == 2 for pair in self.correlated) and set(names) <= set(varied)
+        require(
+            fits and len(set(names)) == len(names),
+            "data.correlated",
+            self.correlated,
+            f"pairs of factors, none of them twice, [[smile,beard]], of {', '.join(varied)}",
+        )
 
     @property
     def celeba_crop(self) -> int:
@@ -66,7 +82,8 @@ class SyntheticSource:
     """An `ImageSource` of drawn faces; each split is a prefix of an endless sequence.
 
     A tenth of the images is for validation, a tenth for the test and the rest for
-    training. More images only add to the end of each split.
+    training. More images only add to the end of each split. `data.correlation` applies to the
+    training faces only.
     """
 
     name = "synthetic"
@@ -79,7 +96,7 @@ class SyntheticSource:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return JSON-able values that determine pixels and labels."""
-        return {
+        values = {
             "source": self.name,
             "drawing_version": DRAWING_VERSION,
             "preset": self._config.preset,
@@ -87,6 +104,9 @@ class SyntheticSource:
             "image_size": self._config.image_size,
             "sizes": self.sizes(),
         }
+        if self._config.correlation:  # without it, caches keep their older address
+            values |= {key: getattr(self._config, key) for key in ("correlation", "correlated")}
+        return values
 
     def sizes(self) -> dict[str, int]:
         """Return the number of images per split."""
@@ -134,5 +154,7 @@ class SyntheticSource:
 
     def _rows(self, split: str, start: int, count: int) -> np.ndarray:
         """Return the factors of `count` faces of a split from `start`: (count, factors) float32."""
-        seed = (self._config.seed, SPLITS.index(split))
-        return sample_factors(self._config.preset, count, seed, start)
+        config = self._config
+        seed = (config.seed, SPLITS.index(split))
+        correlation = config.correlation if split == "train" else 0.0
+        return sample_factors(config.preset, count, seed, start, correlation, config.correlated)

@@ -92,16 +92,52 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "rich": FACTOR_NAMES,
 }
 
+# Attributes that a single factor determines: that factor.
+ATTRIBUTE_FACTORS: dict[str, str] = {
+    "Arched_Eyebrows": "brow_tilt",
+    "Big_Lips": "lip_full",
+    "Big_Nose": "nose_w",
+    "Bushy_Eyebrows": "brow_thick",
+    "Chubby": "face_w",
+    "Eyeglasses": "glasses",
+    "Goatee": "beard",
+    "Mouth_Slightly_Open": "mouth_open",
+    "Mustache": "beard",
+    "Narrow_Eyes": "eye_size",
+    "No_Beard": "beard",
+    "Oval_Face": "face_w",
+    "Pale_Skin": "skin",
+    "Pointy_Nose": "nose_w",
+    "Rosy_Cheeks": "blush",
+    "Smiling": "smile",
+    "Wearing_Hat": "hat",
+    "Wearing_Lipstick": "lip_red",
+}
+
 # Random numbers set aside for each face. More than there are factors, so that a
 # new one at the table's end leaves the others' values as they are; a multiple of
 # 4, as the generator counts in fours.
 NUMBERS_PER_FACE = 64
 
+TINY = np.finfo(float).tiny  # replaces a random number of 0, whose normal quantile is infinite
+
 DRAW_AT_ONCE = 32  # faces: few enough that the maps of a 64-pixel batch stay in the cache
 
 
-def sample_factors(preset: str, n: int, seed: int | Sequence[int], start: int = 0) -> np.ndarray:
+def sample_factors(
+    preset: str,
+    n: int,
+    seed: int | Sequence[int],
+    start: int = 0,
+    correlation: float = 0.0,
+    pairs: Sequence[Sequence[str]] = (),
+) -> np.ndarray:
     """Draw the factors of faces `start` to `start + n` of an endless sequence.
+
+    Each factor is a function of its own uniform number. A pair with correlation ρ is joined by a
+    Gaussian copula: with u the first factor's number, v the second's and Φ the normal distribution
+    function, v becomes Φ(ρ Φ⁻¹(u) + √(1 - ρ²) Φ⁻¹(v)). The distribution of each factor alone does
+    not change; the rank correlation of the two numbers is 6/π asin(ρ/2).
 
     Args:
         preset: one of `PRESETS`: "core" (the varied factors are independent and uniform) or
@@ -109,14 +145,20 @@ def sample_factors(preset: str, n: int, seed: int | Sequence[int], start: int = 
         n: how many faces, >= 0.
         seed: >= 0; which sequence. Several numbers give a sequence of their own too.
         start: the first face's place in the sequence, >= 0.
+        correlation: ρ of each pair, -1 < ρ < 1.
+        pairs: names of factors, each at most once.
 
     Returns:
         (n, len(FACTORS)) float32, each column within its factor's low and high.
-        Row i depends on the preset, the seed and `start + i` only.
+        Row i depends on `start + i` and the other arguments but n only.
     """
     stream = np.random.Philox(np.random.SeedSequence(seed))
     stream.advance(start * (NUMBERS_PER_FACE // 4))
     uniform = np.random.Generator(stream).random((n, NUMBERS_PER_FACE))
+    if correlation:
+        for pair in pairs:
+            first, second = map(FACTOR_NAMES.index, pair)
+            uniform[:, second] = _correlate(uniform[:, first], uniform[:, second], correlation)
     rows = np.empty((n, len(FACTORS)), dtype=np.float32)
     for column, factor in enumerate(FACTORS):
         if factor.name not in PRESETS[preset]:
@@ -131,6 +173,14 @@ def sample_factors(preset: str, n: int, seed: int | Sequence[int], start: int = 
             amount = np.ceil(amount)
         rows[:, column] = factor.low + amount * (factor.high - factor.low)
     return rows
+
+
+def _correlate(first: np.ndarray, second: np.ndarray, correlation: float) -> np.ndarray:
+    """Return uniform numbers that have a correlation to `first`, made of those in `second`."""
+    normal = torch.special.ndtri(torch.from_numpy(np.stack([first, second]).clip(min=TINY)))
+    mixed = correlation * normal[0] + (1 - correlation**2) ** 0.5 * normal[1]
+    numbers: np.ndarray = torch.special.ndtr(mixed).numpy()
+    return numbers
 
 
 @torch.no_grad()
