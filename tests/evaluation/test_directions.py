@@ -79,6 +79,26 @@ def test_normals_equal_a_regression():
     assert np.allclose(directions(latents, has).normal, expected, atol=0.02)
 
 
+@pytest.mark.parametrize("together", [0.0, 0.6])
+def test_conditional_directions_leave_the_other_classifiers_as_they_are(together):
+    """By Gram and Schmidt, one classifier after the other."""
+    latents, has = faces(together=together)
+    found = directions(latents, has)
+    planes = found.weights.numpy()
+    for row in range(3):
+        rest, basis = planes[row].copy(), []
+        for other in np.delete(planes, row, axis=0):
+            for one in basis:
+                other = other - (other @ one) * one
+            basis.append(other / np.linalg.norm(other))
+            rest -= (rest @ basis[-1]) * basis[-1]
+        way = found.conditional[row].numpy()
+        assert np.allclose(way / np.linalg.norm(way), rest / np.linalg.norm(rest))
+        scores = planes @ way  # what a step of 1 adds to each classifier
+        assert np.allclose(np.delete(scores, row), 0, atol=1e-6)
+        assert scores[row] == pytest.approx(planes[row] @ found.means[row].numpy())
+
+
 def expected_limits(latents, has, way):
     """Places and limits along one direction, of all faces."""
     place = np.linalg.solve(np.cov(latents.T), way)
@@ -166,6 +186,24 @@ def test_doubled_attributes_and_dead_latents_stay_finite():
     latents[:, 5] = 1.0
     has = np.concatenate([has, has[:, :1], 1 - has[:, :1]], axis=1)
     found = directions(latents, has, (*NAMES, "Smile", "Serious"))
-    for steps in (found.means, found.normal, found.weights, found.places, found.limits):
+    for steps in (
+        found.means,
+        found.normal,
+        found.conditional,
+        found.weights,
+        found.places,
+        found.limits,
+    ):
         assert steps.isfinite().all()
     assert found.normal.norm(dim=1).max() < 10 * found.means.norm(dim=1).max()
+    assert torch.allclose(found.conditional[1:3], directions(latents, has[:, :3]).conditional[1:])
+
+
+def test_conditional_directions_are_no_leaps_where_others_leave_little():
+    """Six latents and five more attributes, of noise: hardly a direction is left to any."""
+    latents, has = faces()
+    noise = np.random.default_rng(1).normal(size=(len(latents), 5))
+    others = (latents @ np.random.default_rng(2).normal(size=(latents.shape[1], 5)) + noise) > 0
+    has = np.concatenate([has[:, :1], others.astype(has.dtype)], axis=1)
+    found = directions(latents, has, ("Smiling", *"abcde"))
+    assert found.conditional.norm(dim=1).max() < 5 * found.means.norm(dim=1).max()

@@ -27,8 +27,8 @@ from vae.evaluation.latents import encode_batches
 from vae.utils.errors import UserError
 from vae.utils.text import printable
 
-FORMAT = 3  # of the file: one of another format is made again
-ARRAYS = ("means", "normal", "weights", "middles", "places", "limits")
+FORMAT = 4  # of the file: one of another format is made again
+ARRAYS = ("means", "normal", "conditional", "weights", "middles", "places", "limits")
 MAX_BYTES = 1 << 26  # of the file, and of its arrays; of 40 attributes and 128 latents 0.2 MB
 
 

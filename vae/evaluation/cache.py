@@ -1,11 +1,11 @@
-"""Arrays computed from a model and its training images, kept in a file between commands."""
+"""Arrays computed from a model and its training images, or from these, kept between commands."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -52,13 +52,23 @@ class ArrayCache(Generic[T]):
         """
         if file is None:
             return make()
-        weights, images = _digest(trained.model), _images_of(trained)
-        kept = self._read(file, weights, images)
+        identity = {"weights": _digest(trained.model), "images": _images_of(trained)}
+        return self.keep(file, identity, make)
+
+    def keep(self, file: Path, identity: Mapping[str, str | None], make: Callable[[], T]) -> T:
+        """Return the result in `file` if it has this identity, else make and keep it.
+
+        Args:
+            file: as for `get`.
+            identity: of the result; a value of None fits any.
+            make: computes the result.
+        """
+        kept = self._read(file, identity)
         if kept is not None:
             return kept
         made = make()
         about, arrays = self.pack(made)
-        about = {"format": self.format, "weights": weights, "images": images, **about}
+        about = {"format": self.format, **identity, **about}
 
         def save(temporary: Path) -> None:
             with temporary.open("wb") as opened:
@@ -71,8 +81,8 @@ class ArrayCache(Generic[T]):
             log.warning("%s: cannot be kept (%s); the next time finds them anew", self.name, error)
         return made
 
-    def _read(self, file: Path, weights: str, images: str | None) -> T | None:
-        """Return the result in a file; None if absent, damaged or of another model."""
+    def _read(self, file: Path, identity: Mapping[str, str | None]) -> T | None:
+        """Return the result in a file; None if absent, damaged or of another identity."""
         try:
             with (
                 open_regular(file, self.max_bytes) as opened,
@@ -80,9 +90,8 @@ class ArrayCache(Generic[T]):
             ):
                 stored_records(stored.zip, self.max_bytes)
                 about = json.loads(str(stored["about"]))
-                if (about["format"], about["weights"]) != (self.format, weights):
-                    return None
-                if images is not None and about["images"] != images:
+                wanted = {"format": self.format, **identity}
+                if any(about[key] != value for key, value in wanted.items() if value is not None):
                     return None
                 arrays = {name: stored[name] for name in stored.files if name != "about"}
             return self.unpack(about, arrays)

@@ -1,17 +1,20 @@
 """Directions among the latents along which faces gain an attribute.
 
-Two kinds, of each attribute:
+Three kinds, of each attribute:
 
 - `means`: from the mean of the faces without it to the mean of the faces with it (Larsen et
   al. 2016). It includes every correlated attribute: a beard comes with a man.
 - `normal`: from faces without it to faces with it that are alike in the other attributes: the
   coefficients of a regularized linear regression of the latents on all attributes. It is the
   normal of the linear classifier of such faces among latents whitened by their spread.
+- `conditional`: the normal of a linear classifier's plane, projected onto the planes of the other
+  attributes' classifiers (InterFaceGAN, Shen et al. 2020; their classifiers are support vector
+  machines, these are Fisher's discriminants).
 
 A step of 1 leads from the average face without the attribute to the average face with it; for
-`normal`, of faces that are alike in the rest.
+`normal`, of faces that are alike in the rest; for `conditional`, as that classifier sees it.
 
-Both come from sums over a split, in float64: memory is (attributes + latents) · latents
+All come from sums over a split, in float64: memory is (attributes + latents) · latents
 numbers, and the latents of at most MAX_ENCODED faces for the spread within the classes.
 
 The place of a face z along a direction d is z·Σ⁻¹d / d·Σ⁻¹d, Σ being the covariance of the
@@ -30,11 +33,12 @@ from torch import Tensor
 from vae.evaluation.latents import MAX_ENCODED, RunningGaussian
 from vae.utils.errors import require
 
-METHODS = ("normal", "means")
+METHODS = ("normal", "means", "conditional")
 SHRINKAGE = 1e-3  # of the latents' covariance towards a multiple of I (Friedman 1989)
 RIDGE = 1e-3  # added to the attributes' variances, in parts of them
 MIN_FACES = 10  # faces on each side of an attribute: fewer say nothing about it
 LIMIT = 2.0  # standard deviations of a class's places, beyond which no face is edited
+REMAINDER = 0.05  # of a classifier's squared normal, that others must leave for `conditional`
 ENTANGLED = 0.01  # a part of a class so small that two attributes (nearly) decide each other
 
 
@@ -76,6 +80,7 @@ class Directions:
     names: tuple[str, ...]
     means: Tensor
     normal: Tensor
+    conditional: Tensor
     weights: Tensor  # of the linear classifiers: no face is moved along these
     middles: Tensor  # halfway between the faces with it and those without
     places: Tensor  # (METHODS, attributes, latents), their products with a face are its places
@@ -86,7 +91,7 @@ class Directions:
 
         Args:
             latents: (n, latents).
-            along: weights, normal or means.
+            along: weights, or one of METHODS.
 
         Returns:
             (n, attributes) float64.
@@ -107,7 +112,7 @@ class Directions:
         Args:
             latents: (n, latents), of the faces.
             strength: 1 leads from the average face without it to the average face with it.
-            method: normal or means.
+            method: one of METHODS.
             unbounded: apply `strength` to all faces; otherwise it is shortened by `limited`.
 
         Returns:
@@ -116,8 +121,12 @@ class Directions:
         sizes = torch.full((len(latents),), strength, dtype=torch.float64)
         if not unbounded:
             sizes = self.limited(latents, attribute, strength, method)
-        way: Tensor = getattr(self, method)[self.names.index(attribute)]
-        return sizes.to(latents)[:, None] * way.to(latents), sizes
+        return sizes.to(latents)[:, None] * self.way(attribute, method).to(latents), sizes
+
+    def way(self, attribute: str, method: str = METHODS[0]) -> Tensor:
+        """Return an attribute's direction, (latents,) float64: a step of strength 1."""
+        found: Tensor = getattr(self, method)[self.names.index(attribute)]
+        return found
 
     def limited(self, latents: Tensor, attribute: str, strength: float, method: str) -> Tensor:
         """Return each face's strength, shortened so that the edit ends within the limits.
@@ -187,15 +196,17 @@ def find_directions(statistics: LatentStatistics, names: tuple[str, ...]) -> Dir
     shrunk = (1 - SHRINKAGE) * covariance
     shrunk.diagonal().add_(SHRINKAGE * spread)
     weights = torch.linalg.solve(shrunk, means.T).T
-    normal = _normals(means, together, total)
+    held = _can_be_held(together, total)
+    normal = _normals(means, together, total, held)
+    conditional = _projections(means, weights, held)
     middles = (having + lacking) / 2
-    ways = torch.stack([normal, means])  # in the order of METHODS
+    ways = torch.stack([normal, means, conditional])  # in the order of METHODS
     places = torch.linalg.solve(shrunk, ways.mT).mT
     # Where no face differs from another, the direction is 0, and so is every place.
     places = places / (places * ways).sum(-1, keepdim=True).clamp(min=1e-30)
     limits = _limits(statistics, kept, torch.stack([lacking, having]), places)
     named = tuple(names[i] for i in kept.tolist())
-    return Directions(named, means, normal, weights, middles, places, limits)
+    return Directions(named, means, normal, conditional, weights, middles, places, limits)
 
 
 def _limits(statistics: LatentStatistics, kept: Tensor, classes: Tensor, places: Tensor) -> Tensor:
@@ -235,7 +246,7 @@ def balanced_accuracy(says: Tensor, attributes: Tensor) -> Tensor:
     return recalls.mean(0)
 
 
-def _normals(means: Tensor, together: Tensor, total: int) -> Tensor:
+def _normals(means: Tensor, together: Tensor, total: int, held: Tensor) -> Tensor:
     """Return each attribute's mean difference between faces equal in the held attributes.
 
     The coefficients d of the ridge regression of the latents on the attribute and the held
@@ -248,12 +259,31 @@ def _normals(means: Tensor, together: Tensor, total: int) -> Tensor:
     covariance = together / total - torch.outer(shares, shares)
     with_latents = covariance.diagonal()[:, None] * means  # covariance with each latent
     covariance = covariance + RIDGE * torch.diag(covariance.diagonal())
-    held = _can_be_held(together, total)
     normals = []
     for row in range(len(means)):
         rows = torch.cat([torch.tensor([row]), held[row].nonzero()[:, 0]])  # never held itself
         normals.append(torch.linalg.solve(covariance[rows][:, rows], with_latents[rows])[0])
     return torch.stack(normals) if normals else means
+
+
+def _projections(means: Tensor, weights: Tensor, held: Tensor) -> Tensor:
+    """Return each classifier's normal, orthogonal to the normals of the held attributes.
+
+    Its length takes the average face without the attribute to the classifier's score of the average
+    face with it. If the projection leaves less than REMAINDER of the squared normal, as with hardly
+    more latents than attributes, the result is the unprojected normal: a step along so small a
+    remainder would be huge.
+    """
+    found = []
+    for row, normal in enumerate(weights):
+        others = torch.nn.functional.normalize(weights[held[row]])
+        _, sizes, basis = torch.linalg.svd(others, full_matrices=False)
+        basis = basis[sizes > 1e-6]  # orthonormal; some may be combinations of the others
+        rest = normal - basis.T @ (basis @ normal)
+        if rest @ rest < REMAINDER * (normal @ normal):
+            rest = normal
+        found.append(rest * (means[row] @ normal) / (rest @ rest).clamp(min=1e-30))
+    return torch.stack(found) if found else means
 
 
 def _can_be_held(both: Tensor, total: int) -> Tensor:

@@ -69,7 +69,7 @@ def edit(
         strength: 1 leads from the average face without it to the average one with it;
             negative takes it away. It is shortened for each face that would leave the range
             of the training faces (vae/evaluation/directions.py).
-        method: how the direction is found: normal or means (vae/evaluation/directions.py).
+        method: how the direction is found: one of METHODS (vae/evaluation/directions.py).
         keep_detail: add to the given picture what the edit changes of its reconstruction,
             which keeps what the model cannot reconstruct.
         unbounded: apply `strength` to all faces, whatever the range.
