@@ -13,6 +13,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from tests.generation.test_edit import few
+from tests.support.quick_evaluation import draw_few_faces
 from tests.support.wandb_files import read_runs
 from vae.cli.main import main
 from vae.data.synthetic import SyntheticSource
@@ -28,11 +29,12 @@ from vae.runs.load import load_run
 from vae.utils.errors import UserError
 
 QUICK = ["metrics.bound_images=4", "metrics.bound_samples=3", "metrics.inception_weights=none"]
+QUICK += ["metrics.counterfactual_images=8"]
 
 
 @pytest.fixture(autouse=True)
 def few_votes(monkeypatch):
-    monkeypatch.setattr("vae.evaluation.disentanglement.VOTES", 6)
+    draw_few_faces(monkeypatch)
 
 
 def call(arguments, capsys):
@@ -60,7 +62,7 @@ def test_every_metric_has_count_split_and_seed(finished, capsys):
     assert np.mean(list(attributes["value"].values())) == pytest.approx(separability)
     assert saved["metrics"]["test/iw_bpd"]["k"] == 3
     pictures = sorted(path.name for path in (finished / "figures" / "test").iterdir())
-    names = ["interpolation", "latents", "reconstructions", "samples", "traversal"]
+    names = ["edits", "interpolation", "latents", "reconstructions", "samples", "traversal"]
     assert pictures == [f"{name}.png" for name in names]
 
 
@@ -167,7 +169,8 @@ def test_each_part_has_its_cost(finished, capsys):
     assert str(Cost(0.02, 0)) == "0.0 s"
     (took,) = (line for line in call([], capsys).splitlines() if line.startswith("took: "))
     parts = re.findall(r"(\w+) [\d.]+ s \([\d.]+ s per 1,000 images\)", took)
-    assert parts == ["reconstruction", "encoding", "likelihood", "bound", "factors", "attributes"]
+    expected = "reconstruction encoding likelihood bound factors attributes counterfactual"
+    assert parts == expected.split()
     assert "distances 0.0 s," in took  # 40 images are too few for them
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from vae.data import SyntheticConfig
 from vae.evaluation import TrainedModel, disentanglement, distances
 from vae.evaluation.attributes import columns_of, learn_directions
+from vae.evaluation.counterfactual import add_edit_scores
 from vae.evaluation.directions import balanced_accuracy
 from vae.evaluation.disentanglement import dci, drawn_factorvae_score, mig, sap
 from vae.evaluation.distances import (
@@ -109,6 +110,7 @@ def evaluate_model(
         "priors": lambda: _priors(trained, posteriors, report, flow_file),
         "factors": lambda: _disentanglement(trained, codes, report),
         "attributes": lambda: _separability(trained, codes, report, directions_cache),
+        "counterfactual": lambda: add_edit_scores(trained, report, directions_cache),
         "amortization": lambda: _amortization(trained, report),
     }
     for name, measure in parts.items():

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -32,6 +34,8 @@ class Report:
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)  # `measured`, by name
     kl_per_latent: dict[str, Any] = field(default_factory=dict)  # `measured`: a list, nats
     separability: dict[str, Any] = field(default_factory=dict)  # `measured`: by attribute
+    edits: dict[str, Any] = field(default_factory=dict)  # `measured`: `EditScores` by attribute
+    examples: dict[str, Tensor] = field(default_factory=dict)  # of edits: not for the record
     notes: list[str] = field(default_factory=list)  # on what could not be measured
     costs: dict[str, Cost] = field(default_factory=dict)  # by part: not for the record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -13,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae.data import CelebAConfig, DataConfig, Packed
 from vae.evaluation import TrainedModel
+from vae.evaluation.counterfactual import EXAMPLE, Change
 from vae.evaluation.evaluate import evaluate_model
 from vae.evaluation.metrics_report import Report
-from vae.generation.figures import draw_figures
+from vae.generation.figures import draw_figures, write_table
 from vae.models import build_model
 from vae.runs.artifact_download import download_run, is_address
 from vae.runs.artifacts import use_model
@@ -193,6 +195,10 @@ def evaluate_and_record(
     write_metrics(run, report, folder / METRICS_FILE)
     images, training = run.data.images[split], run.data.images["train"]
     figures = draw_figures(run.model, images, training, evaluation, folder / "figures" / split)
+    if report.examples:
+        rows, file = [*report.examples], folder / "figures" / split / "edits.png"
+        pictures = torch.stack([*report.examples.values()])
+        figures.files["edits"] = write_table(pictures, file, columns=EXAMPLE, rows=rows)
     name = fitting_name(f"{settings.name or run.folder.name} {split}")
     named = replace(settings, name=name)
     config = {**asdict(run.config), "checkpoint": run.checkpoint, "evaluated": str(run.folder)}
@@ -208,6 +214,23 @@ def evaluate_and_record(
     return report, figures.files
 
 
+def read_edit_scores(run: SavedRun, method: str, split: str = "val") -> dict[str, Change]:
+    """Return effect and leakage of edits by attribute, from the run's metrics.json.
+
+    Empty if the run has not been evaluated since its last step, or its faces are not drawn.
+    """
+    record = read_json(run.folder / METRICS_FILE)
+    if (record.get("checkpoint"), record.get("step")) != (run.checkpoint, run.step):
+        return {}
+    try:
+        found = record["edits"][split]["value"]
+        scores = {name: Change(**score["changes"][method]) for name, score in found.items()}
+        finite = [math.isfinite(v) for one in scores.values() for v in (one.effect, one.leakage)]
+        return scores if all(finite) else {}
+    except (LookupError, TypeError, AttributeError):  # of an older version, or damaged
+        return {}
+
+
 def write_metrics(run: SavedRun, report: Report, file: Path) -> None:
     """Write metrics.json; keep the entries of the same checkpoint on other splits."""
     about: dict[str, Any] = {"checkpoint": run.checkpoint, "step": run.step}
@@ -218,6 +241,7 @@ def write_metrics(run: SavedRun, report: Report, file: Path) -> None:
         "metrics": report.figures,
         "kl_per_latent": {report.split: report.kl_per_latent},
         "attributes": {report.split: report.separability},
+        "edits": {report.split: report.edits},
         "notes": {report.split: report.notes},
     }
     for key, part in parts.items():
