@@ -366,10 +366,19 @@ def test_the_list_is_sorted_by_accuracy(run, vae_json, capsys):
     title, also, columns, *rows = capsys.readouterr().out.splitlines()
     assert title.startswith("balanced accuracy of each direction on held-out faces (chance is 0.5)")
     assert "(normal) within the range of the training faces" in also
-    assert columns.split() == ["normal", "means", "without", "it", "with", "it", "attribute"]
+    assert columns.split() == [
+        "normal",
+        "means",
+        "conditional",
+        "without",
+        "it",
+        "with",
+        "it",
+        "attribute",
+    ]
     row, ranges = accuracy[NAME], limits[NAME]["normal"]
     ranges = ["{:+.1f} to {:+.1f}".format(*ranges[side]) for side in ("without", "with")]
-    expected = [f"{row['normal']:.3f}", f"{row['means']:.3f}", *" ".join(ranges).split(), NAME]
+    expected = [*(f"{row[method]:.3f}" for method in METHODS), *" ".join(ranges).split(), NAME]
     assert expected in [line.split() for line in rows]
 
 
@@ -384,7 +393,7 @@ def test_few_faces_have_no_accuracy_or_no_directions(finished, vae_json, monkeyp
     with monkeypatch.context() as one_held_out:
         few(one_held_out, val=1)
         accuracy = vae_json("edit", "run", "--list")["balanced_accuracy"]
-        assert accuracy[NAME] == {"normal": None, "means": None}
+        assert accuracy[NAME] == dict.fromkeys(METHODS)
         assert main(["edit", "run", "--list"]) == 0
     out = capsys.readouterr().out
     assert re.search(rf"     \?       \? .* {NAME}: no held-out face has it, or all", out)

@@ -17,6 +17,10 @@ from vae.utils.text import markdown_text
 
 MAX_STRENGTH = 3.0  # of a slider, either way
 STEP = 0.05
+EFFECTS = (
+    " Effect: the edit's change, relative to the same face redrawn with the attribute (1 is a "
+    "complete edit). Leakage: the change of everything else. `vae evaluate` measures both."
+)
 NO_FACE = "There is no face yet. Choose a photograph, or take a validation face."
 
 
@@ -84,6 +88,7 @@ class EditTab:
             gr.Markdown(
                 "The percentage says how well the direction of a slider tells the attribute on "
                 "faces that it was not learned on (balanced accuracy: 50 % is chance)."
+                + (EFFECTS if model.edits else "")
             )
         with gr.Row():
             self.sliders = [self._slider(model, name) for name in clear]
@@ -186,8 +191,10 @@ def _words(attribute: str) -> str:
 
 
 def _label(model: AppModel, attribute: str) -> str:
-    """Return the label of a slider: the attribute, and how well its direction tells it."""
+    """Return a slider's label: attribute, accuracy of its direction, effect and leakage."""
     assert model.learned
     accuracy = model.learned.accuracy[attribute][METHODS[0]]
     told = f"{100 * accuracy:.0f}\u00a0%" if accuracy == accuracy else "unknown"
-    return f"{_words(attribute)}, {told}"
+    change = model.edits.get(attribute)
+    does = f", effect {change.effect:.2f}, leakage {change.leakage:.2f}" if change else ""
+    return f"{_words(attribute)}, {told}{does}"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vae.data.loader import to_float
 from vae.evaluation.attributes import LearnedDirections, learn_directions
+from vae.evaluation.counterfactual import Change
 from vae.evaluation.directions import METHODS
 from vae.evaluation.latents import AggregatePosterior
 from vae.evaluation.priors import Prior, StandardPrior, fit_prior
@@ -23,7 +24,7 @@ from vae.evaluation.refine import refine_posterior
 from vae.generation.decode import rank_latents
 from vae.generation.framing import Eyes, wanted_eyes
 from vae.runs.artifact_download import download_run, is_address
-from vae.runs.load import SavedRun, load_run
+from vae.runs.load import SavedRun, load_run, read_edit_scores
 from vae.sweeps.comparison import Comparison, read_sweep
 from vae.sweeps.face_sheets import choose_runs, load_models
 from vae.utils.errors import UserError
@@ -70,6 +71,11 @@ class AppModel:
             return self.run.data.images["val"]
         except UserError:
             return None
+
+    @cached_property
+    def edits(self) -> dict[str, Change]:
+        """Effect and leakage by attribute, from `vae evaluate`; empty before it."""
+        return read_edit_scores(self.run, METHODS[0])
 
     @cached_property
     def ranking(self) -> tuple[Tensor, AggregatePosterior]:

@@ -19,6 +19,8 @@ from vae.cli.options import (
 if TYPE_CHECKING:
     from vae.runs.load import SavedRun
 
+EDIT_COLUMNS = ("effect", "leakage")  # of `Change`
+
 
 @run_command(
     help="change an attribute of faces: Smiling, Eyeglasses, ...",
@@ -44,15 +46,17 @@ if TYPE_CHECKING:
         option(
             "--list",
             action="store_true",
-            help="the attributes, how well each direction tells them on held-out faces, and the "
-            "limits of the strength",
+            help="the attributes, with the accuracy of each direction on held-out faces and the "
+            "limits of the strength; after vae evaluate of drawn faces, effect and leakage",
         ),
         option(
             "--method",
             default="normal",
             help="normal (the default): from faces without it to those with it that are alike in "
             "the other attributes, by a regularized linear regression on all of them; means: the "
-            "difference of the two classes' means, with all that goes along",
+            "difference of the two classes' means, with all that goes along; conditional: the "
+            "normal of a linear classifier, orthogonal to those of the other attributes (Shen et "
+            "al. 2020)",
         ),
         option(
             "--keep-detail",
@@ -111,6 +115,7 @@ def _list(run: SavedRun) -> Result:
     """Return the attributes by the balanced accuracy of the default direction, best first."""
     from vae.evaluation.attributes import learn_directions
     from vae.evaluation.directions import METHODS
+    from vae.runs.load import read_edit_scores
 
     learned = learn_directions(run, run.directions_file)
     accuracy, limits = learned.accuracy, learned.directions.strength_limits()
@@ -118,19 +123,26 @@ def _list(run: SavedRun) -> Result:
     ordered = sorted(known, key=lambda name: -known[name][METHODS[0]])
     unknown = sorted(accuracy.keys() - known.keys())
 
-    rows = [[*METHODS, "without it", "with it", "attribute"]]
+    edits = read_edit_scores(run, METHODS[0])
+    rows = [[*METHODS, "without it", "with it", *(EDIT_COLUMNS if edits else ()), "attribute"]]
     for name in [*ordered, *unknown]:
         told = [f"{known[name][method]:.3f}" if name in known else "?" for method in METHODS]
         ranges = [f"{low:+.1f} to {high:+.1f}" for low, high in limits[name][METHODS[0]].values()]
+        does = [f"{getattr(edits[name], key):.2f}" for key in EDIT_COLUMNS if name in edits]
+        does = does or ["?" for _ in EDIT_COLUMNS if edits]
         note = "" if name in known else ": no held-out face has it, or all have"
-        rows.append([*told, *ranges, name + note])
+        rows.append([*told, *ranges, *does, name + note])
     widths = [max(6, *map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "balanced accuracy of each direction on held-out faces (chance is 0.5), and the strengths",
         f"({METHODS[0]}) within the range of the training faces, from the average face without "
         "it and with it:",
     ]
+    if edits:
+        lines[1] = lines[1].removesuffix(":") + ";"
+        lines.append(f"effect and leakage of edits ({METHODS[0]}), relative to the redrawn faces:")
     lines += ["  ".join([*map(str.rjust, cells, widths), name]) for *cells, name in rows]
     nothing = dict.fromkeys(METHODS)
     found = {name: known.get(name, nothing) for name in [*ordered, *unknown]}
-    return {"balanced_accuracy": found, "strength_limits": limits}, lines
+    scores = {name: {"effect": of.effect, "leakage": of.leakage} for name, of in edits.items()}
+    return {"balanced_accuracy": found, "strength_limits": limits, "edits": scores}, lines
