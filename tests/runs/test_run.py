@@ -89,7 +89,7 @@ def test_extending_a_run_equals_a_longer_run(tmp_path, monkeypatch, capsys):
     save_checkpoint(last, {**load_checkpoint(last), "precision": "bf16", "seconds": 1000.0})
     code, out, _ = call_train(["resume=parts", long], tmp_path, monkeypatch, capsys)
     assert code == 0
-    assert "computed in bf16 before, and is in fp32 now" in out
+    assert "computed in bf16 before, and in fp32 now" in out
     assert identical(weights(tmp_path / "whole"), weights(parts))
     assert timeless_rows(tmp_path / "whole") == timeless_rows(parts)
     assert read_summary(parts)["seconds"] > 1000  # of both parts

@@ -200,6 +200,18 @@ def test_torchrun_makes_one_run_folder(tmp_path):
 
 
 @pytest.mark.slow
+def test_objectives_are_measured_at_the_end_of_a_run_of_two_processes(tmp_path, train):
+    settings = [*GROUP, "objective=[val/iw_bpd,val/attribute_separability]"]
+    found = []
+    for processes in (1, 2):
+        train(processes, *settings, f"hydra.run.dir={processes}")
+        rows = timeless_rows(tmp_path / str(processes))
+        assert sum("val/iw_bpd" in row for row in rows) == 1
+        found.append(json.loads((tmp_path / f"{processes}/summary.json").read_text())["objective"])
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting",
     [

@@ -16,16 +16,18 @@ from typing import Any
 from omegaconf import MISSING
 
 from vae.data import DataConfig
-from vae.evaluation import MetricsConfig
+from vae.evaluation import EDITS, PARTS, MetricsConfig
 from vae.losses import LossConfig
 from vae.models import ModelConfig
 from vae.runs.wandb_settings import WandbConfig
 from vae.training import TrainerConfig
 from vae.training.optim import OptimizerConfig
 from vae.utils.errors import require, require_ranges, without_password
-from vae.utils.registry import choices, groups, run_metrics
+from vae.utils.registry import all_metrics, choices, groups, run_metrics
 
-NOT_OBJECTIVES = {"val/loss", "val/sharpness"}
+# How the names of metrics begin that need labels
+NEEDS = {"factors": PARTS["factors"] + PARTS["counterfactual"], "attributes": PARTS["attributes"]}
+NOT_OBJECTIVES = {"val/loss", "val/sharpness", *(f"val/edit_confounding{of}" for of in EDITS)}
 
 
 @dataclass
@@ -94,6 +96,13 @@ class RunConfig:
             fits = type(chosen) is choices(group).get(chosen.name)  # no name was set by hand
             require(fits, f"{key}.name", chosen.name, f"{group}=CHOICE instead")
         self.model.check_image_size(self.data.image_size)
+        lacking = {"celeba": ["factors"], "folder": ["factors", "attributes"]}
+        for key in self.objectives:
+            for what in lacking.get(self.data.name, []):
+                known = not key.removeprefix("val/").startswith(NEEDS[what])
+                require(
+                    known, "objective", key, f"another one: data={self.data.name} has no {what}"
+                )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the configuration as a nested dict of plain values, for W&B and checkpoints.
@@ -122,12 +131,13 @@ def objectives_of(objective: Any) -> list[str]:
     usable = run_metrics().keys() - NOT_OBJECTIVES
     for key in keys:
         require(
-            isinstance(key, str) and key in usable,
+            isinstance(key, str) and key in all_metrics() and key not in NOT_OBJECTIVES,
             "objective",
             key,
-            f"one of {', '.join(sorted(usable))}, or a list of them "
-            "(not the trained loss: it contains beta, so the smallest beta would win; "
-            "nor val/sharpness, which noise raises)",
+            f"one of {', '.join(sorted(usable))}, at the end of a run another that vae evaluate "
+            "measures (docs/sweeps.md), or a list of them (not the trained loss: it contains beta, "
+            "so the smallest beta would win; nor val/sharpness, which noise raises, or "
+            "val/edit_confounding, which is best at 0)",
         )
     return keys
 

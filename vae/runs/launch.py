@@ -21,6 +21,7 @@ from vae.runs.checkpoint import load_resume_state
 from vae.runs.compose import hydra_errors, reject_unparsable, to_config
 from vae.runs.config import RunConfig, objective_values
 from vae.runs.failures import LostRankError, ResourceError, translate_resource_errors
+from vae.runs.objectives import require_networks
 from vae.runs.overrides import (
     ResumeRequest,
     expand_resume,
@@ -208,6 +209,7 @@ def prepare_run(
     if config.trainer.compile:
         require_compiler(device)
     config.loss.perceptual.load(device)
+    require_networks(config)
     if config.resume is None and not resume:
         claim_run_folder(folder)
     state = load_resume_state(config, folder)

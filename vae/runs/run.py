@@ -27,6 +27,7 @@ from vae.runs.checkpoint import check_last_step, save_checkpoint
 from vae.runs.checkpoint_schema import BEST_METRIC
 from vae.runs.config import RunConfig, objective_values
 from vae.runs.failures import last_checkpoint_hint, require_memory, translate_resource_errors
+from vae.runs.objectives import measure_objectives
 from vae.runs.provenance import Provenance, Source
 from vae.runs.run_dir import write_summary
 from vae.runs.tracking import Tracker, truncate_metrics
@@ -37,16 +38,12 @@ from vae.utils import devices
 from vae.utils.distributed import local_slice, on_rank_zero, rank
 from vae.utils.errors import UserError
 from vae.utils.files import backup_as, remove_unfinished
-from vae.utils.signals import InterruptedRun, Interrupts
+from vae.utils.signals import InterruptedRun, Interrupts, PrunedRun
 from vae.utils.text import plural
 
 log = logging.getLogger(__name__)
 
 ShouldContinue = Callable[[int, Mapping[str, float]], bool]  # of (epochs done, validation metrics)
-
-
-class PrunedRun(Exception):  # noqa: N818 - nothing is wrong with it
-    """The pruner ended this run of a sweep."""
 
 
 class Run:
@@ -106,9 +103,8 @@ class Run:
             "precision": self.precision,
             "provenance": self.provenance.record,
         }
-        run_id = before.get("run_id")
         self.tracker = Tracker(
-            folder, reporting, self.record, run_id=run_id, single=single, data=data
+            folder, reporting, self.record, run_id=before.get("run_id"), single=single, data=data
         )
 
     def _build_trainer(self, data: Packed, state: Mapping[str, Any] | None) -> Trainer:
@@ -122,9 +118,7 @@ class Run:
         trainer = Trainer(
             model,
             TrainingBatches(images, size, config.seed, flip, device, local_slice(size)),
-            config.loss,
-            config.optimizer,
-            config.trainer,
+            *(config.loss, config.optimizer, config.trainer),
             on_row=self._log,
             on_epoch=self._end_epoch,
             on_save=lambda: self._save("last"),
@@ -134,8 +128,7 @@ class Run:
             log.info("resuming at step %d", trainer.step)
             before = state.get("precision")
             if before not in (None, self.precision):  # None: an older version's
-                text = "resume: the run was computed in %s before, and is in %s now"
-                log.warning(text, before, self.precision)
+                log.warning("resume: computed in %s before, and in %s now", before, self.precision)
             check_last_step(state, config, self.folder, trainer.total_steps)
         return trainer
 
@@ -157,12 +150,11 @@ class Run:
             NotFiniteError: a loss, a gradient or a metric was infinite or NaN.
             InterruptedRun: Ctrl-C, SIGTERM or SIGUSR1; the state is saved.
         """
-        size, steps = self.record["multiply_adds"] / 1e6, self.trainer.total_steps
-        hardware = devices.describe_device(self.device, self.config.trainer.num_threads)
         log.info(
             "%s: %d parameters, %.0fM multiply-adds/image, beta_elbo %.4g, %d steps in %s on %s",
-            *(self.folder, self.record["parameters"], size, self.record["beta_elbo"], steps),
-            *(self.precision, hardware),
+            *(self.folder, self.record["parameters"], self.record["multiply_adds"] / 1e6),
+            *(self.record["beta_elbo"], self.trainer.total_steps, self.precision),
+            devices.describe_device(self.device, self.config.trainer.num_threads),
         )
         log.info(
             "train/distortion: that of loss=%s; val/distortion and val/bpd: that of a Gaussian, "
@@ -183,6 +175,7 @@ class Run:
                             self._end_epoch()
                         self._stop_if_asked()
                         self.trainer.fit(self.interrupts)
+                        self._measure_objectives()
                     except InterruptedRun:
                         self._save("last")
                         raise
@@ -238,6 +231,13 @@ class Run:
         here = self.final and step < last and step % len(self.trainer.batches) == 0
         if here and not self.should_continue(round(self.trainer.epoch), self.final):
             raise PrunedRun
+
+    def _measure_objectives(self) -> None:
+        """Measure the objectives that validation does not, and keep them."""
+        if found := measure_objectives(self.config, self.model, self.final, self.folder):
+            self.final |= found
+            self._log({**self.trainer.position, **found})
+            self._save("last")
 
     @on_rank_zero
     def _draw(self, evaluation: Evaluation) -> None:

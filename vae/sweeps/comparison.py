@@ -211,7 +211,7 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
             "trial": run.trial,
             **{key: run.value(key) for key in keys},
             "beta_elbo": run.beta_elbo,
-            **{key: run.metrics.get(key) for key in run_metrics()},
+            **{key: run.metrics.get(key) for key in [*run_metrics(), *comparison.objectives]},
             **({"feasible": comparison.is_feasible(run)} if comparison.constraints else {}),
             "step": run.step,
             "seconds": run.seconds,

@@ -19,6 +19,7 @@ from vae.sweeps.ray_launcher import RayLauncher
 from vae.sweeps.settings import search_settings
 from vae.sweeps.workers import runs_at_once
 from vae.utils.errors import UserError
+from vae.utils.registry import run_metrics
 
 
 class StudySweeper(OptunaSweeper):
@@ -52,6 +53,11 @@ class StudySweeper(OptunaSweeper):
                 raise UserError(
                     f"sweep.{key}: got {value!r}, but with several objectives no trial is "
                     f"clearly bad: take sweep.{key}=null, or one objective."
+                )
+            if value and not set(objectives) <= run_metrics().keys():
+                raise UserError(
+                    f"sweep.{key}: got {value!r}, but {objectives[0]} is measured at the end of a "
+                    f"run only: take sweep.{key}=null, or an objective that validation measures."
                 )
         at_random = OmegaConf.select(config, "hydra.sweeper.sampler.n_startup_trials", default=0)
         rehearse(

@@ -29,6 +29,7 @@ from vae.sweeps.results import ENDED, RECORD_FILE, metrics_at
 from vae.sweeps.subprocess_runner import run_in_subprocess
 from vae.utils.errors import UserError, exit_with_error
 from vae.utils.files import read_json
+from vae.utils.registry import run_metrics
 from vae.utils.text import plural
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,10 @@ def finished_metrics(config: RunConfig, folder: Path) -> dict[str, float] | None
     before = state["config"].trainer
     if any(getattr(before, key) != getattr(config.trainer, key) for key in limits):
         return None
-    return (metrics_at(folder, stop_at) if stop_at else {}) or dict(summary.get("final") or {})
+    metrics = (metrics_at(folder, stop_at) if stop_at else {}) or dict(summary.get("final") or {})
+    # of an evaluation at the run's end; an older run may lack a newer metric of the validation
+    measured_last = {*config.objectives} - run_metrics().keys()
+    return metrics if summary["status"] == "pruned" or measured_last <= metrics.keys() else None
 
 
 def stop_after_failures_in_a_row(limit: int | None, sweep: Path) -> None:

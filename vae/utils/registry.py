@@ -84,7 +84,7 @@ class Metric:
         digits: decimals, in tables; None: four digits in all.
         higher_is_better: else a sweep minimises it.
         best_on_wandb: W&B's summary keeps the best and the last value; else the last.
-        in_every_run: validation measures it; else only `vae evaluate` does.
+        in_every_run: validation measures it; else only an evaluation does.
         function: of each image and its reconstruction, averaged over the split; None for a
             metric that validation derives in another way.
     """

@@ -1,4 +1,4 @@
-"""Ctrl-C and scheduler signals, which end a run between two steps."""
+"""Ends of a run before its last step: by Ctrl-C, a scheduler's signals, a search."""
 
 from __future__ import annotations
 
@@ -48,6 +48,10 @@ class InterruptedRun(KeyboardInterrupt):
 
     def __str__(self) -> str:
         return self.number.name
+
+
+class PrunedRun(Exception):  # noqa: N818 - nothing is wrong with it
+    """The search ended this run of a sweep."""
 
 
 def stop_if_interrupted(interrupts: Interrupts) -> None:
