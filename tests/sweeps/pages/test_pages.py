@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.support.fake_sweeps import make_run, make_sweep
+from tests.support.quick_evaluation import draw_few_faces
 from tests.support.sweep_processes import run_sweep
 from tests.support.train_command import ROOT
 from vae.cli.main import main
@@ -74,7 +75,7 @@ def test_a_page_is_filled_from_runs_and_stored_results(page, sweep):
 def test_missing_metrics_are_evaluated(page, tmp_path, monkeypatch):
     arguments = ["data.preset=core", "data.num_images=400", "sweep.name=s", "seed=0,1"]
     assert run_sweep(arguments, tmp_path)[0] == 0
-    monkeypatch.setattr("vae.evaluation.disentanglement.VOTES", 6)
+    draw_few_faces(monkeypatch)
     page.write_text(
         "<!-- table seed | val/bpd val/mig -->\n<!-- end -->\n"
         "<!-- pictures samples reconstructions:chosen:val/bpd:data.preset "
@@ -130,7 +131,9 @@ def test_only_the_choice_is_measured_on_the_test_split(page, sweep, monkeypatch)
         ("<!-- table loss.beta -->\n<!-- end -->", "table loss.beta"),
         ("<!-- chosen loss.beta val/bpd | val/bpd -->\n<!-- end -->", "it takes KEYS by METRIC"),
         ("<!-- paired loss.beta=0.1 | val/bpd -->\n<!-- end -->", "malformed block"),
+        ("<!-- within seed | val/rate -->\n<!-- end -->", "it takes KEYS | A:B"),
         ("<!-- pictures traversal:nicest:val/bpd -->\n<!-- end -->", "traversal:nicest"),
+        ("<!-- pictures edits:best:val/bpd -->\n<!-- end -->", "/figures/val/edits.png"),
         ("<!-- table seed | val/rate | other.csv -->\n<!-- end -->", "other.csv"),
     ],
 )

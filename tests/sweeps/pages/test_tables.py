@@ -9,6 +9,7 @@ from vae.sweeps.pages.statistics import (
     chosen_table,
     fits_table,
     paired_table,
+    within_table,
 )
 from vae.sweeps.pages.tables import describe_set_up, means_table, ranked
 from vae.utils.errors import UserError
@@ -109,6 +110,22 @@ def test_paired_differences_have_students_interval():
 def test_sides_without_pairs_of_seeds_are_refused(words):
     with pytest.raises(UserError, match=f"{words}: needs the same seeds on both sides, each once"):
         paired_table(RUNS, [words], ["val/bpd"])
+
+
+def test_differences_within_runs_have_students_interval():
+    a, b = [0.31, 0.35, 0.30], [0.11, 0.19, 0.13]
+    runs = [
+        row(loss="mse", seed=seed, val_edit_leakage_means=one, val_edit_leakage=other)
+        for seed, (one, other) in enumerate(zip(a, b, strict=True))
+    ]
+    column = "val/edit_leakage_means:val/edit_leakage"
+    heads, line = cells(within_table(runs, ["loss"], [column]))
+    assert heads == ["`loss`", "runs", "`val/edit_leakage_means` − `val/edit_leakage`"]
+    low, high = ttest_rel(a, b).confidence_interval(0.95)
+    mean = np.mean(a) - np.mean(b)
+    assert line == ["mse", "3", f"{mean:.3f} ({low:.3f} to {high:.3f})"]
+    with pytest.raises(UserError, match="needs two runs or more"):
+        within_table(runs[:1], ["loss"], [column])
 
 
 def test_small_negative_differences_have_no_sign():

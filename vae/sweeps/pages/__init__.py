@@ -17,6 +17,8 @@ A page has results of its own, in `results/<page>.csv` beside it; a third part n
 | | whose mean is best |
 | `paired A:B by METRIC \| COLUMNS` | mean differences over paired seeds, with 95 % intervals, of |
 | | A = KEY=VALUE,... and B; `by METRIC`: each at its best setting |
+| `within KEYS \| A:B ...` | for each combination of settings, mean differences between metrics A |
+| | and B of the same runs, with 95 % intervals |
 | `fits FIGURES \| KEYS` | least squares of figures on the logarithms of settings: R², exponents |
 | `pictures NAMES` | see `make_pictures` |
 
@@ -38,6 +40,7 @@ from vae.sweeps.pages.statistics import (
     fits_table,
     paired_table,
     pairs_of,
+    within_table,
 )
 from vae.sweeps.pages.tables import (
     Row,
@@ -54,7 +57,7 @@ from vae.utils.errors import UserError
 from vae.utils.files import read_text, write_text_atomically
 from vae.utils.tables import write_csv
 
-KINDS = "set up|table|front|best|chosen|paired|fits|pictures"
+KINDS = "set up|table|front|best|chosen|paired|within|fits|pictures"
 BLOCK = re.compile(rf"(<!-- ({KINDS})\b([^>]*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -144,6 +147,8 @@ def _body(kind: str, parts: list[list[str]], page: Path, sweep: Comparison | Non
             return chosen_table(rows, words, columns)
         case "paired", [words, columns]:
             return paired_table(rows, words, columns)
+        case "within", [keys, columns]:
+            return within_table(rows, keys, columns)
         case "fits", [figures, keys]:
             return fits_table(rows, figures, keys)
         case "pictures", [names]:

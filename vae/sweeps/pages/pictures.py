@@ -26,8 +26,9 @@ from vae.utils.text import markdown_text, safe_name
 
 CAPTIONS = {name.removesuffix(".png"): what for name, what in PICTURES.items()}
 SHEETS = ("reconstructions", "samples")  # a row per run
-# In a run's figures/
-RUN_FIGURES = ("reconstructions", "samples", "latents", "interpolation", "traversal")
+# Of a run, in figures/, or in figures/val/ from `vae evaluate`
+TRAINING_FIGURES = ("reconstructions", "samples", "latents", "interpolation", "traversal")
+RUN_FIGURES = {**{name: f"{name}.png" for name in TRAINING_FIGURES}, "edits": "val/edits.png"}
 
 
 def make_pictures(
@@ -79,7 +80,8 @@ def make_pictures(
                 caption = f"The {picture} of {cell(run, 'run')}, the {choice} by {metric} ({value})"
                 if sweep:
                     folders = {one.name: one.folder for one in sweep.runs}
-                    figure = folders.get(run["run"], sweep.folder) / "figures" / f"{picture}.png"
+                    run_folder = folders.get(run["run"], sweep.folder)
+                    figure = run_folder / "figures" / RUN_FIGURES[picture]
                     if not figure.is_file():
                         raise UserError(f"{name}: there is no {figure}.")
                     write_atomically(file, partial(shutil.copy, figure))

@@ -8,7 +8,14 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from vae.sweeps.pages.tables import Row, cell, format_figure, means_table
+from vae.sweeps.pages.tables import (
+    Row,
+    by_settings,
+    cell,
+    format_figure,
+    format_setting,
+    means_table,
+)
 from vae.sweeps.points import CONFIDENCE
 from vae.utils.errors import UserError
 from vae.utils.registry import find_metric
@@ -116,6 +123,35 @@ def paired_table(found: Sequence[Row], words: Sequence[str], columns: Sequence[s
         ]
         lines.append([Markdown(f"{one} − {other}"), str(len(first)), *cells])
     return markdown_table(["difference", "seeds", *map(markdown_code, columns)], lines)
+
+
+def within_table(found: Sequence[Row], keys: Sequence[str], columns: Sequence[str]) -> str:
+    """Return a Markdown table of mean differences between two metrics of the same runs.
+
+    Args:
+        found: one row per run.
+        keys: settings; each combination of their values has a line, with Student's intervals
+            over its runs.
+        columns: `A:B`, metrics; A minus B.
+
+    Raises:
+        UserError: the rows lack a key or metric, or a combination has only one run.
+        ValueError: a column has another form.
+    """
+    pairs = [tuple(column.split(":")) for column in columns]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError("it takes KEYS | A:B ...")
+    lines = []
+    for values, rows in by_settings(found, keys):
+        if len(rows) < 2:
+            raise UserError(f"{values}: needs two runs or more.")
+        gaps = [
+            _difference(a, [float(cell(row, a)) - float(cell(row, b)) for row in rows])
+            for a, b in pairs
+        ]
+        lines.append([*map(format_setting, values), str(len(rows)), *gaps])
+    heads = [Markdown(f"{markdown_code(a)} − {markdown_code(b)}") for a, b in pairs]
+    return markdown_table([*map(markdown_code, keys), "runs", *heads], lines)
 
 
 def _difference(key: str, values: Sequence[float]) -> str:

@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
 from vae.data.base import DataConfig
-from vae.evaluation import PARTS, PRIORS
+from vae.evaluation import parts_of
 from vae.runs.load import METRICS_FILE, evaluate_and_record, load_run
 from vae.runs.run_dir import read_summary
 from vae.sweeps.comparison import Comparison, format_value, pareto_front, rows, sort_key
@@ -115,10 +115,7 @@ def _values(figures: Any) -> dict[str, float]:
 
 def required_settings(figures: Collection[str]) -> list[str]:
     """Return overrides for an evaluation that measures these metrics, and as little else."""
-    names = [key.partition("/")[2] for key in figures]
-    parts = [part for part, starts in PARTS.items() if any(n.startswith(starts) for n in names)]
-    asked = {name.rpartition("_")[2] for name in names if name.startswith("prior_")}
-    priors = [prior for prior in PRIORS if prior in asked]
+    parts, priors = parts_of(figures)
     return [f"metrics.parts=[{','.join(parts)}]", f"metrics.priors=[{','.join(priors)}]"]
 
 
@@ -152,21 +149,32 @@ def means_table(found: Sequence[Row], keys: Sequence[str], figures: Sequence[str
     Raises:
         UserError: the rows lack one of these.
     """
+    lines = [
+        [*map(format_setting, values), *(_mean(rows, key) for key in figures)]
+        for values, rows in by_settings(found, keys)
+    ]
+    return _markdown([*keys, *figures], lines)
+
+
+def by_settings(
+    found: Sequence[Row], keys: Sequence[str]
+) -> list[tuple[tuple[str, ...], list[Row]]]:
+    """Return each combination of the keys' values in order, with its runs.
+
+    Raises:
+        UserError: the rows lack a key.
+    """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in found:
         groups.setdefault(tuple(cell(row, key) for key in keys), []).append(row)
-    ordered = sorted(groups.items(), key=lambda group: [sort_key(value) for value in group[0]])
-    lines = [
-        [*map(_setting, values), *(_mean(rows, key) for key in figures)] for values, rows in ordered
-    ]
-    return _markdown([*keys, *figures], lines)
+    return sorted(groups.items(), key=lambda group: [sort_key(value) for value in group[0]])
 
 
 def runs_table(found: Sequence[Row], columns: Sequence[str]) -> str:
     """Return a Markdown table with one line per run."""
     lines = [
         [
-            format_figure(key, cell(row, key)) if "/" in key else _setting(cell(row, key))
+            format_figure(key, cell(row, key)) if "/" in key else format_setting(cell(row, key))
             for key in columns
         ]
         for row in found
@@ -235,7 +243,8 @@ def format_figure(key: str, value: float | str) -> str:
     return f"{found:.3f}" if "/" in key and abs(found) < 10 else f"{found:.4g}"
 
 
-def _setting(value: str) -> str:
+def format_setting(value: str) -> str:
+    """Format the value of a setting: numbers short."""
     found = parse_number(value)
     return value if found is None or value.isdigit() else format_value(found)
 
