@@ -10,6 +10,7 @@ import pytest
 
 from tests.docs.test_dependencies import PROJECT
 from tests.support.data_sets import save_noise
+from tests.support.quick_evaluation import draw_few_faces
 from tests.support.train_command import ROOT, TINY, call_train
 from vae.cli.main import main as vae
 
@@ -93,6 +94,7 @@ COMBINATIONS = {  # of one seed, but for the first: its command has five
     "exp_05_likelihoods": 8,
     "exp_06_disentanglement": 6,
     "exp_07_photographs": 2,
+    "exp_08_counterfactual": 12,
     "exp_09_sharpness": 13,
 }
 
@@ -147,7 +149,7 @@ def run_vae(arguments, folder, monkeypatch, capsys):
         sizes = [] if any("image_size" in a for a in arguments) else ["data.image_size=16"]
         arguments = [*arguments, *sizes, "data.num_workers=1"]
     elif arguments[0] == "evaluate":
-        monkeypatch.setattr("vae.evaluation.disentanglement.VOTES", 6)
+        draw_few_faces(monkeypatch)
         arguments = [*arguments, "metrics.bound_images=2"]
     monkeypatch.chdir(folder)
     if "--verify" in arguments:
