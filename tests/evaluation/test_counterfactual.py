@@ -263,7 +263,8 @@ def test_evaluation_reports_edits_and_later_commands_show_them(finished, quick_p
     (name, score), *_ = record["value"].items()
     change = score["changes"]["normal"]
     row = next(line for line in out.splitlines() if line.endswith(f" {name}")).split()
-    assert row[-3:] == [f"{change['effect']:.2f}", f"{change['leakage']:.2f}", name]
+    shown = [f"{change[key]:.2f}".replace("-0.00", "0.00") for key in ("effect", "leakage")]
+    assert row[-3:] == [*shown, name]
     assert "effect and leakage of edits (normal)" in out
     (finished / "metrics.json").unlink()
     assert main(["edit", "run", "--list"]) == 0

@@ -13,6 +13,7 @@ from vae.app.page_state import Page
 from vae.evaluation.directions import METHODS
 from vae.generation.edit import MIN_ACCURACY
 from vae.utils.errors import UserError
+from vae.utils.registry import format_fixed
 from vae.utils.text import markdown_text
 
 MAX_STRENGTH = 3.0  # of a slider, either way
@@ -196,5 +197,7 @@ def _label(model: AppModel, attribute: str) -> str:
     accuracy = model.learned.accuracy[attribute][METHODS[0]]
     told = f"{100 * accuracy:.0f}\u00a0%" if accuracy == accuracy else "unknown"
     change = model.edits.get(attribute)
-    does = f", effect {change.effect:.2f}, leakage {change.leakage:.2f}" if change else ""
-    return f"{_words(attribute)}, {told}{does}"
+    if change is None:
+        return f"{_words(attribute)}, {told}"
+    effect, leakage = format_fixed(change.effect, 2), format_fixed(change.leakage, 2)
+    return f"{_words(attribute)}, {told}, effect {effect}, leakage {leakage}"

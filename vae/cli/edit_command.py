@@ -116,6 +116,7 @@ def _list(run: SavedRun) -> Result:
     from vae.evaluation.attributes import learn_directions
     from vae.evaluation.directions import METHODS
     from vae.runs.load import read_edit_scores
+    from vae.utils.registry import format_fixed
 
     learned = learn_directions(run, run.directions_file)
     accuracy, limits = learned.accuracy, learned.directions.strength_limits()
@@ -128,7 +129,7 @@ def _list(run: SavedRun) -> Result:
     for name in [*ordered, *unknown]:
         told = [f"{known[name][method]:.3f}" if name in known else "?" for method in METHODS]
         ranges = [f"{low:+.1f} to {high:+.1f}" for low, high in limits[name][METHODS[0]].values()]
-        does = [f"{getattr(edits[name], key):.2f}" for key in EDIT_COLUMNS if name in edits]
+        does = [format_fixed(getattr(edits[name], key), 2) for key in EDIT_COLUMNS if name in edits]
         does = does or ["?" for _ in EDIT_COLUMNS if edits]
         note = "" if name in known else ": no held-out face has it, or all have"
         rows.append([*told, *ranges, *does, name + note])

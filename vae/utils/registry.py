@@ -108,8 +108,12 @@ class Metric:
 
     def format(self, value: float) -> str:
         """Format a value with the metric's number of digits."""
-        text = f"{value:.4g}" if self.digits is None else f"{value:.{self.digits}f}"
-        return text.removeprefix("-") if float(text) == 0 else text
+        return f"{value + 0.0:.4g}" if self.digits is None else format_fixed(value, self.digits)
+
+
+def format_fixed(value: float, digits: int) -> str:
+    """Format a number with this many decimals; 0 has no sign."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 _METRICS: dict[str, Metric] = {}  # by key
