@@ -35,6 +35,7 @@ class DataConfig:
     num_workers: int | None = MISSING  # for packing; null = one a core, or int from 1 to 256
 
     images: ClassVar[str] = "images"  # what they are, for the text of a report
+    lacks: ClassVar[tuple[str, ...]] = ()  # labels that the source never has: factors, attributes
 
     @property
     def skips_corrupt(self) -> bool:

@@ -43,6 +43,7 @@ class FolderConfig(FilesConfig):
     path: str = MISSING  # the folder; its subfolders are read too
 
     images = "images of a folder"
+    lacks = ("factors", "attributes")
 
     def source(self) -> FolderSource:
         return FolderSource(self)

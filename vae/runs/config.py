@@ -25,7 +25,7 @@ from vae.training.optim import OptimizerConfig
 from vae.utils.errors import require, require_ranges, without_password
 from vae.utils.registry import all_metrics, choices, groups, run_metrics
 
-# How the names of metrics begin that need labels
+# Prefixes of metrics that need labels, by the kind of labels
 NEEDS = {"factors": PARTS["factors"] + PARTS["counterfactual"], "attributes": PARTS["attributes"]}
 NOT_OBJECTIVES = {"val/loss", "val/sharpness", *(f"val/edit_confounding{of}" for of in EDITS)}
 
@@ -96,13 +96,11 @@ class RunConfig:
             fits = type(chosen) is choices(group).get(chosen.name)  # no name was set by hand
             require(fits, f"{key}.name", chosen.name, f"{group}=CHOICE instead")
         self.model.check_image_size(self.data.image_size)
-        lacking = {"celeba": ["factors"], "folder": ["factors", "attributes"]}
         for key in self.objectives:
-            for what in lacking.get(self.data.name, []):
-                known = not key.removeprefix("val/").startswith(NEEDS[what])
-                require(
-                    known, "objective", key, f"another one: data={self.data.name} has no {what}"
-                )
+            for labels in self.data.lacks:
+                measurable = not key.removeprefix("val/").startswith(NEEDS[labels])
+                takes = f"another one: data={self.data.name} has no {labels}"
+                require(measurable, "objective", key, takes)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the configuration as a nested dict of plain values, for W&B and checkpoints.

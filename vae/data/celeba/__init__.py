@@ -38,6 +38,7 @@ class CelebAConfig(FilesConfig):
     split: str = "official"  # official, or hash: by image name, 80/10/10
 
     images = "images of CelebA"
+    lacks = ("factors",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
