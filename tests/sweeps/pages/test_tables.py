@@ -124,7 +124,7 @@ def test_differences_within_runs_have_students_interval():
     low, high = ttest_rel(a, b).confidence_interval(0.95)
     mean = np.mean(a) - np.mean(b)
     assert line == ["mse", "3", f"{mean:.3f} ({low:.3f} to {high:.3f})"]
-    with pytest.raises(UserError, match="needs two runs or more"):
+    with pytest.raises(UserError, match=r"^loss=mse: needs two runs or more"):
         within_table(runs[:1], ["loss"], [column])
 
 

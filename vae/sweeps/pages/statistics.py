@@ -144,7 +144,8 @@ def within_table(found: Sequence[Row], keys: Sequence[str], columns: Sequence[st
     lines = []
     for values, rows in by_settings(found, keys):
         if len(rows) < 2:
-            raise UserError(f"{values}: needs two runs or more.")
+            line = ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+            raise UserError(f"{line}: needs two runs or more.")
         gaps = [
             _difference(a, [float(cell(row, a)) - float(cell(row, b)) for row in rows])
             for a, b in pairs
